@@ -1,0 +1,1 @@
+//! The shard: sessions, routing, retained messages, wills, access hook. Sans-I/O.

@@ -1,0 +1,1 @@
+//! MQTT client: the edge's uplink.

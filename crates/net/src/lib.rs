@@ -1,0 +1,1 @@
+//! Workers, turns and listeners that drive shards.

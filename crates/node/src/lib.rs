@@ -1,0 +1,1 @@
+//! What both binaries share: configuration, command line, the hub of rules and outboxes, control socket.

@@ -1,0 +1,1 @@
+//! Receipts and store-and-forward policy over store ops. Pure.

@@ -1,0 +1,1 @@
+//! The sink contract, option schemas and the light sinks.

@@ -1,0 +1,1 @@
+//! The SQLite writer of the store.

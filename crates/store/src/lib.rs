@@ -1,0 +1,1 @@
+//! Ops, tickets and record formats of the one durable writer. Pure.

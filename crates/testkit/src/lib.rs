@@ -1,0 +1,1 @@
+//! Wire client, processes, real servers and faults for the tests.
