@@ -1,1 +1,124 @@
-//! Ops, tickets and record formats of the one durable writer. Pure.
+//! The store: what Ferrule itself must not forget, behind **one writer and one commit**.
+//!
+//! # Constraints
+//! Sessions, subscriptions, queues, in-flight packet ids, retained messages, outboxes, rule state and run-time
+//! settings change together or not at all: two stores would be two fsyncs and a race between them. So every
+//! change is an [`Op`], ops travel in batches, and one writer thread commits all batches that were submitted
+//! while the last commit ran (group commit).
+//!
+//! # Operation
+//! [`Store::submit`] returns a [`Ticket`] at once. Tickets of one store ascend in commit order, so that a commit
+//! is told by one number: `Committed(t)` means that every ticket `<= t` is on stable storage. A batch is never
+//! refused and never fails half: while the medium fails (full disk, failed fsync, read-only remount) the writer
+//! keeps the batch, says [`StoreEvent::Failing`], and goes on trying; tickets simply do not resolve, and what
+//! waits for them is withheld.
+//!
+//! # Invariants
+//! - Ops are idempotent: an append carries its number, and applying a batch twice is applying it once.
+//! - Within a store, ops take effect in the order in which they were submitted.
+//! - A message body that several queues hold is stored once ([`Body::Shared`]).
+//! - Reads go to the writer too (SQLite under `locking_mode=EXCLUSIVE` admits no second connection) and are
+//!   bounded; an answer holds what was committed when it was made.
+//!
+//! This crate is pure: types, record formats, and [`MemoryStore`], the reference model that tests compare with.
+
+#![forbid(unsafe_code)]
+
+mod identity;
+mod memory;
+mod op;
+pub mod record;
+mod time;
+
+pub use identity::{Boot, Identity, MessageId, Origin, path_hash};
+pub use memory::MemoryStore;
+pub use op::{Body, BodyId, Op, QueueId, SessionId, Side, Ticket};
+pub use time::{Now, Stamp};
+
+use bytes::Bytes;
+use std::time::Duration;
+
+/// Where a shard sends its durable changes. One handle belongs to one shard; the writer behind it is shared.
+pub trait Store {
+    /// Hands `ops` to the writer and returns at once. An empty batch is allowed: its ticket resolves with the
+    /// next commit and is a barrier.
+    fn submit(&mut self, ops: Vec<Op>) -> Ticket;
+
+    /// Asks for rows of `queue` with numbers `>= from`, ascending, at most `max_rows` of them and about
+    /// `max_bytes` (at least one row when there is one). The answer is a [`StoreEvent::Rows`].
+    fn read(&mut self, queue: QueueId, from: u64, max_rows: u32, max_bytes: u32);
+
+    /// Bytes submitted and not committed yet: what back-pressure looks at.
+    fn pending_bytes(&self) -> usize;
+}
+
+/// What a store tells the shard that owns the handle.
+#[derive(Debug, Clone)]
+pub enum StoreEvent {
+    /// Every ticket up to and including this one is on stable storage.
+    Committed {
+        /// The watermark.
+        ticket: Ticket,
+        /// How long this commit took: the outbox subtracts it from its deadlines.
+        took: Duration,
+    },
+    /// The answer to a read. `rows` is empty when the queue has none from there on.
+    Rows {
+        /// The queue that was asked for.
+        queue: QueueId,
+        /// Rows, ascending by number.
+        rows: Vec<StoredRow>,
+    },
+    /// The medium refuses; nothing is lost, nothing resolves, the writer tries again by itself.
+    Failing {
+        /// For people: what failed, on which file, and what to do.
+        message: String,
+    },
+    /// Commits work again.
+    Recovered,
+}
+
+/// One row of a queue as it was appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRow {
+    /// Its number in the queue.
+    pub seq: u64,
+    /// What the appender wrote beside the body.
+    pub head: Bytes,
+    /// The message body.
+    pub body: Bytes,
+}
+
+/// Everything that a shard needs in memory when it starts. Queue rows stay in the store: they may be many.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Sessions that outlive their connection, with their record.
+    pub sessions: Vec<(SessionId, Bytes)>,
+    /// Subscriptions of those sessions: (session, filter, record).
+    pub subscriptions: Vec<(SessionId, Box<str>, Bytes)>,
+    /// In-flight packet ids of those sessions.
+    pub inflight: Vec<(SessionId, Side, u16, Bytes)>,
+    /// Retained messages: (topic, record).
+    pub retained: Vec<(Box<str>, Bytes)>,
+    /// What each non-empty queue holds.
+    pub queues: Vec<QueueSummary>,
+    /// Settings made at run time and facts drawn once (the node's id).
+    pub meta: Vec<(Box<str>, Bytes)>,
+    /// The highest body id in use; new ones go on from there.
+    pub last_body: u64,
+}
+
+/// What a queue holds, without its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueSummary {
+    /// The queue.
+    pub queue: QueueId,
+    /// Lowest number.
+    pub first: u64,
+    /// Highest number.
+    pub last: u64,
+    /// Number of rows: at most `last - first + 1`, since rows leave out of order.
+    pub rows: u64,
+    /// Bytes of heads and bodies.
+    pub bytes: u64,
+}

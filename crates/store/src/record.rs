@@ -1,0 +1,175 @@
+//! What the opaque heads and records of the ops hold, and how it is written.
+//!
+//! A record is one version byte and then postcard's encoding of the structure of that version (postcard's wire
+//! format is specified and stable). A structure never changes: a new field is a new version with an upgrade
+//! from the old one beside it, and `tests/golden.rs` keeps the bytes of every version that was ever written.
+
+use crate::{Identity, Origin, Stamp};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The version that is written today.
+const VERSION: u8 = 1;
+
+/// A record that cannot be read: the caller moves it aside and says so, it never guesses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Written by a later version of Ferrule.
+    #[error("record has version {0}, this program reads up to {VERSION}: it was written by a newer one")]
+    Newer(u8),
+    /// Damaged.
+    #[error("record is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// A structure that is kept in the store.
+pub trait Record: Serialize + DeserializeOwned {
+    /// The bytes to keep.
+    fn to_bytes(&self) -> Bytes {
+        // Serialising plain data into a growing vector cannot fail.
+        let bytes = postcard::to_extend(self, vec![VERSION]).unwrap_or_default();
+        Bytes::from(bytes)
+    }
+
+    /// Reads what [`Record::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are of a newer version or damaged.
+    fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            None => Err(RecordError::Damaged("it is empty")),
+            Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
+                Ok((record, [])) => Ok(record),
+                Ok(_) => Err(RecordError::Damaged("bytes are left over")),
+                Err(_) => Err(RecordError::Damaged("it does not decode")),
+            },
+            Some((&version, _)) => Err(RecordError::Newer(version)),
+        }
+    }
+}
+
+/// A row on its way to a destination: the head of an outbox row; its payload is the body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Of the message it was made from (in the cloud), or its own (at the edge, where entering the outbox gives it).
+    pub identity: Identity,
+    /// 63-bit id of the rule that made it, or the hash of the path of rules behind it.
+    pub rule: u64,
+    /// Element index, counted across all of the rule's inserts into one table.
+    pub row: u32,
+    /// Rendered target: a topic, a Kafka topic, a table.
+    pub target: Box<str>,
+    /// Order key: rows of one key keep their order. By default the device.
+    pub key: Box<str>,
+    /// True: the payload is the device's, untouched. False: a JSON object of the rule's columns, or its template.
+    pub passthrough: bool,
+    /// Quality of service for targets that have one.
+    pub qos: u8,
+    /// Retain flag for targets that have one.
+    pub retain: bool,
+    /// Client id of the device.
+    pub client_id: Arc<str>,
+    /// The device's user name.
+    pub username: Option<Arc<str>>,
+    /// The topic that the device published to.
+    pub topic: Arc<str>,
+    /// The gateway it came through; none for direct clients.
+    pub edge: Option<Origin>,
+    /// When the first Ferrule received it.
+    pub received: Stamp,
+    /// How many brokers it has passed.
+    pub hops: u8,
+    /// MQTT 5 properties to forward, as encoded.
+    pub properties: Bytes,
+    /// The payload. Kept as the row's body, not in the head.
+    #[serde(skip)]
+    pub payload: Bytes,
+}
+
+impl Record for Entry {}
+
+/// A message in a session's queue: the head of a queue row; its payload is the body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Topic name.
+    pub topic: Arc<str>,
+    /// The lower of published and granted.
+    pub qos: u8,
+    /// Retain flag as it is to be sent.
+    pub retain: bool,
+    /// Milliseconds since 1970 at which the message expires (message expiry interval).
+    pub expires_wall_ms: Option<i64>,
+    /// Subscription identifiers of the matching subscriptions.
+    pub subscription_ids: Vec<u32>,
+    /// MQTT 5 properties to forward, as encoded, without expiry.
+    pub properties: Bytes,
+    /// The payload. Kept as the row's body, not in the head.
+    #[serde(skip)]
+    pub payload: Bytes,
+}
+
+impl Record for Delivery {}
+
+/// A session that outlives its connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Client id.
+    pub client_id: Box<str>,
+    /// User name it last connected with: its messages are its own only.
+    pub username: Option<Box<str>>,
+    /// Seconds that it lives on after its connection; `u32::MAX` for ever.
+    pub expiry_s: u32,
+    /// Milliseconds since 1970 at which its connection ended; none while connected or when that is unknown.
+    pub ended_wall_ms: Option<i64>,
+}
+
+impl Record for Session {}
+
+/// A subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    /// Granted quality of service.
+    pub qos: u8,
+    /// Not its own messages.
+    pub no_local: bool,
+    /// Retain flag as published.
+    pub retain_as_published: bool,
+    /// 0, 1 or 2.
+    pub retain_handling: u8,
+    /// Subscription identifier.
+    pub id: Option<u32>,
+}
+
+impl Record for Subscription {}
+
+/// The state of a packet id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Inflight {
+    /// Inbound QoS 2, PUBREC due or sent, PUBREL not seen.
+    Received,
+    /// Outbound, sent with the queue row of this number.
+    Sent(u64),
+    /// Outbound QoS 2, PUBREC seen, PUBCOMP not.
+    Released,
+}
+
+impl Record for Inflight {}
+
+/// A retained message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retained {
+    /// As published.
+    pub qos: u8,
+    /// Milliseconds since 1970 at which it expires.
+    pub expires_wall_ms: Option<i64>,
+    /// When it was set, milliseconds since 1970.
+    pub at_wall_ms: i64,
+    /// MQTT 5 properties to forward, as encoded, without expiry.
+    pub properties: Bytes,
+    /// Payload.
+    pub payload: Bytes,
+}
+
+impl Record for Retained {}
