@@ -1,6 +1,619 @@
-//! placeholder
-/// p
-pub struct Counters; /// p
-pub struct Policy; /// p
-pub struct Queue; /// p
-pub trait Row {}
+//! One structure for outboxes and sessions' queues: in memory first, on disk when it must be, in order.
+//!
+//! # Constraints
+//! A row that its destination acknowledges in time is never written: flash is what a gateway wears out first. A
+//! row that is late is written *with everything else that waits*, in the shard's one group commit. Memory is
+//! bounded whatever the backlog; a million rows cost one summary.
+//!
+//! # Data
+//! ```text
+//!  oldest                                                                            newest
+//!  head: slots in memory, ascending   | gap: on disk only (first..=last) | fresh: slots in memory, not yet
+//!  (done | in flight | unsent)        | read back 256 rows at a time     | on disk; move into the gap when
+//!                                     |                                  | committed
+//! ```
+//! Without a backlog there is only `head`. When head is full, or while there is a gap, rows enter `fresh`. When the
+//! gap has been read, fresh becomes part of head.
+//!
+//! # Invariants
+//! - Numbers ascend from head through gap to fresh; the next number is above all of them.
+//! - A row leaves for the consumer in order of its number; after [`Queue::reset`] again from the oldest unanswered.
+//! - A row's end is resolved once: by its destination's answer or by its commit, whichever is first.
+//! - A row that was written is removed from disk only after its answer.
+//! - `entered + recovered = delivered + discarded + in_flight + queued` ([`Counters`]) after every call.
+//!
+//! # Operation
+//! `push` takes a row; `take` hands rows out; `answer` ends them; `due` says whether what waits must be written
+//! now, `write` appends it to the shard's batch, `submitted` and `committed` follow the ticket; `want_read` and
+//! `loaded` bring the backlog back. All are pure: `now` is an argument.
+
+use crate::receipt::{End, Outcome, Reason};
+use bytes::Bytes;
+use ferrule_store::record::{Entry, Record, RecordError};
+use ferrule_store::{Body, Now, Op, QueueId, QueueSummary, StoredRow, Ticket};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a queue holds.
+pub trait Row: Clone {
+    /// Head and body as the store keeps them.
+    fn encode(&self) -> (Bytes, Body);
+
+    /// Reads a stored row.
+    ///
+    /// # Errors
+    /// When it is damaged or written by a newer version.
+    fn decode(head: &[u8], body: Bytes) -> Result<Self, RecordError>;
+
+    /// Bytes that it costs to keep.
+    fn size(&self) -> usize;
+}
+
+impl Row for Arc<Entry> {
+    fn encode(&self) -> (Bytes, Body) {
+        (self.to_bytes(), Body::Inline(self.payload.clone()))
+    }
+
+    fn decode(head: &[u8], body: Bytes) -> Result<Self, RecordError> {
+        let mut entry = Entry::from_bytes(head)?;
+        entry.payload = body;
+        Ok(Arc::new(entry))
+    }
+
+    fn size(&self) -> usize {
+        // The fixed part is what the fields cost in memory, measured with the allocator's rounding.
+        const FIXED: usize = 256;
+        FIXED
+            + self.payload.len()
+            + self.target.len()
+            + self.key.len()
+            + self.client_id.len()
+            + self.topic.len()
+            + self.properties.len()
+    }
+}
+
+/// Bounds and times of a queue. Contract 2 has the table behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// At the latest this long after a row came its publisher has its acknowledgement, as far as it depends on
+    /// us. 800 ms: under the 1 s after which common device libraries send again.
+    pub ack_deadline: Duration,
+    /// No row is written earlier than this while the destination answers: 50 ms.
+    pub linger_min: Duration,
+    /// While the destination is down, commits are this far apart (edge 400 ms, for the flash; cloud 0).
+    pub offline_interval: Duration,
+    /// A row that nobody waits for is written after this: 1 s.
+    pub unawaited: Duration,
+    /// Answered rows are removed from disk with the next commit, or after this.
+    pub removal: Duration,
+    /// Head holds at most this many bytes; beyond it there is a gap on disk.
+    pub head_bytes: usize,
+    /// Rows that are not on disk hold at most this many bytes before they are written, whoever waits (4 MiB).
+    pub unwritten_bytes: usize,
+    /// Rows that are not on disk hold at most this many bytes at all: beyond it `push` refuses.
+    pub refuse_bytes: usize,
+    /// Rows on disk hold at most this many bytes: beyond it rows are not written and their
+    /// acknowledgements are withheld.
+    pub disk_bytes: u64,
+}
+
+impl Policy {
+    /// A gateway's.
+    pub const EDGE: Self = Self {
+        ack_deadline: Duration::from_millis(800),
+        linger_min: Duration::from_millis(50),
+        offline_interval: Duration::from_millis(400),
+        unawaited: Duration::from_secs(1),
+        removal: Duration::from_secs(10),
+        head_bytes: 2 << 20,
+        unwritten_bytes: 4 << 20,
+        refuse_bytes: 16 << 20,
+        disk_bytes: 1 << 30,
+    };
+
+    /// A cloud node's.
+    pub const CLOUD: Self = Self {
+        offline_interval: Duration::ZERO,
+        removal: Duration::from_secs(1),
+        head_bytes: 32 << 20,
+        unwritten_bytes: 16 << 20,
+        refuse_bytes: 256 << 20,
+        disk_bytes: 64 << 30,
+        ..Self::EDGE
+    };
+}
+
+/// What became of the rows of a queue in this process life. On a quiet queue
+/// `entered + recovered = delivered + discarded + in_flight + queued`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Rows pushed.
+    pub entered: u64,
+    /// Rows found on disk at the start.
+    pub recovered: u64,
+    /// Rows that the destination acknowledged.
+    pub delivered: u64,
+    /// Rows given up, with a reason.
+    pub discarded: u64,
+    /// Rows handed out and not answered.
+    pub in_flight: u64,
+    /// Rows waiting to be handed out, in memory or on disk.
+    pub queued: u64,
+    /// Rows on disk that are not known to be delivered.
+    pub stored: u64,
+    /// Rows ever written to disk.
+    pub written: u64,
+    /// Rows handed out again after a reset.
+    pub again: u64,
+    /// Rows that were refused because memory was full.
+    pub refused: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    No,
+    Submitted,
+    Yes,
+}
+
+#[derive(Debug)]
+struct Slot<R> {
+    seq: u64,
+    row: R,
+    size: usize,
+    end: Option<End>,
+    came_us: u64,
+    /// When it was handed out; none while it is not.
+    sent_us: Option<u64>,
+    disk: Disk,
+    done: bool,
+    again: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Gap {
+    first: u64,
+    last: u64,
+    rows: u64,
+}
+
+/// A queue. See the module's header.
+#[derive(Debug)]
+pub struct Queue<R> {
+    id: QueueId,
+    policy: Policy,
+    head: VecDeque<Slot<R>>,
+    /// Slots of `head` before this index are in flight or done.
+    cursor: usize,
+    head_bytes: usize,
+    gap: Option<Gap>,
+    reading: bool,
+    fresh: VecDeque<Slot<R>>,
+    next_seq: u64,
+    /// Every slot up to this number has been submitted (or was answered before it had to be).
+    submitted_to: u64,
+    /// Submits not committed yet: the ticket and the last number that it covers.
+    tickets: VecDeque<(Ticket, u64)>,
+    /// Bytes of slots that are not known to be on disk.
+    unwritten_bytes: usize,
+    /// Bytes of rows on disk, estimated from this process's own accounting.
+    disk_bytes: u64,
+    /// Answered rows that are on disk, as ranges to remove.
+    removals: Vec<(u64, u64)>,
+    removal_since_us: Option<u64>,
+    up: bool,
+    last_answer_us: u64,
+    last_write_us: u64,
+    smoothed_ack_us: u64,
+    counters: Counters,
+}
+
+impl<R: Row> Queue<R> {
+    /// A queue with what the store holds of it.
+    #[must_use]
+    pub fn new(id: QueueId, policy: Policy, stored: Option<QueueSummary>) -> Self {
+        let mut queue = Self {
+            id,
+            policy,
+            head: VecDeque::new(),
+            cursor: 0,
+            head_bytes: 0,
+            gap: None,
+            reading: false,
+            fresh: VecDeque::new(),
+            next_seq: 1,
+            submitted_to: 0,
+            tickets: VecDeque::new(),
+            unwritten_bytes: 0,
+            disk_bytes: 0,
+            removals: Vec::new(),
+            removal_since_us: None,
+            up: false,
+            last_answer_us: 0,
+            last_write_us: 0,
+            smoothed_ack_us: 0,
+            counters: Counters::default(),
+        };
+        if let Some(stored) = stored.filter(|s| s.rows > 0) {
+            queue.gap = Some(Gap { first: stored.first, last: stored.last, rows: stored.rows });
+            queue.next_seq = stored.last + 1;
+            queue.submitted_to = stored.last;
+            queue.disk_bytes = stored.bytes;
+            queue.counters.recovered = stored.rows;
+            queue.counters.queued = stored.rows;
+            queue.counters.stored = stored.rows;
+        }
+        queue
+    }
+
+    /// Its name in the store.
+    #[must_use]
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// What became of its rows.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Whether nothing waits, is in flight or is left to remove.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.head.is_empty() && self.gap.is_none() && self.fresh.is_empty() && self.removals.is_empty()
+    }
+
+    /// The number that the next row will get.
+    #[must_use]
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Whether the destination was said to be reachable.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// The smoothed time from handing out to answer.
+    #[must_use]
+    pub fn smoothed_ack(&self) -> Duration {
+        Duration::from_micros(self.smoothed_ack_us)
+    }
+
+    /// Takes a row. Its number is the one that [`Queue::next_seq`] told.
+    ///
+    /// # Errors
+    /// Gives row and end back when memory is full of rows that cannot be written: the publisher has to keep the message.
+    pub fn push(&mut self, row: R, end: Option<End>, now: Now) -> Result<u64, (R, Option<End>)> {
+        let size = row.size();
+        if self.unwritten_bytes + size > self.policy.refuse_bytes {
+            self.counters.refused += 1;
+            return Err((row, end));
+        }
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.counters.entered += 1;
+        self.counters.queued += 1;
+        self.unwritten_bytes += size;
+        let came_us = now.mono_us;
+        let slot =
+            Slot { seq, row, size, end, came_us, sent_us: None, disk: Disk::No, done: false, again: false };
+        if self.gap.is_some() || !self.fresh.is_empty() || self.head_bytes >= self.policy.head_bytes {
+            self.fresh.push_back(slot);
+        } else {
+            self.head_bytes += size;
+            self.head.push_back(slot);
+        }
+        Ok(seq)
+    }
+
+    /// The destination can be reached, or cannot.
+    pub fn set_up(&mut self, up: bool, now: Now) {
+        self.up = up;
+        self.last_answer_us = now.mono_us;
+    }
+
+    /// Hands out up to `window` rows less those in flight, oldest first.
+    pub fn take(&mut self, window: usize, now: Now, mut give: impl FnMut(u64, &R, bool)) {
+        self.merge();
+        while self.counters.in_flight < window as u64 {
+            let Some(slot) = self.head.get_mut(self.cursor) else { break };
+            self.cursor += 1;
+            if slot.done || slot.sent_us.is_some() {
+                continue;
+            }
+            if self.counters.in_flight == 0 {
+                // Time without anything to answer is not silence.
+                self.last_answer_us = now.mono_us;
+            }
+            slot.sent_us = Some(now.mono_us);
+            self.counters.in_flight += 1;
+            self.counters.queued -= 1;
+            self.counters.again += u64::from(slot.again);
+            give(slot.seq, &slot.row, slot.again);
+        }
+    }
+
+    /// The destination's last word on row `seq`. An unknown or answered number is ignored: it was answered before a reset.
+    pub fn answer(&mut self, seq: u64, outcome: Outcome, now: Now, ended: &mut Vec<(End, Outcome)>) {
+        let Ok(index) = self.head.binary_search_by_key(&seq, |s| s.seq) else { return };
+        let slot = &mut self.head[index];
+        if slot.done {
+            return;
+        }
+        slot.done = true;
+        match outcome {
+            Outcome::Delivered => self.counters.delivered += 1,
+            Outcome::Discarded(_) | Outcome::Retry => self.counters.discarded += 1,
+        }
+        if let Some(sent_us) = slot.sent_us {
+            self.counters.in_flight -= 1;
+            let took = now.since(sent_us);
+            // RFC 6298's gain of 1/8.
+            self.smoothed_ack_us =
+                if self.smoothed_ack_us == 0 { took } else { (self.smoothed_ack_us * 7 + took) / 8 };
+            self.last_answer_us = now.mono_us;
+        } else {
+            self.counters.queued -= 1;
+        }
+        if let Some(end) = slot.end.take() {
+            ended.push((end, outcome));
+        }
+        let (size, disk) = (slot.size, slot.disk);
+        if disk == Disk::No {
+            self.unwritten_bytes -= size;
+        } else {
+            self.remove(seq, now);
+            self.disk_bytes = self.disk_bytes.saturating_sub(size as u64);
+            self.counters.stored -= 1;
+            if disk == Disk::Submitted {
+                self.unwritten_bytes -= size;
+            }
+        }
+        while self.head.front().is_some_and(|s| s.done) {
+            if let Some(slot) = self.head.pop_front() {
+                self.head_bytes -= slot.size;
+                self.cursor = self.cursor.saturating_sub(1);
+            }
+        }
+        self.merge();
+    }
+
+    /// The consumer lost its rows: all that is unanswered waits again, oldest first.
+    pub fn reset(&mut self) {
+        for slot in self.head.iter_mut().filter(|s| !s.done) {
+            if slot.sent_us.take().is_some() {
+                slot.again = true;
+                self.counters.in_flight -= 1;
+                self.counters.queued += 1;
+            }
+        }
+        self.cursor = 0;
+    }
+
+    /// Rows that are in memory and not answered, oldest first: number, row, in flight.
+    pub fn in_memory(&self) -> impl Iterator<Item = (u64, &R, bool)> {
+        self.head.iter().chain(&self.fresh).filter(|s| !s.done).map(|s| (s.seq, &s.row, s.sent_us.is_some()))
+    }
+
+    // --- the store's side ---
+
+    /// When [`Queue::due`] may next say yes, in microseconds of the monotonic clock; none when nothing waits to be written.
+    #[must_use]
+    pub fn next_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64> {
+        let removal = self.removal_since_us.map(|since| since + us(self.policy.removal));
+        let (mut unawaited, mut awaited) = (None, None);
+        for slot in self.unsubmitted() {
+            if slot.end.is_some() {
+                awaited = Some(slot.came_us);
+                break;
+            }
+            unawaited = unawaited.or(Some(slot.came_us + us(self.policy.unawaited)));
+        }
+        let awaited = awaited.map(|came| self.awaited_due_us(came, urgent, smoothed_commit));
+        let mut due = [removal, unawaited, awaited].into_iter().flatten().min();
+        if self.unwritten_bytes >= self.policy.unwritten_bytes && self.unsubmitted().next().is_some() {
+            due = Some(0);
+        }
+        due
+    }
+
+    /// Whether what waits must be written in this turn. `urgent`: some publisher of this shard can send nothing
+    /// more until it is acknowledged.
+    #[must_use]
+    pub fn due(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool {
+        self.next_due_us(urgent, smoothed_commit).is_some_and(|due| due <= now.mono_us) && self.has_room()
+    }
+
+    /// Contract 2's table: when a row that came at `came` and is waited for is due on disk.
+    fn awaited_due_us(&self, came: u64, urgent: bool, smoothed_commit: Duration) -> u64 {
+        let p = &self.policy;
+        let deadline = us(p.ack_deadline).saturating_sub(2 * us(smoothed_commit));
+        // Behind a backlog no answer can come in time.
+        let behind = self.gap.is_some() || !self.fresh.is_empty();
+        // A destination that has been silent for a deadline with rows in flight is not answering, whatever it says.
+        let silent_from = self.last_answer_us + us(p.ack_deadline);
+        if !self.up || behind {
+            return if urgent { came } else { came.max(self.last_write_us + us(p.offline_interval)) };
+        }
+        let linger = us(p.linger_min).max(3 * self.smoothed_ack_us).min(deadline);
+        let due = if urgent { linger.min(us(p.linger_min)) } else { linger };
+        (came + due).min(silent_from.max(came))
+    }
+
+    fn has_room(&self) -> bool {
+        self.disk_bytes < self.policy.disk_bytes || !self.removals.is_empty()
+    }
+
+    /// Slots that have not been submitted or answered, oldest first.
+    fn unsubmitted(&self) -> impl Iterator<Item = &Slot<R>> {
+        let from = self.submitted_to;
+        let start = self.head.partition_point(|s| s.seq <= from);
+        let fresh = self.fresh.partition_point(|s| s.seq <= from);
+        self.head.range(start..).chain(self.fresh.range(fresh..)).filter(|s| !s.done)
+    }
+
+    /// Appends all that waits to `batch`: rows that are not on disk and removals of rows that are answered.
+    /// Returns whether it added anything; [`Queue::submitted`] must follow.
+    pub fn write(&mut self, now: Now, batch: &mut Vec<Op>) -> bool {
+        let before = batch.len();
+        self.removal_since_us = None;
+        batch.extend(self.removals.drain(..).map(|(first, last)| Op::Remove { queue: self.id, first, last }));
+        let from = self.submitted_to;
+        let start = self.head.partition_point(|s| s.seq <= from);
+        let fresh = self.fresh.partition_point(|s| s.seq <= from);
+        for slot in self.head.range_mut(start..).chain(self.fresh.range_mut(fresh..)) {
+            if !slot.done {
+                if self.disk_bytes + slot.size as u64 > self.policy.disk_bytes {
+                    break; // Full: this row's acknowledgement, and all later ones', are withheld.
+                }
+                self.disk_bytes += slot.size as u64;
+                self.counters.stored += 1;
+                self.counters.written += 1;
+                slot.disk = Disk::Submitted;
+                let (head, body) = slot.row.encode();
+                batch.push(Op::Append { queue: self.id, seq: slot.seq, head, body });
+            }
+            self.submitted_to = slot.seq;
+        }
+        let wrote = batch.len() > before;
+        if wrote {
+            self.last_write_us = now.mono_us;
+        }
+        wrote
+    }
+
+    /// The batch that holds the last `write` went to the store under `ticket`.
+    pub fn submitted(&mut self, ticket: Ticket) {
+        if self.tickets.back().is_none_or(|&(_, to)| to < self.submitted_to) {
+            self.tickets.push_back((ticket, self.submitted_to));
+        }
+    }
+
+    /// Everything up to `ticket` is on stable storage.
+    pub fn committed(&mut self, ticket: Ticket, ended: &mut Vec<(End, Outcome)>) {
+        let mut to = None;
+        while let Some(&(t, last)) = self.tickets.front() {
+            if t > ticket {
+                break;
+            }
+            to = Some(last);
+            self.tickets.pop_front();
+        }
+        let Some(to) = to else { return };
+        for slot in self.head.iter_mut().take_while(|s| s.seq <= to) {
+            if slot.disk == Disk::Submitted && !slot.done {
+                slot.disk = Disk::Yes;
+                self.unwritten_bytes -= slot.size;
+                if let Some(end) = slot.end.take() {
+                    ended.push((end, Outcome::Delivered));
+                }
+            }
+        }
+        while self.fresh.front().is_some_and(|s| s.seq <= to) {
+            let Some(mut slot) = self.fresh.pop_front() else { break };
+            self.unwritten_bytes -= slot.size;
+            if let Some(end) = slot.end.take() {
+                ended.push((end, Outcome::Delivered));
+            }
+            let gap = self.gap.get_or_insert(Gap { first: slot.seq, last: slot.seq, rows: 0 });
+            gap.last = slot.seq;
+            gap.rows += 1;
+        }
+    }
+
+    /// The number from which rows should be read back now, if any. The answer goes to [`Queue::loaded`].
+    pub fn want_read(&mut self) -> Option<u64> {
+        let gap = self.gap.filter(|_| !self.reading && self.head_bytes < self.policy.head_bytes / 2)?;
+        self.reading = true;
+        Some(gap.first)
+    }
+
+    /// Rows read back, at least one unless the disk holds none from the asked number on.
+    pub fn loaded(&mut self, rows: Vec<StoredRow>, now: Now) {
+        self.reading = false;
+        let Some(mut gap) = self.gap else { return };
+        let mut seen = 0;
+        for StoredRow { seq, head, body } in rows {
+            if seq < gap.first || seq > gap.last {
+                continue;
+            }
+            seen += 1;
+            gap.first = seq + 1;
+            gap.rows = gap.rows.saturating_sub(1);
+            match R::decode(&head, body) {
+                Ok(row) => {
+                    let size = row.size();
+                    self.head_bytes += size;
+                    self.head.push_back(Slot {
+                        seq,
+                        row,
+                        size,
+                        end: None,
+                        came_us: now.mono_us,
+                        sent_us: None,
+                        disk: Disk::Yes,
+                        done: false,
+                        again: true,
+                    });
+                }
+                Err(_) => {
+                    self.counters.discarded += 1;
+                    self.counters.queued -= 1;
+                    self.counters.stored = self.counters.stored.saturating_sub(1);
+                    self.remove(seq, now);
+                }
+            }
+        }
+        if seen == 0 || gap.first > gap.last {
+            // Rows that the summary counted and the disk does not have: nothing of them is left to send.
+            self.counters.queued = self.counters.queued.saturating_sub(gap.rows);
+            self.counters.stored = self.counters.stored.saturating_sub(gap.rows);
+            self.counters.recovered = self.counters.recovered.saturating_sub(gap.rows);
+            self.gap = None;
+        } else {
+            self.gap = Some(gap);
+        }
+        self.merge();
+    }
+
+    /// Ends all rows: the queue's owner is gone. Rows on disk are the caller's to remove.
+    pub fn close(mut self, reason: Reason, ended: &mut Vec<(End, Outcome)>) {
+        for slot in self.head.iter_mut().chain(&mut self.fresh) {
+            if let Some(end) = slot.end.take() {
+                ended.push((end, Outcome::Discarded(reason)));
+            }
+        }
+    }
+
+    fn remove(&mut self, seq: u64, now: Now) {
+        match self.removals.last_mut() {
+            Some((_, last)) if *last + 1 == seq => *last = seq,
+            _ => self.removals.push((seq, seq)),
+        }
+        self.removal_since_us.get_or_insert(now.mono_us);
+    }
+
+    /// Without a gap, what is fresh follows head directly.
+    fn merge(&mut self) {
+        if self.gap.is_some() {
+            return;
+        }
+        while self.head_bytes < self.policy.head_bytes {
+            let Some(slot) = self.fresh.pop_front() else { break };
+            self.head_bytes += slot.size;
+            self.head.push_back(slot);
+        }
+    }
+}
+
+fn us(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}
+
+#[cfg(test)]
+mod tests;

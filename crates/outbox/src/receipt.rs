@@ -127,12 +127,13 @@ pub struct Receipts<T> {
     slots: Vec<(u32, Option<Receipt<T>>)>,
     free: Vec<u32>,
     orphans: Arc<Orphans>,
+    urgent: usize,
     lost_ends: u64,
 }
 
 impl<T> Default for Receipts<T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), orphans: Arc::default(), lost_ends: 0 }
+        Self { slots: Vec::new(), free: Vec::new(), orphans: Arc::default(), urgent: 0, lost_ends: 0 }
     }
 }
 
@@ -152,7 +153,10 @@ impl<T: Copy> Receipts<T> {
         });
         let (generation, slot) = &mut self.slots[index as usize];
         *slot = Some(Receipt { owner, pending: 1, worst: Outcome::Delivered, urgent: false });
-        End { receipt: ReceiptId { index, generation: *generation }, orphans: Some(Arc::clone(&self.orphans)) }
+        End {
+            receipt: ReceiptId { index, generation: *generation },
+            orphans: Some(Arc::clone(&self.orphans)),
+        }
     }
 
     /// Adds an end to an open receipt.
@@ -193,18 +197,16 @@ impl<T: Copy> Receipts<T> {
     /// Marks that the publisher can send nothing more until this receipt completes (contract 2: its window is
     /// full).
     pub fn set_urgent(&mut self, id: ReceiptId) {
-        if let Some(receipt) = self.get_mut(id) {
+        if let Some(receipt) = self.get_mut(id).filter(|r| !r.urgent) {
             receipt.urgent = true;
+            self.urgent += 1;
         }
     }
 
-    /// Whether the publisher behind this end waits with a full window.
+    /// Open receipts whose publisher waits with a full window.
     #[must_use]
-    pub fn is_urgent(&self, end: &End) -> bool {
-        let id = end.receipt;
-        self.slots
-            .get(id.index as usize)
-            .is_some_and(|(generation, slot)| *generation == id.generation && slot.as_ref().is_some_and(|r| r.urgent))
+    pub fn urgent_count(&self) -> usize {
+        self.urgent
     }
 
     fn get_mut(&mut self, id: ReceiptId) -> Option<&mut Receipt<T>> {
@@ -220,6 +222,8 @@ impl<T: Copy> Receipts<T> {
             return None;
         }
         let completed = Completed { id, owner: receipt.owner, outcome: receipt.worst };
+        let urgent = receipt.urgent;
+        self.urgent -= usize::from(urgent);
         let (generation, slot) = &mut self.slots[id.index as usize];
         *slot = None;
         *generation = generation.wrapping_add(1);
@@ -236,9 +240,14 @@ mod tests {
     #[test]
     fn the_worst_end_decides() {
         let (d, x, r) = (Outcome::Delivered, Outcome::Discarded(Reason::TooLarge), Outcome::Retry);
-        for (ends, worst) in
-            [(vec![d], d), (vec![d, x], x), (vec![x, d], x), (vec![d, r, x], r), (vec![r, d], r), (vec![x, x], x)]
-        {
+        for (ends, worst) in [
+            (vec![d], d),
+            (vec![d, x], x),
+            (vec![x, d], x),
+            (vec![d, r, x], r),
+            (vec![r, d], r),
+            (vec![x, x], x),
+        ] {
             let mut receipts = Receipts::new();
             let first = receipts.open(7);
             let mut open = vec![first];
@@ -276,7 +285,7 @@ mod tests {
         let second = receipts.open(2);
         assert_eq!(second.receipt().index, id.index);
         receipts.set_urgent(id);
-        assert!(!receipts.is_urgent(&second));
+        assert_eq!(receipts.urgent_count(), 0);
         assert_eq!(receipts.resolve(second, Outcome::Delivered).unwrap().owner, 2);
     }
 }

@@ -134,9 +134,17 @@ mod tests {
 
     #[test]
     fn what_sql_cannot_hold_is_refused() {
-        for text in ["", "1.2", "1.2.3.4", "ffffffffffffffff.0.1", "1.40000.1", "1.0.18446744073709551615",
-            "+1.0.1", "1.0.-1", "1..1"]
-        {
+        for text in [
+            "",
+            "1.2",
+            "1.2.3.4",
+            "ffffffffffffffff.0.1",
+            "1.40000.1",
+            "1.0.18446744073709551615",
+            "+1.0.1",
+            "1.0.-1",
+            "1..1",
+        ] {
             assert!(text.parse::<MessageId>().is_err(), "{text}");
         }
     }
@@ -144,7 +152,9 @@ mod tests {
     #[test]
     fn path_hash_is_the_published_fnv_1a() {
         // The authors' test vectors for 64 bits, without the top bit.
-        for (text, hash) in [("", 0xcbf2_9ce4_8422_2325_u64), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)] {
+        for (text, hash) in
+            [("", 0xcbf2_9ce4_8422_2325_u64), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)]
+        {
             assert_eq!(path_hash(0, text.as_bytes()), hash & (u64::MAX >> 1), "{text}");
         }
     }

@@ -1,6 +1,8 @@
 //! The reference model: a store that keeps everything in maps and commits when told to.
 
-use crate::{Body, BodyId, Op, QueueId, QueueSummary, Restored, SessionId, Side, Store, StoreEvent, StoredRow, Ticket};
+use crate::{
+    Body, BodyId, Op, QueueId, QueueSummary, Restored, SessionId, Side, Store, StoreEvent, StoredRow, Ticket,
+};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -1,0 +1,268 @@
+//! The queue against its promises, on random schedules with crashes.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use crate::Receipts;
+use ferrule_store::{MemoryStore, Store, StoreEvent};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Text(u64, usize);
+
+impl Row for Text {
+    fn encode(&self) -> (Bytes, Body) {
+        (Bytes::copy_from_slice(&self.0.to_le_bytes()), Body::Inline(Bytes::from(vec![7; self.1])))
+    }
+    fn decode(head: &[u8], body: Bytes) -> Result<Self, RecordError> {
+        let number = head.try_into().map_err(|_| RecordError::Damaged("head"))?;
+        Ok(Self(u64::from_le_bytes(number), body.len()))
+    }
+    fn size(&self) -> usize {
+        self.1
+    }
+}
+
+const SMALL: Policy =
+    Policy { head_bytes: 400, unwritten_bytes: 600, refuse_bytes: 2_000, disk_bytes: 4_000, ..Policy::EDGE };
+
+fn at(ms: u64) -> Now {
+    Now { mono_us: ms * 1_000, wall_ms: 0 }
+}
+
+fn queue(policy: Policy) -> Queue<Text> {
+    Queue::new(QueueId(1), policy, None)
+}
+
+#[test]
+fn a_row_answered_in_time_is_never_written() {
+    let mut q = queue(Policy::EDGE);
+    let mut receipts = Receipts::new();
+    let mut ended = Vec::new();
+    q.set_up(true, at(0));
+    for i in 0..1_000 {
+        q.push(Text(i, 10), Some(receipts.open(i)), at(i * 10)).unwrap();
+        q.take(16, at(i * 10), |_, _, again| assert!(!again));
+        assert!(!q.due(at(i * 10 + 9), true, Duration::ZERO));
+        q.answer(i + 1, Outcome::Delivered, at(i * 10 + 9), &mut ended);
+    }
+    assert_eq!(ended.len(), 1_000);
+    assert_eq!((q.counters().written, q.counters().delivered, q.is_empty()), (0, 1_000, true));
+    ended.into_iter().for_each(|(end, outcome)| {
+        let _ = receipts.resolve(end, outcome);
+    });
+}
+
+/// Contract 2's table of when a row is due, as (up, awaited, urgent, smoothed ack ms) -> ms after it came.
+#[test]
+fn rows_are_due_by_the_table() {
+    for (up, awaited, urgent, ack_ms, due_ms) in [
+        (true, true, false, 5, 50),
+        (true, true, false, 100, 300),
+        (true, true, false, 600, 800),
+        (true, true, true, 100, 50),
+        (false, true, false, 5, 400),
+        (false, true, true, 5, 0),
+        (true, false, false, 5, 1_000),
+        (false, false, true, 5, 1_000),
+    ] {
+        let mut receipts = Receipts::new();
+        let mut q = queue(Policy::EDGE);
+        q.smoothed_ack_us = ack_ms * 1_000;
+        q.last_write_us = at(10_000).mono_us;
+        q.set_up(up, at(10_000));
+        let end = awaited.then(|| receipts.open(()));
+        q.push(Text(1, 10), end, at(10_000)).unwrap();
+        q.take(1, at(10_000), |_, _, _| {});
+        let due = q.next_due_us(urgent, Duration::ZERO).unwrap();
+        assert_eq!(
+            due,
+            at(10_000 + due_ms).mono_us,
+            "up {up} awaited {awaited} urgent {urgent} ack {ack_ms}"
+        );
+    }
+}
+
+#[test]
+fn the_deadline_leaves_room_for_the_commit() {
+    let mut receipts = Receipts::new();
+    let mut q = queue(Policy::EDGE);
+    q.smoothed_ack_us = 10_000_000;
+    q.set_up(true, at(0));
+    q.push(Text(1, 10), Some(receipts.open(())), at(0)).unwrap();
+    assert_eq!(q.next_due_us(false, Duration::from_millis(100)), Some(600_000));
+    assert_eq!(q.next_due_us(false, Duration::from_millis(900)), Some(0));
+}
+
+#[test]
+fn a_full_disk_withholds_and_a_full_memory_refuses() {
+    let mut q = queue(SMALL);
+    let mut store = MemoryStore::new();
+    let mut receipts = Receipts::new();
+    let mut ended = Vec::new();
+    let mut refused = 0;
+    for i in 0..100 {
+        if let Err((_, end)) = q.push(Text(i, 100), Some(receipts.open(i)), at(i)) {
+            refused += 1;
+            let _ = receipts.resolve(end.unwrap(), Outcome::Retry);
+        }
+        let mut batch = Vec::new();
+        q.write(at(i), &mut batch);
+        let ticket = store.submit(batch);
+        q.submitted(ticket);
+        store.commit();
+        q.committed(ticket, &mut ended);
+    }
+    assert_eq!(ended.len(), 40, "4,000 bytes of disk");
+    assert_eq!(refused, 40, "2,000 bytes of memory behind them");
+    ended.into_iter().for_each(|(end, outcome)| {
+        let _ = receipts.resolve(end, outcome);
+    });
+    assert_eq!(store.rows(QueueId(1)).len(), 40);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push(usize, bool),
+    Take(usize),
+    Answer(usize, bool),
+    Reset,
+    Up(bool),
+    Write,
+    Commit,
+    Crash,
+    Wait(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (1usize..200, any::<bool>()).prop_map(|(size, wait)| Step::Push(size, wait)),
+        5 => (0usize..12).prop_map(Step::Take),
+        8 => (0usize..12, any::<bool>()).prop_map(|(i, ok)| Step::Answer(i, ok)),
+        1 => Just(Step::Reset),
+        1 => any::<bool>().prop_map(Step::Up),
+        4 => Just(Step::Write),
+        4 => Just(Step::Commit),
+        1 => Just(Step::Crash),
+        2 => (0u64..900).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 0..400)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// Whatever the schedule: a publisher is told *delivered* only of rows that the destination or the disk has; after a
+    /// crash every such row is delivered or comes back; order holds between resets; the counters add up.
+    #[test]
+    fn acknowledged_is_safe(steps in steps()) {
+        let mut store = MemoryStore::new();
+        let mut receipts: Receipts<u64> = Receipts::new();
+        let mut q = queue(SMALL);
+        let (mut now, mut number) = (0, 0);
+        let mut given: BTreeMap<u64, u64> = BTreeMap::new(); // in flight: seq -> number
+        let mut last_given = 0;
+        let mut acknowledged = BTreeSet::new();
+        let mut delivered = BTreeSet::new();
+        let mut discarded = BTreeSet::new();
+        for step in steps {
+            let mut ended = Vec::new();
+            match step {
+                Step::Push(size, wait) => {
+                    number += 1;
+                    let end = wait.then(|| receipts.open(number));
+                    if let Err((_, Some(end))) = q.push(Text(number, size), end, at(now)) {
+                        let told = receipts.resolve(end, Outcome::Retry).unwrap();
+                        prop_assert_eq!(told.outcome, Outcome::Retry);
+                    }
+                }
+                Step::Take(n) => q.take(n, at(now), |seq, row, _| {
+                    assert!(seq > last_given, "{seq} after {last_given}");
+                    last_given = seq;
+                    given.insert(seq, row.0);
+                }),
+                Step::Answer(i, ok) => {
+                    if let Some((&seq, &n)) = given.iter().nth(i) {
+                        given.remove(&seq);
+                        let outcome = if ok { Outcome::Delivered } else { Outcome::Discarded(Reason::Refused) };
+                        if ok { delivered.insert(n) } else { discarded.insert(n) };
+                        q.answer(seq, outcome, at(now), &mut ended);
+                    }
+                }
+                Step::Reset => { q.reset(); given.clear(); last_given = 0; }
+                Step::Up(up) => q.set_up(up, at(now)),
+                Step::Write => {
+                    let mut batch = Vec::new();
+                    q.write(at(now), &mut batch);
+                    let ticket = store.submit(batch);
+                    q.submitted(ticket);
+                }
+                Step::Commit => store.commit(),
+                Step::Crash => {
+                    let restored = store.crash();
+                    let summary = restored.queues.first().copied();
+                    std::mem::forget(std::mem::replace(&mut q, Queue::new(QueueId(1), SMALL, summary)));
+                    receipts = Receipts::new();
+                    given.clear();
+                    last_given = 0;
+                    let left: BTreeSet<u64> = store.rows(QueueId(1)).iter().map(|r| u64::from_le_bytes(r.head[..].try_into().unwrap())).collect();
+                    for n in &acknowledged {
+                        prop_assert!(delivered.contains(n) || discarded.contains(n) || left.contains(n), "{} is lost", n);
+                    }
+                }
+                Step::Wait(ms) => now += ms,
+            }
+            if let Some(from) = q.want_read() {
+                store.read(QueueId(1), from, 4, 1_000);
+            }
+            for event in store.take_events() {
+                match event {
+                    StoreEvent::Committed { ticket, .. } => q.committed(ticket, &mut ended),
+                    StoreEvent::Rows { rows, .. } => q.loaded(rows, at(now)),
+                    _ => {}
+                }
+            }
+            for (end, outcome) in ended {
+                let told = receipts.resolve(end, outcome).unwrap();
+                if told.outcome == Outcome::Delivered {
+                    let on_disk = store.rows(QueueId(1)).iter().any(|r| r.head[..] == told.owner.to_le_bytes());
+                    prop_assert!(delivered.contains(&told.owner) || on_disk);
+                }
+                acknowledged.insert(told.owner);
+            }
+            let c = q.counters();
+            prop_assert_eq!(c.entered + c.recovered, c.delivered + c.discarded + c.in_flight + c.queued, "{:?}", c);
+            prop_assert_eq!(c.in_flight as usize, given.len());
+        }
+        // Healed, everything drains, in order and without another push.
+        q.set_up(true, at(now));
+        q.reset();
+        for _ in 0..10_000 {
+            let mut ended = Vec::new();
+            let mut seqs = Vec::new();
+            q.take(8, at(now), |seq, _, _| seqs.push(seq));
+            for seq in seqs { q.answer(seq, Outcome::Delivered, at(now), &mut ended); }
+            let mut batch = Vec::new();
+            q.write(at(now), &mut batch);
+            let ticket = store.submit(batch);
+            q.submitted(ticket);
+            store.commit();
+            if let Some(from) = q.want_read() { store.read(QueueId(1), from, 4, 1_000); }
+            for event in store.take_events() {
+                match event {
+                    StoreEvent::Committed { ticket, .. } => q.committed(ticket, &mut ended),
+                    StoreEvent::Rows { rows, .. } => q.loaded(rows, at(now)),
+                    _ => {}
+                }
+            }
+            ended.into_iter().for_each(|(end, outcome)| {
+        let _ = receipts.resolve(end, outcome);
+    });
+            if q.is_empty() { break; }
+        }
+        prop_assert!(q.is_empty(), "{:?}", q.counters());
+        prop_assert_eq!(store.rows(QueueId(1)).len(), 0);
+        prop_assert_eq!((receipts.open_count(), receipts.lost_ends()), (0, 0));
+    }
+}
