@@ -1,0 +1,131 @@
+//! What all sinks share: back-off with jitter, and saying `Up` and `Down` once per change.
+
+use crate::ConsumerEvent;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Waits between attempts: doubling from 100 ms to 5 s, each drawn from its upper half, so that many nodes that lost one
+/// server do not come back in step. 5 s bounds what a recovered destination waits for us.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const MAX: Duration = Duration::from_secs(5);
+
+    /// The next wait.
+    pub fn next_wait(&mut self) -> Duration {
+        let full = Self::FIRST.saturating_mul(1 << self.failures.min(16)).min(Self::MAX);
+        self.failures = self.failures.saturating_add(1);
+        // A hasher with fresh random keys is the standard library's only source of randomness.
+        let random = RandomState::new().build_hasher().finish() >> 32;
+        let half_us = full.as_micros() as u64 / 2;
+        Duration::from_micros(half_us + half_us * random / u64::from(u32::MAX))
+    }
+
+    /// An attempt succeeded.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Tells the outbox, and the log, whether the destination works: once per change.
+pub struct Health {
+    sink: Arc<str>,
+    events: Arc<dyn Fn(ConsumerEvent) + Send + Sync>,
+    window: usize,
+    state: State,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Starting,
+    Up,
+    Down(String),
+}
+
+impl Health {
+    /// `window`: rows that may be unanswered, told with every `Up`.
+    #[must_use]
+    pub fn new(sink: &str, window: usize, events: Arc<dyn Fn(ConsumerEvent) + Send + Sync>) -> Self {
+        Self { sink: sink.into(), events, window, state: State::Starting }
+    }
+
+    /// The destination works.
+    pub fn up(&mut self) {
+        if self.state == State::Up {
+            return;
+        }
+        tracing::info!(sink = &*self.sink, "destination reachable");
+        self.state = State::Up;
+        (self.events)(ConsumerEvent::Up { window: self.window });
+    }
+
+    /// The destination does not work: said when that is new, or the reason is.
+    pub fn down(&mut self, error: String) {
+        if matches!(&self.state, State::Down(known) if *known == error) {
+            return;
+        }
+        tracing::warn!(sink = &*self.sink, error, "destination not reachable, trying again");
+        self.state = State::Down(error.clone());
+        (self.events)(ConsumerEvent::Down { error });
+    }
+
+    /// Whether the last word was `Up`.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// Hands out answers.
+    pub fn done(&self, answers: Vec<(u64, crate::Delivered)>) {
+        if !answers.is_empty() {
+            (self.events)(ConsumerEvent::Done(answers));
+        }
+    }
+}
+
+impl std::fmt::Debug for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Health").field("sink", &self.sink).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn waits_double_up_to_their_bound() {
+        let mut backoff = Backoff::default();
+        for full_ms in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
+            let wait = backoff.next_wait();
+            assert!(
+                wait >= Duration::from_millis(full_ms / 2) && wait <= Duration::from_millis(full_ms),
+                "{wait:?}"
+            );
+        }
+        backoff.reset();
+        assert!(backoff.next_wait() <= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn each_change_is_said_once() {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&said);
+        let mut health = Health::new("s", 7, Arc::new(move |e| into.lock().unwrap().push(e)));
+        health.down("a".into());
+        health.down("a".into());
+        health.down("b".into());
+        health.up();
+        health.up();
+        health.down("b".into());
+        let down = |e: &str| ConsumerEvent::Down { error: e.into() };
+        assert_eq!(*said.lock().unwrap(), [down("a"), down("b"), ConsumerEvent::Up { window: 7 }, down("b")]);
+    }
+}
