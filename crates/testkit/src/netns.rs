@@ -1,0 +1,155 @@
+//! A network namespace with one cable to the machine, and the packets on it dropped: a real blackhole, for root.
+//!
+//! The namespace's end of a veth pair is the address of the node that runs in it. A blackhole replaces both ends' neighbour
+//! entries by a MAC address that nobody has: the kernel sends, nothing arrives, nothing says so. (A link that is down or a
+//! blackhole route answers with an error at once, which is another fault.)
+//!
+//! ```text
+//!   machine  10.99.N.1  ft<pid>-<n>a =====veth===== ft<pid>-<n>b  10.99.N.2  namespace ft<pid>-<n>
+//! ```
+//! The names carry the pid of the test process; namespaces of processes that are gone are removed by the next one.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::proc::output;
+
+/// A MAC address (locally administered) that no interface here has.
+const NOBODY: &str = "02:00:00:00:00:99";
+
+/// A namespace. Removed, with its cable, when dropped.
+#[derive(Debug)]
+pub struct NetNs {
+    name: String,
+    outside: Ipv4Addr,
+    inside: Ipv4Addr,
+}
+
+impl NetNs {
+    /// Makes one; None, with a line on standard error, when this process is not root.
+    ///
+    /// # Panics
+    /// When a command of `ip` fails.
+    #[must_use]
+    pub fn new() -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        if !crate::is_root() {
+            eprintln!("skipped: needs root (network namespaces)");
+            return None;
+        }
+        let pid = std::process::id();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        if number == 0 {
+            remove_stale();
+        }
+        let name = format!("ft{pid}-{number}");
+        let third = u8::try_from((pid + number) % 250).expect("below 250");
+        let netns =
+            Self { name, outside: Ipv4Addr::new(10, 99, third, 1), inside: Ipv4Addr::new(10, 99, third, 2) };
+        let NetNs { name, outside, inside } = &netns;
+        let (near, far) = (netns.near(), netns.far());
+        ip(&format!("netns add {name}"));
+        ip(&format!("link add {near} type veth peer name {far} netns {name}"));
+        ip(&format!("addr add {outside}/30 dev {near}"));
+        ip(&format!("link set {near} up"));
+        ip(&format!("-n {name} addr add {inside}/30 dev {far}"));
+        ip(&format!("-n {name} link set {far} up"));
+        ip(&format!("-n {name} link set lo up"));
+        Some(netns)
+    }
+
+    /// Its name, for `Config::netns`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The address of what runs in it.
+    #[must_use]
+    pub fn addr(&self) -> IpAddr {
+        IpAddr::V4(self.inside)
+    }
+
+    fn near(&self) -> String {
+        format!("{}a", self.name)
+    }
+
+    fn far(&self) -> String {
+        format!("{}b", self.name)
+    }
+
+    /// Drops every packet, both ways, silently.
+    ///
+    /// # Panics
+    /// When a command of `ip` fails.
+    pub fn blackhole(&self) {
+        let Self { name, outside, inside } = self;
+        ip(&format!("neigh replace {inside} lladdr {NOBODY} dev {} nud permanent", self.near()));
+        ip(&format!("-n {name} neigh replace {outside} lladdr {NOBODY} dev {} nud permanent", self.far()));
+    }
+
+    /// Lets packets through again.
+    ///
+    /// # Panics
+    /// When a command of `ip` fails.
+    pub fn heal(&self) {
+        let Self { name, outside, inside } = self;
+        ip(&format!("neigh del {inside} dev {}", self.near()));
+        ip(&format!("-n {name} neigh del {outside} dev {}", self.far()));
+    }
+}
+
+impl Drop for NetNs {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status(); // removed by the next run if this fails
+    }
+}
+
+fn ip(args: &str) {
+    output(Command::new("ip").args(args.split(' ')));
+}
+
+/// Removes the namespaces of test processes that were killed.
+fn remove_stale() {
+    let list = output(Command::new("ip").args(["netns", "list"]));
+    for name in list.lines().filter_map(|line| line.split_whitespace().next()) {
+        let pid = name.strip_prefix("ft").and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
+        if pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()) {
+            let _ = Command::new("ip").args(["netns", "del", name]).status(); // another process may be removing it too
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::proc::Launch;
+
+    #[test]
+    fn a_blackhole_drops_pings_and_heals() {
+        let Some(netns) = NetNs::new() else { return };
+        // No ping(8) here: a connect within the time says the same. Nobody listens, so an answer is a refusal.
+        let reach = || {
+            let addr = std::net::SocketAddr::new(netns.addr(), 9);
+            std::net::TcpStream::connect_timeout(&addr, std::time::Duration::from_millis(300))
+                .unwrap_err()
+                .kind()
+        };
+        assert_eq!(reach(), std::io::ErrorKind::ConnectionRefused);
+        netns.blackhole();
+        assert_eq!(reach(), std::io::ErrorKind::TimedOut);
+        netns.heal();
+        assert_eq!(reach(), std::io::ErrorKind::ConnectionRefused);
+
+        let folder = tempfile::tempdir().unwrap();
+        let mut inside = Launch::new("ip", "ip", folder.path().join("log"))
+            .args(["-4", "addr"])
+            .netns(netns.name())
+            .start();
+        assert!(inside.wait(std::time::Duration::from_secs(10)).success());
+        assert!(inside.log().contains(&netns.addr().to_string()), "{}", inside.log());
+    }
+}

@@ -1,0 +1,298 @@
+//! Child processes that end with their guard, with the test process, or by kill -9, whichever is first.
+//!
+//! | ending | by |
+//! |---|---|
+//! | the guard is dropped (a test ends or panics) | SIGKILL and wait, in [`Process::drop`] |
+//! | the test process dies (SIGKILL, abort) | the kernel: `setpriv --pdeathsig KILL` set it on the child before its `exec` |
+//! | the test wants it | [`Process::kill9`], [`Process::terminate`] |
+//!
+//! The parent-death signal belongs to the *thread* that forked, and libtest runs each test in a thread of its own: a
+//! server shared by several tests would die with the first. One thread that never ends forks them all.
+//!
+//! Both output streams of a child go to one file; its last lines are printed when a guard is dropped in a panic.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+/// What to run, and how.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    name: String,
+    netns: Option<String>,
+    user: Option<String>,
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    log: PathBuf,
+}
+
+impl Launch {
+    /// `program` with its output appended to the file `log`; `name` is what messages call it.
+    #[must_use]
+    pub fn new(name: &str, program: impl AsRef<OsStr>, log: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.to_owned(),
+            netns: None,
+            user: None,
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            log: log.into(),
+        }
+    }
+
+    /// One more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(self, args: impl IntoIterator<Item = A>) -> Self {
+        args.into_iter().fold(self, Self::arg)
+    }
+
+    /// One environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Runs it in the network namespace `name` (root only).
+    #[must_use]
+    pub fn netns(mut self, name: &str) -> Self {
+        self.netns = Some(name.to_owned());
+        self
+    }
+
+    /// Runs it as `user` (root only): PostgreSQL refuses to run as root.
+    #[must_use]
+    pub fn user(mut self, user: &str) -> Self {
+        self.user = Some(user.to_owned());
+        self
+    }
+
+    /// The whole command line. Every part of it `exec`s the next, so the child's pid is the program's.
+    fn command(&self) -> Command {
+        let mut line: Vec<&OsStr> = Vec::new();
+        if let Some(netns) = &self.netns {
+            line.extend(["ip", "netns", "exec", netns].map(OsStr::new));
+        }
+        line.push("setpriv".as_ref());
+        if let Some(user) = &self.user {
+            line.extend(["--reuid", user, "--regid", user, "--clear-groups"].map(OsStr::new));
+        }
+        // Asked for in the same call as the change of user: a change of credentials clears it, and setpriv sets it last.
+        line.extend(["--pdeathsig", "KILL", "--"].map(OsStr::new));
+        line.push(&self.program);
+        line.extend(self.args.iter().map(OsString::as_os_str));
+        let mut command = Command::new(line[0]);
+        command.args(&line[1..]).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When it cannot be started (a program that does not exist ends `setpriv` with 127 instead, see the log).
+    #[must_use]
+    pub fn start(self) -> Process {
+        let mut command = self.command();
+        let log = append(&self.log);
+        let also = log.try_clone().unwrap_or_else(|error| panic!("{}: {error}", self.log.display()));
+        command.stdin(Stdio::null()).stdout(log).stderr(also);
+        let child = spawn(command).unwrap_or_else(|error| panic!("{}: cannot start: {error}", self.name));
+        Process { launch: self, child, exit: None }
+    }
+}
+
+fn append(path: &Path) -> File {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()))
+}
+
+/// Spawns `command` from the one thread that lives as long as this process.
+///
+/// # Errors
+/// Those of [`Command::spawn`].
+fn spawn(command: Command) -> io::Result<Child> {
+    type Job = (Command, mpsc::Sender<io::Result<Child>>);
+    static SPAWNER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in queue {
+                // Nobody waits for it only when the caller's thread has gone: then the child is dropped unwaited, and
+                // ends with this process.
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(jobs)
+    });
+    let (answer, child) = mpsc::channel();
+    let jobs = spawner.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    jobs.send((command, answer)).expect("the spawner's queue outlives the process's threads");
+    child.recv().expect("the spawner answers every job")
+}
+
+/// A running (or ended) child.
+#[derive(Debug)]
+pub struct Process {
+    launch: Launch,
+    child: Child,
+    exit: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Its process id, which is the program's own.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it is called in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.launch.name
+    }
+
+    /// Its exit status, when it has ended.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        if self.exit.is_none() {
+            self.exit = self.child.try_wait().unwrap_or_else(|error| panic!("{}: {error}", self.launch.name));
+        }
+        self.exit
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Panics
+    /// When it has not within `limit`.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.exited() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{} has not ended within {limit:?}", self.launch.name);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL, and waits until it is gone. Nothing when it has ended.
+    pub fn kill9(&mut self) {
+        if self.exited().is_none() {
+            let _ = self.child.kill(); // ended in between: `wait` says so
+            self.exit = self.child.wait().ok();
+        }
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    ///
+    /// # Panics
+    /// When it has not within `limit`.
+    pub fn terminate(&mut self, limit: Duration) -> ExitStatus {
+        self.signal("TERM");
+        self.wait(limit)
+    }
+
+    /// SIGSTOP: the process and its threads stand still, its sockets stay open and the kernel goes on accepting.
+    pub fn pause(&mut self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub fn resume(&mut self) {
+        self.signal("CONT");
+    }
+
+    /// Sends a signal by name (`TERM`), to this child alone and only while it is unwaited, so that the pid is its own.
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn signal(&mut self, name: &str) {
+        if self.exited().is_none() {
+            send_signal(name, self.child.id());
+        }
+    }
+
+    /// Ends it by SIGKILL if need be, and starts the same command line again.
+    pub fn restart(&mut self) {
+        self.kill9();
+        let again = self.launch.clone().start();
+        // The old guard's child has been waited for; dropping it does nothing more.
+        drop(std::mem::replace(self, again));
+    }
+
+    /// All that it has written so far, both streams.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read(&self.launch.log)
+            .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The last `lines` lines of its output.
+    #[must_use]
+    pub fn tail(&self, lines: usize) -> String {
+        let log = self.log();
+        let all: Vec<&str> = log.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- last lines of {} ----\n{}\n----", self.launch.name, self.tail(40));
+        }
+        self.kill9();
+    }
+}
+
+/// Sends the signal `name` to `pid`.
+///
+/// By the shell's builtin: there is always a shell, `kill(1)` is a package, and `kill(2)` would be unsafe code.
+pub(crate) fn send_signal(name: &str, pid: u32) {
+    let status = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]).status();
+    assert!(status.as_ref().is_ok_and(ExitStatus::success), "kill -s {name} {pid}: {status:?}");
+}
+
+/// The pids whose parent is `parent`, from /proc.
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| {
+            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The command's name is in parentheses and may hold spaces; the parent is the second field behind it.
+            let ppid: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            (ppid == parent).then_some(pid)
+        })
+        .collect()
+}
+
+/// Runs a short command to its end and returns its standard output.
+///
+/// # Panics
+/// When it cannot be started or fails: with its standard error.
+pub fn output(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -1,0 +1,38 @@
+//! Real servers: Apache Kafka, PostgreSQL 15 and mosquitto, each on ports of its own and in a folder of its own.
+//!
+//! They are what `tests/servers/install.sh` installs; one that is missing panics with that line to type. All of them survive
+//! kill -9 and restart on the same port and data, and none survives its guard.
+
+use std::path::{Path, PathBuf};
+
+mod kafka;
+mod mosquitto;
+mod postgres;
+
+pub use kafka::{Kafka, Record};
+pub use mosquitto::Mosquitto;
+pub use postgres::Postgres;
+
+/// What to do when a server's program is not there.
+const INSTALL: &str = "run tests/servers/install.sh";
+
+/// The folder with the scripts of the servers, in the checkout that this crate was built from.
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/servers")
+}
+
+/// The Python of the virtual environment with paho-mqtt, which `install.sh` makes.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn python() -> PathBuf {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let cache = variable("FERRULE_TEST_CACHE")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("ferrule-tests")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/ferrule-tests")))
+        .expect("HOME is set");
+    let python = cache.join("venv/bin/python");
+    assert!(python.exists(), "{} is not there: {INSTALL}", python.display());
+    python
+}
