@@ -1,1 +1,23 @@
-//! MQTT client: the edge's uplink.
+//! MQTT client: the edge's uplink to a cloud, and to any other broker.
+//!
+//! - [`client`]: one connection of the protocol, sans I/O: bytes in, bytes out, `now` an argument.
+//! - [`forward`]: what a row of the outbox looks like as a PUBLISH.
+//! - [`flow`]: which row goes next, which waits, which is answered: rows in, answers out. Pure.
+//! - [`uplink`]: the driver: one task that dials, reads, writes and reports. The only place with a clock.
+//!
+//! The uplink is a consumer of an outbox like any sink ([`ferrule_outbox::consumer`]): a row is answered once, after
+//! the other side took responsibility for it, and never before.
+
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod client;
+pub mod config;
+pub mod flow;
+pub mod forward;
+pub mod stats;
+pub mod uplink;
+
+pub use config::{Clock, IdentityMode, Server, UplinkConfig, UrlError};
+pub use stats::{LinkState, UplinkSnapshot, UplinkStats};
+pub use uplink::run;

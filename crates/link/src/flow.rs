@@ -1,0 +1,374 @@
+//! Which row goes next, which waits, which is answered. Pure.
+//!
+//! # Data
+//! ```text
+//! outbox --push--> queue --pump--> Client (in flight, by packet id) --acked--> answers --> outbox
+//!                    ^               | PUBACK "not now"
+//!                    +--- stalls[key] <
+//! ```
+//! Every row is in exactly one of: queue, in flight, a stall, `unwritten` (QoS 0, until its bytes have left),
+//! `answers`. The outbox bounds their sum by the window that [`ConsumerEvent::Up`] told it.
+//!
+//! # Order
+//! Rows leave in the order in which the outbox handed them out, on every connection. A row that the broker did not want *now* (quota exceeded, a failing
+//! back end) stalls its order key: it is tried again after a back-off, alone, and all later rows of its key wait
+//! behind it while other keys go on. Rows of the key that were in flight at that moment may be accepted before
+//! it: with a window over one MQTT offers nothing against that, and a Ferrule cloud withholds instead.
+//!
+//! # Across connections
+//! Rows outlive the connection: [`Flow::lost`] puts what was in flight back in order, and the next connection
+//! sends it again. Why not hand them back ([`ConsumerEvent::Reset`]): batches that the outbox sent before it saw
+//! the Reset would still be on their way here, and nothing in them tells them from what is sent after it; later rows
+//! would pass earlier ones. A row that is handed out again while it is still here is known by its number and taken
+//! once.
+//!
+//! # Poison
+//! Some brokers answer one message that they cannot stand by DISCONNECT. After one with a reason that speaks of a
+//! message, the rows that were in flight are sent one at a time; the row that then again ends the connection alone, with
+//! such a reason, is the culprit and is discarded. A connection that just breaks never costs a row.
+//!
+//! [`ConsumerEvent::Up`]: ferrule_outbox::ConsumerEvent::Up
+//! [`ConsumerEvent::Reset`]: ferrule_outbox::ConsumerEvent::Reset
+
+use crate::backoff::Backoff;
+use crate::client::{Client, Fault, Outgoing, Sent, Verdict};
+use crate::forward::Forwarder;
+use ferrule_mqtt::{QoS, ReasonCode};
+use ferrule_outbox::receipt::Reason;
+use ferrule_outbox::{Delivered, OutRow};
+use ferrule_store::Stamp;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+/// The shortest back-off of a stalled key.
+const STALL_MIN: Duration = Duration::from_millis(100);
+
+/// A row that is not answered yet.
+#[derive(Debug)]
+pub struct Held {
+    row: OutRow,
+    /// Ascends in the order in which the outbox handed rows out (not always that of `row.seq`: `live_first`).
+    order: u64,
+}
+
+/// Rows on their way.
+#[derive(Debug)]
+pub struct Flow {
+    queue: VecDeque<Held>,
+    /// `row.seq` of every row that is here or in flight.
+    known: HashSet<u64, foldhash::fast::RandomState>,
+    next_order: u64,
+    stalls: HashMap<Box<str>, Stall>,
+    /// Rows in stalls that are not in flight.
+    stalled_rows: usize,
+    /// QoS 0 rows that are encoded.
+    unwritten: Vec<u64>,
+    answers: Vec<(u64, Delivered)>,
+    /// How many rows are still to be sent one at a time.
+    suspects: usize,
+    /// PUBLISH packets encoded.
+    sent: u64,
+    /// PUBACKs that said "not now".
+    deferred: u64,
+    stall_max: Duration,
+    random: u64,
+}
+
+/// An order key whose first row was not wanted.
+#[derive(Debug)]
+struct Stall {
+    /// Ascending; the first one is tried next.
+    rows: VecDeque<Held>,
+    /// `order` of the row that is tried again: in flight now.
+    probe: Option<u64>,
+    due_us: u64,
+    backoff: Backoff,
+}
+
+impl Flow {
+    /// Nothing on its way. `stall_max` is the longest back-off of a row that was not wanted; `seed` its jitter.
+    #[must_use]
+    pub fn new(stall_max: Duration, seed: u64) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            known: HashSet::default(),
+            next_order: 0,
+            stalls: HashMap::new(),
+            stalled_rows: 0,
+            unwritten: Vec::new(),
+            answers: Vec::new(),
+            suspects: 0,
+            sent: 0,
+            deferred: 0,
+            stall_max,
+            random: seed,
+        }
+    }
+
+    /// Takes rows from the outbox; those that are already here or in flight are not taken twice.
+    pub fn push(&mut self, rows: Vec<OutRow>) {
+        for row in rows {
+            if self.known.insert(row.seq) {
+                self.queue.push_back(Held { row, order: self.next_order });
+                self.next_order += 1;
+            }
+        }
+    }
+
+    /// Encodes rows while the window has room and `out` is below `out_max` bytes.
+    pub fn pump(
+        &mut self,
+        client: &mut Client<Held>,
+        forwarder: &mut Forwarder,
+        now_us: u64,
+        stamp: &Stamp,
+        out: &mut Vec<u8>,
+        out_max: usize,
+    ) {
+        if client.accepted().is_none() {
+            return;
+        }
+        if !self.stalls.is_empty() {
+            self.probe(client, forwarder, now_us, stamp, out);
+        }
+        while out.len() < out_max && self.may_send(client) {
+            let Some(row) = self.queue.pop_front() else { break };
+            if !self.stalls.is_empty()
+                && let Some(stall) = self.stalls.get_mut(&row.row.entry.key)
+            {
+                stall.rows.push_back(row);
+                self.stalled_rows += 1;
+                continue;
+            }
+            if let Some(row) = self.send(row, client, forwarder, now_us, stamp, out) {
+                self.queue.push_front(row);
+                break;
+            }
+        }
+    }
+
+    /// The broker's word on a row.
+    pub fn acked(&mut self, row: Held, reason: ReasonCode, now_us: u64) {
+        self.suspects = self.suspects.saturating_sub(1);
+        match Verdict::of(reason) {
+            Verdict::Delivered => self.settle(row, Delivered::Yes),
+            Verdict::Refused => {
+                tracing::warn!(topic = %row.row.entry.target, %reason, "broker refuses the message, it is discarded");
+                self.settle(row, Delivered::Discarded(Reason::Refused));
+            }
+            Verdict::Later => {
+                self.deferred += 1;
+                self.stall(row, now_us);
+            }
+        }
+    }
+
+    /// All that was encoded has left: rows of QoS 0 are done.
+    pub fn written(&mut self) {
+        for seq in std::mem::take(&mut self.unwritten) {
+            self.answer(seq, Delivered::Yes);
+        }
+    }
+
+    /// The connection has ended with `fault` (none: the transport just broke): takes back what was in flight.
+    pub fn lost(&mut self, client: Client<Held>, fault: Option<&Fault>) {
+        let mut rows: Vec<Held> = client.into_in_flight().collect();
+        // Encoded, perhaps sent: QoS 0 is never sent twice.
+        self.written();
+        if let Some(reason) = fault.and_then(Fault::blames_a_message) {
+            match (&rows[..], self.suspects) {
+                ([_], 1..) => {
+                    // The match arm says that there is one.
+                    if let Some(row) = rows.pop() {
+                        tracing::warn!(topic = %row.row.entry.target, %reason, "broker ends the connection over the message, it is discarded");
+                        let why = if reason == ReasonCode::PACKET_TOO_LARGE {
+                            Reason::TooLarge
+                        } else {
+                            Reason::Refused
+                        };
+                        self.suspects -= 1;
+                        self.answer(row.row.seq, Delivered::Discarded(why));
+                    }
+                }
+                _ => self.suspects = self.suspects.max(rows.len()),
+            }
+        }
+        rows.extend(self.queue.drain(..));
+        for (_, stall) in self.stalls.drain() {
+            rows.extend(stall.rows);
+        }
+        self.stalled_rows = 0;
+        rows.sort_unstable_by_key(|row| row.order);
+        self.queue = rows.into();
+    }
+
+    /// Answers since the last call, each row once.
+    pub fn take_answers(&mut self) -> Vec<(u64, Delivered)> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// When a stalled key is to be tried again; none while it could not be sent: an acknowledgement comes first.
+    #[must_use]
+    pub fn deadline_us(&self, client: &Client<Held>) -> Option<u64> {
+        if !self.may_send(client) {
+            return None;
+        }
+        self.stalls.values().filter(|stall| stall.probe.is_none()).map(|stall| stall.due_us).min()
+    }
+
+    /// Rows that are here and not in flight.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.len() + self.stalled_rows + self.unwritten.len()
+    }
+
+    /// PUBLISH packets encoded so far.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Acknowledgements so far that said "not now".
+    #[must_use]
+    pub fn deferred(&self) -> u64 {
+        self.deferred
+    }
+
+    fn may_send(&self, client: &Client<Held>) -> bool {
+        client.room() > 0 && (self.suspects == 0 || client.in_flight() == 0)
+    }
+
+    /// Sends a row; gives it back when there is no room.
+    fn send(
+        &mut self,
+        row: Held,
+        client: &mut Client<Held>,
+        forwarder: &mut Forwarder,
+        now_us: u64,
+        stamp: &Stamp,
+        out: &mut Vec<u8>,
+    ) -> Option<Held> {
+        let entry = std::sync::Arc::clone(&row.row.entry);
+        let properties = match forwarder.properties(&entry, stamp) {
+            Ok(properties) => properties,
+            Err(reason) => {
+                self.settle(row, Delivered::Discarded(reason));
+                return None;
+            }
+        };
+        let message = Outgoing {
+            qos: QoS::try_from(entry.qos).unwrap_or(QoS::AtLeastOnce),
+            retain: entry.retain,
+            topic: &entry.target,
+            properties: &[properties],
+            payload: &entry.payload,
+        };
+        match client.publish(row, &message, now_us, out) {
+            Sent::Awaiting => self.sent += 1,
+            Sent::Unanswered(row) => {
+                self.sent += 1;
+                self.unwritten.push(row.row.seq);
+                self.release(&row);
+            }
+            Sent::NoRoom(row) => return Some(row),
+            Sent::TooLarge(row) => {
+                tracing::warn!(topic = %entry.target, bytes = entry.payload.len(), "message is larger than the broker takes, it is discarded");
+                self.settle(row, Delivered::Discarded(Reason::TooLarge));
+            }
+            Sent::Invalid(row, error) => {
+                tracing::warn!(topic = %entry.target, %error, "message cannot be said in MQTT, it is discarded");
+                self.settle(row, Delivered::Discarded(Reason::Target));
+            }
+        }
+        None
+    }
+
+    /// Sends the first row of each stalled key that is due.
+    fn probe(
+        &mut self,
+        client: &mut Client<Held>,
+        forwarder: &mut Forwarder,
+        now_us: u64,
+        stamp: &Stamp,
+        out: &mut Vec<u8>,
+    ) {
+        let due = |stall: &Stall| stall.probe.is_none() && stall.due_us <= now_us;
+        let mut keys: Vec<(u64, Box<str>)> = self
+            .stalls
+            .iter()
+            .filter(|(_, stall)| due(stall))
+            .filter_map(|(key, stall)| Some((stall.rows.front()?.order, key.clone())))
+            .collect();
+        keys.sort_unstable();
+        for (order, key) in keys {
+            if !self.may_send(client) {
+                return;
+            }
+            let Some(stall) = self.stalls.get_mut(&key) else { continue };
+            let Some(row) = stall.rows.pop_front() else { continue };
+            stall.probe = Some(order);
+            self.stalled_rows -= 1;
+            if let Some(row) = self.send(row, client, forwarder, now_us, stamp, out)
+                && let Some(stall) = self.stalls.get_mut(&key)
+            {
+                stall.probe = None;
+                stall.rows.push_front(row);
+                self.stalled_rows += 1;
+            }
+        }
+    }
+
+    /// A row's last word.
+    fn settle(&mut self, row: Held, answer: Delivered) {
+        self.answer(row.row.seq, answer);
+        self.release(&row);
+    }
+
+    fn answer(&mut self, seq: u64, answer: Delivered) {
+        let known = self.known.remove(&seq);
+        debug_assert!(known, "row {seq} is answered twice");
+        self.answers.push((seq, answer));
+    }
+
+    /// If `row` is the one for which its key stalled, the key goes on.
+    fn release(&mut self, row: &Held) {
+        let key = &row.row.entry.key;
+        if self.stalls.get(key).is_some_and(|stall| stall.probe == Some(row.order))
+            && let Some(stall) = self.stalls.remove(key)
+        {
+            self.stalled_rows -= stall.rows.len();
+            for row in stall.rows.into_iter().rev() {
+                insert_sorted(&mut self.queue, row);
+            }
+        }
+    }
+
+    fn stall(&mut self, row: Held, now_us: u64) {
+        let stall = match self.stalls.get_mut(&row.row.entry.key) {
+            Some(stall) => stall,
+            None => {
+                self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let new = Stall {
+                    rows: VecDeque::new(),
+                    // As if it had been the probe: the first back-off is set below.
+                    probe: Some(row.order),
+                    due_us: now_us,
+                    backoff: Backoff::new(STALL_MIN, self.stall_max, self.random),
+                };
+                self.stalls.entry(row.row.entry.key.clone()).or_insert(new)
+            }
+        };
+        if stall.probe == Some(row.order) {
+            stall.probe = None;
+            let delay = stall.backoff.fail(Duration::ZERO);
+            stall.due_us = now_us.saturating_add(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
+        }
+        insert_sorted(&mut stall.rows, row);
+        self.stalled_rows += 1;
+    }
+}
+
+fn insert_sorted(rows: &mut VecDeque<Held>, row: Held) {
+    let at = rows.partition_point(|other| other.order < row.order);
+    rows.insert(at, row);
+}

@@ -1,0 +1,125 @@
+//! What a row of the outbox looks like on the uplink (FORMATS.md, "A forwarded message").
+//!
+//! The MQTT client of an uplink is the gateway, so the device's identity travels in user properties. They come
+//! first, then what the device itself had set. A device's own user properties named `ferrule-*` never leave: behind
+//! them a device could pass for another one.
+
+use ferrule_mqtt::{PacketType, Properties, PropertiesBuf, Property, PropertyId, PropertyScope};
+use ferrule_outbox::receipt::Reason;
+use ferrule_store::record::Entry;
+use ferrule_store::{Boot, Stamp};
+use std::fmt::Write;
+
+/// A message that has passed more brokers than this runs in a circle.
+pub const HOPS_MAX: u8 = 8;
+
+/// Builds the properties of one PUBLISH after another in buffers that it keeps.
+#[derive(Debug)]
+pub struct Forwarder {
+    boot: Boot,
+    /// Whether identity properties are sent on this connection.
+    identity: bool,
+    properties: PropertiesBuf,
+    text: String,
+}
+
+impl Forwarder {
+    /// `boot` is this process life; `identity` whether the receiver gets identity properties.
+    #[must_use]
+    pub fn new(boot: Boot, identity: bool) -> Self {
+        Self { boot, identity, properties: PropertiesBuf::new(), text: String::new() }
+    }
+
+    /// The properties of `entry`, sent at `now`.
+    ///
+    /// # Errors
+    /// Why it must not be sent: [`Reason::Loop`], [`Reason::Expired`].
+    pub fn properties(&mut self, entry: &Entry, now: &Stamp) -> Result<Properties<'_>, Reason> {
+        let hops = entry.hops.saturating_add(1);
+        if hops > HOPS_MAX {
+            return Err(Reason::Loop);
+        }
+        let age_ms = age_ms(entry, self.boot, now);
+        self.properties.clear();
+        if self.identity {
+            self.say("ferrule-id", format_args!("{}", entry.identity.id()));
+            self.push("ferrule-client", &entry.client_id);
+            if let Some(username) = &entry.username {
+                self.push("ferrule-user", username);
+            }
+            let unsure = if entry.received.synced { "" } else { "?" };
+            self.say("ferrule-at", format_args!("{}{unsure}", entry.received.wall_ms));
+            self.say("ferrule-age", format_args!("{age_ms}"));
+            self.say("ferrule-hops", format_args!("{hops}"));
+        }
+        // Encoded by us when the row was made. Should they be damaged, the message is worth more than they are.
+        let own = Properties::checked(&entry.properties, PropertyScope::Packet(PacketType::Publish));
+        let own = own.unwrap_or(Properties::EMPTY);
+        if own.is_empty() {
+            return Ok(self.properties.as_properties());
+        }
+        if let Some(expiry_s) = own.message_expiry_interval() {
+            // [MQTT-3.3.2-6], by the lower bound of the age: never too early.
+            let left_s = u64::from(expiry_s).saturating_sub(age_ms / 1000);
+            if left_s == 0 && expiry_s > 0 {
+                return Err(Reason::Expired);
+            }
+            self.put(Property::MessageExpiryInterval(u32::try_from(left_s).unwrap_or(u32::MAX)));
+        }
+        for property in own.iter() {
+            match property {
+                Property::UserProperty(name, _) if name.starts_with("ferrule-") => {}
+                Property::PayloadFormatIndicator(_)
+                | Property::ContentType(_)
+                | Property::ResponseTopic(_)
+                | Property::CorrelationData(_)
+                | Property::UserProperty(..) => self.put(property),
+                // Of one hop only: TopicAlias, SubscriptionIdentifier; written above: MessageExpiryInterval.
+                _ => debug_assert!(
+                    matches!(
+                        property.id(),
+                        PropertyId::TopicAlias
+                            | PropertyId::SubscriptionIdentifier
+                            | PropertyId::MessageExpiryInterval
+                    ),
+                    "{property:?} passed the check of a PUBLISH"
+                ),
+            }
+        }
+        Ok(self.properties.as_properties())
+    }
+
+    fn say(&mut self, name: &str, value: std::fmt::Arguments<'_>) {
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        // Writing to a String cannot fail.
+        let _ = text.write_fmt(value);
+        self.push(name, &text);
+        self.text = text;
+    }
+
+    fn push(&mut self, name: &str, value: &str) {
+        self.put(Property::UserProperty(name, value));
+    }
+
+    fn put(&mut self, property: Property<'_>) {
+        // Client id, user name and properties came in as MQTT strings: none is too long to go out as one.
+        let _ = self.properties.push(property);
+    }
+}
+
+/// Milliseconds since `entry` was received: exact within its boot; else at least this, since it was there before
+/// this process started, and what two set wall clocks say when that is more.
+#[must_use]
+pub fn age_ms(entry: &Entry, boot: Boot, now: &Stamp) -> u64 {
+    let received = &entry.received;
+    if entry.identity.boot == boot {
+        return now.mono_us.saturating_sub(received.mono_us) / 1000;
+    }
+    let at_least = now.mono_us / 1000;
+    if received.synced && now.synced {
+        at_least.max(u64::try_from(now.wall_ms.saturating_sub(received.wall_ms)).unwrap_or(0))
+    } else {
+        at_least
+    }
+}
