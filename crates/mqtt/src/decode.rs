@@ -73,6 +73,30 @@ pub fn decode(
     decode_other(buf, first, version, max_packet_size)
 }
 
+/// The version that the CONNECT in `buf` names, whatever is wrong with the rest of it or not yet there: to answer
+/// one that [`decode`] refused in words that its sender understands. `None` when it is no CONNECT of a version
+/// we speak; the standard then wants a close without an answer, or allows it.
+///
+/// ```
+/// use ferrule_mqtt::{Version, connect_version, decode};
+///
+/// let reserved_flag_set = b"\x10\x0F\0\x04MQTT\x05\x03\0\x3C\0\0\x02c1";
+/// assert!(decode(reserved_flag_set, None, 1024).is_err());
+/// assert_eq!(connect_version(reserved_flag_set), Some(Version::V5));
+/// ```
+pub fn connect_version(buf: &[u8]) -> Option<Version> {
+    let (&first, rest) = buf.split_first()?;
+    if PacketType::from_first_byte(first) != Some(PacketType::Connect) {
+        return None;
+    }
+    let mut remaining_length = rest.iter().take(4);
+    let length_size = remaining_length.position(|&byte| byte < 0x80)? + 1;
+    let mut reader = Reader::new(rest.get(length_size..)?);
+    let name = reader.binary().ok()?;
+    let (version, _) = protocol(name, reader.u8().ok()?).ok()?;
+    Some(version)
+}
+
 fn decode_other(
     buf: &[u8],
     first: u8,
@@ -89,30 +113,25 @@ fn decode_other(
         return Ok(Some((Packet::Connect(connect), size)));
     };
     check_shortest(version, header, remaining)?;
-    let decoded = match packet {
-        // Both refused by `check_first_byte` or handled by the caller.
-        PacketType::Connect | PacketType::Publish => return Err(SECOND_CONNECT),
-        PacketType::Connack => Packet::Connack(connack(bytes, version)?),
-        PacketType::Puback => Packet::Puback(ack(bytes, version, packet)?),
-        PacketType::Pubrec => Packet::Pubrec(ack(bytes, version, packet)?),
-        PacketType::Pubrel => Packet::Pubrel(ack(bytes, version, packet)?),
-        PacketType::Pubcomp => Packet::Pubcomp(ack(bytes, version, packet)?),
-        PacketType::Subscribe => Packet::Subscribe(subscribe(bytes, version)?),
-        PacketType::Suback => Packet::Suback(suback(bytes, version)?),
-        PacketType::Unsubscribe => Packet::Unsubscribe(unsubscribe(bytes, version)?),
-        PacketType::Unsuback => Packet::Unsuback(unsuback(bytes, version)?),
-        PacketType::Pingreq => {
-            Reader::new(bytes).finish()?;
-            Packet::Pingreq
-        }
-        PacketType::Pingresp => {
-            Reader::new(bytes).finish()?;
-            Packet::Pingresp
-        }
-        PacketType::Disconnect => Packet::Disconnect(disconnect(bytes, version)?),
-        PacketType::Auth => Packet::Auth(auth(bytes)?),
-    };
-    Ok(Some((decoded, size)))
+    // Each arm builds the result where it is returned: a copy of the largest packet would cost more than decoding
+    // the smallest.
+    match packet {
+        // Both are handled above or by the caller.
+        PacketType::Connect | PacketType::Publish => Err(SECOND_CONNECT),
+        PacketType::Connack => Ok(Some((Packet::Connack(connack(bytes, version)?), size))),
+        PacketType::Puback => Ok(Some((Packet::Puback(ack(bytes, version, packet)?), size))),
+        PacketType::Pubrec => Ok(Some((Packet::Pubrec(ack(bytes, version, packet)?), size))),
+        PacketType::Pubrel => Ok(Some((Packet::Pubrel(ack(bytes, version, packet)?), size))),
+        PacketType::Pubcomp => Ok(Some((Packet::Pubcomp(ack(bytes, version, packet)?), size))),
+        PacketType::Subscribe => Ok(Some((Packet::Subscribe(subscribe(bytes, version)?), size))),
+        PacketType::Suback => Ok(Some((Packet::Suback(suback(bytes, version)?), size))),
+        PacketType::Unsubscribe => Ok(Some((Packet::Unsubscribe(unsubscribe(bytes, version)?), size))),
+        PacketType::Unsuback => Ok(Some((Packet::Unsuback(unsuback(bytes, version)?), size))),
+        PacketType::Pingreq => Reader::new(bytes).finish().map(|()| Some((Packet::Pingreq, size))),
+        PacketType::Pingresp => Reader::new(bytes).finish().map(|()| Some((Packet::Pingresp, size))),
+        PacketType::Disconnect => Ok(Some((Packet::Disconnect(disconnect(bytes, version)?), size))),
+        PacketType::Auth => Ok(Some((Packet::Auth(auth(bytes)?), size))),
+    }
 }
 
 const TYPE_0: DecodeError = Malformed("packet type 0 is forbidden [2.1.2]");
@@ -295,19 +314,24 @@ mod flag {
 /// The top bit of the protocol level: "I am a bridge", a habit of mosquitto's for 3.x.
 pub(crate) const BRIDGE_BIT: u8 = 0x80;
 
+/// Protocol name and level to version and bridge bit.
+fn protocol(name: &[u8], level: u8) -> Result<(Version, bool), DecodeError> {
+    match (name, level) {
+        (b"MQTT", 5) => Ok((Version::V5, false)),
+        (b"MQTT", 4) => Ok((Version::V3_1_1, false)),
+        (b"MQIsdp", 3) => Ok((Version::V3_1, false)),
+        (b"MQTT", level) if level == 4 | BRIDGE_BIT => Ok((Version::V3_1_1, true)),
+        (b"MQIsdp", level) if level == 3 | BRIDGE_BIT => Ok((Version::V3_1, true)),
+        (b"MQTT" | b"MQIsdp", level) => Err(DecodeError::UnsupportedVersion(level)),
+        _ => Err(Malformed("protocol name is neither MQTT nor MQIsdp [MQTT-3.1.2-1]")),
+    }
+}
+
 fn connect(bytes: &[u8], first: u8) -> Result<Connect<'_>, DecodeError> {
     let mut reader = Reader::new(bytes);
     let name = reader.binary()?;
     let level = reader.u8()?;
-    let (version, bridge) = match (name, level) {
-        (b"MQTT", 5) => (Version::V5, false),
-        (b"MQTT", 4) => (Version::V3_1_1, false),
-        (b"MQIsdp", 3) => (Version::V3_1, false),
-        (b"MQTT", level) if level == 4 | BRIDGE_BIT => (Version::V3_1_1, true),
-        (b"MQIsdp", level) if level == 3 | BRIDGE_BIT => (Version::V3_1, true),
-        (b"MQTT" | b"MQIsdp", level) => return Err(DecodeError::UnsupportedVersion(level)),
-        _ => return Err(Malformed("protocol name is neither MQTT nor MQIsdp [MQTT-3.1.2-1]")),
-    };
+    let (version, bridge) = protocol(name, level)?;
     // What 3.1 calls unused is ignored there (see the crate's documentation).
     let strict = version > Version::V3_1;
     if strict && first != PacketType::Connect.first_byte() {
@@ -389,6 +413,7 @@ fn connack(bytes: &[u8], version: Version) -> Result<Connack<'_>, DecodeError> {
     Ok(Connack { session_present, reason, properties })
 }
 
+#[inline]
 fn ack(bytes: &[u8], version: Version, packet: PacketType) -> Result<Ack<'_>, DecodeError> {
     let mut reader = Reader::new(bytes);
     let packet_id = packet_id(&mut reader)?;

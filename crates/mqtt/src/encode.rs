@@ -13,6 +13,7 @@
 
 use crate::packet::{Connack, Connect, Packet, Publish};
 use crate::property::{put_binary, put_text, put_var_int, var_int_len};
+use crate::reader::{NOT_IN_NAMES, contains_any};
 use crate::{
     AckType, EncodeError, MAX_REMAINING_LENGTH, PacketType, Properties, QoS, ReasonCode, SubscribeOptions,
     Version,
@@ -175,7 +176,7 @@ fn put_publish(
     if flags.dup && !acknowledged {
         return Err(EncodeError::Invalid("DUP with QoS 0"));
     }
-    if topic.bytes().fold(false, |found, b| found | (b == 0) | (b == b'+') | (b == b'#')) {
+    if contains_any(topic.as_bytes(), NOT_IN_NAMES) {
         return Err(EncodeError::Invalid("topic name contains a wildcard or U+0000"));
     }
     if topic.is_empty()

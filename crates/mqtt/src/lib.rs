@@ -11,9 +11,9 @@
 //! - What has a variable number of parts ([`Properties`], [`SubscribeFilters`], [`UnsubscribeFilters`]) stays
 //!   encoded. The only ways to get such a view are a check of its bytes or a builder, so walking it cannot fail.
 //! - [`decode`] looks at one packet. It knows neither the side it runs on nor the session, so these rules of the
-//!   standard are left to the caller: a SUBSCRIBER's identifiers in a PUBLISH from a client [MQTT-3.3.4-6], topic
-//!   aliases above the announced maximum, packets that only the other side may send, a filter's grammar
-//!   (answered in SUBACK), and the payload format ([`Publish::payload_format_ok`], answered in PUBACK).
+//!   standard are the caller's: who may send what ([`Packet::check_sender`]), a filter's grammar
+//!   ([`topic::validate_filter`], answered in SUBACK), the payload format ([`Publish::payload_format_ok`],
+//!   answered in PUBACK), topic aliases above the announced maximum, and packet ids in use.
 //! - Encoding never writes a frame that [`decode`] would refuse as too long: a string over 65,535 bytes or a
 //!   packet over 268,435,455 is an [`EncodeError`], and the output is then as it was.
 //!
@@ -40,10 +40,11 @@ pub mod packet;
 mod property;
 mod reader;
 mod reason;
+mod sender;
 pub mod topic;
 mod types;
 
-pub use decode::{decode, frame_len};
+pub use decode::{connect_version, decode, frame_len};
 pub use encode::{PINGREQ, PINGRESP, PublishFlags, PublishTemplate, encode_ack, encode_publish};
 pub use error::{DecodeError, EncodeError};
 pub use filters::{SubscribeFilters, SubscribeFiltersBuf, UnsubscribeFilters, UnsubscribeFiltersBuf};
@@ -53,6 +54,7 @@ pub use packet::{
 };
 pub use property::{Properties, PropertiesBuf, Property, PropertyId, PropertyScope};
 pub use reason::ReasonCode;
+pub use sender::Side;
 pub use types::{AckType, PacketType, QoS, Version};
 
 /// The largest remaining length that the fixed header can carry, in bytes [MQTT 5, 1.5.5].

@@ -3,7 +3,7 @@
 //! A view holds the bytes behind the length prefix: `(identifier, value)*`. Identifiers are variable byte integers
 //! of which all defined ones fit in one byte below 64, so the set of those seen or permitted is a `u64`.
 
-use crate::reader::Reader;
+use crate::reader::{NOT_IN_NAMES, Reader, contains_any};
 use crate::{DecodeError, EncodeError, MAX_REMAINING_LENGTH, PacketType, QoS};
 
 /// One property.
@@ -733,7 +733,7 @@ impl PropertiesBuf {
                 put_var_int(out, value as usize);
             }
             Property::ResponseTopic(topic) => {
-                if topic.is_empty() || topic.contains(['+', '#']) {
+                if topic.is_empty() || contains_any(topic.as_bytes(), NOT_IN_NAMES) {
                     return Err(EncodeError::Invalid("response topic is empty or has wildcards"));
                 }
                 put_text(out, topic)?;
@@ -758,7 +758,7 @@ impl PropertiesBuf {
 
 /// A string: no U+0000, at most 65,535 bytes.
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) -> Result<(), EncodeError> {
-    if text.as_bytes().contains(&0) {
+    if contains_any(text.as_bytes(), [0]) {
         return Err(EncodeError::Invalid("string contains U+0000"));
     }
     put_binary(out, text.as_bytes())

@@ -4,6 +4,8 @@
 //! most [`MAX_LEVELS`] levels: an index that keeps a node per level, or walks one per level, is then bounded
 //! too (65,535 slashes in one SUBSCRIBE would otherwise be as many nodes).
 
+use crate::reader::contains_any;
+
 /// Most levels that a name or a filter may have. Real topic trees have fewer than 20; EMQX and VerneMQ draw their
 /// line at 128 and 10 by default.
 pub const MAX_LEVELS: usize = 128;
@@ -61,7 +63,7 @@ pub enum TopicError {
 pub fn validate_name(name: &str) -> Result<(), TopicError> {
     let bytes = name.as_bytes();
     check_text(bytes)?;
-    if bytes.iter().any(|&byte| byte == b'+' || byte == b'#') {
+    if contains_any(bytes, [b'+', b'#']) {
         return Err(TopicError::WildcardInName);
     }
     check_levels(bytes)
@@ -96,7 +98,7 @@ pub fn validate_filter(filter: &str) -> Result<(), TopicError> {
         match level {
             "#" if rest.next().is_some() => return Err(TopicError::HashNotLast),
             "#" | "+" => {}
-            _ if level.contains(['+', '#']) => return Err(TopicError::WildcardNotAlone),
+            _ if contains_any(level.as_bytes(), [b'+', b'#']) => return Err(TopicError::WildcardNotAlone),
             _ => {}
         }
     }
@@ -119,13 +121,20 @@ pub fn matches(filter: &str, name: &str) -> bool {
     if hides_dollar(filter, name) {
         return false;
     }
-    let mut filters = levels(filter);
-    let mut names = levels(name);
+    // Byte by byte: in a valid filter a wildcard is a whole level, so a byte of one needs no look around it.
+    let (mut filter, mut name) = (filter.as_bytes(), name.as_bytes());
     loop {
-        match (filters.next(), names.next()) {
-            (Some("#"), _) | (None, None) => return true,
-            (Some("+"), Some(_)) => {}
-            (Some(level), Some(name)) if level == name => {}
+        match (filter, name) {
+            ([], []) | ([b'#', ..], _) => return true,
+            ([b'+', filter_rest @ ..], _) => {
+                let level = name.iter().position(|&byte| byte == b'/').unwrap_or(name.len());
+                (filter, name) = (filter_rest, &name[level..]);
+            }
+            ([wanted, filter_rest @ ..], [found, name_rest @ ..]) if wanted == found => {
+                (filter, name) = (filter_rest, name_rest);
+            }
+            // `#` includes the parent level.
+            (b"/#", []) => return true,
             _ => return false,
         }
     }
@@ -165,10 +174,50 @@ pub fn covers(wide: &str, narrow: &str) -> bool {
 }
 
 /// The levels of a name or filter, from the left. An empty level is a level: `/a` has two.
+///
+/// ```
+/// use ferrule_mqtt::topic::levels;
+///
+/// assert_eq!(levels("/a//b").collect::<Vec<_>>(), ["", "a", "", "b"]);
+/// ```
 #[inline]
-pub fn levels(topic: &str) -> impl Iterator<Item = &str> + Clone {
-    topic.split('/')
+pub const fn levels(topic: &str) -> Levels<'_> {
+    Levels { rest: Some(topic) }
 }
+
+/// See [`levels`].
+#[derive(Debug, Clone)]
+pub struct Levels<'a> {
+    /// `None` after the last level.
+    rest: Option<&'a str>,
+}
+
+impl<'a> Levels<'a> {
+    /// The levels that have not been taken yet, still joined; `None` after the last one.
+    #[inline]
+    pub const fn rest(&self) -> Option<&'a str> {
+        self.rest
+    }
+}
+
+impl<'a> Iterator for Levels<'a> {
+    type Item = &'a str;
+
+    /// A plain loop: levels are short, and a searching routine costs more to start than it saves.
+    #[inline]
+    fn next(&mut self) -> Option<&'a str> {
+        let rest = self.rest?;
+        let Some(end) = rest.as_bytes().iter().position(|&byte| byte == b'/') else {
+            self.rest = None;
+            return Some(rest);
+        };
+        let (level, tail) = rest.split_at(end);
+        self.rest = tail.get(1..);
+        Some(level)
+    }
+}
+
+impl std::iter::FusedIterator for Levels<'_> {}
 
 /// The share name and the plain filter of a shared subscription `$share/{name}/{filter}`. `None` when it is not
 /// one, or not a valid one: the prefix alone tells these apart, and [`validate_filter`] refuses the latter.
@@ -192,7 +241,7 @@ pub fn exclusive(filter: &str) -> Option<&str> {
 
 /// Whether a filter has wildcards.
 pub fn has_wildcards(filter: &str) -> bool {
-    filter.bytes().any(|byte| byte == b'+' || byte == b'#')
+    contains_any(filter.as_bytes(), [b'+', b'#'])
 }
 
 /// [MQTT-4.7.2-1]: a leading wildcard does not stand for a level that begins with `$`.
@@ -206,7 +255,7 @@ fn check_text(bytes: &[u8]) -> Result<(), TopicError> {
         Err(TopicError::Empty)
     } else if bytes.len() > crate::MAX_STRING_LENGTH {
         Err(TopicError::TooLong)
-    } else if bytes.contains(&0) {
+    } else if contains_any(bytes, [0]) {
         Err(TopicError::Nul)
     } else {
         Ok(())

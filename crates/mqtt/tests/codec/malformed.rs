@@ -219,3 +219,60 @@ fn the_others() {
         (Some(V5), b"\xF0\x01\x81", PROTOCOL, "reason code"),
     ]);
 }
+
+/// Rules that depend on the side: each frame decodes, and one side may not send it.
+#[test]
+fn senders() {
+    for (version, bytes, wrong) in [
+        (V5, &b"\x20\x03\0\0\0"[..], Side::Client),
+        (V5, b"\x90\x04\0\x01\0\0", Side::Client),
+        (V5, b"\xB0\x04\0\x01\0\0", Side::Client),
+        (V311, b"\xB0\x02\0\x01", Side::Client),
+        (V311, b"\xD0\0", Side::Client),
+        (V311, b"\xC0\0", Side::Server),
+        (V311, b"\x82\x06\0\x01\0\x01a\0", Side::Server),
+        (V311, b"\xA2\x05\0\x01\0\x01a", Side::Server),
+        (V311, b"\xE0\0", Side::Server),
+        (V5, b"\x30\x06\0\x01a\x02\x0B\x01", Side::Client),
+        (V5, b"\xE0\x07\0\x05\x11\0\0\0\0", Side::Server),
+        (V5, b"\xE0\x06\x9D\x04\x1C\0\x01s", Side::Client),
+        (V5, b"\xF0\0", Side::Client),
+        (V5, b"\xF0\x06\x19\x04\x15\0\x01m", Side::Server),
+    ] {
+        let (packet, _) = decode(bytes, Some(version), ANY).unwrap().unwrap();
+        let right = if wrong == Side::Client { Side::Server } else { Side::Client };
+        assert_eq!(packet.check_sender(right, version), Ok(()), "{packet:?}");
+        assert_eq!(packet.check_sender(wrong, version).unwrap_err().reason(), PROTOCOL, "{packet:?}");
+    }
+    for (version, bytes) in [
+        (V5, &b"\xE0\0"[..]),
+        (V5, b"\xF0\x06\x18\x04\x15\0\x01m"),
+        (V311, b"\x40\x02\0\x01"),
+        (V311, b"\x62\x02\0\x01"),
+        (V5, b"\x30\x04\0\x01a\0"),
+    ] {
+        let (packet, _) = decode(bytes, Some(version), ANY).unwrap().unwrap();
+        for side in [Side::Client, Side::Server] {
+            assert_eq!(packet.check_sender(side, version), Ok(()), "{packet:?}");
+        }
+    }
+}
+
+#[test]
+fn version_of_a_refused_connect() {
+    for (bytes, version) in [
+        (&b"\x10\x0E\0\x04MQTT\x04\x03"[..], Some(V311)),
+        (b"\x10\x0E\0\x04MQTT\x84", Some(V311)),
+        (b"\x10\xFF\xFF\xFF\x7F\0\x04MQTT\x05", Some(V5)),
+        (b"\x1F\x0E\0\x06MQIsdp\x03", Some(V31)),
+        (b"\x10\xFF\xFF\xFF\xFF\0\x04MQTT\x05", None),
+        (b"\x10\x0E\0\x04MQTT\x06", None),
+        (b"\x10\x0E\0\x04MQTT", None),
+        (b"\x10\x0E", None),
+        (b"\x10", None),
+        (b"\x30\x0E\0\x04MQTT\x05", None),
+        (b"", None),
+    ] {
+        assert_eq!(connect_version(bytes), version, "{bytes:02X?}");
+    }
+}

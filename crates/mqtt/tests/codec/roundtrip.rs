@@ -323,7 +323,7 @@ proptest! {
 /// Decodes, and checks whatever a success promises: views walk to their end, and the packet encodes to one that
 /// decodes to the same.
 fn probe(bytes: &[u8], version: Option<Version>, max: usize) {
-    let _ = frame_len(bytes, max);
+    let _ = (frame_len(bytes, max), connect_version(bytes));
     let Ok(Some((packet, used))) = decode(bytes, version, max) else { return };
     assert!(used <= bytes.len() && used <= max);
     match packet {
