@@ -1,8 +1,8 @@
 //! The load generator: one thread, many connections, one epoll.
 //!
 //! # Design
-//! - **Measured, not believed.** Each payload begins with its send time, its publisher and its number ([`HEAD`]
-//!   bytes); the subscriber's side finds latency, losses, duplicates and breaks of order from that alone.
+//! - **Measured, not believed.** Each payload begins with its send time, its publisher and its number (24
+//!   bytes, or JSON); the subscriber's side finds latency, losses, duplicates and breaks of order from that alone.
 //! - **Closed loop** (default): a publisher has at most `window` messages out, and a message is out until it is
 //!   acknowledged *and* everywhere delivered. So a broker that acknowledges at once and queues is driven like one that
 //!   does not, and QoS 0 is driven at the pace of its receiver instead of being thrown away.
@@ -23,6 +23,7 @@
 //! Edge-triggered epoll: a read shorter than its buffer has emptied the socket (epoll(7)), which saves a system call.
 
 mod generator;
+mod head;
 mod outcome;
 mod plan;
 
@@ -31,16 +32,14 @@ pub use plan::{Plan, Shape};
 
 use generator::Generator;
 
-/// Bytes at the head of a payload that the generator uses.
-pub const HEAD: usize = 24;
-
 /// Runs `plan` against a broker.
 ///
 /// # Errors
 /// [`LoadError`]: no figure of such a run means anything.
 pub fn run(plan: &Plan) -> Result<Outcome, LoadError> {
-    if (plan.size as usize) < HEAD {
-        return Err(LoadError::Plan(format!("a payload has at least {HEAD} bytes")));
+    let least = head::size_min(plan.json);
+    if (plan.size as usize) < least {
+        return Err(LoadError::Plan(format!("such a payload has at least {least} bytes")));
     }
     if plan.clients == 0 {
         return Err(LoadError::Plan("no clients".to_owned()));
@@ -84,7 +83,7 @@ mod tests {
             "--shape fan-in -n 500 --qos 1 --window 4",
             "--shape fan-out -n 5 --v5 --size 100 --rate 10.5 --persistent --watch 1 --watch 2",
             "--shape publish --messages 5 --stall 1 --prefix x --addr 127.0.0.1:99",
-            "--seconds 0.25 --warmup 0",
+            "--seconds 0.25 --warmup 0 --json",
         ] {
             let plan = parse(line);
             assert_eq!(plan, parse(&plan.to_args().join(" ")), "{line}");
@@ -95,7 +94,7 @@ mod tests {
     fn every_shape_and_qos_loses_nothing_on_a_good_broker() {
         for (shape, fan) in [("pairs", 1), ("fan-in", 1), ("fan-out", 4), ("publish", 0)] {
             for qos in 0..=2 {
-                for version in ["", "--v5"] {
+                for version in ["", "--v5", "--json --size 80"] {
                     let line =
                         format!("--shape {shape} -n 4 --qos {qos} {version} --messages 403 --window 5");
                     let outcome = run_on(Fault::None, &line).unwrap();

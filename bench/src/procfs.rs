@@ -42,20 +42,17 @@ fn ticks(stat: &str) -> Option<u64> {
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
+/// The processes whose parent is `pid`.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let of = parents();
+    of.into_iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| child).collect()
+}
+
 /// CPU time of `pid` and of all its descendants that live, in nanoseconds (PostgreSQL is a process a connection).
 #[must_use]
 pub fn tree_cpu_ns(pid: u32) -> u64 {
-    let mut parents = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        if let Some(parent) =
-            fs::read_to_string(format!("/proc/{child}/stat")).ok().and_then(|stat| parent(&stat))
-        {
-            parents.push((child, parent));
-        }
-    }
+    let parents = parents();
     let mut family = vec![pid];
     let mut at = 0;
     while let Some(&one) = family.get(at) {
@@ -63,6 +60,14 @@ pub fn tree_cpu_ns(pid: u32) -> u64 {
         at += 1;
     }
     family.into_iter().map(cpu_ns).sum()
+}
+
+/// (process, its parent) of every process that there is.
+fn parents() -> Vec<(u32, u32)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, parent(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))
+        .collect()
 }
 
 fn parent(stat: &str) -> Option<u32> {

@@ -140,9 +140,9 @@ pub struct Template {
 }
 
 impl Template {
-    /// A PUBLISH to `topic` with a payload of `size` bytes of filler.
+    /// A PUBLISH to `topic` with a payload of `size` bytes of filler, the last ones being `end`.
     #[must_use]
-    pub fn new(version: Version, topic: &str, qos: u8, size: usize) -> Self {
+    pub fn new(version: Version, topic: &str, qos: u8, size: usize, end: &str) -> Self {
         let mut body = Vec::with_capacity(topic.len() + size + 8);
         string(&mut body, topic);
         let packet_id_at = (qos > 0).then_some(body.len());
@@ -153,7 +153,8 @@ impl Template {
             body.push(0);
         }
         let payload_at = body.len();
-        body.extend((0..size).map(|index| b'a' + (index % 23) as u8));
+        body.extend((0..size.saturating_sub(end.len())).map(|index| b'a' + (index % 23) as u8));
+        body.extend_from_slice(end.as_bytes());
         let mut bytes = Vec::with_capacity(body.len() + 5);
         frame(&mut bytes, 0x30 | (qos << 1), &body);
         let head = bytes.len() - body.len();
@@ -317,7 +318,7 @@ mod tests {
         for version in [Version::V3, Version::V5] {
             for qos in 0..=2_u8 {
                 for size in [8, 64, 100, 127, 128, 16_384, 300_000] {
-                    let template = Template::new(version, "bench/0", qos, size);
+                    let template = Template::new(version, "bench/0", qos, size, "");
                     let mut out = Vec::new();
                     template.write(&mut out, 7, b"12345678");
                     template.write(&mut out, 8, b"abcdefgh");

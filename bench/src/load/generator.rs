@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::HEAD;
+use super::head::{self, Head};
 use super::outcome::{LoadError, Outcome, SETUP, Watched};
 use super::plan::{Plan, Shape};
 use crate::procfs;
@@ -19,40 +19,10 @@ use crate::wire::{self, Ack, Incoming, Template};
 const OUT_MAX: usize = 256 * 1024;
 /// Connections that are being made at once: below the accept backlog of 100 that mosquitto asks for.
 const CONNECTING_MAX: usize = 64;
+/// Stalls in a row after which a run ends: the broker withholds its acknowledgements for good.
+const STALLS_MAX: u32 = 5;
 /// The buffer that all sockets are read into, in bytes, beside room for one largest frame.
 const READ_BUFFER: usize = 256 * 1024;
-
-/// What the generator writes at the head of a payload, little-endian: `at_ns` u64, `seq` u64, `publisher` u32, magic u32.
-struct Head {
-    at_ns: u64,
-    seq: u64,
-    publisher: u32,
-}
-
-impl Head {
-    const MAGIC: u32 = 0x6562_6672;
-
-    fn encode(&self) -> [u8; HEAD] {
-        let mut bytes = [0; HEAD];
-        bytes[..8].copy_from_slice(&self.at_ns.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.seq.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.publisher.to_le_bytes());
-        bytes[20..].copy_from_slice(&Self::MAGIC.to_le_bytes());
-        bytes
-    }
-
-    fn decode(payload: &[u8]) -> Option<Self> {
-        let (at_ns, rest) = payload.split_first_chunk()?;
-        let (seq, rest) = rest.split_first_chunk()?;
-        let (publisher, rest) = rest.split_first_chunk()?;
-        let (magic, _) = rest.split_first_chunk()?;
-        (u32::from_le_bytes(*magic) == Self::MAGIC).then_some(Self {
-            at_ns: u64::from_le_bytes(*at_ns),
-            seq: u64::from_le_bytes(*seq),
-            publisher: u32::from_le_bytes(*publisher),
-        })
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -144,6 +114,7 @@ impl Generator {
                     &format!("{}/{index}", plan.prefix),
                     plan.qos,
                     plan.size as usize,
+                    if plan.json { head::JSON_END } else { "" },
                 ),
                 sent: 0,
                 unacked: 0,
@@ -235,7 +206,7 @@ impl Generator {
         self.start_publishing(start_ns);
         let mut mark = self.plan.messages.is_some().then(|| self.mark(start_ns));
         let mut outcome = None;
-        let (mut progress, mut progress_ns) = (self.progress(), start_ns);
+        let (mut progress, mut progress_ns, mut stalls) = (self.progress(), start_ns, 0);
         loop {
             let timeout = self.next_due_in();
             self.turn(&mut events, &mut buffer, Some(timeout))?;
@@ -259,10 +230,11 @@ impl Generator {
                 break;
             }
             if self.progress() != progress {
-                (progress, progress_ns) = (self.progress(), now_ns);
+                (progress, progress_ns, stalls) = (self.progress(), now_ns, 0);
             } else if now_ns - progress_ns > stall_ns && (!self.publishing || !self.nothing_out()) {
                 self.counts.stalls += 1;
-                if !self.publishing {
+                stalls += 1;
+                if !self.publishing || stalls == STALLS_MAX {
                     break;
                 }
                 progress_ns = now_ns;
@@ -457,8 +429,10 @@ impl Generator {
             self.counts.acknowledged += 1;
             0
         };
-        let head = Head { at_ns, seq: publisher.sent, publisher: index }.encode();
-        publisher.template.write(&mut conn.out, packet_id, &head);
+        let head = Head { at_ns, seq: publisher.sent, publisher: index };
+        let mut bytes = [0; head::JSON_LEN];
+        let head = head.encode(self.plan.json, &mut bytes);
+        publisher.template.write(&mut conn.out, packet_id, head);
         publisher.sent += 1;
         publisher.undelivered += fan;
         self.published += 1;
@@ -655,7 +629,7 @@ impl Generator {
 
     fn delivered(&mut self, index: usize, payload: &[u8], now_ns: u64) {
         let subscriber = index.wrapping_sub(self.publishers.len());
-        let head = Head::decode(payload).filter(|head| match self.plan.shape {
+        let head = Head::decode(payload, self.plan.json).filter(|head| match self.plan.shape {
             Shape::Pairs => head.publisher as usize == subscriber,
             _ => (head.publisher as usize) < self.publishers.len(),
         });

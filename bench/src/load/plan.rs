@@ -39,9 +39,12 @@ pub struct Plan {
     /// MQTT 5 instead of 3.1.1.
     #[arg(long)]
     pub v5: bool,
-    /// Payload, in bytes; at least 24.
+    /// Payload, in bytes; at least 24, with --json 74.
     #[arg(long, default_value_t = 64)]
     pub size: u32,
+    /// The payload is a JSON object, for rules and sinks that look into it.
+    #[arg(long)]
+    pub json: bool,
     /// Messages a publisher may have out.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub window: u16,
@@ -85,6 +88,9 @@ impl Plan {
             args.push("--v5".to_owned());
         }
         args.push(format!("--size={}", self.size));
+        if self.json {
+            args.push("--json".to_owned());
+        }
         args.push(format!("--window={}", self.window));
         if let Some(rate) = self.rate {
             args.push(format!("--rate={rate}"));
