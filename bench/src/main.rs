@@ -2,29 +2,74 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "tables on standard output are what this program is for")]
 
+use std::error::Error;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use ferrule_bench::load;
+use clap::{Args, Parser, Subcommand};
+use ferrule_bench::peer::Peer;
+use ferrule_bench::result::Run;
+use ferrule_bench::{load, pipeline, report, rows, run};
 
+/// Load generator and side-by-side benchmarks. Without a command: `run`.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Loads any broker and prints one JSON object.
+    /// Runs all rows, prints a table and writes a result file.
+    Run(RunArgs),
+    /// Loads any broker and prints what came of it as one JSON object.
     Load(load::Plan),
+    /// Writes docs/benchmarks.md from the newest result file.
+    Report(ReportArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Rounds a row.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// A smoke test: one short round a row, few clients, its result not used by `report`.
+    #[arg(long)]
+    quick: bool,
+    /// Only rows whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Leave out the rows through edge, cloud and sink.
+    #[arg(long)]
+    no_pipeline: bool,
+    /// The folder for the result file; default bench/results of this checkout.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// The folder of result files; default bench/results of this checkout.
+    #[arg(long)]
+    results: Option<PathBuf>,
+    /// The file to write; default docs/benchmarks.md of this checkout.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// The checkout that this program was built in.
+fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Load(plan) => load::run(&plan)
-            .map_err(|e| e.to_string())
-            .map(|outcome| println!("{}", serde_json::to_string(&outcome).unwrap_or_default())),
+    let default =
+        Command::Run(RunArgs { rounds: 3, quick: false, only: None, no_pipeline: false, out: None });
+    let result = match Cli::parse().command.unwrap_or(default) {
+        Command::Run(args) => all(&args),
+        Command::Load(plan) => one_load(&plan),
+        Command::Report(args) => write_report(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -33,4 +78,54 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn one_load(plan: &load::Plan) -> Result<(), Box<dyn Error>> {
+    println!("{}", serde_json::to_string(&load::run(plan)?)?);
+    Ok(())
+}
+
+fn write_report(args: &ReportArgs) -> Result<(), Box<dyn Error>> {
+    let results = args.results.clone().unwrap_or_else(|| root().join("bench/results"));
+    let out = args.out.clone().unwrap_or_else(|| root().join("docs/benchmarks.md"));
+    let (path, run) = Run::newest(&results)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    std::fs::write(&out, report::markdown(&run, &name))?;
+    println!("{} from {name}", out.display());
+    Ok(())
+}
+
+fn all(args: &RunArgs) -> Result<(), Box<dyn Error>> {
+    let generator = std::env::current_exe()?;
+    let mut peers = Vec::new();
+    let edge = std::env::var_os("FERRULE_BIN_DIR").map_or_else(
+        || generator.with_file_name("ferrule-edge"),
+        |folder| PathBuf::from(folder).join("ferrule-edge"),
+    );
+    if edge.is_file() {
+        peers.push(Peer::ferrule_edge(edge));
+    } else {
+        eprintln!("{} is not there (`make build` makes it): no row of ours", edge.display());
+    }
+    match Peer::mosquitto() {
+        Some(peer) => peers.push(peer),
+        None => eprintln!("mosquitto is not installed (apt-get install mosquitto): no ratios"),
+    }
+    let options = run::Options {
+        rounds: if args.quick { 1 } else { args.rounds },
+        quick: args.quick,
+        only: args.only.clone(),
+        generator,
+    };
+    let mut result = run::begin(&options, &peers, &root());
+    let said = |what: &str| eprintln!("  {what}");
+    result.rows = run::side_by_side(&options, &result.machine, &rows::all(args.quick), &peers, said);
+    if !args.no_pipeline {
+        result.pipeline = pipeline::run(&options, said);
+    }
+    print!("{}", report::plain(&result));
+    let folder =
+        args.out.clone().unwrap_or_else(|| root().join(if args.quick { "target" } else { "bench/results" }));
+    println!("\nwritten: {}", result.write(&folder)?.display());
+    Ok(())
 }
