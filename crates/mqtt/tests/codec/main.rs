@@ -8,6 +8,7 @@ mod roundtrip;
 mod topics;
 
 use ferrule_mqtt::{DecodeError, Packet, Version, decode};
+use proptest::test_runner::Config as ProptestConfig;
 
 const V31: Version = Version::V3_1;
 const V311: Version = Version::V3_1_1;
@@ -15,6 +16,17 @@ const V5: Version = Version::V5;
 
 /// No limit.
 const ANY: usize = usize::MAX;
+
+/// How many cases a property is tried with. `FERRULE_TEST_TIMES` multiplies it: 100 is some minutes' fuzzing. A failure
+/// prints the shrunk input: it belongs into the tables of `golden` and `malformed`, not into a seed file.
+fn cases(cases: u32) -> ProptestConfig {
+    let times = std::env::var("FERRULE_TEST_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    ProptestConfig {
+        cases: cases.saturating_mul(times),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
 
 /// A CONNECT is what a connection without a version decodes.
 fn connection(packet: &Packet<'_>, version: Version) -> Option<Version> {

@@ -1,6 +1,6 @@
 //! What holds for all packets: encode then decode is the identity, and no bytes make the decoder panic.
 
-use crate::{ANY, V5, V31, V311, check_decode, encoded};
+use crate::{ANY, V5, V31, V311, cases, check_decode, encoded};
 use ferrule_mqtt::*;
 use proptest::collection::vec;
 use proptest::option;
@@ -144,7 +144,7 @@ fn round_trip(packet: &Packet<'_>, version: Version) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn connect(
@@ -343,7 +343,7 @@ fn probe(bytes: &[u8], version: Option<Version>, max: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(20_000))]
 
     #[test]
     fn arbitrary_bytes(bytes in vec(any::<u8>(), 0..64), version in option::of(version()), max in 0..80_usize) {

@@ -1,5 +1,6 @@
 //! Topic names and filters: the standard's examples, edges, and `covers` against brute force.
 
+use crate::cases;
 use ferrule_mqtt::topic::*;
 use proptest::prelude::*;
 
@@ -221,7 +222,7 @@ fn matches_model(filter: &str, name: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(3000))]
 
     #[test]
     fn covers_is_inclusion(wide in filter(), narrow in filter()) {
