@@ -10,6 +10,10 @@ pub struct Host {
     pub builtins: Vec<Builtin>,
     /// What `connector = '...'` may name.
     pub connectors: Vec<ConnectorSchema>,
+    /// Names of further columns that [`crate::Message::columns`] brings (`rules eval`, tests).
+    pub extra_columns: Vec<String>,
+    /// Whether [`crate::Message::columns`] may stand in for the message's own columns.
+    pub columns_given: bool,
 }
 
 /// A sink that exists by name.
@@ -121,6 +125,7 @@ impl Host {
                 Builtin { name: "log", target: log, help: "the log of this process" },
             ],
             connectors,
+            ..Host::default()
         }
     }
 }

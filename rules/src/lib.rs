@@ -32,7 +32,7 @@
 //! | logic | three-valued; WHERE keeps a message only when TRUE |
 //! | comparison | number with number by value, string with string by bytes, boolean with boolean; unlike types: NULL, counted `type_mismatch` |
 //! | `=` on arrays and objects | by value; they have no order |
-//! | `IN` | as `=` on each item, three-valued |
+//! | `IN`, `CASE x WHEN` | three-valued, but unlike types are simply not equal |
 //! | `+` | adds numbers, joins two strings; other types: NULL, counted `type_mismatch` |
 //! | `/` | always a float; by zero: NULL, counted `division_by_zero` |
 //! | `div`, `mod` (`%`) | integers (`mod` floats too), truncating |
@@ -42,7 +42,8 @@
 //! | names in WHERE | a column of the message, then an alias of the SELECT list |
 //! | names in a template | a column of the row, then a column of the message, then (with `*`) a field of the payload |
 //! | order | WHERE first, so an error in the SELECT list cannot fail a message that WHERE rejects |
-//! | NULL in a template | empty text in a payload; in a target or key: the rule fails for that message |
+//! | NULL in a template | nothing in a payload; in a target the rule fails for that message; in a key or header there is none |
+//! | a column without AS | named by its path's last key or its function; else an error |
 //!
 //! EMQX's and eKuiper's own dialects come on this engine: their front ends share the AST, `check` decides the
 //! dialect, and the evaluator's inner loop never asks for it.
@@ -52,16 +53,28 @@ mod diagnostic;
 mod host;
 mod message;
 mod ruleset;
+
+mod sql;
+mod template;
+
+mod check;
+mod plan;
+
+mod functions;
+mod json;
+mod paths;
+mod program;
 mod step;
+mod value;
 
 pub mod cli;
 
+pub use check::load;
 pub use diagnostic::{Diagnostic, Severity, Source, Span};
 pub use host::{Builtin, ConnectorSchema, Host, OptionKind, OptionSchema, TargetKind, TargetSchema};
 pub use message::{Message, UserProperties};
 pub use ruleset::{
-    Ack, Dialect, Durability, Insert, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path, load,
-    rule_id,
+    Ack, Dialect, Durability, Insert, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path, rule_id,
 };
 pub use step::{
     Body, Counters, Failure, LastFailure, Now, OutRow, Rows, RuleState, Scratch, Step, TypeError, step,

@@ -1,6 +1,7 @@
 //! What a rules file says once it is checked: sinks and compiled rules.
 
-use crate::{Diagnostic, Host, Source, Span};
+use crate::program::Program;
+use crate::{Diagnostic, Span};
 
 /// Everything that the loaded files declare.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +19,7 @@ pub struct RuleSet {
 pub struct SinkDecl {
     /// Its name.
     pub name: String,
-    /// The connector, one of [`Host::connectors`].
+    /// The connector, one of [`crate::Host::connectors`].
     pub connector: String,
     /// The options given, and the schema's defaults of those not given; types as the schema says.
     pub options: Vec<(String, OptionValue)>,
@@ -128,6 +129,19 @@ pub struct Rule {
     pub span: Span,
     /// The statement as written, for the API and the dashboard.
     pub text: String,
+    pub(crate) program: Program,
+}
+
+impl Rule {
+    /// The payload fields that the rule reads, as written.
+    pub fn fields(&self) -> &[String] {
+        &self.program.fields
+    }
+
+    /// Whether the payload passes through untouched (`SELECT *`).
+    pub fn passes_payload(&self) -> bool {
+        self.program.payload_only
+    }
 }
 
 /// One target of `INSERT INTO`.
@@ -164,13 +178,4 @@ const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
 fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
-}
-
-/// Reads, checks and compiles all files together; a sink may be declared in any of them.
-///
-/// # Errors
-/// Every mistake of every file, in order of files and text.
-pub fn load(sources: &[Source<'_>], host: &Host) -> Result<RuleSet, Vec<Diagnostic>> {
-    let _ = (sources, host);
-    Ok(RuleSet::default())
 }

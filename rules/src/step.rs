@@ -1,6 +1,17 @@
-//! One rule, one message.
+//! One rule, one message: WHERE, the row, its inserts.
+//!
+//! Order: items that WHERE reads, WHERE, the other items, then for each insert its templates and body. Counters are
+//! plain fields; the last message that went wrong is kept with its payload cut.
 
-use crate::{Message, Rule};
+use std::sync::Arc;
+
+use crate::check::forbidden_topic;
+use crate::functions::Surroundings;
+use crate::json;
+use crate::paths::{Paths, Scan};
+use crate::program::{Base, InsertCode, Layout, MAX_TEXT, Machine, Node, Part, Program, Template};
+use crate::value::{Value, write_json_text};
+use crate::{Message, Rule, TargetKind};
 
 /// What time it is, by the host's clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -138,25 +149,79 @@ pub struct RuleState {
     pub last_failure: Option<LastFailure>,
 }
 
+/// How much of a failed message's payload is kept.
+const KEPT_PAYLOAD: usize = 1024;
+
 /// Working memory of the evaluator, one per shard: the lazy scan of the current message and reusable buffers.
 #[derive(Debug)]
 pub struct Scratch {
-    _seed: u128,
+    scan: Scan,
+    /// The paths that `scan` is laid out for.
+    paths: Arc<Paths>,
+    around: Surroundings,
+    stack: Vec<Value<'static>>,
+    registers: Vec<Value<'static>>,
+    pub(crate) trace: Option<Vec<(TypeError, String)>>,
 }
 
 impl Scratch {
     /// The largest row or rendered template, in bytes.
     pub const MAX_OUTPUT: usize = 4 << 20;
     /// The deepest nesting of a payload that is read.
-    pub const MAX_DEPTH: usize = 128;
+    pub const MAX_DEPTH: usize = json::MAX_DEPTH;
 
     /// Fresh memory. `seed` must be random in production: `uuid()` is drawn from it.
     pub fn new(seed: u128) -> Scratch {
-        Scratch { _seed: seed }
+        let paths = Arc::new(Paths::default());
+        let mut scan = Scan::default();
+        scan.begin(&paths);
+        let random = [(seed >> 64) as u64, seed as u64];
+        let around = Surroundings { wall_ms: 0, random, max_text: MAX_TEXT };
+        Scratch { scan, paths, around, stack: Vec::new(), registers: Vec::new(), trace: None }
     }
 
     /// Must be called when a new message comes, before the first [`step`] on it.
-    pub fn begin(&mut self) {}
+    #[inline]
+    pub fn begin(&mut self) {
+        self.scan.begin(&self.paths);
+    }
+
+    /// A machine for one program and one message; [`Scratch::keep`] takes its buffers back.
+    fn machine<'a, 's>(
+        &'s mut self,
+        program: &'a Program,
+        input: &'a Message<'a>,
+        now: Now,
+        fuel: &'s mut u64,
+    ) -> Machine<'a, 's> {
+        // Rules of another set, after a reload: their paths have other numbers.
+        if !Arc::ptr_eq(&self.paths, &program.paths) {
+            self.paths = Arc::clone(&program.paths);
+            self.scan.begin(&self.paths);
+        }
+        self.around.wall_ms = now.wall_ms;
+        let mut registers = recycle(std::mem::take(&mut self.registers));
+        registers.resize_with(program.items.len(), Value::default);
+        Machine {
+            program,
+            input,
+            scan: &mut self.scan,
+            around: &mut self.around,
+            fuel,
+            stack: recycle(std::mem::take(&mut self.stack)),
+            registers,
+            errors: [0; TypeError::ALL.len()],
+            first_error: None,
+            trace: self.trace.as_mut(),
+        }
+    }
+}
+
+/// The same allocation for values that live differently long: the standard library collects an emptied vector's
+/// iterator in place. Were that to change, the cost is an allocation, nothing else.
+fn recycle<'a, 'b>(mut values: Vec<Value<'a>>) -> Vec<Value<'b>> {
+    values.clear();
+    values.into_iter().map(|_| Value::Null).collect()
 }
 
 /// Rows of one [`step`]; reuse it.
@@ -164,6 +229,8 @@ impl Scratch {
 pub struct Rows {
     /// In order of the rule's inserts.
     pub rows: Vec<OutRow>,
+    /// The row itself as a JSON object, when the scratch traces (`rules test` and `eval`).
+    pub(crate) row: Vec<u8>,
 }
 
 /// One row for one insert.
@@ -184,7 +251,7 @@ pub struct OutRow {
     /// Retain flag asked for by the INSERT.
     pub retain: Option<bool>,
     /// The sink's other template options (headers, ...), rendered, in order of its declaration.
-    pub options: Vec<(std::sync::Arc<str>, String)>,
+    pub options: Vec<(Arc<str>, String)>,
 }
 
 /// The body of a row.
@@ -211,9 +278,313 @@ pub fn step(
     fuel: &mut u64,
     out: &mut Rows,
 ) -> Step {
-    let _ = (rule, input, scratch, now, fuel);
     out.rows.clear();
-    state.counters.matched += 1;
-    state.counters.filtered += 1;
-    Step::NoMatch
+    out.row.clear();
+    let traced = scratch.trace.is_some();
+    let mut machine = scratch.machine(&rule.program, input, now, fuel);
+    let ended = evaluate(&mut machine, traced, out);
+    let Machine { stack, registers, errors, first_error, .. } = machine;
+    scratch.stack = recycle(stack);
+    scratch.registers = recycle(registers);
+    let counters = &mut state.counters;
+    counters.matched += 1;
+    let step = match ended {
+        Ok(true) => {
+            counters.passed += 1;
+            counters.rows_out += out.rows.len() as u64;
+            Step::Emit
+        }
+        Ok(false) => {
+            counters.filtered += 1;
+            Step::NoMatch
+        }
+        Err(failure) => {
+            out.rows.clear();
+            counters.failed[failure as usize] += 1;
+            if failure == Failure::OutOfFuel { Step::OutOfFuel } else { Step::Failed(failure) }
+        }
+    };
+    if let Some(error) = first_error {
+        for (total, new) in counters.type_errors.iter_mut().zip(errors) {
+            *total += u64::from(new);
+        }
+        if ended.is_ok() {
+            keep(state, error.name(), input, now);
+        }
+    }
+    if let Err(failure) = ended {
+        keep(state, failure.name(), input, now);
+    }
+    step
+}
+
+/// Keeps the message that went wrong, in the memory of the one before.
+#[cold]
+fn keep(state: &mut RuleState, reason: &'static str, input: &Message<'_>, now: Now) {
+    let last = state.last_failure.get_or_insert_with(|| LastFailure {
+        reason,
+        at_ms: 0,
+        topic: String::new(),
+        clientid: String::new(),
+        payload: Vec::new(),
+        cut: false,
+    });
+    last.reason = reason;
+    last.at_ms = now.wall_ms;
+    last.topic.clear();
+    last.topic.push_str(input.topic);
+    last.clientid.clear();
+    last.clientid.push_str(input.clientid);
+    last.payload.clear();
+    last.payload.extend_from_slice(&input.payload[..input.payload.len().min(KEPT_PAYLOAD)]);
+    last.cut = input.payload.len() > KEPT_PAYLOAD;
+}
+
+/// `Ok(false)`: WHERE was not true.
+fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<bool, Failure> {
+    let program = m.program;
+    for &item in &program.before {
+        m.registers[item] = m.eval(&program.items[item])?;
+    }
+    if let Some(condition) = &program.condition {
+        let value = m.eval(condition)?;
+        if m.truth(&value, "WHERE") != Some(true) {
+            return Ok(false);
+        }
+    }
+    for &item in &program.after {
+        m.registers[item] = m.eval(&program.items[item])?;
+    }
+    if traced {
+        write_row(m, &mut out.row)?;
+    }
+    for (insert, code) in program.inserts.iter().enumerate() {
+        let row = emit(m, insert, code, &out.rows)?;
+        out.rows.push(row);
+    }
+    Ok(true)
+}
+
+fn emit(
+    m: &mut Machine<'_, '_>,
+    insert: usize,
+    code: &InsertCode,
+    earlier: &[OutRow],
+) -> Result<OutRow, Failure> {
+    let target = match &code.target {
+        Some(template) => {
+            let target = text(m, template)?.ok_or(Failure::NullInTarget)?;
+            if code.kind == TargetKind::Topic && !publishable(&target) {
+                return Err(Failure::BadTarget);
+            }
+            target
+        }
+        None if code.kind == TargetKind::Topic => m.input.topic.to_owned(),
+        None => String::new(),
+    };
+    let key = match &code.key {
+        Some(template) => text(m, template)?,
+        None => None,
+    };
+    let mut options = Vec::with_capacity(code.options.len());
+    for (name, template) in &code.options {
+        if let Some(value) = text(m, template)? {
+            options.push((Arc::clone(name), value));
+        }
+    }
+    let body = match &code.payload {
+        Some(template) => {
+            let mut bytes = Vec::new();
+            render(m, template, &mut bytes)?;
+            Body::Text(bytes)
+        }
+        None if m.program.payload_only => Body::Payload,
+        // The same row for several inserts is written once.
+        None => match earlier.iter().find(|r| matches!(r.body, Body::Json(_))) {
+            Some(row) => row.body.clone(),
+            None => {
+                let mut bytes = Vec::with_capacity(128);
+                write_row(m, &mut bytes)?;
+                Body::Json(bytes)
+            }
+        },
+    };
+    Ok(OutRow { insert, row: code.ordinal, target, key, body, qos: code.qos, retain: code.retain, options })
+}
+
+/// A topic that a rule may publish to: MQTT 5.0 section 4.7, and not Ferrule's own.
+fn publishable(topic: &str) -> bool {
+    !topic.is_empty() && topic.len() <= 65_535 && !topic.contains(['+', '#', '\0']) && !forbidden_topic(topic)
+}
+
+// === templates ===
+
+/// A template as text; `None` when a value in it was NULL or is no text.
+fn text(m: &mut Machine<'_, '_>, template: &Template) -> Result<Option<String>, Failure> {
+    let mut bytes = Vec::new();
+    let whole = render(m, template, &mut bytes)?;
+    Ok(String::from_utf8(bytes).ok().filter(|_| whole))
+}
+
+/// Appends a rendered template; `false` when a value in it was NULL.
+fn render(m: &mut Machine<'_, '_>, template: &Template, out: &mut Vec<u8>) -> Result<bool, Failure> {
+    let mut whole = true;
+    for part in &template.parts {
+        match part {
+            Part::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Part::Value(code) => {
+                let value = m.eval(code)?;
+                whole &= !matches!(value, Value::Null);
+                value.write_text(out);
+            }
+            Part::Row if m.program.payload_only => out.extend_from_slice(m.input.payload),
+            Part::Row => write_row(m, out)?,
+            Part::Object(path) => {
+                let mut layout = &m.program.row;
+                for name in path {
+                    match layout.children.iter().find(|(n, _)| n == name) {
+                        Some((_, Node::Object(inner))) => layout = inner,
+                        _ => break,
+                    }
+                }
+                write_layout(m, layout, None, out)?;
+            }
+        }
+        bounded(out)?;
+    }
+    Ok(whole)
+}
+
+fn bounded(out: &[u8]) -> Result<(), Failure> {
+    if out.len() > Scratch::MAX_OUTPUT { Err(Failure::TooLarge) } else { Ok(()) }
+}
+
+// === the row as JSON ===
+
+fn write_row(m: &Machine<'_, '_>, out: &mut Vec<u8>) -> Result<(), Failure> {
+    write_layout(m, &m.program.row, None, out)
+}
+
+/// Writes an object: what `around` (a member of the object around it) or its base holds, with its children put in.
+/// Recursion is bounded by the length of an alias.
+fn write_layout(
+    m: &Machine<'_, '_>,
+    layout: &Layout,
+    around: Option<&[u8]>,
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    out.push(b'{');
+    let mut first = true;
+    let base = match layout.base {
+        Base::Nothing => around,
+        Base::Payload => match json::document(m.input.payload) {
+            Ok(found) if found.kind == json::Kind::Object => Some(found.of(m.input.payload)),
+            document => {
+                // A payload that is no object becomes a column, as JSON if it is that, unless there is one.
+                if layout.children.iter().all(|(name, _)| name != "payload") {
+                    out.extend_from_slice(b"\"payload\":");
+                    match (document, std::str::from_utf8(m.input.payload)) {
+                        (Ok(found), _) => out.extend_from_slice(found.of(m.input.payload)),
+                        (Err(_), Ok(text)) => write_json_text(text, out),
+                        (Err(_), Err(_)) => Value::Bytes(m.input.payload).write_json(out),
+                    }
+                    first = false;
+                }
+                None
+            }
+        },
+        Base::Register { item, decode } => {
+            m.registers.get(item).and_then(|value| Program::object_text(value, decode))
+        }
+    };
+    let mut written = Vec::new();
+    if let Some(base) = base {
+        written.resize(layout.children.len(), false);
+        for (key, value) in json::items(base) {
+            let Some(key) = key else { break };
+            let child = layout.children.iter().position(|(name, _)| json::key_is(base, key, name));
+            let inner = match child.map(|i| (i, &layout.children[i].1)) {
+                None => None,
+                Some((i, Node::Object(inner))) if inner.base == Base::Nothing && !written[i] => {
+                    written[i] = true;
+                    Some(inner)
+                }
+                // Replaced: written below.
+                Some(_) => continue,
+            };
+            separate(&mut first, out);
+            out.extend_from_slice(key.of(base));
+            out.push(b':');
+            match inner {
+                None => out.extend_from_slice(value.of(base)),
+                Some(inner) => {
+                    let around = (value.kind == json::Kind::Object).then(|| value.of(base));
+                    write_layout(m, inner, around, out)?;
+                }
+            }
+            bounded(out)?;
+        }
+    }
+    for (i, (name, node)) in layout.children.iter().enumerate() {
+        if written.get(i) == Some(&true) {
+            continue;
+        }
+        separate(&mut first, out);
+        write_json_text(name, out);
+        out.push(b':');
+        match node {
+            Node::Register(item) => m.registers.get(*item).unwrap_or(&Value::Null).write_json(out),
+            Node::Object(inner) => write_layout(m, inner, None, out)?,
+        }
+        bounded(out)?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn separate(first: &mut bool, out: &mut Vec<u8>) {
+    if !std::mem::take(first) {
+        out.push(b',');
+    }
+}
+
+// === why not ===
+
+/// A part of WHERE, evaluated alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PartResult {
+    pub(crate) text: String,
+    /// TRUE, FALSE, NULL or what it was instead, as JSON.
+    pub(crate) value: String,
+    /// What it read: the text and its value as JSON.
+    pub(crate) reads: Vec<(String, String)>,
+}
+
+/// Evaluates each part of WHERE alone, with the program that [`step`] runs.
+pub(crate) fn condition_parts(
+    rule: &Rule,
+    input: &Message<'_>,
+    scratch: &mut Scratch,
+    now: Now,
+) -> Result<Vec<PartResult>, Failure> {
+    let mut fuel = u64::MAX;
+    let mut m = scratch.machine(&rule.program, input, now, &mut fuel);
+    for &item in &m.program.before {
+        m.registers[item] = m.eval(&m.program.items[item])?;
+    }
+    let mut results = Vec::new();
+    for part in &m.program.condition_parts {
+        let json = |value: Value<'_>| {
+            let mut out = Vec::new();
+            value.write_json(&mut out);
+            String::from_utf8_lossy(&out).into_owned()
+        };
+        let value = json(m.eval(&part.code)?);
+        let mut reads = Vec::new();
+        for (text, code) in &part.reads {
+            reads.push((text.clone(), json(m.eval(code)?)));
+        }
+        results.push(PartResult { text: part.text.clone(), value, reads });
+    }
+    Ok(results)
 }

@@ -1,0 +1,647 @@
+//! The flat program of a rule and the machine that runs it.
+//!
+//! Code is one vector of operations over a stack of values; an expression is a range of it that leaves one value.
+//! There are no loops, so a program ends; `fuel` is a bound all the same, for when FOREACH and windows come.
+//! Numbers, booleans and text from the message are borrowed: only operations that make new text allocate.
+//!
+//! A type error leaves NULL and is counted; only what makes going on pointless is a [`Failure`].
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::functions::{self, FunctionId, Surroundings};
+use crate::json::{self, JsonError};
+use crate::paths::{NodeId, Paths, Scan};
+use crate::sql::ast::Binary;
+use crate::value::{self, Value};
+use crate::{Failure, Message, TargetKind, TypeError};
+
+/// The longest text or array that an expression may make, in bytes.
+pub(crate) const MAX_TEXT: usize = 1 << 20;
+
+/// A range of [`Program::ops`].
+pub(crate) type Code = Range<usize>;
+
+/// Index of an item of the SELECT list and of its register.
+pub(crate) type ItemId = usize;
+
+/// A column of the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Column {
+    ClientId,
+    Username,
+    Topic,
+    Payload,
+    Qos,
+    Retain,
+    Dup,
+    Flags,
+    Timestamp,
+    PublishReceivedAt,
+    Id,
+    MessageId,
+    Edge,
+    PeerHost,
+    UserProperties,
+    PubProps,
+    Event,
+}
+
+impl Column {
+    /// Names as rules write them.
+    pub(crate) const ALL: [(&'static str, Column); 17] = [
+        ("clientid", Column::ClientId),
+        ("username", Column::Username),
+        ("topic", Column::Topic),
+        ("payload", Column::Payload),
+        ("qos", Column::Qos),
+        ("retain", Column::Retain),
+        ("dup", Column::Dup),
+        ("flags", Column::Flags),
+        ("timestamp", Column::Timestamp),
+        ("publish_received_at", Column::PublishReceivedAt),
+        ("id", Column::Id),
+        ("message_id", Column::MessageId),
+        ("edge", Column::Edge),
+        ("peerhost", Column::PeerHost),
+        ("user_properties", Column::UserProperties),
+        ("pub_props", Column::PubProps),
+        ("event", Column::Event),
+    ];
+
+    pub(crate) fn named(name: &str) -> Option<Column> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|&(_, column)| column)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, column)| *column == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// A static step into an array or object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Walk {
+    Key(String),
+    Index(i64),
+}
+
+/// One operation. "Pops" and "pushes" are about the stack of values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Op {
+    /// Pushes a constant.
+    Const(u32),
+    /// Pushes what the payload has at a node.
+    Slot(NodeId),
+    /// Pushes a column of the message.
+    Column(Column),
+    /// Pushes the column that [`Message::columns`] has under a constant's name.
+    Extra(u32),
+    /// Pushes the user property named by a constant.
+    UserProperty(u32),
+    /// Pushes a level of the topic, from 1, negative from the end.
+    TopicLevel(i32),
+    /// Pops an index, pushes that level of the topic.
+    TopicLevelAt,
+    /// Pushes an item's register.
+    Register(u32),
+    /// Pops a value, pushes what it has down a static path.
+    Walk(u32),
+    /// Pops an index or key and a value, pushes the element.
+    Index,
+    Negate,
+    Not,
+    /// Pops two, pushes their three-valued conjunction or disjunction.
+    And,
+    Or,
+    /// Jump and leave the value.
+    JumpIfFalse(u32),
+    JumpIfTrue(u32),
+    /// Pops; jumps unless it was TRUE.
+    JumpUnlessTrue(u32),
+    Jump(u32),
+    Duplicate,
+    Drop,
+    Arithmetic(Binary),
+    Compare(Binary),
+    /// `payload.path op literal` in one, the commonest condition.
+    SlotCompare {
+        node: NodeId,
+        op: Binary,
+        constant: u32,
+    },
+    /// Pops two, pushes whether they are equal; unlike types are not. For CASE x WHEN.
+    Same,
+    IsNull {
+        negated: bool,
+    },
+    /// Pops the items and the value before them.
+    In {
+        count: u32,
+        negated: bool,
+    },
+    /// Pops high, low, value.
+    Between {
+        negated: bool,
+    },
+    Call {
+        function: u32,
+        args: u32,
+    },
+    /// Pops values, pushes an array.
+    Array(u32),
+}
+
+/// A compiled template.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Template {
+    pub(crate) parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Part {
+    Text(String),
+    Value(Code),
+    /// The whole row as JSON.
+    Row,
+    /// An object that nested aliases make, by its path.
+    Object(Vec<String>),
+}
+
+/// An object of the row.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Layout {
+    pub(crate) base: Base,
+    pub(crate) children: Vec<(String, Node)>,
+}
+
+/// What an object holds before its columns are put into it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) enum Base {
+    #[default]
+    Nothing,
+    /// `*`: the payload.
+    Payload,
+    /// A value that an alias like `payload` gave before `payload.x`; `decode`: JSON in text counts.
+    Register { item: ItemId, decode: bool },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Node {
+    Register(ItemId),
+    Object(Layout),
+}
+
+/// What INSERT INTO and the sink say about rows.
+#[derive(Debug, Clone)]
+pub(crate) struct InsertCode {
+    pub(crate) kind: TargetKind,
+    pub(crate) qos: Option<u8>,
+    pub(crate) retain: Option<bool>,
+    pub(crate) target: Option<Template>,
+    pub(crate) key: Option<Template>,
+    pub(crate) payload: Option<Template>,
+    pub(crate) options: Vec<(Arc<str>, Template)>,
+    /// How many inserts of this rule into the same sink stand before this one.
+    pub(crate) ordinal: u32,
+}
+
+/// A part of WHERE that must be true, and what it reads: for `rules test`.
+#[derive(Debug, Clone)]
+pub(crate) struct ConditionPart {
+    pub(crate) text: String,
+    pub(crate) code: Code,
+    pub(crate) reads: Vec<(String, Code)>,
+}
+
+/// A compiled rule.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Program {
+    pub(crate) ops: Vec<Op>,
+    pub(crate) constants: Vec<Value<'static>>,
+    pub(crate) walks: Vec<Vec<Walk>>,
+    pub(crate) items: Vec<Code>,
+    /// Items that WHERE needs, in order; they run first.
+    pub(crate) before: Vec<ItemId>,
+    pub(crate) condition: Option<Code>,
+    pub(crate) condition_parts: Vec<ConditionPart>,
+    /// The other items, in order.
+    pub(crate) after: Vec<ItemId>,
+    pub(crate) row: Layout,
+    /// `SELECT *` and nothing else.
+    pub(crate) payload_only: bool,
+    pub(crate) inserts: Vec<InsertCode>,
+    /// Payload paths in words, for `rules explain`.
+    pub(crate) fields: Vec<String>,
+    pub(crate) paths: Arc<Paths>,
+}
+
+/// One evaluation of one program.
+pub(crate) struct Machine<'a, 's> {
+    pub(crate) program: &'a Program,
+    pub(crate) input: &'a Message<'a>,
+    pub(crate) scan: &'s mut Scan,
+    pub(crate) around: &'s mut Surroundings,
+    pub(crate) fuel: &'s mut u64,
+    pub(crate) stack: Vec<Value<'a>>,
+    pub(crate) registers: Vec<Value<'a>>,
+    pub(crate) errors: [u32; TypeError::ALL.len()],
+    pub(crate) first_error: Option<TypeError>,
+    /// Type errors in words, where somebody reads them.
+    pub(crate) trace: Option<&'s mut Vec<(TypeError, String)>>,
+}
+
+impl<'a> Machine<'a, '_> {
+    /// Runs a range that leaves one value.
+    pub(crate) fn eval(&mut self, code: &Code) -> Result<Value<'a>, Failure> {
+        let program = self.program;
+        let mut at = code.start;
+        while at < code.end {
+            let Some(op) = program.ops.get(at) else { break };
+            at += 1;
+            *self.fuel = self.fuel.checked_sub(1).ok_or(Failure::OutOfFuel)?;
+            match *op {
+                Op::Const(i) => self.stack.push(constant(program, i)),
+                Op::Slot(node) => {
+                    let value = self.slot(node)?;
+                    self.stack.push(value);
+                }
+                Op::SlotCompare { node, op, constant: i } => {
+                    let left = self.slot(node)?;
+                    let right = constant(program, i);
+                    self.compare(op, &left, &right);
+                }
+                Op::Compare(op) => {
+                    let right = self.pop();
+                    let left = self.pop();
+                    self.compare(op, &left, &right);
+                }
+                Op::Column(column) => {
+                    let value = self.column(column);
+                    self.stack.push(value);
+                }
+                Op::Extra(name) => {
+                    let value = match constant(program, name) {
+                        Value::Text(name) => {
+                            self.input.columns.and_then(|c| c.get(&*name)).map(Value::from_tree)
+                        }
+                        _ => None,
+                    };
+                    self.stack.push(value.unwrap_or_default());
+                }
+                Op::UserProperty(name) => {
+                    let properties = self.input.user_properties;
+                    let value = match constant(program, name) {
+                        Value::Text(name) => properties.and_then(|p| p.value(&name)),
+                        _ => None,
+                    };
+                    self.stack.push(text(value));
+                }
+                Op::TopicLevel(index) => {
+                    let level = topic_level(self.input.topic, i64::from(index));
+                    self.stack.push(text(level));
+                }
+                Op::TopicLevelAt => {
+                    let level = match self.pop() {
+                        Value::Int(index) => text(topic_level(self.input.topic, index)),
+                        Value::Null => Value::Null,
+                        other => {
+                            self.error(TypeError::TypeMismatch, || format!("topic[{}]", other.type_name()));
+                            Value::Null
+                        }
+                    };
+                    self.stack.push(level);
+                }
+                Op::Register(item) => {
+                    let value = self.registers.get(item as usize).cloned().unwrap_or_default();
+                    self.stack.push(value);
+                }
+                Op::Walk(steps) => {
+                    let mut value = self.pop();
+                    for step in program.walks.get(steps as usize).into_iter().flatten() {
+                        let inner = match step {
+                            Walk::Key(key) => value.member(key),
+                            Walk::Index(index) => value.element(*index),
+                        };
+                        value = self.or_null(inner, || "a number in the payload".to_owned());
+                    }
+                    self.stack.push(value);
+                }
+                Op::Index => {
+                    let index = self.pop();
+                    let base = self.pop();
+                    let value = match index {
+                        Value::Int(index) => base.element(index),
+                        Value::Text(key) => base.member(&key),
+                        Value::Null => Ok(Value::Null),
+                        _ => Err(TypeError::TypeMismatch),
+                    };
+                    let value = self.or_null(value, || "an index that is no integer".to_owned());
+                    self.stack.push(value);
+                }
+                Op::Negate => {
+                    let operand = self.pop();
+                    let value = value::negate(&operand);
+                    let value = self.or_null(value, || format!("`-` of {}", operand.type_name()));
+                    self.stack.push(value);
+                }
+                Op::Not => {
+                    let operand = self.pop();
+                    let value = self.truth(&operand, "NOT").map(|b| !b);
+                    self.push_truth(value);
+                }
+                Op::And => {
+                    let right = self.pop();
+                    let left = self.pop();
+                    let right = self.truth(&right, "AND");
+                    let value = match (self.truth(&left, "AND"), right) {
+                        (Some(false), _) | (_, Some(false)) => Some(false),
+                        (Some(true), Some(true)) => Some(true),
+                        _ => None,
+                    };
+                    self.push_truth(value);
+                }
+                Op::Or => {
+                    let right = self.pop();
+                    let left = self.pop();
+                    let right = self.truth(&right, "OR");
+                    let value = match (self.truth(&left, "OR"), right) {
+                        (Some(true), _) | (_, Some(true)) => Some(true),
+                        (Some(false), Some(false)) => Some(false),
+                        _ => None,
+                    };
+                    self.push_truth(value);
+                }
+                Op::JumpIfFalse(to) => {
+                    if self.stack.last() == Some(&Value::Bool(false)) {
+                        at = to as usize;
+                    }
+                }
+                Op::JumpIfTrue(to) => {
+                    if self.stack.last() == Some(&Value::Bool(true)) {
+                        at = to as usize;
+                    }
+                }
+                Op::JumpUnlessTrue(to) => {
+                    let condition = self.pop();
+                    if self.truth(&condition, "WHEN") != Some(true) {
+                        at = to as usize;
+                    }
+                }
+                Op::Jump(to) => at = to as usize,
+                Op::Duplicate => {
+                    let top = self.stack.last().cloned().unwrap_or_default();
+                    self.stack.push(top);
+                }
+                Op::Drop => drop(self.pop()),
+                Op::Arithmetic(op) => {
+                    let right = self.pop();
+                    let left = self.pop();
+                    let value = value::arithmetic(op, &left, &right);
+                    let value = self.or_null(value, || {
+                        format!("{} {} {}", left.type_name(), op.symbol(), right.type_name())
+                    });
+                    self.stack.push(value);
+                }
+                Op::Same => {
+                    let right = self.pop();
+                    let left = self.pop();
+                    let same = value::compare(Binary::Eq, &left, &right).unwrap_or(Some(false));
+                    self.push_truth(same);
+                }
+                Op::IsNull { negated } => {
+                    let is = matches!(self.pop(), Value::Null);
+                    self.stack.push(Value::Bool(is != negated));
+                }
+                Op::In { count, negated } => {
+                    let first = self.stack.len().saturating_sub(count as usize);
+                    let mut found = Some(false);
+                    {
+                        let (rest, items) = self.stack.split_at(first);
+                        let of = rest.last().unwrap_or(&Value::Null);
+                        for item in items {
+                            match value::compare(Binary::Eq, of, item).unwrap_or(Some(false)) {
+                                Some(true) => {
+                                    found = Some(true);
+                                    break;
+                                }
+                                None => found = None,
+                                Some(false) => {}
+                            }
+                        }
+                    }
+                    self.stack.truncate(first.saturating_sub(1));
+                    self.push_truth(found.map(|f| f != negated));
+                }
+                Op::Between { negated } => {
+                    let high = self.pop();
+                    let low = self.pop();
+                    let of = self.pop();
+                    self.compare(Binary::GreaterEq, &of, &low);
+                    let above = self.pop();
+                    self.compare(Binary::LessEq, &of, &high);
+                    let below = self.pop();
+                    let inside = match (above, below) {
+                        (Value::Bool(false), _) | (_, Value::Bool(false)) => Some(false),
+                        (Value::Bool(true), Value::Bool(true)) => Some(true),
+                        _ => None,
+                    };
+                    self.push_truth(inside.map(|i| i != negated));
+                }
+                Op::Call { function, args } => {
+                    let function = function as FunctionId;
+                    let first = self.stack.len().saturating_sub(args as usize);
+                    let value = functions::call(function, &mut self.stack[first..], self.around);
+                    self.stack.truncate(first);
+                    let value = self.or_null(value, || format!("{}()", functions::FUNCTIONS[function].name));
+                    self.stack.push(value);
+                }
+                Op::Array(count) => {
+                    let first = self.stack.len().saturating_sub(count as usize);
+                    let mut out = vec![b'['];
+                    for (i, value) in self.stack[first..].iter().enumerate() {
+                        if i > 0 {
+                            out.push(b',');
+                        }
+                        value.write_json(&mut out);
+                        if out.len() > MAX_TEXT {
+                            break;
+                        }
+                    }
+                    out.push(b']');
+                    self.stack.truncate(first);
+                    let value = if out.len() > MAX_TEXT {
+                        Err(TypeError::BadArgument)
+                    } else {
+                        String::from_utf8(out)
+                            .map(|s| Value::Json(Cow::Owned(s)))
+                            .map_err(|_| TypeError::TypeMismatch)
+                    };
+                    let value = self.or_null(value, || "an array".to_owned());
+                    self.stack.push(value);
+                }
+            }
+        }
+        Ok(self.pop())
+    }
+
+    #[inline]
+    fn pop(&mut self) -> Value<'a> {
+        self.stack.pop().unwrap_or_default()
+    }
+
+    /// What the payload has at a node; NULL, counted, when it cannot be read.
+    #[inline]
+    fn slot(&mut self, node: NodeId) -> Result<Value<'a>, Failure> {
+        let payload = self.input.payload;
+        match self.scan.find(&self.program.paths, payload, node) {
+            Ok(None) => Ok(Value::Null),
+            Ok(Some(found)) => {
+                let value = Value::found(payload, found);
+                Ok(self.or_null(value, || "a number in the payload".to_owned()))
+            }
+            Err(JsonError::Invalid) => {
+                self.error(TypeError::InvalidJson, || "the payload is not JSON".to_owned());
+                Ok(Value::Null)
+            }
+            Err(JsonError::TooDeep) => Err(Failure::TooDeep),
+        }
+    }
+
+    #[inline]
+    fn compare(&mut self, op: Binary, left: &Value<'_>, right: &Value<'_>) {
+        match value::compare(op, left, right) {
+            Ok(truth) => self.push_truth(truth),
+            Err(error) => {
+                self.error(error, || format!("{} {} {}", left.type_name(), op.symbol(), right.type_name()));
+                self.stack.push(Value::Null);
+            }
+        }
+    }
+
+    #[inline]
+    fn push_truth(&mut self, truth: Option<bool>) {
+        self.stack.push(truth.map_or(Value::Null, Value::Bool));
+    }
+
+    /// A condition's value; anything but a boolean or NULL is a type error.
+    pub(crate) fn truth(&mut self, value: &Value<'_>, of: &str) -> Option<bool> {
+        match value {
+            Value::Bool(b) => Some(*b),
+            Value::Null => None,
+            other => {
+                self.error(TypeError::TypeMismatch, || format!("{of} of {}", other.type_name()));
+                None
+            }
+        }
+    }
+
+    #[inline]
+    fn or_null(&mut self, value: Result<Value<'a>, TypeError>, what: impl FnOnce() -> String) -> Value<'a> {
+        match value {
+            Ok(value) => value,
+            Err(error) => {
+                self.error(error, what);
+                Value::Null
+            }
+        }
+    }
+
+    #[cold]
+    fn error(&mut self, error: TypeError, what: impl FnOnce() -> String) {
+        self.errors[error as usize] += 1;
+        self.first_error.get_or_insert(error);
+        if let Some(trace) = &mut self.trace
+            && trace.len() < 100
+        {
+            trace.push((error, what()));
+        }
+    }
+
+    fn column(&mut self, column: Column) -> Value<'a> {
+        let input = self.input;
+        if let Some(value) = input.columns.and_then(|c| c.get(column.name())) {
+            return Value::from_tree(value);
+        }
+        match column {
+            Column::ClientId => Value::Text(Cow::Borrowed(input.clientid)),
+            Column::Username => text(input.username),
+            Column::Topic => Value::Text(Cow::Borrowed(input.topic)),
+            Column::Payload => match std::str::from_utf8(input.payload) {
+                Ok(text) => Value::Text(Cow::Borrowed(text)),
+                Err(_) => Value::Bytes(input.payload),
+            },
+            Column::Qos => Value::Int(i64::from(input.qos)),
+            Column::Retain => Value::Bool(input.retain),
+            Column::Dup => Value::Bool(input.dup),
+            Column::Flags => {
+                let flags = format!("{{\"retain\":{},\"dup\":{}}}", input.retain, input.dup);
+                Value::Json(Cow::Owned(flags))
+            }
+            Column::Timestamp | Column::PublishReceivedAt => Value::Int(input.timestamp_ms),
+            Column::Id | Column::MessageId => match input.message_id {
+                Some(id) => Value::Text(Cow::Owned(id.to_string())),
+                None => Value::Null,
+            },
+            Column::Edge => text(input.edge),
+            Column::PeerHost => text(input.peerhost),
+            Column::UserProperties => Value::Json(Cow::Owned(user_properties(input))),
+            Column::PubProps => {
+                Value::Json(Cow::Owned(format!("{{\"User-Property\":{}}}", user_properties(input))))
+            }
+            Column::Event => Value::Text(Cow::Borrowed("message.publish")),
+        }
+    }
+}
+
+fn constant(program: &Program, index: u32) -> Value<'_> {
+    program.constants.get(index as usize).map(Value::share).unwrap_or_default()
+}
+
+fn text<'a>(text: Option<&'a str>) -> Value<'a> {
+    text.map_or(Value::Null, |t| Value::Text(Cow::Borrowed(t)))
+}
+
+/// The first 256 user properties as a JSON object; of duplicates the first (a quadratic search, so bounded).
+fn user_properties(input: &Message<'_>) -> String {
+    let mut out = vec![b'{'];
+    let mut seen: Vec<&str> = Vec::new();
+    for (key, value) in (0..256).map_while(|i| input.user_properties.and_then(|p| p.pair(i))) {
+        if seen.contains(&key) {
+            continue;
+        }
+        if !seen.is_empty() {
+            out.push(b',');
+        }
+        value::write_json_text(key, &mut out);
+        out.push(b':');
+        value::write_json_text(value, &mut out);
+        seen.push(key);
+    }
+    out.push(b'}');
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// Level `index` of a topic, from 1, negative from the end.
+pub(crate) fn topic_level(topic: &str, index: i64) -> Option<&str> {
+    let nth = |n: u64| usize::try_from(n.checked_sub(1)?).ok();
+    match index {
+        1.. => topic.split('/').nth(nth(index.unsigned_abs())?),
+        _ => topic.rsplit('/').nth(nth(index.unsigned_abs())?),
+    }
+}
+
+impl Program {
+    /// Whether a base given by a register decodes: the text of an object, if it is one.
+    pub(crate) fn object_text<'v>(value: &'v Value<'_>, decode: bool) -> Option<&'v [u8]> {
+        let text = match value {
+            Value::Json(text) => text.as_bytes(),
+            Value::Text(text) if decode => {
+                let found = json::document(text.as_bytes()).ok()?;
+                found.of(text.as_bytes())
+            }
+            _ => return None,
+        };
+        (text.first() == Some(&b'{')).then_some(text)
+    }
+}

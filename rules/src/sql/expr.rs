@@ -1,0 +1,384 @@
+//! Expressions: precedence climbing over one table.
+//!
+//! | level | operators |
+//! |---|---|
+//! | 1 | OR |
+//! | 2 | AND |
+//! | 3 | NOT |
+//! | 4 | `= <> != < <= > >=`, IS [NOT] NULL, [NOT] IN, [NOT] BETWEEN; not associative |
+//! | 5 | `+ -` |
+//! | 6 | `* / % div mod` |
+//! | 7 | unary `-` `+` |
+//! | 8 | `.key` `[index]` |
+
+use super::MAX_DEPTH;
+use super::ast::{Access, Binary, Expr, ExprKind, Name};
+use super::cursor::{Cursor, Parsed, shorten};
+use super::lex::{Kind, Token};
+use crate::Span;
+
+const OR: u8 = 1;
+const AND: u8 = 2;
+const NOT: u8 = 3;
+const COMPARE: u8 = 4;
+const SUM: u8 = 5;
+const PRODUCT: u8 = 6;
+const SIGN: u8 = 7;
+
+/// Words that cannot be names unless they are quoted.
+const RESERVED: [&str; 37] = [
+    "AND", "AS", "BETWEEN", "BY", "CASE", "CREATE", "DO", "ELSE", "END", "FALSE", "FOREACH", "FROM", "GROUP",
+    "HAVING", "IN", "INCASE", "INNER", "INSERT", "INTO", "IS", "JOIN", "LEFT", "LIKE", "LIMIT", "NOT",
+    "NULL", "ON", "OR", "ORDER", "OVER", "SELECT", "SET", "THEN", "TRUE", "WHEN", "WHERE", "WITH",
+];
+
+/// Whether a bare word is a keyword.
+pub(crate) fn is_reserved(word: &str) -> bool {
+    RESERVED.iter().any(|r| r.eq_ignore_ascii_case(word))
+}
+
+/// Reads one expression.
+pub(crate) fn expr(c: &mut Cursor<'_>) -> Parsed<Expr> {
+    climb(c, 0, 0)
+}
+
+/// Reads operators that bind tighter than `floor`; `level` counts our own recursion.
+fn climb(c: &mut Cursor<'_>, floor: u8, level: u16) -> Parsed<Expr> {
+    if level >= MAX_DEPTH {
+        let span = c.peek().span;
+        return Err(too_deep(c, span));
+    }
+    let mut left = prefix(c, floor, level)?;
+    loop {
+        let token = c.peek();
+        let word = if token.kind == Kind::Word { c.text(token) } else { "" };
+        let is = |w: &str| word.eq_ignore_ascii_case(w);
+        let next = if is("OR") {
+            if floor >= OR {
+                break;
+            }
+            chain(c, left, "OR", OR, level, ExprKind::Or)?
+        } else if is("AND") {
+            if floor >= AND {
+                break;
+            }
+            chain(c, left, "AND", AND, level, ExprKind::And)?
+        } else if let Some((op, binds)) = operator(token, word) {
+            if floor >= binds {
+                break;
+            }
+            c.next();
+            let right = climb(c, binds, level + 1)?;
+            if op.is_comparison() {
+                refuse_second_comparison(c)?;
+            }
+            let span = left.span.to(right.span);
+            Expr::new(ExprKind::Binary(op, Box::new(left), Box::new(right)), span)
+        } else if is("IS") || is("IN") || is("BETWEEN") || is("NOT") {
+            if floor >= COMPARE {
+                break;
+            }
+            let next = suffix(c, left, level)?;
+            refuse_second_comparison(c)?;
+            next
+        } else {
+            break;
+        };
+        if next.depth > MAX_DEPTH {
+            return Err(too_deep(c, next.span));
+        }
+        left = next;
+    }
+    Ok(left)
+}
+
+fn too_deep(c: &mut Cursor<'_>, span: Span) -> super::cursor::Stop {
+    c.stop(span, format!("this expression is nested deeper than {MAX_DEPTH} levels"), None)
+}
+
+/// `a AND b AND c` as one node.
+fn chain(
+    c: &mut Cursor<'_>,
+    first: Expr,
+    word: &str,
+    binds: u8,
+    level: u16,
+    make: fn(Vec<Expr>) -> ExprKind,
+) -> Parsed<Expr> {
+    let start = first.span;
+    let mut parts = vec![first];
+    while c.eat_word(word) {
+        parts.push(climb(c, binds, level + 1)?);
+    }
+    let span = start.to(parts.last().map_or(start, |e| e.span));
+    Ok(Expr::new(make(parts), span))
+}
+
+fn operator(token: Token, word: &str) -> Option<(Binary, u8)> {
+    Some(match token.kind {
+        Kind::Eq => (Binary::Eq, COMPARE),
+        Kind::NotEq => (Binary::NotEq, COMPARE),
+        Kind::Less => (Binary::Less, COMPARE),
+        Kind::LessEq => (Binary::LessEq, COMPARE),
+        Kind::Greater => (Binary::Greater, COMPARE),
+        Kind::GreaterEq => (Binary::GreaterEq, COMPARE),
+        Kind::Plus => (Binary::Add, SUM),
+        Kind::Minus => (Binary::Subtract, SUM),
+        Kind::Star => (Binary::Multiply, PRODUCT),
+        Kind::Slash => (Binary::Divide, PRODUCT),
+        Kind::Percent => (Binary::Modulo, PRODUCT),
+        Kind::Word if word.eq_ignore_ascii_case("div") => (Binary::IntDivide, PRODUCT),
+        Kind::Word if word.eq_ignore_ascii_case("mod") => (Binary::Modulo, PRODUCT),
+        _ => return None,
+    })
+}
+
+/// `a < b < c` reads as a range in mathematics and as nonsense in SQL.
+fn refuse_second_comparison(c: &mut Cursor<'_>) -> Parsed<()> {
+    let token = c.peek();
+    match operator(token, "") {
+        Some((op, COMPARE)) => Err(c.stop(
+            token.span,
+            format!("`{}` cannot follow another comparison", op.symbol()),
+            Some("join the two with AND, or put one in parentheses".to_owned()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// IS, IN, BETWEEN and their negations after `left`.
+fn suffix(c: &mut Cursor<'_>, left: Expr, level: u16) -> Parsed<Expr> {
+    let start = left.span;
+    let of = Box::new(left);
+    if c.eat_word("IS") {
+        let negated = c.eat_word("NOT");
+        let end = c.expect_word("NULL")?;
+        return Ok(Expr::new(ExprKind::IsNull { of, negated }, start.to(end)));
+    }
+    let negated = c.eat_word("NOT");
+    if c.eat_word("IN") {
+        c.expect(Kind::Open, "`(` and the list of values")?;
+        let mut items = Vec::new();
+        loop {
+            items.push(climb(c, 0, level + 1)?);
+            if !c.eat(Kind::Comma) {
+                break;
+            }
+        }
+        let end = c.expect(Kind::Close, "`,` or `)`")?;
+        return Ok(Expr::new(ExprKind::In { of, items, negated }, start.to(end)));
+    }
+    if c.eat_word("BETWEEN") {
+        let low = Box::new(climb(c, COMPARE, level + 1)?);
+        c.expect_word("AND")?;
+        let high = Box::new(climb(c, COMPARE, level + 1)?);
+        let span = start.to(high.span);
+        return Ok(Expr::new(ExprKind::Between { of, low, high, negated }, span));
+    }
+    Err(c.unexpected("`IN` or `BETWEEN` after NOT"))
+}
+
+fn prefix(c: &mut Cursor<'_>, floor: u8, level: u16) -> Parsed<Expr> {
+    let token = c.peek();
+    match token.kind {
+        Kind::Minus | Kind::Plus => {
+            c.next();
+            // -9223372036854775808 has no positive counterpart, so the sign belongs to the literal.
+            if token.kind == Kind::Minus && c.peek().kind == Kind::Number {
+                let number = c.next();
+                let text = format!("-{}", c.text(number));
+                let literal = number_literal(c, &text, token.span.to(number.span))?;
+                return postfix(c, literal, level);
+            }
+            let of = climb(c, SIGN, level + 1)?;
+            let span = token.span.to(of.span);
+            Ok(if token.kind == Kind::Plus { of } else { Expr::new(ExprKind::Negate(Box::new(of)), span) })
+        }
+        // NOT binds looser than a comparison, so `1 = NOT x` needs parentheses.
+        Kind::Word if c.at_word("NOT") && floor < COMPARE => {
+            c.next();
+            let of = climb(c, NOT, level + 1)?;
+            let span = token.span.to(of.span);
+            Ok(Expr::new(ExprKind::Not(Box::new(of)), span))
+        }
+        _ => {
+            let base = primary(c, level)?;
+            postfix(c, base, level)
+        }
+    }
+}
+
+fn primary(c: &mut Cursor<'_>, level: u16) -> Parsed<Expr> {
+    let token = c.peek();
+    let text = c.text(token);
+    let kind = match token.kind {
+        Kind::Number => {
+            c.next();
+            return number_literal(c, text, token.span);
+        }
+        Kind::Text => {
+            c.next();
+            ExprKind::Text(unquote(text))
+        }
+        Kind::Quoted => {
+            c.next();
+            ExprKind::Column(unquote(text))
+        }
+        Kind::Open => {
+            c.next();
+            let mut inner = climb(c, 0, level + 1)?;
+            let end = c.expect(Kind::Close, "`)`")?;
+            inner.span = token.span.to(end);
+            return Ok(inner);
+        }
+        Kind::OpenBracket => {
+            c.next();
+            let mut items = Vec::new();
+            if c.peek().kind != Kind::CloseBracket {
+                loop {
+                    items.push(climb(c, 0, level + 1)?);
+                    if !c.eat(Kind::Comma) {
+                        break;
+                    }
+                }
+            }
+            let end = c.expect(Kind::CloseBracket, "`,` or `]`")?;
+            return Ok(Expr::new(ExprKind::Array(items), token.span.to(end)));
+        }
+        Kind::Word if text.eq_ignore_ascii_case("CASE") => return case(c, level),
+        Kind::Word if text.eq_ignore_ascii_case("NULL") => {
+            c.next();
+            ExprKind::Null
+        }
+        Kind::Word if text.eq_ignore_ascii_case("TRUE") || text.eq_ignore_ascii_case("FALSE") => {
+            c.next();
+            ExprKind::Bool(text.eq_ignore_ascii_case("TRUE"))
+        }
+        Kind::Word if is_reserved(text) => {
+            return Err(c.unexpected("an expression"));
+        }
+        Kind::Word if c.peek_at(1).kind == Kind::Open => return call(c, level),
+        Kind::Word => {
+            c.next();
+            ExprKind::Column(text.to_owned())
+        }
+        _ => return Err(c.unexpected("an expression")),
+    };
+    Ok(Expr::new(kind, token.span))
+}
+
+fn call(c: &mut Cursor<'_>, level: u16) -> Parsed<Expr> {
+    let word = c.next();
+    let name = Name { text: c.text(word).to_owned(), span: word.span };
+    c.expect(Kind::Open, "`(`")?;
+    let mut args = Vec::new();
+    if c.peek().kind == Kind::Star && c.peek_at(1).kind == Kind::Close {
+        let span = c.peek().span;
+        return Err(c.stop(
+            span,
+            format!("`{}(*)` counts rows of a window; windows are not yet implemented", name.text),
+            None,
+        ));
+    }
+    if c.peek().kind != Kind::Close {
+        loop {
+            args.push(climb(c, 0, level + 1)?);
+            if !c.eat(Kind::Comma) {
+                break;
+            }
+        }
+    }
+    let end = c.expect(Kind::Close, "`,` or `)`")?;
+    if c.at_word("OVER") || c.at_word("FILTER") {
+        let token = c.peek();
+        let word = c.text(token).to_uppercase();
+        return Err(c.stop(token.span, format!("{word} is not yet implemented"), None));
+    }
+    Ok(Expr::new(ExprKind::Call { name, args }, word.span.to(end)))
+}
+
+fn case(c: &mut Cursor<'_>, level: u16) -> Parsed<Expr> {
+    let start = c.next().span;
+    let of = if c.at_word("WHEN") { None } else { Some(Box::new(climb(c, 0, level + 1)?)) };
+    let mut whens = Vec::new();
+    while c.eat_word("WHEN") {
+        let when = climb(c, 0, level + 1)?;
+        c.expect_word("THEN")?;
+        let then = climb(c, 0, level + 1)?;
+        whens.push((when, then));
+    }
+    if whens.is_empty() {
+        return Err(c.unexpected("`WHEN`"));
+    }
+    let otherwise = if c.eat_word("ELSE") { Some(Box::new(climb(c, 0, level + 1)?)) } else { None };
+    if !c.at_word("END") {
+        return Err(c.unexpected("`WHEN`, `ELSE` or `END`"));
+    }
+    let end = c.next().span;
+    Ok(Expr::new(ExprKind::Case { of, whens, otherwise }, start.to(end)))
+}
+
+/// `.key` and `[index]` after `base`.
+fn postfix(c: &mut Cursor<'_>, base: Expr, level: u16) -> Parsed<Expr> {
+    let mut steps = Vec::new();
+    let mut span = base.span;
+    loop {
+        if c.eat(Kind::Dot) {
+            let token = c.peek();
+            let text = c.text(token);
+            let key = match token.kind {
+                Kind::Word => text.to_owned(),
+                Kind::Quoted | Kind::Text => unquote(text),
+                Kind::Number if text.bytes().all(|b| b.is_ascii_digit()) => text.to_owned(),
+                _ => return Err(c.unexpected("a field name after `.`")),
+            };
+            c.next();
+            steps.push(Access::Key(key));
+        } else if c.eat(Kind::OpenBracket) {
+            let index = climb(c, 0, level + 1)?;
+            if c.peek().kind == Kind::Dot {
+                let at = c.peek().span;
+                return Err(c.stop(at, "ranges `[a..b]` are not yet implemented", None));
+            }
+            steps.push(match index.kind {
+                ExprKind::Int(0) => {
+                    let hint = Some("the first element is `[1]`, the last `[-1]`".to_owned());
+                    return Err(c.stop(index.span, "arrays count from 1", hint));
+                }
+                ExprKind::Int(n) => Access::Index(n),
+                _ => Access::Computed(index),
+            });
+            c.expect(Kind::CloseBracket, "`]`")?;
+        } else {
+            break;
+        }
+        span = span.to(c.last());
+    }
+    if steps.is_empty() {
+        return Ok(base);
+    }
+    Ok(Expr::new(ExprKind::Access(Box::new(base), steps), span))
+}
+
+fn number_literal(c: &mut Cursor<'_>, text: &str, span: Span) -> Parsed<Expr> {
+    let digits = text.trim_start_matches('-');
+    let kind = if digits.bytes().all(|b| b.is_ascii_digit()) {
+        text.parse().ok().map(ExprKind::Int)
+    } else if digits.ends_with(|ch: char| ch.is_ascii_digit()) && !digits.starts_with('.') {
+        text.parse().ok().filter(|f: &f64| f.is_finite()).map(ExprKind::Float)
+    } else {
+        return Err(c.stop(span, format!("`{}` is no number", shorten(text)), None));
+    };
+    match kind {
+        Some(kind) => Ok(Expr::new(kind, span)),
+        None => Err(c.stop(span, format!("`{}` does not fit a 64-bit number", shorten(text)), None)),
+    }
+}
+
+/// The content of a quoted token: the outer quotes off, doubled ones single.
+pub(crate) fn unquote(text: &str) -> String {
+    let Some(quote) = text.chars().next() else { return String::new() };
+    let inner = text.strip_prefix(quote).and_then(|t| t.strip_suffix(quote)).unwrap_or("");
+    let (twice, once) = (format!("{quote}{quote}"), quote.to_string());
+    inner.replace(&twice, &once)
+}

@@ -1,0 +1,347 @@
+//! Values of expressions: borrowed where they can be, never a tree.
+//!
+//! Arrays and objects are their JSON text, so passing one through copies bytes and a payload's numbers keep their
+//! digits. Integers are 64 bits; a longer one from a payload is [`Value::Big`], passes through, compares, and has no
+//! arithmetic (the place where bounded big integers will come in).
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use serde_json::Value as Tree;
+
+use crate::TypeError;
+use crate::json::{self, Found, Kind};
+use crate::sql::ast::Binary;
+
+/// A value.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) enum Value<'a> {
+    #[default]
+    Null,
+    Bool(bool),
+    Int(i64),
+    /// Finite.
+    Float(f64),
+    /// The digits of an integer beyond 64 bits.
+    Big(Cow<'a, str>),
+    Text(Cow<'a, str>),
+    /// A payload that is not UTF-8.
+    Bytes(&'a [u8]),
+    /// An array or object, as valid JSON text.
+    Json(Cow<'a, str>),
+}
+
+impl<'a> Value<'a> {
+    /// A value found in a JSON text.
+    pub(crate) fn found(text: &'a [u8], found: Found) -> Result<Value<'a>, TypeError> {
+        Ok(match found.kind {
+            Kind::Null => Value::Null,
+            Kind::True => Value::Bool(true),
+            Kind::False => Value::Bool(false),
+            Kind::Text | Kind::Escaped => Value::Text(json::content(text, found)),
+            Kind::Int => integer(found.of(text)),
+            Kind::Float => {
+                let number = ascii(found.of(text)).parse::<f64>().ok().filter(|f| f.is_finite());
+                Value::Float(number.ok_or(TypeError::NotFinite)?)
+            }
+            Kind::Array | Kind::Object => Value::Json(Cow::Borrowed(ascii(found.of(text)))),
+        })
+    }
+
+    /// A value found in a text that does not outlive the expression.
+    fn found_owned(text: &str, found: Found) -> Result<Value<'static>, TypeError> {
+        Value::found(text.as_bytes(), found).map(Value::into_owned)
+    }
+
+    fn into_owned(self) -> Value<'static> {
+        match self {
+            Value::Null => Value::Null,
+            Value::Bool(b) => Value::Bool(b),
+            Value::Int(i) => Value::Int(i),
+            Value::Float(f) => Value::Float(f),
+            Value::Big(s) => Value::Big(Cow::Owned(s.into_owned())),
+            Value::Text(s) => Value::Text(Cow::Owned(s.into_owned())),
+            Value::Bytes(b) => Value::Text(Cow::Owned(String::from_utf8_lossy(b).into_owned())),
+            Value::Json(s) => Value::Json(Cow::Owned(s.into_owned())),
+        }
+    }
+
+    /// A borrowed copy.
+    pub(crate) fn share(&self) -> Value<'_> {
+        match self {
+            Value::Null => Value::Null,
+            Value::Bool(b) => Value::Bool(*b),
+            Value::Int(i) => Value::Int(*i),
+            Value::Float(f) => Value::Float(*f),
+            Value::Big(s) => Value::Big(Cow::Borrowed(s)),
+            Value::Text(s) => Value::Text(Cow::Borrowed(s)),
+            Value::Bytes(b) => Value::Bytes(b),
+            Value::Json(s) => Value::Json(Cow::Borrowed(s)),
+        }
+    }
+
+    /// A value of a parsed tree (cases of `rules eval`).
+    pub(crate) fn from_tree(tree: &'a Tree) -> Value<'a> {
+        match tree {
+            Tree::Null => Value::Null,
+            Tree::Bool(b) => Value::Bool(*b),
+            Tree::Number(n) => match (n.as_i64(), n.as_f64()) {
+                (Some(i), _) => Value::Int(i),
+                (None, Some(f)) if n.is_f64() => Value::Float(f),
+                _ => Value::Big(Cow::Owned(n.to_string())),
+            },
+            Tree::String(s) => Value::Text(Cow::Borrowed(s)),
+            Tree::Array(_) | Tree::Object(_) => Value::Json(Cow::Owned(tree.to_string())),
+        }
+    }
+
+    /// What the value is called in messages.
+    pub(crate) fn type_name(&self) -> &'static str {
+        match self {
+            Value::Null => "NULL",
+            Value::Bool(_) => "boolean",
+            Value::Int(_) | Value::Big(_) => "integer",
+            Value::Float(_) => "float",
+            Value::Text(_) => "string",
+            Value::Bytes(_) => "bytes",
+            Value::Json(s) if s.starts_with('{') => "object",
+            Value::Json(_) => "array",
+        }
+    }
+
+    /// The member `key`; NULL when there is none.
+    pub(crate) fn member(self, key: &str) -> Result<Value<'a>, TypeError> {
+        self.inside(|text| json::member(text, key))
+    }
+
+    /// Element `index`, from 1, negative from the end; NULL when there is none.
+    pub(crate) fn element(self, index: i64) -> Result<Value<'a>, TypeError> {
+        self.inside(|text| json::element(text, index))
+    }
+
+    fn inside(self, find: impl Fn(&[u8]) -> Option<Found>) -> Result<Value<'a>, TypeError> {
+        match self {
+            Value::Json(Cow::Borrowed(text)) => match find(text.as_bytes()) {
+                Some(found) => Value::found(text.as_bytes(), found),
+                None => Ok(Value::Null),
+            },
+            Value::Json(Cow::Owned(text)) => match find(text.as_bytes()) {
+                Some(found) => Value::found_owned(&text, found),
+                None => Ok(Value::Null),
+            },
+            _ => Ok(Value::Null),
+        }
+    }
+
+    /// Appends the value as JSON.
+    pub(crate) fn write_json(&self, out: &mut Vec<u8>) {
+        match self {
+            Value::Null => out.extend_from_slice(b"null"),
+            Value::Bool(b) => out.extend_from_slice(if *b { b"true" } else { b"false" }),
+            Value::Int(i) => write_int(*i, out),
+            // Writing to memory cannot fail.
+            Value::Float(f) => drop(serde_json::to_writer(out, f)),
+            Value::Text(s) => write_json_text(s, out),
+            Value::Bytes(b) => {
+                out.extend_from_slice(b"{\"$bytes\":\"");
+                for byte in *b {
+                    const HEX: &[u8; 16] = b"0123456789abcdef";
+                    out.push(HEX[usize::from(byte >> 4)]);
+                    out.push(HEX[usize::from(byte & 15)]);
+                }
+                out.extend_from_slice(b"\"}");
+            }
+            Value::Big(s) | Value::Json(s) => out.extend_from_slice(s.as_bytes()),
+        }
+    }
+
+    /// Appends the value as text: strings bare, all else as JSON, NULL as nothing.
+    pub(crate) fn write_text(&self, out: &mut Vec<u8>) {
+        match self {
+            Value::Null => {}
+            Value::Text(s) => out.extend_from_slice(s.as_bytes()),
+            Value::Bytes(b) => out.extend_from_slice(b),
+            other => other.write_json(out),
+        }
+    }
+}
+
+/// A string, as JSON.
+pub(crate) fn write_json_text(text: &str, out: &mut Vec<u8>) {
+    // Writing to memory cannot fail.
+    drop(serde_json::to_writer(out, text));
+}
+
+fn write_int(i: i64, out: &mut Vec<u8>) {
+    drop(serde_json::to_writer(out, &i));
+}
+
+/// Bytes that the scan has found to be UTF-8.
+fn ascii(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or("")
+}
+
+fn integer(digits: &[u8]) -> Value<'_> {
+    let (negative, magnitude) = match digits.split_first() {
+        Some((b'-', rest)) => (true, rest),
+        _ => (false, digits),
+    };
+    // 18 digits always fit; most integers are far shorter.
+    if magnitude.len() <= 18 {
+        let n = magnitude.iter().fold(0i64, |n, d| n * 10 + i64::from(d.wrapping_sub(b'0') & 15));
+        return match (negative, n) {
+            (true, 0) => Value::Float(-0.0),
+            (true, n) => Value::Int(-n),
+            (false, n) => Value::Int(n),
+        };
+    }
+    let text = ascii(digits);
+    text.parse().map(Value::Int).unwrap_or(Value::Big(Cow::Borrowed(text)))
+}
+
+/// The order of two values that are not NULL; arrays and objects are only equal or not (`None`).
+///
+/// # Errors
+/// [`TypeError::TypeMismatch`] when the types are unlike.
+pub(crate) fn order(a: &Value<'_>, b: &Value<'_>) -> Result<Option<Ordering>, TypeError> {
+    use Value::*;
+    Ok(match (a, b) {
+        (Int(a), Int(b)) => Some(a.cmp(b)),
+        (Float(a), Float(b)) => a.partial_cmp(b),
+        (Int(a), Float(b)) => Some(order_int_float(*a, *b)),
+        (Float(a), Int(b)) => Some(order_int_float(*b, *a).reverse()),
+        (Text(a), Text(b)) => Some(a.as_bytes().cmp(b.as_bytes())),
+        (Bool(a), Bool(b)) => Some(a.cmp(b)),
+        (Big(a), Big(b)) if a == b => Some(Ordering::Equal),
+        (Big(_), Big(_) | Int(_) | Float(_)) | (Int(_) | Float(_), Big(_)) => wide(a).partial_cmp(&wide(b)),
+        (Bytes(a), Bytes(b)) => Some(a.cmp(b)),
+        (Json(x), Json(y)) => {
+            if x == y {
+                return Ok(Some(Ordering::Equal));
+            }
+            match (serde_json::from_str(x), serde_json::from_str(y)) {
+                (Ok(x), Ok(y)) if same_tree(&x, &y) => Some(Ordering::Equal),
+                _ => None,
+            }
+        }
+        _ => return Err(TypeError::TypeMismatch),
+    })
+}
+
+fn wide(value: &Value<'_>) -> f64 {
+    match value {
+        Value::Int(i) => *i as f64,
+        Value::Float(f) => *f,
+        Value::Big(s) => s.parse().unwrap_or(f64::NAN),
+        _ => f64::NAN,
+    }
+}
+
+/// Exact, unlike `a as f64`, which rounds above 2^53. `b` is finite.
+fn order_int_float(a: i64, b: f64) -> Ordering {
+    const TWO_63: f64 = 9_223_372_036_854_775_808.0;
+    if b >= TWO_63 {
+        return Ordering::Less;
+    }
+    if b < -TWO_63 {
+        return Ordering::Greater;
+    }
+    let whole = b.trunc();
+    // In range: checked above.
+    a.cmp(&(whole as i64)).then_with(|| 0.0f64.partial_cmp(&(b - whole)).unwrap_or(Ordering::Equal))
+}
+
+/// Equality of trees, numbers by value. Nested at most 127 deep: serde_json read them.
+fn same_tree(a: &Tree, b: &Tree) -> bool {
+    match (a, b) {
+        (Tree::Number(_), Tree::Number(_)) => {
+            order(&Value::from_tree(a), &Value::from_tree(b)) == Ok(Some(Ordering::Equal))
+        }
+        (Tree::Array(a), Tree::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_tree(a, b))
+        }
+        (Tree::Object(a), Tree::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(k, a)| b.get(k).is_some_and(|b| same_tree(a, b)))
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// A comparison, three-valued (`None` is NULL).
+///
+/// # Errors
+/// [`TypeError::TypeMismatch`] when the types are unlike, or arrays or objects are to be ordered.
+pub(crate) fn compare(op: Binary, a: &Value<'_>, b: &Value<'_>) -> Result<Option<bool>, TypeError> {
+    if matches!(a, Value::Null) || matches!(b, Value::Null) {
+        return Ok(None);
+    }
+    let order = order(a, b)?;
+    Ok(Some(match (op, order) {
+        (Binary::Eq, o) => o == Some(Ordering::Equal),
+        (Binary::NotEq, o) => o != Some(Ordering::Equal),
+        (Binary::Less, Some(o)) => o == Ordering::Less,
+        (Binary::LessEq, Some(o)) => o != Ordering::Greater,
+        (Binary::Greater, Some(o)) => o == Ordering::Greater,
+        (Binary::GreaterEq, Some(o)) => o != Ordering::Less,
+        _ => return Err(TypeError::TypeMismatch),
+    }))
+}
+
+/// `+ - * / div mod`.
+///
+/// # Errors
+/// What makes the result NULL and is counted; a NULL operand makes NULL without one.
+pub(crate) fn arithmetic<'a>(op: Binary, a: &Value<'_>, b: &Value<'_>) -> Result<Value<'a>, TypeError> {
+    use Value::*;
+    match (a, b) {
+        (Null, _) | (_, Null) => Ok(Null),
+        (Int(a), Int(b)) => {
+            let exact = match op {
+                Binary::Add => a.checked_add(*b),
+                Binary::Subtract => a.checked_sub(*b),
+                Binary::Multiply => a.checked_mul(*b),
+                Binary::Divide => return divide(*a as f64, *b as f64),
+                _ if *b == 0 => return Err(TypeError::DivisionByZero),
+                Binary::IntDivide => a.checked_div(*b),
+                // The remainder of MIN by -1 is 0, though their quotient does not fit.
+                _ => Some(a.checked_rem(*b).unwrap_or(0)),
+            };
+            exact.map(Int).ok_or(TypeError::IntegerOverflow)
+        }
+        (Int(_) | Float(_), Int(_) | Float(_)) => {
+            let (a, b) = (wide(a), wide(b));
+            match op {
+                Binary::Add => finite(a + b),
+                Binary::Subtract => finite(a - b),
+                Binary::Multiply => finite(a * b),
+                Binary::Divide => divide(a, b),
+                Binary::IntDivide => Err(TypeError::TypeMismatch),
+                _ if b == 0.0 => Err(TypeError::DivisionByZero),
+                _ => finite(a % b),
+            }
+        }
+        (Text(a), Text(b)) if op == Binary::Add => Ok(Text(Cow::Owned(format!("{a}{b}")))),
+        (Big(_), Int(_) | Float(_) | Big(_)) | (Int(_) | Float(_), Big(_)) => Err(TypeError::IntegerOverflow),
+        _ => Err(TypeError::TypeMismatch),
+    }
+}
+
+fn divide<'a>(a: f64, b: f64) -> Result<Value<'a>, TypeError> {
+    if b == 0.0 { Err(TypeError::DivisionByZero) } else { finite(a / b) }
+}
+
+/// A float result.
+pub(crate) fn finite<'a>(f: f64) -> Result<Value<'a>, TypeError> {
+    if f.is_finite() { Ok(Value::Float(f)) } else { Err(TypeError::NotFinite) }
+}
+
+/// Unary minus.
+pub(crate) fn negate<'a>(value: &Value<'_>) -> Result<Value<'a>, TypeError> {
+    match value {
+        Value::Null => Ok(Value::Null),
+        Value::Int(i) => i.checked_neg().map(Value::Int).ok_or(TypeError::IntegerOverflow),
+        Value::Float(f) => Ok(Value::Float(-f)),
+        Value::Big(_) => Err(TypeError::IntegerOverflow),
+        _ => Err(TypeError::TypeMismatch),
+    }
+}
