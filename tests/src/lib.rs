@@ -124,7 +124,8 @@ pub fn open_sqlite(path: &Path) -> rusqlite::Connection {
 #[must_use]
 pub fn sqlite_rows(path: &Path) -> Vec<Row> {
     let db = open_sqlite(path);
-    let mut select = db.prepare("select message_id, device, n from readings order by id").expect("the table is there");
+    let mut select =
+        db.prepare("select message_id, device, n from readings order by id").expect("the table is there");
     let rows = select.query_map([], |row| {
         let n: i64 = row.get(2)?;
         let n = u64::try_from(n).unwrap_or_else(|_| panic!("n is {n}"));

@@ -28,7 +28,10 @@ fn stream(edge: &Node, cloud: &Node, sqlite: &std::path::Path, open: impl FnOnce
         status["uplink"]["state"] == "down"
     });
     let outbox = node::outbox(&status, "cloud");
-    assert!(node::count(outbox, "queued") + node::count(outbox, "in_flight") > 0, "nothing waits: {outbox:#}");
+    assert!(
+        node::count(outbox, "queued") + node::count(outbox, "in_flight") > 0,
+        "nothing waits: {outbox:#}"
+    );
     // The hole's length is the fault itself; all the while the edge serves and the cloud gets nothing.
     let before = sqlite_rows(sqlite).len();
     while opened.elapsed() < HOLE {

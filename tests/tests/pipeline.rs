@@ -57,7 +57,10 @@ fn missing_tables_are_made_and_records_carry_their_identity() {
     let keys = ["_boot", "_class", "_origin", "_row", "_rule", "_seq"];
     assert_eq!(postgres.query(columns), keys);
     assert_eq!(postgres.query("select n from readings order by n"), ["0", "1", "2", "3", "4"]);
-    assert_eq!(postgres.query("select distinct _origin, _class from readings"), [format!("{}|0", node::EDGE_ID)]);
+    assert_eq!(
+        postgres.query("select distinct _origin, _class from readings"),
+        [format!("{}|0", node::EDGE_ID)]
+    );
     let db = open_sqlite(&sqlite);
     let of_sqlite: Vec<String> = db
         .prepare(r#"select name from pragma_table_info('readings') where "notnull" and name like '\_%' escape '\' order by 1"#)
@@ -73,7 +76,11 @@ fn missing_tables_are_made_and_records_carry_their_identity() {
     let records = kafka.read(TOPIC);
     assert_eq!(records.len(), 5);
     for record in &records {
-        assert_eq!(record.key.as_deref(), Some("press 1"), "the key is the device, not the gateway: {record:?}");
+        assert_eq!(
+            record.key.as_deref(),
+            Some("press 1"),
+            "the key is the device, not the gateway: {record:?}"
+        );
         let origin = format!("ferrule-origin:{}", node::EDGE_ID);
         assert!(record.headers.contains(&origin), "{record:?}");
         for name in ["ferrule-id:", "ferrule-rule:", "ferrule-row:", "ferrule-client:", "ferrule-at:"] {

@@ -53,6 +53,7 @@ fn while_the_edge_waits_for_its_disk() {
 #[test]
 fn while_the_edge_waits_for_the_cloud() {
     // `ack = 'sink'`: no PUBACK before the cloud's own. Each second, as common device libraries do.
-    let rules = "CREATE RULE everything WITH (ack = 'sink') AS INSERT INTO cloud SELECT * FROM \"factory/#\";";
+    let rules =
+        "CREATE RULE everything WITH (ack = 'sink') AS INSERT INTO cloud SELECT * FROM \"factory/#\";";
     storm(rules, Duration::from_secs(1));
 }

@@ -102,6 +102,7 @@ pub struct Config {
     data_dir: Option<PathBuf>,
     netns: Option<String>,
     env: Vec<(String, String)>,
+    bare: bool,
 }
 
 impl Config {
@@ -117,6 +118,7 @@ impl Config {
             data_dir: None,
             netns: None,
             env: Vec::new(),
+            bare: false,
         }
     }
 
@@ -151,6 +153,13 @@ impl Config {
     pub fn listen(mut self, bind: SocketAddr) -> Self {
         self.listen = bind;
         self.anonymous = bind.ip().is_loopback();
+        self
+    }
+
+    /// Without a configuration file: `run --listen ADDR --data-dir DIR`, a plain MQTT broker.
+    #[must_use]
+    pub fn bare(mut self) -> Self {
+        self.bare = true;
         self
     }
 
@@ -194,9 +203,12 @@ impl Config {
         write(&folder.join("edge.pass"), EDGE_PASSWORD);
         write(&file, &self.toml(&data_dir));
         let mut launch =
-            Launch::new(self.role.binary(), binary(self.role.binary()), folder.join("output.log"))
-                .args(["run", "--config"])
-                .arg(&file);
+            Launch::new(self.role.binary(), binary(self.role.binary()), folder.join("output.log")).arg("run");
+        launch = if self.bare {
+            launch.arg("--listen").arg(self.listen.to_string()).arg("--data-dir").arg(&data_dir)
+        } else {
+            launch.arg("--config").arg(&file)
+        };
         if let Some(netns) = &self.netns {
             launch = launch.netns(netns);
         }

@@ -542,10 +542,11 @@ impl Client {
                         reason = Some(disconnect.reason);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    panic!("the broker has not closed the connection")
-                }
-                Err(_) => return reason,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::TimedOut => panic!("the broker has not closed the connection"),
+                    io::ErrorKind::InvalidData => panic!("the broker's last words are no MQTT: {error}"),
+                    _ => return reason,
+                },
             }
         }
     }

@@ -1,0 +1,345 @@
+//! The broker's own promises, over kill -9 and restart: sessions, queues, retained messages, QoS 2, takeover, wills, wildcards.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::net::SocketAddr;
+
+use ferrule_mqtt::{AckType, Packet, QoS, ReasonCode, SubscribeOptions};
+use ferrule_testkit::wire::{Options, Outgoing};
+use ferrule_testkit::{Client, Config, Node};
+
+fn edge() -> Node {
+    Node::start(&Config::edge().bare())
+}
+
+/// Makes the options of a client id.
+type MakeOptions = fn(&str) -> Options;
+
+/// Both versions by name.
+const VERSIONS: [(&str, MakeOptions); 2] = [("v4", Options::v4), ("v5", Options::v5)];
+
+/// Publishes the fence that ends `messages_until`, from a client of its own.
+fn fence(addr: SocketAddr, topic: &str) {
+    Client::connect(addr, &Options::v4("")).publish(topic, b"", QoS::AtLeastOnce, false);
+}
+
+fn texts(client: &mut Client, addr: SocketAddr, topic: &str) -> Vec<String> {
+    fence(addr, topic);
+    client.messages_until(topic).iter().map(|message| message.text().to_owned()).collect()
+}
+
+#[test]
+fn subscriptions_and_queues_survive_a_kill() {
+    let mut edge = edge();
+    for (name, options) in VERSIONS {
+        let me = options(&format!("reader-{name}")).persistent();
+        let (mut reader, present) = Client::connect_session(edge.addr(), &me);
+        assert!(!present, "{name}: a session before the first connection");
+        assert_eq!(reader.subscribe(&format!("{name}/#"), QoS::AtLeastOnce), 1);
+        assert_eq!(reader.subscribe(&format!("fence/{name}"), QoS::AtLeastOnce), 1);
+        drop(reader);
+
+        // While the reader is away: acknowledged, so safe.
+        let mut writer = Client::connect(edge.addr(), &options("writer"));
+        for n in 0..300 {
+            writer.publish(&format!("{name}/{n}"), n.to_string().as_bytes(), QoS::AtLeastOnce, false);
+        }
+        edge.kill9();
+        edge.restart();
+
+        let (mut reader, present) = Client::connect_session(edge.addr(), &me);
+        assert!(present, "{name}: the session is gone");
+        let expect: Vec<String> = (0..300).map(|n| n.to_string()).collect();
+        assert_eq!(texts(&mut reader, edge.addr(), &format!("fence/{name}")), expect, "{name}");
+
+        // The subscription still routes, and what was acknowledged does not come back.
+        Client::connect(edge.addr(), &options("writer")).publish(
+            &format!("{name}/x"),
+            b"later",
+            QoS::AtLeastOnce,
+            false,
+        );
+        assert_eq!(texts(&mut reader, edge.addr(), &format!("fence/{name}")), ["later"], "{name}");
+        reader.ping();
+    }
+}
+
+#[test]
+fn what_a_subscriber_did_not_acknowledge_comes_again() {
+    let mut edge = edge();
+    for (name, options) in VERSIONS {
+        let me = options(&format!("silent-{name}")).persistent().manual_ack();
+        let mut reader = Client::connect(edge.addr(), &me);
+        reader.subscribe(&format!("{name}/+"), QoS::AtLeastOnce);
+        let mut writer = Client::connect(edge.addr(), &options("writer"));
+        for n in ["1", "2", "3"] {
+            writer.publish(&format!("{name}/t"), n.as_bytes(), QoS::AtLeastOnce, false);
+        }
+        let first = reader.expect_message();
+        assert_eq!((first.text(), first.dup), ("1", false));
+        reader.expect_message();
+        reader.expect_message();
+        // A kill before any acknowledgement: all three come again, in their order.
+        edge.kill9();
+        edge.restart();
+        let (mut reader, present) = Client::connect_session(edge.addr(), &me);
+        assert!(present);
+        for n in ["1", "2", "3"] {
+            let message = reader.expect_message();
+            assert_eq!(message.text(), n, "{name}");
+            reader.send_ack(AckType::Puback, message.packet_id).unwrap();
+        }
+        reader.disconnect();
+    }
+}
+
+#[test]
+fn a_discarded_session_does_not_come_back() {
+    let mut edge = edge();
+    for (name, options) in VERSIONS {
+        let client_id = format!("gone-{name}");
+        let mut reader = Client::connect(edge.addr(), &options(&client_id).persistent());
+        reader.subscribe(&format!("{name}/#"), QoS::AtLeastOnce);
+        drop(reader);
+        let (clean, present) = Client::connect_session(edge.addr(), &options(&client_id));
+        assert!(!present, "{name}");
+        drop(clean);
+        edge.kill9();
+        edge.restart();
+        let (_, present) = Client::connect_session(edge.addr(), &options(&client_id).persistent());
+        assert!(!present, "{name}: the discarded session is back");
+    }
+}
+
+#[test]
+fn retained_messages_survive_a_kill() {
+    let mut edge = edge();
+    let mut writer = Client::connect(edge.addr(), &Options::v5("writer"));
+    writer.publish("kept/a", b"old", QoS::AtLeastOnce, true);
+    writer.publish("kept/a", b"new", QoS::AtLeastOnce, true);
+    writer.publish("kept/b", b"b", QoS::ExactlyOnce, true);
+    writer.publish("kept/gone", b"x", QoS::AtLeastOnce, true);
+    writer.publish("kept/gone", b"", QoS::AtLeastOnce, true);
+    writer.publish("kept/plain", b"x", QoS::AtLeastOnce, false);
+    edge.kill9();
+    edge.restart();
+    for (name, options) in VERSIONS {
+        let mut reader = Client::connect(edge.addr(), &options("reader"));
+        reader.subscribe("kept/#", QoS::AtLeastOnce);
+        reader.subscribe("fence", QoS::AtLeastOnce);
+        fence(edge.addr(), "fence");
+        let mut kept = reader.messages_until("fence");
+        kept.sort_by(|a, b| a.topic.cmp(&b.topic));
+        let kept: Vec<_> = kept.iter().map(|m| (m.topic.as_str(), m.text(), m.retain)).collect();
+        assert_eq!(kept, [("kept/a", "new", true), ("kept/b", "b", true)], "{name}");
+    }
+}
+
+#[test]
+fn a_qos_2_message_is_routed_once_over_a_kill() {
+    let mut edge = edge();
+    for (name, options) in VERSIONS {
+        let reader_options = options(&format!("reader-{name}")).persistent();
+        let mut reader = Client::connect(edge.addr(), &reader_options);
+        reader.subscribe(&format!("{name}/#"), QoS::ExactlyOnce);
+        reader.subscribe(&format!("fence/{name}"), QoS::ExactlyOnce);
+        drop(reader);
+
+        let me = options(&format!("writer-{name}")).persistent();
+        let topic = format!("{name}/once");
+        let message = |dup| Outgoing {
+            topic: &topic,
+            payload: b"once",
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            dup,
+            packet_id: 7,
+        };
+        let mut writer = Client::connect(edge.addr(), &me);
+        writer.send_publish(message(false)).unwrap();
+        writer.expect_ack(AckType::Pubrec, 7);
+        edge.kill9();
+        edge.restart();
+        // The PUBREC might have been lost on the way: so the client begins again, under the same id.
+        let (mut writer, present) = Client::connect_session(edge.addr(), &me);
+        assert!(present, "{name}");
+        writer.send_publish(message(true)).unwrap();
+        writer.expect_ack(AckType::Pubrec, 7);
+        writer.send_ack(AckType::Pubrel, 7).unwrap();
+        writer.expect_ack(AckType::Pubcomp, 7);
+
+        let (mut reader, present) = Client::connect_session(edge.addr(), &reader_options);
+        assert!(present, "{name}");
+        assert_eq!(texts(&mut reader, edge.addr(), &format!("fence/{name}")), ["once"], "{name}");
+    }
+}
+
+#[test]
+fn a_second_connection_takes_the_session_over() {
+    let edge = edge();
+    for (name, options) in VERSIONS {
+        let me = options(&format!("twice-{name}")).persistent().will(
+            "wills/taken",
+            b"taken",
+            QoS::AtLeastOnce,
+            false,
+        );
+        let mut first = Client::connect(edge.addr(), &me);
+        first.subscribe(&format!("{name}/#"), QoS::AtLeastOnce);
+        first.subscribe("fence/take", QoS::AtLeastOnce);
+        let (mut second, present) = Client::connect_session(edge.addr(), &me);
+        assert!(present, "{name}");
+        let reason = first.expect_closed();
+        let expect = (name == "v5").then_some(ReasonCode(0x8E)); // Session taken over
+        assert_eq!(reason, expect, "{name}");
+        Client::connect(edge.addr(), &options("writer")).publish(
+            &format!("{name}/t"),
+            b"1",
+            QoS::AtLeastOnce,
+            false,
+        );
+        assert_eq!(texts(&mut second, edge.addr(), "fence/take"), ["1"], "{name}");
+    }
+}
+
+#[test]
+fn a_will_is_published_for_a_lost_client_alone() {
+    let edge = edge();
+    let mut reader = Client::connect(edge.addr(), &Options::v5("reader"));
+    reader.subscribe("wills/#", QoS::AtLeastOnce);
+    reader.subscribe("fence/wills", QoS::AtLeastOnce);
+    for (name, options) in VERSIONS {
+        let will = |client: &str| {
+            options(client).will(&format!("wills/{name}/{client}"), client.as_bytes(), QoS::AtLeastOnce, true)
+        };
+        Client::connect(edge.addr(), &will("polite")).disconnect();
+        drop(Client::connect(edge.addr(), &will("lost")));
+        let message = reader.expect_message();
+        assert_eq!((message.topic, message.retain), (format!("wills/{name}/lost"), false));
+
+        // Rubbish ends a connection as a lost one.
+        let mut rude = Client::connect(edge.addr(), &will("rude"));
+        rude.send_raw(&[0xF0, 0x00, 0x00]).unwrap();
+        rude.expect_closed();
+        assert_eq!(reader.expect_message().topic, format!("wills/{name}/rude"));
+
+        assert_eq!(texts(&mut reader, edge.addr(), "fence/wills"), Vec::<String>::new());
+        // The will was to be retained.
+        let mut late = Client::connect(edge.addr(), &options("late"));
+        late.subscribe(&format!("wills/{name}/lost"), QoS::AtLeastOnce);
+        assert!(late.expect_message().retain);
+    }
+}
+
+#[test]
+fn filters_match_as_the_standard_says() {
+    let edge = edge();
+    let topics = ["a", "a/b", "a/b/c", "/a", "a/", "b", "$x/a"];
+    let table: [(&str, &[&str]); 12] = [
+        ("#", &["a", "a/b", "a/b/c", "/a", "a/", "b"]),
+        ("+", &["a", "b"]),
+        ("a/#", &["a", "a/b", "a/b/c", "a/"]),
+        ("a/+", &["a/b", "a/"]),
+        ("a/+/#", &["a/b", "a/b/c", "a/"]),
+        ("+/b", &["a/b"]),
+        ("+/+", &["a/b", "/a", "a/"]),
+        ("/+", &["/a"]),
+        ("+/a", &["/a"]),
+        ("a/b/c", &["a/b/c"]),
+        ("$x/#", &["$x/a"]),
+        ("+/+/+", &["a/b/c"]),
+    ];
+    for (filter, expect) in table {
+        for (name, options) in VERSIONS {
+            let mut reader = Client::connect(edge.addr(), &options("reader"));
+            assert!(reader.subscribe(filter, QoS::AtLeastOnce) < 0x80, "{filter}");
+            // A second, overlapping subscription: a message still comes at least once, and the fence comes at all.
+            reader.subscribe("fence/x/y/z", QoS::AtLeastOnce);
+            let mut writer = Client::connect(edge.addr(), &options("writer"));
+            for topic in topics {
+                writer.publish(topic, topic.as_bytes(), QoS::AtLeastOnce, false);
+            }
+            fence(edge.addr(), "fence/x/y/z");
+            let mut got: Vec<String> =
+                reader.messages_until("fence/x/y/z").into_iter().map(|message| message.topic).collect();
+            got.dedup();
+            assert_eq!(got, expect, "{filter} {name}");
+        }
+    }
+}
+
+#[test]
+fn bad_filters_are_refused_in_their_place() {
+    let edge = edge();
+    for filter in ["a#", "a/#/b", "a+/b", "#/a"] {
+        for (name, options) in VERSIONS {
+            let mut client = Client::connect(edge.addr(), &options("reader"));
+            let code = client.subscribe(filter, QoS::AtLeastOnce);
+            assert_eq!(code, if name == "v5" { 0x8F } else { 0x80 }, "{filter} {name}");
+            client.ping();
+        }
+    }
+}
+
+#[test]
+fn no_local_and_retain_handling_are_heeded() {
+    let edge = edge();
+    let mut me = Client::connect(edge.addr(), &Options::v5("me"));
+    me.publish("o/kept", b"kept", QoS::AtLeastOnce, true);
+    let no_local =
+        SubscribeOptions { no_local: true, retain_handling: 2, ..SubscribeOptions::new(QoS::AtLeastOnce) };
+    assert_eq!(me.subscribe_with("o/#", no_local), 1);
+    me.subscribe("fence/o", QoS::AtLeastOnce);
+    me.publish("o/own", b"own", QoS::AtLeastOnce, false);
+    Client::connect(edge.addr(), &Options::v5("other")).publish("o/other", b"other", QoS::AtLeastOnce, false);
+    assert_eq!(texts(&mut me, edge.addr(), "fence/o"), ["other"]);
+}
+
+#[test]
+fn a_shared_subscription_gives_each_message_to_one() {
+    let edge = edge();
+    let mut members: Vec<Client> = (0..3)
+        .map(|n| {
+            let mut member = Client::connect(edge.addr(), &Options::v5(&format!("member-{n}")));
+            assert_eq!(member.subscribe("$share/g/work/#", QoS::AtLeastOnce), 1);
+            member.subscribe("fence/share", QoS::AtLeastOnce);
+            member
+        })
+        .collect();
+    let mut writer = Client::connect(edge.addr(), &Options::v5("writer"));
+    for n in 0..90 {
+        writer.publish("work/t", n.to_string().as_bytes(), QoS::AtLeastOnce, false);
+    }
+    fence(edge.addr(), "fence/share");
+    let mut got: Vec<u32> = members
+        .iter_mut()
+        .flat_map(|member| member.messages_until("fence/share"))
+        .map(|message| message.text().parse().unwrap())
+        .collect();
+    got.sort_unstable();
+    assert_eq!(got, (0..90).collect::<Vec<_>>());
+}
+
+#[test]
+fn acknowledgements_leave_in_the_order_of_the_publishes() {
+    // To a persistent session that is away (stored) and to nobody (not stored), in turns.
+    let edge = edge();
+    let mut reader = Client::connect(edge.addr(), &Options::v4("away").persistent());
+    reader.subscribe("stored/#", QoS::AtLeastOnce);
+    drop(reader);
+    for (name, options) in VERSIONS {
+        let mut writer = Client::connect(edge.addr(), &options("writer"));
+        let ids: Vec<u16> = (0..60)
+            .map(|n| {
+                let topic = if n % 3 == 0 { "stored/t" } else { "nobody/t" };
+                writer.publish_nowait(topic, b"x", QoS::AtLeastOnce, false)
+            })
+            .collect();
+        let acknowledged: Vec<u16> = (0..60)
+            .map(|_| match writer.expect("PUBACK", |p| matches!(p, Packet::Puback(_))).packet() {
+                Packet::Puback(ack) => ack.packet_id,
+                other => unreachable!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(acknowledged, ids, "{name}");
+    }
+}
