@@ -300,14 +300,14 @@ fn a_shared_subscription_gives_each_message_to_one() {
     let mut members: Vec<Client> = (0..3)
         .map(|n| {
             let mut member = Client::connect(edge.addr(), &Options::v5(&format!("member-{n}")));
-            assert_eq!(member.subscribe("$share/g/work/#", QoS::AtLeastOnce), 1);
+            assert_eq!(member.subscribe("$share/g/jobs/#", QoS::AtLeastOnce), 1);
             member.subscribe("fence/share", QoS::AtLeastOnce);
             member
         })
         .collect();
     let mut writer = Client::connect(edge.addr(), &Options::v5("writer"));
     for n in 0..90 {
-        writer.publish("work/t", n.to_string().as_bytes(), QoS::AtLeastOnce, false);
+        writer.publish("jobs/t", n.to_string().as_bytes(), QoS::AtLeastOnce, false);
     }
     fence(edge.addr(), "fence/share");
     let mut got: Vec<u32> = members
