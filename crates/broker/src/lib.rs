@@ -1,1 +1,53 @@
-//! The shard: sessions, routing, retained messages, wills, access hook. Sans-I/O.
+//! The shard: a share of the clients and all that their packets touch, as plain `&mut` state.
+//!
+//! # Constraints
+//! Sans-I/O: bytes of connection c in, bytes for connections out, `now` an argument. No lock and no shared
+//! counter on a message's way. The shard knows no socket, no clock, no file; it does not know what a rule is beyond a
+//! [`Hook`] that takes a publish and the ends of its receipt, nor how a password is checked beyond a [`Gate`].
+//!
+//! # Operation
+//! A worker drives one shard in turns. In a turn it calls [`Shard::receive`] for what it read,
+//! [`Shard::store_event`] and [`Shard::admitted`] for what other threads answered, and then
+//! [`Shard::end_turn`], which runs timers and submits the turn's one batch to the store. Then it writes the
+//! output of each connection in [`Shard::take_dirty`] once and obeys [`Shard::take_commands`].
+//!
+//! # Reading order
+//! [`hook`] (what hangs on a shard), [`shard`] (connections and sessions), `route` (one publish), `deliver`
+//! (to one session), [`trie`], [`retained`], `wheel`, `slots`.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod connect;
+mod deliver;
+pub mod hook;
+mod publish;
+pub mod retained;
+mod session;
+pub mod shard;
+mod slots;
+mod subscribe;
+pub mod trie;
+mod wheel;
+
+pub use config::Limits;
+pub use hook::{
+    Access, ConnectRequest, Ends, Gate, Grant, Hook, LocalPublish, Message, Publisher, Refusal, Role,
+};
+pub use shard::{Command, Shard, Stats};
+pub use slots::Id;
+
+/// Names a connection of a shard.
+pub type ConnId = Id<marker::Conn>;
+/// Names a session of a shard.
+pub type SessionKey = Id<marker::Session>;
+
+/// Types that keep ids of different things apart.
+pub mod marker {
+    /// Of connections.
+    #[derive(Debug)]
+    pub enum Conn {}
+    /// Of sessions.
+    #[derive(Debug)]
+    pub enum Session {}
+}

@@ -1,1 +1,27 @@
-//! Workers, turns and listeners that drive shards.
+//! The rim: a worker is a thread that drives one shard in turns.
+//!
+//! # Constraints
+//! Connections are not tasks: they live in a slab behind one epoll instance. A worker has no runtime either: what is
+//! slow and rare (look-ups, the uplink, sinks, password hashes) lives on other threads and posts to its
+//! [`Inbox`] (docs/decisions/0002).
+//!
+//! # One turn
+//! Up to 1,024 ready sockets: read each into the worker's one 256 KiB buffer and let the shard take packets from it; a partial
+//! packet alone is copied to its connection. Then the inbox, then [`Shard::end_turn`](ferrule_broker::Shard::end_turn)
+//! with the turn's one batch for the store, then each connection with output is written once. epoll is edge-triggered: a
+//! socket that was not drained is in a list of its own.
+//!
+//! # Bounds
+//! A connection is read 256 KiB and written 256 KiB a turn at most; a connection that is held (its CONNECT
+//! waits for an answer) keeps 64 KiB of what arrives and is not read further; a closing one is flushed and then
+//! listened to for a second, so that its last packet is not destroyed by a reset.
+
+#![forbid(unsafe_code)]
+
+mod clock;
+mod inbox;
+mod worker;
+
+pub use clock::Clock;
+pub use inbox::{Inbox, Mail};
+pub use worker::{Listener, Worker, WorkerStats};

@@ -266,6 +266,22 @@ impl<R: Row> Queue<R> {
         self.head.is_empty() && self.gap.is_none() && self.fresh.is_empty() && self.removals.is_empty()
     }
 
+    /// Whether a deadline, a commit or a read of the backlog still concerns the queue.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        !self.tickets.is_empty()
+            || self.removal_since_us.is_some()
+            || self.unsubmitted().next().is_some()
+            || (self.gap.is_some() && self.up)
+    }
+
+    /// A row that is in memory and not answered.
+    #[must_use]
+    pub fn get(&self, seq: u64) -> Option<&R> {
+        let index = self.head.binary_search_by_key(&seq, |s| s.seq).ok()?;
+        Some(&self.head[index]).filter(|s| !s.done).map(|s| &s.row)
+    }
+
     /// The number that the next row will get.
     #[must_use]
     pub fn next_seq(&self) -> u64 {

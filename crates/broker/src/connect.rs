@@ -1,0 +1,338 @@
+//! CONNECT: admission, takeover, the session, and the CONNACK when all of it is safe.
+
+use crate::hook::{ConnectRequest, Grant, Hook, Publisher, Refusal, Role};
+use crate::session::{InFlight, Kind, OutboundState, Phase, Session, Will};
+use crate::shard::{Command, Shard, Timer, Wait};
+use crate::{ConnId, SessionKey};
+use bytes::Bytes;
+use ferrule_mqtt::{
+    AckType, Connack, Connect, Packet, Properties, PropertiesBuf, Property, PropertyId, ReasonCode, Version,
+    encode_ack,
+};
+use ferrule_outbox::Queue;
+use ferrule_store::{QueueId, SessionId, Store};
+use foldhash::{HashMap, HashMapExt};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A CONNECT whose answer is due.
+#[derive(Debug)]
+pub(crate) struct Connecting {
+    version: Version,
+    client_id: Arc<str>,
+    assigned: bool,
+    clean_start: bool,
+    expiry_s: u32,
+    expiry_cut: bool,
+    keep_alive: u16,
+    keep_alive_cut: bool,
+    window: usize,
+    packet_bytes: usize,
+    will: Option<Will>,
+    session_present: bool,
+    properties: PropertiesBuf,
+}
+
+impl<H: Hook, S: Store> Shard<H, S> {
+    pub(crate) fn connect(&mut self, id: ConnId, connect: &Connect<'_>) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.phase != Phase::AwaitConnect {
+            // A second CONNECT [MQTT-3.1.0-2].
+            self.protocol_error(id);
+            return;
+        }
+        conn.version = connect.version;
+        let (peer, listener) = (conn.peer, conn.listener);
+        let v5 = connect.version == Version::V5;
+        let assigned = connect.client_id.is_empty();
+        if assigned && !v5 && (!connect.clean_start || connect.version == Version::V3_1) {
+            // [MQTT-3.1.3-8]; MQTT 3.1 has no empty client ids.
+            self.refuse(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+            return;
+        }
+        let client_id: Arc<str> = if assigned { self.draw_client_id() } else { connect.client_id.into() };
+        let properties = connect.properties;
+        if properties.contains(PropertyId::AuthenticationMethod) {
+            self.refuse(id, ReasonCode::BAD_AUTHENTICATION_METHOD);
+            return;
+        }
+        let expiry_asked = match (v5, connect.clean_start) {
+            (true, _) => properties.session_expiry_interval().unwrap_or(0),
+            (false, true) => 0,
+            (false, false) => u32::MAX,
+        };
+        let expiry_s = expiry_asked.min(self.limits.session_expiry_max_s);
+        let keep_alive = match self.limits.keep_alive_max {
+            // Only MQTT 5 can be told another one.
+            Some(max) if v5 && (connect.keep_alive == 0 || connect.keep_alive > max) => max,
+            _ => connect.keep_alive,
+        };
+        let connecting = Connecting {
+            version: connect.version,
+            client_id: Arc::clone(&client_id),
+            assigned,
+            clean_start: connect.clean_start,
+            expiry_s,
+            expiry_cut: v5 && expiry_s != expiry_asked,
+            keep_alive,
+            keep_alive_cut: keep_alive != connect.keep_alive,
+            window: usize::from(properties.receive_maximum().unwrap_or(u16::MAX))
+                .min(self.limits.inflight_max),
+            packet_bytes: properties.maximum_packet_size().map_or(usize::MAX, |n| n as usize),
+            will: connect.will.map(|will| {
+                let mut forward = PropertiesBuf::new();
+                forward.extend(will.properties, |p| p != PropertyId::WillDelayInterval);
+                Will {
+                    topic: will.topic.into(),
+                    payload: Bytes::copy_from_slice(will.payload),
+                    qos: will.qos,
+                    retain: will.retain,
+                    properties: Bytes::copy_from_slice(forward.as_properties().as_bytes()),
+                }
+            }),
+            session_present: false,
+            properties: PropertiesBuf::new(),
+        };
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.connecting = Some(Box::new(connecting));
+            conn.phase = Phase::AwaitGate;
+        }
+        let request = ConnectRequest {
+            version: connect.version,
+            client_id: &client_id,
+            username: connect.username,
+            password: connect.password,
+            peer,
+            listener,
+            properties,
+        };
+        if let Some(verdict) = self.gate.admit(id, &request) {
+            self.decided(id, verdict);
+        }
+    }
+
+    /// The gate's late answer.
+    pub fn admitted(&mut self, id: ConnId, verdict: Result<Grant, Refusal>, now: ferrule_store::Now) {
+        self.now = now;
+        if self.conns.get(id).is_some_and(|c| c.phase == Phase::AwaitGate) {
+            self.decided(id, verdict);
+            if self.conns.get(id).is_some_and(|c| c.phase == Phase::Open) {
+                self.commands.push(Command::Resume(id));
+            }
+        }
+    }
+
+    fn decided(&mut self, id: ConnId, verdict: Result<Grant, Refusal>) {
+        let grant = match verdict {
+            Ok(grant) => grant,
+            Err(refusal) => {
+                self.refuse(id, refusal.reason);
+                return;
+            }
+        };
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(mut connecting) = conn.connecting.take() else { return };
+        if connecting.will.as_ref().is_some_and(|will| !grant.access.publish(&will.topic)) {
+            self.refuse(id, ReasonCode::NOT_AUTHORIZED);
+            return;
+        }
+        conn.publisher = Arc::new(Publisher {
+            client_id: Arc::clone(&connecting.client_id),
+            username: grant.username.clone(),
+            peer: Some(conn.peer),
+            role: grant.role.clone(),
+        });
+        conn.unordered = matches!(grant.role, Role::Edge(_));
+        conn.access = grant.access;
+        conn.peer_packet_bytes = connecting.packet_bytes;
+        conn.keep_alive_us = u64::from(connecting.keep_alive) * 1_000_000;
+        connecting.properties = grant.properties;
+        self.stats.connected += 1;
+
+        // Take over: the older connection is told and ends, with its will.
+        if let Some(&old) = self.by_client.get(&connecting.client_id)
+            && let Some(old_conn) = self.sessions.get(old).and_then(|s| s.conn)
+        {
+            self.disconnect(old_conn, ReasonCode::SESSION_TAKEN_OVER);
+        }
+        let mut awaits = false;
+        if let Some(&old) = self.by_client.get(&connecting.client_id) {
+            // Another user's messages are not this one's, whatever the client id says.
+            let other = self.sessions.get(old).is_some_and(|s| s.username != grant.username);
+            if connecting.clean_start || other {
+                self.drop_session(old);
+                awaits = true;
+            }
+        }
+        let key = match self.by_client.get(&connecting.client_id).copied() {
+            Some(key) => {
+                connecting.session_present = true;
+                awaits |= self.sessions.get(key).is_some_and(|s| s.expiry_s != connecting.expiry_s);
+                key
+            }
+            None => {
+                awaits |= connecting.expiry_s > 0;
+                self.new_session(&connecting, grant.username.clone())
+            }
+        };
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.conn = Some(id);
+            session.version = connecting.version;
+            session.expiry_s = connecting.expiry_s;
+            session.window = connecting.window;
+            session.will = connecting.will.take();
+        }
+        if let Some(op) = self.session_op(key, None) {
+            self.op(op, awaits);
+        }
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.session = Some(key);
+            conn.connecting = Some(connecting);
+            conn.phase = Phase::AwaitStore;
+        }
+        if awaits && self.ops_due {
+            // "A new, changed or discarded persistent session": contract 1.
+            self.waits.push(Wait::Connack(id));
+        } else {
+            self.store_ready(id);
+        }
+    }
+
+    fn new_session(&mut self, connecting: &Connecting, username: Option<Arc<str>>) -> SessionKey {
+        let kind = if connecting.expiry_s > 0 {
+            let id = SessionId(self.next_session);
+            self.next_session += 1;
+            let queue = Queue::new(QueueId::session(id), self.policy, None);
+            Kind::Persistent { id, queue: Box::new(queue) }
+        } else {
+            Kind::Clean { pending: VecDeque::new(), pending_bytes: 0 }
+        };
+        let key = self.sessions.insert(Session {
+            client_id: Arc::clone(&connecting.client_id),
+            username,
+            version: connecting.version,
+            conn: None,
+            kind,
+            expiry_s: connecting.expiry_s,
+            ended_us: self.now.mono_us,
+            subscriptions: HashMap::new(),
+            inflight: InFlight::default(),
+            window: connecting.window,
+            received: HashMap::new(),
+            will: None,
+            routed: (0, 0),
+            touched: false,
+        });
+        self.by_client.insert(Arc::clone(&connecting.client_id), key);
+        if let Some(id) = self.sessions.get(key).and_then(Session::store_id) {
+            self.by_store_id.insert(id, key);
+        }
+        key
+    }
+
+    /// All that the CONNACK waited for is durable.
+    pub(crate) fn store_ready(&mut self, id: ConnId) {
+        let limits = self.limits;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.phase != Phase::AwaitStore {
+            return;
+        }
+        let (Some(connecting), Some(key)) = (conn.connecting.take(), conn.session) else { return };
+        conn.phase = Phase::Open;
+        if conn.keep_alive_us > 0 {
+            self.wheel.add(self.now.mono_us + conn.keep_alive_us * 3 / 2, Timer::Conn(id));
+        }
+        let mut properties = connecting.properties.clone();
+        if connecting.version == Version::V5 {
+            let mut add = |property: Property<'_>| {
+                // Numbers and an id that fits a string: these encode.
+                let _ = properties.push(property);
+            };
+            if connecting.expiry_cut {
+                add(Property::SessionExpiryInterval(connecting.expiry_s));
+            }
+            add(Property::ReceiveMaximum(limits.receive_max));
+            add(Property::MaximumPacketSize(u32::try_from(limits.packet_bytes).unwrap_or(u32::MAX)));
+            if connecting.assigned {
+                add(Property::AssignedClientIdentifier(&connecting.client_id));
+            }
+            add(Property::TopicAliasMaximum(limits.topic_alias_max));
+            if connecting.keep_alive_cut {
+                add(Property::ServerKeepAlive(connecting.keep_alive));
+            }
+            add(Property::SharedSubscriptionAvailable(false));
+        }
+        let session_present = connecting.session_present;
+        self.write(id, |out, version| {
+            let properties =
+                if version == Version::V5 { properties.as_properties() } else { Properties::EMPTY };
+            let connack = Connack { session_present, reason: ReasonCode::SUCCESS, properties };
+            let _ = Packet::Connack(connack).encode(version, out);
+        });
+        self.resume(id, key);
+        self.commands.push(Command::Resume(id));
+    }
+
+    /// What was in flight goes again under its packet id [MQTT-4.4.0-1], then what waits.
+    fn resume(&mut self, id: ConnId, key: SessionKey) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let mut again = Vec::new();
+        let mut gone = Vec::new();
+        match &mut session.kind {
+            Kind::Persistent { queue, .. } => {
+                queue.set_up(true, now);
+                for outbound in session.inflight.iter() {
+                    match (outbound.state, queue.get(outbound.seq)) {
+                        (OutboundState::Pubcomp, _) => again.push((outbound.packet_id, None)),
+                        (_, Some(row)) => again.push((outbound.packet_id, Some(Arc::clone(&row.delivery)))),
+                        (_, None) => gone.push(outbound.packet_id),
+                    }
+                }
+            }
+            Kind::Clean { .. } => session.inflight.clear(),
+        }
+        gone.into_iter().for_each(|packet_id| session.inflight.finish(packet_id));
+        for (packet_id, delivery) in again {
+            match delivery {
+                Some(delivery) => {
+                    self.delivering().write_delivery(id, &delivery, packet_id, true);
+                }
+                None => self.write(id, |out, version| {
+                    encode_ack(out, version, AckType::Pubrel, packet_id, ReasonCode::SUCCESS);
+                }),
+            }
+        }
+        self.pump(key);
+        self.touch(key);
+    }
+
+    fn refuse(&mut self, id: ConnId, reason: ReasonCode) {
+        self.stats.refused += 1;
+        self.write(id, |out, version| write_refusal(out, version, reason));
+        self.close(id);
+    }
+
+    /// An id that nobody else has: 64 bits from a seeded generator (splitmix64).
+    fn draw_client_id(&mut self) -> Arc<str> {
+        loop {
+            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.random;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let id: Arc<str> = format!("auto-{:016x}", z ^ (z >> 31)).into();
+            if !self.by_client.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+}
+
+/// A CONNACK that refuses. MQTT 3.x has five codes; what they cannot say is closed without one.
+pub(crate) fn write_refusal(out: &mut Vec<u8>, version: Version, reason: ReasonCode) {
+    if version != Version::V5 && reason.to_connack_v3().is_none() {
+        return;
+    }
+    let connack = Connack { session_present: false, reason, properties: Properties::EMPTY };
+    let _ = Packet::Connack(connack).encode(version, out);
+}

@@ -1,0 +1,368 @@
+//! One message to one session.
+
+use crate::config::Limits;
+use crate::hook::{Ends, Hook, Message};
+use crate::publish::{Target, expired};
+use crate::session::{Conn, Kind, Pending, Phase, Queued, Session, delivery_size};
+use crate::shard::{Shard, Stats};
+use crate::slots::Slots;
+use crate::{ConnId, SessionKey, marker};
+use bytes::Bytes;
+use ferrule_mqtt::{
+    PacketType, Properties, PropertiesBuf, Property, PropertyScope, PublishFlags, PublishTemplate, QoS,
+    Version, encode_publish,
+};
+use ferrule_outbox::{End, Outcome, Reason};
+use ferrule_store::record::Delivery;
+use ferrule_store::{BodyId, Now, Store};
+use std::sync::Arc;
+
+/// The parts of a shard that a delivery touches: apart from its receipts, which the publish in hand has borrowed.
+pub(crate) struct Delivering<'a> {
+    pub(crate) conns: &'a mut Slots<marker::Conn, Conn>,
+    pub(crate) sessions: &'a mut Slots<marker::Session, Session>,
+    pub(crate) dirty: &'a mut Vec<ConnId>,
+    pub(crate) touched: &'a mut Vec<SessionKey>,
+    pub(crate) ended: &'a mut Vec<(End, Outcome)>,
+    pub(crate) stats: &'a mut Stats,
+    pub(crate) limits: &'a Limits,
+    pub(crate) now: Now,
+}
+
+/// A message on its way to its subscribers: encoded once per layout, copied once for those who keep it.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) message: &'a Message<'a>,
+    /// To forward: as published, without topic alias.
+    pub(crate) properties: Properties<'a>,
+    pub(crate) expires_wall_ms: Option<i64>,
+    /// More than one receiver: templates pay.
+    pub(crate) many: bool,
+    /// More than one persistent session keeps it: its body is stored once.
+    pub(crate) shared: Option<BodyId>,
+    pub(crate) templates: [Option<PublishTemplate>; 4],
+    pub(crate) kept: Option<Arc<Delivery>>,
+}
+
+impl Outgoing<'_> {
+    /// The message as a queue keeps it; shared among receivers who get it alike.
+    fn keep(&mut self, qos: QoS, retain: bool, ids: &[u32]) -> Arc<Delivery> {
+        if let Some(kept) = &self.kept
+            && (kept.qos, kept.retain, &kept.subscription_ids[..]) == (qos.into(), retain, ids)
+        {
+            return Arc::clone(kept);
+        }
+        let mut properties = PropertiesBuf::new();
+        properties.extend(self.properties, |p| p != ferrule_mqtt::PropertyId::MessageExpiryInterval);
+        let (topic, payload) = match &self.kept {
+            Some(kept) => (Arc::clone(&kept.topic), kept.payload.clone()),
+            None => (self.message.topic.into(), Bytes::copy_from_slice(self.message.payload)),
+        };
+        let kept = Arc::new(Delivery {
+            topic,
+            qos: qos.into(),
+            retain,
+            expires_wall_ms: self.expires_wall_ms,
+            subscription_ids: ids.to_vec(),
+            properties: Bytes::copy_from_slice(properties.as_properties().as_bytes()),
+            payload,
+        });
+        self.kept = Some(Arc::clone(&kept));
+        kept
+    }
+
+    fn encode(
+        &mut self,
+        out: &mut Vec<u8>,
+        version: Version,
+        flags: PublishFlags,
+        packet_id: u16,
+        ids: &[u32],
+    ) {
+        let Message { topic, payload, .. } = *self.message;
+        // The topic was valid when it was received, and a packet that came in is not too large to go out: none of
+        // these can fail, and what did would leave `out` unchanged.
+        if !ids.is_empty() && version == Version::V5 {
+            let mut extra = PropertiesBuf::new();
+            ids.iter().for_each(|&id| {
+                let _ = extra.push(Property::SubscriptionIdentifier(id));
+            });
+            let properties = [self.properties, extra.as_properties()];
+            let _ = encode_publish(out, version, flags, topic, packet_id, &properties, payload);
+        } else if self.many {
+            let layout = usize::from(version == Version::V5) * 2 + usize::from(flags.qos > QoS::AtMostOnce);
+            if self.templates[layout].is_none() {
+                let acknowledged = flags.qos > QoS::AtMostOnce;
+                self.templates[layout] =
+                    PublishTemplate::new(version, acknowledged, topic, &[self.properties], payload).ok();
+            }
+            if let Some(template) = &self.templates[layout] {
+                template.write(out, flags, packet_id);
+            }
+        } else {
+            let _ = encode_publish(out, version, flags, topic, packet_id, &[self.properties], payload);
+        }
+    }
+}
+
+impl Delivering<'_> {
+    pub(crate) fn deliver(
+        &mut self,
+        out: &mut Outgoing<'_>,
+        target: &Target,
+        ids: &[u32],
+        ends: &mut Ends<'_>,
+    ) {
+        let Some(session) = self.sessions.get_mut(target.session) else { return };
+        let qos = target.qos;
+        let retain = target.retain_as_published && out.message.retain;
+        let conn_id = session.conn.filter(|id| self.conns.get(*id).is_some_and(|c| c.phase == Phase::Open));
+        if let Some(id) = conn_id
+            && let Some(conn) = self.conns.get_mut(id)
+        {
+            if !conn.access.receive(out.message.topic) {
+                return;
+            }
+            let room = conn.out.len() < self.limits.output_bytes;
+            if qos == QoS::AtMostOnce {
+                if !room {
+                    self.stats.dropped_slow += 1;
+                    return;
+                }
+                let flags = PublishFlags { qos, retain, dup: false };
+                if append(conn, self.dirty, self.now, id, |buf, v| out.encode(buf, v, flags, 0, ids)) {
+                    self.stats.sent += 1;
+                } else {
+                    self.stats.dropped_too_large += 1;
+                }
+                return;
+            }
+            if let Kind::Clean { pending, .. } = &session.kind
+                && pending.is_empty()
+                && room
+                && session.inflight.len() < session.window
+                && let Some(packet_id) = session.inflight.push(0, qos)
+            {
+                let flags = PublishFlags { qos, retain, dup: false };
+                if append(conn, self.dirty, self.now, id, |buf, v| out.encode(buf, v, flags, packet_id, ids))
+                {
+                    self.stats.sent += 1;
+                } else {
+                    session.inflight.finish(packet_id);
+                    self.stats.dropped_too_large += 1;
+                }
+                return;
+            }
+        } else if qos == QoS::AtMostOnce {
+            return; // An effective QoS of 0 is not kept for the absent.
+        }
+        let shared = out.shared;
+        let delivery = out.keep(qos, retain, ids);
+        self.enqueue_with(target.session, &delivery, shared, Some(ends));
+        if conn_id.is_some() {
+            self.pump(target.session);
+        }
+    }
+
+    /// Puts a message behind all that waits for a session.
+    pub(crate) fn enqueue(&mut self, key: SessionKey, delivery: &Arc<Delivery>, ends: Option<&mut Ends<'_>>) {
+        self.enqueue_with(key, delivery, None, ends);
+    }
+
+    fn enqueue_with(
+        &mut self,
+        key: SessionKey,
+        delivery: &Arc<Delivery>,
+        shared: Option<BodyId>,
+        mut ends: Option<&mut Ends<'_>>,
+    ) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let mut end = || ends.as_deref_mut().and_then(Ends::end);
+        match &mut session.kind {
+            Kind::Clean { pending, pending_bytes } => {
+                let full = *pending_bytes >= self.limits.pending_bytes;
+                *pending_bytes += delivery_size(delivery);
+                pending.push_back(Pending {
+                    delivery: Arc::clone(delivery),
+                    end: if full { end() } else { None },
+                });
+            }
+            Kind::Persistent { queue, .. } => {
+                if queue.counters().queued >= self.limits.queue_messages {
+                    self.stats.dropped_full += 1;
+                    if let Some(ends) = ends {
+                        ends.discard(Outcome::Discarded(Reason::Limit));
+                    }
+                    return;
+                }
+                let row = Queued { delivery: Arc::clone(delivery), shared };
+                if let Err((_, end)) = queue.push(row, end(), self.now) {
+                    // Memory is full of rows that cannot be written: the publisher keeps the message.
+                    if let Some(ends) = ends {
+                        ends.resolve(end, Outcome::Retry);
+                    }
+                }
+                if !session.touched {
+                    session.touched = true;
+                    self.touched.push(key);
+                }
+            }
+        }
+    }
+
+    /// Sends what waits for a session, as far as its window and its output have room.
+    pub(crate) fn pump(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(id) = session.conn else { return };
+        if self
+            .conns
+            .get(id)
+            .is_none_or(|c| c.phase != Phase::Open || c.out.len() >= self.limits.output_bytes)
+        {
+            return;
+        }
+        match &mut session.kind {
+            Kind::Clean { .. } => self.pump_clean(key, id),
+            Kind::Persistent { queue, .. } => {
+                let room = session.window.saturating_sub(session.inflight.len());
+                if room == 0 {
+                    return;
+                }
+                let mut rows = Vec::new();
+                let window = queue.counters().in_flight as usize + room;
+                queue.take(window, self.now, |seq, row, _| rows.push((seq, Arc::clone(&row.delivery))));
+                for (seq, delivery) in rows {
+                    let Some(session) = self.sessions.get_mut(key) else { return };
+                    let packet_id = session.inflight.push(seq, qos(delivery.qos));
+                    let sent = packet_id.is_some_and(|p| self.write_delivery(id, &delivery, p, false));
+                    if sent {
+                        continue;
+                    }
+                    let Some(session) = self.sessions.get_mut(key) else { return };
+                    packet_id.into_iter().for_each(|p| session.inflight.finish(p));
+                    if let Kind::Persistent { queue, .. } = &mut session.kind {
+                        // Too large for its receiver, or expired: nothing can ever deliver it.
+                        queue.answer(seq, Outcome::Discarded(Reason::TooLarge), self.now, self.ended);
+                    }
+                }
+            }
+        }
+    }
+
+    fn pump_clean(&mut self, key: SessionKey, id: ConnId) {
+        loop {
+            let Some(session) = self.sessions.get_mut(key) else { return };
+            let Kind::Clean { pending, pending_bytes } = &mut session.kind else { return };
+            let full = self.conns.get(id).is_none_or(|c| c.out.len() >= self.limits.output_bytes);
+            if pending.is_empty() || full || session.inflight.len() >= session.window {
+                return;
+            }
+            let Some(Pending { delivery, end }) = pending.pop_front() else { return };
+            *pending_bytes -= delivery_size(&delivery);
+            if let Some(end) = end {
+                self.ended.push((end, Outcome::Delivered));
+            }
+            let packet_id = session.inflight.push(0, qos(delivery.qos));
+            let sent = packet_id.is_some_and(|p| self.write_delivery(id, &delivery, p, false));
+            if !sent && let (Some(session), Some(p)) = (self.sessions.get_mut(key), packet_id) {
+                session.inflight.finish(p);
+            }
+        }
+    }
+
+    /// Writes a kept message. False when it expired or is larger than its receiver takes.
+    pub(crate) fn write_delivery(
+        &mut self,
+        id: ConnId,
+        delivery: &Delivery,
+        packet_id: u16,
+        dup: bool,
+    ) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else { return false };
+        if expired(delivery.expires_wall_ms, self.now.wall_ms) {
+            self.stats.dropped_expired += 1;
+            return false;
+        }
+        let mut extra = PropertiesBuf::new();
+        if let Some(expires) = delivery.expires_wall_ms {
+            // [MQTT-3.3.2-6]: the time that it waited is taken off.
+            let left = u32::try_from((expires - self.now.wall_ms).max(0) / 1_000).unwrap_or(u32::MAX);
+            let _ = extra.push(Property::MessageExpiryInterval(left));
+        }
+        for &id in &delivery.subscription_ids {
+            let _ = extra.push(Property::SubscriptionIdentifier(id));
+        }
+        // What the store gave back is checked again: a damaged record must not become a broken frame.
+        let scope = PropertyScope::Packet(PacketType::Publish);
+        let own = Properties::checked(&delivery.properties, scope).unwrap_or(Properties::EMPTY);
+        let properties = [own, extra.as_properties()];
+        let flags = PublishFlags { qos: qos(delivery.qos), retain: delivery.retain, dup };
+        let sent = append(conn, self.dirty, self.now, id, |out, version| {
+            let _ = encode_publish(
+                out,
+                version,
+                flags,
+                &delivery.topic,
+                packet_id,
+                &properties,
+                &delivery.payload,
+            );
+        });
+        if sent {
+            self.stats.sent += 1;
+        } else {
+            self.stats.dropped_too_large += 1;
+        }
+        sent
+    }
+}
+
+/// Appends one packet, unless it is larger than the receiver takes [MQTT-3.1.2-24].
+fn append(
+    conn: &mut Conn,
+    dirty: &mut Vec<ConnId>,
+    now: Now,
+    id: ConnId,
+    encode: impl FnOnce(&mut Vec<u8>, Version),
+) -> bool {
+    let before = conn.out.len();
+    if before == 0 {
+        conn.drained_us = now.mono_us;
+    }
+    encode(&mut conn.out, conn.version);
+    if conn.out.len() == before || conn.out.len() - before > conn.peer_packet_bytes {
+        conn.out.truncate(before);
+        return false;
+    }
+    if !conn.dirty {
+        conn.dirty = true;
+        dirty.push(id);
+    }
+    true
+}
+
+fn qos(number: u8) -> QoS {
+    QoS::try_from(number).unwrap_or(QoS::AtMostOnce)
+}
+
+impl<H: Hook, S: Store> Shard<H, S> {
+    pub(crate) fn delivering(&mut self) -> Delivering<'_> {
+        Delivering {
+            conns: &mut self.conns,
+            sessions: &mut self.sessions,
+            dirty: &mut self.dirty,
+            touched: &mut self.touched,
+            ended: &mut self.ended,
+            stats: &mut self.stats,
+            limits: &self.limits,
+            now: self.now,
+        }
+    }
+
+    /// Sends what waits for a session, and tells publishers who waited for room.
+    pub(crate) fn pump(&mut self, key: SessionKey) {
+        self.delivering().pump(key);
+        if !self.ended.is_empty() {
+            self.settle();
+        }
+    }
+}

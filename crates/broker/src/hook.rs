@@ -1,0 +1,243 @@
+//! What hangs on a shard: rules and their outboxes ([`Hook`]), who may connect ([`Gate`]) and what they may do
+//! ([`Access`]).
+
+use crate::ConnId;
+use crate::shard::Owner;
+use ferrule_mqtt::{Properties, PropertiesBuf, QoS, ReasonCode, Version};
+use ferrule_outbox::{End, Outcome, ReceiptId, Receipts};
+use ferrule_store::{Now, Op, QueueId, Stamp, StoredRow, Ticket};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Who published.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    /// Client id; for what a rule publishes, the rule's name.
+    pub client_id: Arc<str>,
+    /// User name.
+    pub username: Option<Arc<str>>,
+    /// Address of the peer.
+    pub peer: Option<SocketAddr>,
+    /// What the connection may claim.
+    pub role: Role,
+}
+
+/// What a connection may claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// Its own messages.
+    Device,
+    /// Messages of devices, with their identity: a gateway of this id.
+    Edge(Arc<str>),
+}
+
+/// One publish on its way, borrowed from the receive buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// Topic name.
+    pub topic: &'a str,
+    /// Payload.
+    pub payload: &'a [u8],
+    /// As published.
+    pub qos: QoS,
+    /// As published.
+    pub retain: bool,
+    /// As published.
+    pub dup: bool,
+    /// As published, without topic alias.
+    pub properties: Properties<'a>,
+    /// Who published.
+    pub publisher: &'a Publisher,
+    /// When it was received.
+    pub received: Stamp,
+    /// How many brokers and rules of this node it has passed.
+    pub hops: u8,
+    /// Hash over the (rule, row) steps of this node behind it; 0 for a client's own.
+    pub path: u64,
+}
+
+/// Hands out the ends of the receipt of one publish. The receipt is opened by the first end, so that a publish for which
+/// nobody has to wait never has one.
+#[derive(Debug)]
+pub struct Ends<'a> {
+    receipts: &'a mut Receipts<Owner>,
+    /// None when nobody waits (QoS 0, wills).
+    owner: Option<Owner>,
+    receipt: Option<ReceiptId>,
+    /// The shard's own end while routing goes on: the receipt cannot complete before.
+    guard: Option<End>,
+}
+
+impl<'a> Ends<'a> {
+    pub(crate) fn new(receipts: &'a mut Receipts<Owner>, owner: Option<Owner>) -> Self {
+        Self { receipts, owner, receipt: None, guard: None }
+    }
+
+    /// Ends for a publish that another one's row became: they count for that one's receipt.
+    pub(crate) fn joined(receipts: &'a mut Receipts<Owner>, of: Option<&End>) -> Self {
+        Self { receipts, owner: None, receipt: of.map(End::receipt), guard: None }
+    }
+
+    /// One more destination that must say how it ended; none when nobody waits.
+    pub fn end(&mut self) -> Option<End> {
+        match (self.receipt, self.owner) {
+            (Some(receipt), _) => Some(self.receipts.add_end(receipt)),
+            (None, Some(owner)) => {
+                let guard = self.receipts.open(owner);
+                let receipt = guard.receipt();
+                self.guard = Some(guard);
+                self.receipt = Some(receipt);
+                Some(self.receipts.add_end(receipt))
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// Gives back an end whose destination could not take the message.
+    pub fn resolve(&mut self, end: Option<End>, outcome: Outcome) {
+        if let Some(end) = end {
+            // The guard is open: this cannot complete the receipt.
+            let _ = self.receipts.resolve(end, outcome);
+        }
+    }
+
+    /// Says at once how a destination ended that took no end: for what is discarded while routing.
+    pub fn discard(&mut self, outcome: Outcome) {
+        let end = self.end();
+        self.resolve(end, outcome);
+    }
+
+    /// The receipt, if one was opened, and the guard to resolve when routing is over.
+    pub(crate) fn finish(self) -> Option<(ReceiptId, Option<End>)> {
+        self.receipt.map(|receipt| (receipt, self.guard))
+    }
+}
+
+/// A publish that a rule makes in this broker.
+#[derive(Debug)]
+pub struct LocalPublish {
+    /// Topic name, valid.
+    pub topic: String,
+    /// Payload.
+    pub payload: bytes::Bytes,
+    /// Quality of service.
+    pub qos: QoS,
+    /// Retain flag.
+    pub retain: bool,
+    /// MQTT 5 properties to forward.
+    pub properties: PropertiesBuf,
+    /// The rule, as a publisher.
+    pub publisher: Publisher,
+    /// When the message behind it was received.
+    pub received: Stamp,
+    /// One more than that message's.
+    pub hops: u8,
+    /// Hash over the (rule, row) steps behind it.
+    pub path: u64,
+    /// The end to resolve when this publish has gone where it must.
+    pub end: Option<End>,
+}
+
+/// Rules and outboxes: what the shard calls while it routes, and around the store's batch.
+pub trait Hook {
+    /// A publish that matches the filters of `matched`, each hook once. Called while it is routed: nothing here may block.
+    fn publish(&mut self, message: &Message<'_>, matched: &[u32], ends: &mut Ends<'_>, now: Now);
+
+    /// Publishes that rules made, to be routed before the turn ends.
+    fn take_local(&mut self) -> Vec<LocalPublish>;
+
+    /// Whether something that the hook keeps must be written in this turn.
+    fn due(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool;
+
+    /// When it next must, in microseconds of the monotonic clock.
+    fn next_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64>;
+
+    /// Adds all that waits to the turn's batch.
+    fn write(&mut self, now: Now, batch: &mut Vec<Op>);
+
+    /// The batch has this ticket.
+    fn submitted(&mut self, ticket: Ticket);
+
+    /// Everything up to the ticket is durable.
+    fn committed(&mut self, ticket: Ticket, ended: &mut Vec<(End, Outcome)>);
+
+    /// Rows of a queue that is the hook's.
+    fn rows(&mut self, queue: QueueId, rows: Vec<StoredRow>, now: Now);
+
+    /// Called once at the end of each turn: hand rows to consumers, and name queues that want to be read (from a number on).
+    fn turn(&mut self, now: Now, ended: &mut Vec<(End, Outcome)>, reads: &mut Vec<(QueueId, u64)>);
+}
+
+/// A CONNECT, as the gate sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectRequest<'a> {
+    /// Protocol version.
+    pub version: Version,
+    /// Client id, assigned already where it was empty.
+    pub client_id: &'a str,
+    /// User name.
+    pub username: Option<&'a str>,
+    /// Password.
+    pub password: Option<&'a [u8]>,
+    /// Address of the peer.
+    pub peer: SocketAddr,
+    /// Which listener it came to.
+    pub listener: usize,
+    /// CONNECT properties.
+    pub properties: Properties<'a>,
+}
+
+/// What an admitted client is and may do.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// Device or gateway.
+    pub role: Role,
+    /// The user name that rules see.
+    pub username: Option<Arc<str>>,
+    /// What it may do.
+    pub access: Arc<dyn Access>,
+    /// User properties for its CONNACK.
+    pub properties: PropertiesBuf,
+}
+
+/// Why a client is not admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// For the CONNACK.
+    pub reason: ReasonCode,
+    /// For the log.
+    pub message: String,
+}
+
+/// Who may connect.
+pub trait Gate: Send {
+    /// Decides, or says none and lets [`crate::Shard::admitted`] be called later.
+    fn admit(&mut self, conn: ConnId, request: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>>;
+}
+
+/// What a client may do. Asked on the message's way: no look-ups here.
+pub trait Access: Send + Sync + std::fmt::Debug {
+    /// Publish to this topic.
+    fn publish(&self, topic: &str) -> bool;
+    /// Subscribe to this filter.
+    fn subscribe(&self, filter: &str) -> bool;
+    /// Receive a message of this topic, subscribed as it is.
+    fn receive(&self, topic: &str) -> bool;
+}
+
+/// Everything but `$`-topics for publishing; for tests and plain local brokers.
+#[derive(Debug, Clone, Copy)]
+pub struct Everything;
+
+impl Access for Everything {
+    fn publish(&self, topic: &str) -> bool {
+        !topic.starts_with('$')
+    }
+    fn subscribe(&self, _: &str) -> bool {
+        true
+    }
+    fn receive(&self, _: &str) -> bool {
+        true
+    }
+}

@@ -1,0 +1,152 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use crate::ConnId;
+use crate::hook::Hook;
+use crate::publish::expired;
+use crate::shard::{Destination, Shard, Wait};
+use ferrule_mqtt::{Packet, Properties, QoS, ReasonCode, Suback, Subscribe, Unsubscribe, Version, topic};
+use ferrule_store::record::{Delivery, Record, Retained, Subscription};
+use ferrule_store::{Op, Store};
+use std::sync::Arc;
+
+impl<H: Hook, S: Store> Shard<H, S> {
+    pub(crate) fn subscribe(&mut self, id: ConnId, subscribe: &Subscribe<'_>) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let (version, access) = (conn.version, Arc::clone(&conn.access));
+        let Some(key) = conn.session else { return };
+        let subscription_id = subscribe.properties.subscription_identifiers().next();
+        let mut reasons = Vec::with_capacity(subscribe.filters.len());
+        let mut retained = Vec::new();
+        let mut durable = false;
+        for (filter, options) in subscribe.filters.iter() {
+            let refusal = if topic::shared(filter).is_some() || filter.starts_with(topic::SHARED_PREFIX) {
+                Some(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)
+            } else if topic::validate_filter(filter).is_err()
+                || topic::levels(filter).count() > topic::MAX_LEVELS
+            {
+                Some(ReasonCode::TOPIC_FILTER_INVALID)
+            } else if !access.subscribe(filter) {
+                self.stats.denied += 1;
+                Some(ReasonCode::NOT_AUTHORIZED)
+            } else {
+                None
+            };
+            let Some(session) = self.sessions.get_mut(key) else { return };
+            let refusal = refusal.or_else(|| {
+                let full = session.subscriptions.len() >= self.limits.subscriptions;
+                (full && !session.subscriptions.contains_key(filter)).then_some(ReasonCode::QUOTA_EXCEEDED)
+            });
+            if let Some(reason) = refusal {
+                // Before MQTT 5 there is one failure code.
+                reasons.push(if version == Version::V5 { reason.0 } else { 0x80 });
+                continue;
+            }
+            let subscription = Subscription {
+                qos: options.qos.into(),
+                no_local: options.no_local,
+                retain_as_published: options.retain_as_published,
+                retain_handling: options.retain_handling,
+                id: subscription_id,
+            };
+            let store_id = session.store_id();
+            let old = session.subscriptions.insert(filter.into(), subscription);
+            self.trie.insert(
+                filter,
+                Destination::Session(key, subscription),
+                |d| matches!(d, Destination::Session(k, _) if *k == key),
+            );
+            if let Some(session) = store_id
+                && old != Some(subscription)
+            {
+                durable = true;
+                self.op(
+                    Op::SubscriptionPut { session, filter: filter.into(), record: subscription.to_bytes() },
+                    true,
+                );
+            }
+            if options.retain_handling == 0 || (options.retain_handling == 1 && old.is_none()) {
+                retained.push((filter.into(), subscription));
+            }
+            reasons.push(options.qos.into());
+        }
+        let mut packet = Vec::with_capacity(8 + reasons.len());
+        let suback =
+            Suback { packet_id: subscribe.packet_id, properties: Properties::EMPTY, reasons: &reasons };
+        let _ = Packet::Suback(suback).encode(version, &mut packet);
+        if durable {
+            // Otherwise an acknowledged subscription is not routable after a kill.
+            self.waits.push(Wait::Reply(id, packet, retained));
+        } else {
+            self.reply(id, &packet, retained);
+        }
+    }
+
+    pub(crate) fn unsubscribe(&mut self, id: ConnId, unsubscribe: &Unsubscribe<'_>) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let version = conn.version;
+        let Some(key) = conn.session else { return };
+        let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
+        let mut durable = false;
+        for filter in unsubscribe.filters.iter() {
+            let Some(session) = self.sessions.get_mut(key) else { return };
+            let store_id = session.store_id();
+            if session.subscriptions.remove(filter).is_none() {
+                reasons.push(ReasonCode::NO_SUBSCRIPTION_EXISTED.0);
+                continue;
+            }
+            self.trie.remove(filter, |d| matches!(d, Destination::Session(k, _) if *k == key));
+            if let Some(session) = store_id {
+                durable = true;
+                self.op(Op::SubscriptionDelete { session, filter: filter.into() }, true);
+            }
+            reasons.push(ReasonCode::SUCCESS.0);
+        }
+        let mut packet = Vec::with_capacity(8 + reasons.len());
+        let unsuback =
+            Suback { packet_id: unsubscribe.packet_id, properties: Properties::EMPTY, reasons: &reasons };
+        let _ = Packet::Unsuback(unsuback).encode(version, &mut packet);
+        if durable {
+            self.waits.push(Wait::Reply(id, packet, Vec::new()));
+        } else {
+            self.reply(id, &packet, Vec::new());
+        }
+    }
+
+    /// Sends a reply, and after a SUBACK the retained messages of its filters.
+    pub(crate) fn reply(&mut self, id: ConnId, packet: &[u8], retained: Vec<(Box<str>, Subscription)>) {
+        self.write(id, |out, _| out.extend_from_slice(packet));
+        for (filter, subscription) in retained {
+            self.send_retained(id, &filter, subscription);
+        }
+    }
+
+    fn send_retained(&mut self, id: ConnId, filter: &str, subscription: Subscription) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let (Some(key), access) = (conn.session, Arc::clone(&conn.access)) else { return };
+        let mut found: Vec<(Arc<str>, Arc<Retained>)> = Vec::new();
+        let now_ms = self.now.wall_ms;
+        self.retained.matches(filter, |name, message| {
+            if !expired(message.expires_wall_ms, now_ms) && access.receive(name) {
+                found.push((Arc::clone(name), Arc::clone(message)));
+            }
+        });
+        for (topic, message) in found {
+            let qos = Self::qos(message.qos.min(subscription.qos));
+            let delivery = Arc::new(Delivery {
+                topic,
+                qos: qos.into(),
+                retain: true,
+                expires_wall_ms: message.expires_wall_ms,
+                subscription_ids: subscription.id.into_iter().collect(),
+                properties: message.properties.clone(),
+                payload: message.payload.clone(),
+            });
+            if qos == QoS::AtMostOnce {
+                self.delivering().write_delivery(id, &delivery, 0, false);
+            } else {
+                self.delivering().enqueue(key, &delivery, None);
+                self.pump(key);
+            }
+        }
+    }
+}

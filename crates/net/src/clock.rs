@@ -1,0 +1,29 @@
+//! The one place where a worker reads the clocks.
+
+use ferrule_store::Now;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Both clocks; all users of one process share its start.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// Starts the monotonic clock of this process.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// Reads both.
+    #[must_use]
+    pub fn now(self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            // 584,000 years of microseconds; 292 million years of milliseconds.
+            mono_us: self.start.elapsed().as_micros() as u64,
+            wall_ms: wall.as_millis() as i64,
+        }
+    }
+}

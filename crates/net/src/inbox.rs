@@ -1,0 +1,65 @@
+//! How other threads reach a worker.
+
+use ferrule_broker::{ConnId, Grant, Refusal};
+use ferrule_store::StoreEvent;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What arrives.
+pub enum Mail<M> {
+    /// From the store.
+    Store(StoreEvent),
+    /// A late answer of the gate.
+    Admitted(ConnId, Result<Grant, Refusal>),
+    /// For whatever hangs on the shard.
+    App(M),
+    /// Stop: close all connections and return.
+    Stop,
+}
+
+/// Posting never blocks. What can be under way at once is bounded by the senders: one commit, one read a queue, one
+/// verdict a connection, one window of answers a consumer.
+pub struct Inbox<M> {
+    shared: Arc<Shared<M>>,
+}
+
+struct Shared<M> {
+    mail: Mutex<Vec<Mail<M>>>,
+    waker: mio::Waker,
+}
+
+impl<M> Clone for Inbox<M> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<M> fmt::Debug for Inbox<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Inbox")
+    }
+}
+
+impl<M> Inbox<M> {
+    pub(crate) fn new(waker: mio::Waker) -> Self {
+        Self { shared: Arc::new(Shared { mail: Mutex::new(Vec::new()), waker }) }
+    }
+
+    /// Posts, and wakes the worker if nothing was there yet.
+    pub fn post(&self, mail: Mail<M>) {
+        let mut queue = self.shared.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        let wake = queue.is_empty();
+        queue.push(mail);
+        drop(queue);
+        if wake {
+            // An eventfd's counter cannot overflow here; a worker that is gone needs no waking.
+            let _ = self.shared.waker.wake();
+        }
+    }
+
+    /// Takes what is there; `into` is empty and its capacity is reused.
+    pub(crate) fn take(&self, into: &mut Vec<Mail<M>>) {
+        let mut queue = self.shared.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut *queue, into);
+    }
+}
