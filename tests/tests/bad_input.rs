@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ferrule_mqtt::{QoS, Version};
 use ferrule_testkit::disk::SmallDisk;
-use ferrule_testkit::node::{Ended, Role, assert_accounts, run_to_exit, start_to_exit};
+use ferrule_testkit::node::{Ended, Role, assert_accounts, run_to_exit, start_to_exit, uplink_is_up};
 use ferrule_testkit::oracle::Copies;
 use ferrule_testkit::wire::Options;
 use ferrule_testkit::{Client, Config, Fleet, Node, Plan, Relay, port};
@@ -294,7 +294,7 @@ fn a_disk_that_fills_up_withholds_acknowledgements_and_loses_nothing() {
     let config = Config::edge().rules(EDGE_RULES).uplink(relay.addr());
     let edge = Node::start(&config.data_dir(disk.path().join("data")));
     relay.refuse();
-    edge.wait_status(PATIENCE, "the uplink is down", |status| status["uplink"]["state"] == "down");
+    edge.wait_status(PATIENCE, "the uplink is down", |status| !uplink_is_up(status));
 
     let plan =
         Plan { devices: 5, messages: 400, window: 4, per_second: Some(100.0), pad: 1000, ..Plan::default() };

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use ferrule_testkit::netns::NetNs;
+use ferrule_testkit::node::uplink_is_up;
 use ferrule_testkit::oracle::Copies;
 use ferrule_testkit::{Config, Fleet, Node, Plan, Relay, node, port};
 use ferrule_tests::{EDGE_RULES, PATIENCE, check_rows, cloud_rules, make_sqlite_table, sqlite_rows};
@@ -24,9 +25,8 @@ fn stream(edge: &Node, cloud: &Node, sqlite: &std::path::Path, open: impl FnOnce
     let opened = Instant::now();
     // Every message is acknowledged with the cloud out of reach.
     let ledger = fleet.finish(PATIENCE);
-    let status = edge.wait_status(NOTICED, "the edge notices that its uplink is dead", |status| {
-        status["uplink"]["state"] == "down"
-    });
+    let status =
+        edge.wait_status(NOTICED, "the edge notices that its uplink is dead", |status| !uplink_is_up(status));
     let outbox = node::outbox(&status, "cloud");
     assert!(
         node::count(outbox, "queued") + node::count(outbox, "in_flight") > 0,

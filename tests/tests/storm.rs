@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use ferrule_testkit::node::uplink_is_up;
 use ferrule_testkit::oracle::Copies;
 use ferrule_testkit::{Config, Fleet, Node, Plan, node, until};
 use ferrule_tests::{EDGE_RULES, PATIENCE, check_rows, cloud_rules, make_sqlite_table, sqlite_rows};
@@ -17,7 +18,7 @@ fn storm(edge_rules: &str, resend_after: Duration) {
     make_sqlite_table(&sqlite);
     let mut cloud = Node::start(&Config::cloud().rules(cloud_rules(None, None, Some(&sqlite))));
     let edge = Node::start(&Config::edge().rules(edge_rules).uplink(cloud.addr()));
-    edge.wait_status(PATIENCE, "the uplink is up", |status| status["uplink"]["state"] == "up");
+    edge.wait_status(PATIENCE, "the uplink is up", uplink_is_up);
 
     let plan = Plan {
         devices: 10,

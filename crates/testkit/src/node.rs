@@ -454,6 +454,17 @@ pub fn count(object: &Value, name: &str) -> u64 {
     object[name].as_u64().unwrap_or_else(|| panic!("no counter {name} in {object}"))
 }
 
+/// Whether the uplink in an edge's status is connected and accepted.
+///
+/// # Panics
+/// When the status does not say.
+#[must_use]
+pub fn uplink_is_up(status: &Value) -> bool {
+    let state = &status["uplink"]["state"];
+    assert!(state.is_string(), "no uplink.state in {status:#}");
+    state == "up"
+}
+
 /// Checks the accounting identity of every outbox: `entered + recovered = delivered + failed + in flight + queued +
 /// discarded` (rows, per process life). Only meaningful on a quiet snapshot.
 ///

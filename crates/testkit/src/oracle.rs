@@ -53,7 +53,7 @@ pub struct Report {
     pub duplicates: u64,
     /// Acknowledged messages without a row.
     pub lost: u64,
-    /// Broken promises, in words; at most [`MAX_FAULTS`] of them in full, then a count.
+    /// Broken promises, in words; the first ten of them in full, then a count.
     pub faults: Vec<String>,
 }
 

@@ -296,3 +296,101 @@ pub fn output(command: &mut Command) -> String {
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::io::{BufRead, BufReader};
+
+    fn sleeper(folder: &Path) -> Process {
+        Launch::new("sleep", "sleep", folder.join("log")).arg("600").start()
+    }
+
+    /// Whether a process runs: one that ended and was not waited for yet does not.
+    fn runs(pid: u32) -> bool {
+        std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.trim_start().starts_with('Z'))
+    }
+
+    fn wait_gone(pid: u32) {
+        crate::until(Duration::from_secs(10), "the child is gone", || (!runs(pid)).then_some(()));
+    }
+
+    /// Not a test of its own: the process that `a_child_ends_with_a_killed_process` kills.
+    #[test]
+    fn holder() {
+        if std::env::var_os("TESTKIT_HOLDER").is_none() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        // From a thread that ends at once: the child must not end with it.
+        let child = std::thread::scope(|scope| scope.spawn(|| sleeper(folder.path())).join().unwrap());
+        eprintln!("pid {}", child.pid());
+        loop {
+            std::thread::park();
+        }
+    }
+
+    #[test]
+    fn a_child_ends_with_a_killed_process() {
+        let mut holder = Command::new(std::env::current_exe().unwrap())
+            .args(["proc::tests::holder", "--exact", "--nocapture"])
+            .env("TESTKIT_HOLDER", "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(holder.stderr.take().unwrap()).lines();
+        let pid = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("pid ")?.parse().ok());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        wait_gone(pid.expect("the holder tells its child's pid"));
+    }
+
+    #[test]
+    fn a_guard_kills_and_a_panic_does_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid = sleeper(folder.path()).pid();
+        assert!(!runs(pid), "dropped at the end of the statement");
+        let child = sleeper(folder.path());
+        let pid = child.pid();
+        let panicked = std::thread::spawn(move || {
+            let _guard = child;
+            panic!("on purpose");
+        });
+        assert!(panicked.join().is_err());
+        wait_gone(pid);
+    }
+
+    #[test]
+    fn output_and_exit_status_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let launch = Launch::new("sh", "sh", folder.path().join("log"));
+        let mut shell = launch.args(["-c", "echo out; echo $A >&2; exit 7"]).env("A", "err").start();
+        assert_eq!(shell.wait(Duration::from_secs(10)).code(), Some(7));
+        assert_eq!(shell.log(), "out\nerr\n");
+        assert_eq!(shell.tail(1), "err");
+        shell.restart();
+        shell.wait(Duration::from_secs(10));
+        assert_eq!(shell.log(), "out\nerr\nout\nerr\n", "appended");
+    }
+
+    #[test]
+    fn a_paused_child_stands_still_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = sleeper(folder.path());
+        let state = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit_once(')').unwrap().1.trim_start().chars().next().unwrap()
+        };
+        let pid = child.pid();
+        child.pause();
+        crate::until(Duration::from_secs(10), "it is stopped", || (state(pid) == 'T').then_some(()));
+        child.resume();
+        crate::until(Duration::from_secs(10), "it sleeps again", || (state(pid) == 'S').then_some(()));
+        child.pause();
+        child.kill9(); // also while it is stopped
+        assert!(child.exited().is_some());
+    }
+}

@@ -11,7 +11,7 @@
 //! A blackhole here keeps what the kernel's buffers had taken and delivers it after [`Relay::heal`], as TCP's own resends
 //! would; what packets lost for good do to two kernels is tested in network namespaces ([`crate::netns`]).
 //!
-//! Bounds: a direction holds at most [`QUEUE`] chunks of [`CHUNK`] bytes; past that it stops reading, as a full link would.
+//! Bounds: a direction holds at most 256 chunks of 16 KiB; past that it stops reading, as a full link would.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
