@@ -1,0 +1,458 @@
+//! Authentication: who a CONNECT is from.
+//!
+//! # Design
+//!
+//! - Argon2 is slow on purpose (tens of milliseconds and 19 MiB a try), so it never runs on a worker. A fixed number of
+//!   threads ([`THREADS`]) takes tries from a bounded queue ([`QUEUE_MAX`]); beyond it a try is [`Refused::Busy`] at
+//!   once, and the client comes again. At most `THREADS` times the hash's memory is in use.
+//! - A right password is remembered as a keyed hash, under a key drawn for this process: a fleet that reconnects after
+//!   a network fault costs no Argon2. One tag a user bounds it: a user has one right password.
+//! - Whether a user exists cannot be told from the time an answer takes: an unknown name and a wrong password both pay
+//!   for one Argon2, of the same cost as long as all hashes have one (`passwd` makes them so).
+//! - What is known without Argon2 is answered in the call: no name, no password, a remembered or a plain one.
+//!
+//! # Not there
+//! No I/O, no clock. The reason code of a refusal is the caller's: 0x86, 0x87, 0x89.
+
+use crate::access::{AclTemplate, Principal, Role};
+use crate::config::{AccessLists, Anonymous, Credential, User, UserRole};
+use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier};
+use blake2::Blake2sMac256;
+use blake2::digest::{FixedOutput, KeyInit, Update};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Threads that run Argon2: two keep a core free on the smallest gateway with more than two, and 38 MiB bounded.
+pub const THREADS: usize = 2;
+
+/// Tries that wait. At 40 ms each on two threads the last one waits 20 s, about what clients wait for a CONNACK.
+pub const QUEUE_MAX: usize = 1_024;
+
+/// The most memory that verifying one password may take, in KiB: a hash of more is refused in the configuration.
+const MEMORY_KIB_MAX: u32 = 256 << 10;
+
+/// The most passes over it.
+const PASSES_MAX: u32 = 64;
+
+/// A password or the like: never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+/// Argon2's hash of a password, as `$argon2id$v=19$...`: never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(argon2::PasswordHash);
+
+/// What a CONNECT says about its sender.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    /// The client id in force: an assigned one, if the client sent none.
+    pub client_id: &'a str,
+    /// The user name.
+    pub username: Option<&'a str>,
+    /// The password.
+    pub password: Option<&'a [u8]>,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// Whom the listener admits without a name.
+    pub anonymous: Anonymous,
+}
+
+/// The answer to an [`Attempt`].
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is known.
+    Now(Result<Principal, Refused>),
+    /// It comes through the callback given to [`Authenticator::new`].
+    Later,
+}
+
+/// Why a client is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Unknown name or wrong password, which of the two is not told (MQTT 5: 0x86, 3.1.1: 4).
+    BadCredentials,
+    /// A name is needed here (0x87; 5).
+    NotAuthorized,
+    /// Too many tries wait (0x89; 3).
+    Busy,
+}
+
+/// Called with the connection and the answer, on one of the pool's threads; must not block.
+pub type OnVerdict = dyn Fn(u64, Result<Principal, Refused>) + Send + Sync;
+
+/// The users, and the threads that verify their passwords. Dropping it joins them; tries that wait get no answer.
+pub struct Authenticator {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    users: Vec<KnownUser>,
+    by_name: HashMap<String, usize>,
+    anonymous: AclTemplate,
+    /// What unknown names are verified against, to take the same time.
+    decoy: Option<PasswordHash>,
+    /// Of the tags: drawn for this authenticator.
+    key: [u8; 32],
+    queue: Mutex<Queue>,
+    queue_max: usize,
+    wake: Condvar,
+    on_verdict: Box<OnVerdict>,
+}
+
+struct KnownUser {
+    name: Arc<str>,
+    credential: Credential,
+    role: Role,
+    acl: AclTemplate,
+    /// The tag of the right password, once it was seen.
+    verified: Mutex<Option<[u8; 32]>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closing: bool,
+}
+
+struct Job {
+    conn: u64,
+    client_id: String,
+    /// Index of the user; `None`: there is none of that name.
+    user: Option<usize>,
+    password: Vec<u8>,
+}
+
+// === impl Authenticator ===
+
+impl Authenticator {
+    /// Starts the threads, if there is a user; `on_verdict` gets the answers that were [`Verdict::Later`].
+    ///
+    /// # Errors
+    /// When no thread can be started or the system has no randomness.
+    pub fn new(
+        users: &[User],
+        anonymous: &AccessLists,
+        on_verdict: impl Fn(u64, Result<Principal, Refused>) + Send + Sync + 'static,
+    ) -> std::io::Result<Self> {
+        Self::with_bounds(users, anonymous, THREADS, QUEUE_MAX, Box::new(on_verdict))
+    }
+
+    fn with_bounds(
+        users: &[User],
+        anonymous: &AccessLists,
+        threads: usize,
+        queue_max: usize,
+        on_verdict: Box<OnVerdict>,
+    ) -> std::io::Result<Self> {
+        let mut key = [0; 32];
+        draw(&mut key)?;
+        let known: Vec<KnownUser> = users.iter().map(KnownUser::new).collect();
+        let shared = Arc::new(Shared {
+            by_name: users.iter().enumerate().map(|(i, user)| (user.name.clone(), i)).collect(),
+            decoy: if known.is_empty() { None } else { Some(decoy(&known)?) },
+            users: known,
+            anonymous: AclTemplate::new(anonymous.clone(), None),
+            key,
+            queue: Mutex::default(),
+            queue_max,
+            wake: Condvar::new(),
+            on_verdict,
+        });
+        let mut authenticator = Self { shared, threads: Vec::new() };
+        for i in 0..if users.is_empty() { 0 } else { threads } {
+            let shared = Arc::clone(&authenticator.shared);
+            let thread =
+                std::thread::Builder::new().name(format!("auth-{i}")).spawn(move || shared.work())?;
+            authenticator.threads.push(thread);
+        }
+        Ok(authenticator)
+    }
+
+    /// Who sent this CONNECT. `conn` comes back with a later answer; by then it may have closed.
+    pub fn verify(&self, conn: u64, attempt: Attempt<'_>) -> Verdict {
+        let shared = &*self.shared;
+        let admitted = attempt.anonymous.admits(attempt.peer);
+        let Some(username) = attempt.username else {
+            let answer =
+                if admitted { Ok(shared.anonymous(attempt.client_id)) } else { Err(Refused::NotAuthorized) };
+            return Verdict::Now(answer);
+        };
+        if shared.users.is_empty() {
+            // There is nobody to be: a name that nobody can prove is not believed, and not a reason to refuse one
+            // who may come without.
+            let answer =
+                if admitted { Ok(shared.anonymous(attempt.client_id)) } else { Err(Refused::BadCredentials) };
+            return Verdict::Now(answer);
+        }
+        let Some(password) = attempt.password else {
+            return Verdict::Now(Err(Refused::BadCredentials));
+        };
+        let user = shared.by_name.get(username).copied();
+        if let Some(i) = user {
+            if shared.is_known(i, password) {
+                return Verdict::Now(Ok(shared.users[i].principal(attempt.client_id)));
+            }
+        }
+        let mut queue = shared.queue();
+        if queue.jobs.len() >= shared.queue_max {
+            return Verdict::Now(Err(Refused::Busy));
+        }
+        let client_id = attempt.client_id.to_owned();
+        queue.jobs.push_back(Job { conn, client_id, user, password: password.to_vec() });
+        drop(queue);
+        shared.wake.notify_one();
+        Verdict::Later
+    }
+
+    /// How many tries wait.
+    pub fn waiting(&self) -> usize {
+        self.shared.queue().jobs.len()
+    }
+}
+
+impl Drop for Authenticator {
+    fn drop(&mut self) {
+        self.shared.queue().closing = true;
+        self.shared.wake.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic was reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator").field("users", &self.shared.users.len()).finish_non_exhaustive()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// No invariant spans the lock: a panic while it was held left a whole queue.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn anonymous(&self, client_id: &str) -> Principal {
+        Principal { username: None, role: Role::Device, acl: self.anonymous.fill(client_id, None) }
+    }
+
+    /// Whether the password is known to be right without Argon2.
+    fn is_known(&self, user: usize, password: &[u8]) -> bool {
+        let known = &self.users[user];
+        let tag = self.tag(user, password);
+        match &known.credential {
+            // Both sides under the key: the time of the comparison tells nothing about the password.
+            Credential::Plain(secret) => equal(&tag, &self.tag(user, secret.as_str().as_bytes())),
+            Credential::Hash(_) => known.verified().is_some_and(|verified| equal(&tag, &verified)),
+        }
+    }
+
+    fn tag(&self, user: usize, password: &[u8]) -> [u8; 32] {
+        let mut mac = Blake2sMac256::new(&self.key.into());
+        mac.update(&(user as u64).to_le_bytes());
+        mac.update(password);
+        mac.finalize_fixed().into()
+    }
+
+    fn work(&self) {
+        loop {
+            let mut queue = self.queue();
+            let job = loop {
+                if queue.closing {
+                    return;
+                }
+                match queue.jobs.pop_front() {
+                    Some(job) => break job,
+                    None => queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            drop(queue);
+            let answer = self.judge(&job);
+            (self.on_verdict)(job.conn, answer);
+        }
+    }
+
+    fn judge(&self, job: &Job) -> Result<Principal, Refused> {
+        let known = job.user.map(|i| (i, &self.users[i]));
+        let (hash, known) = match (known, &self.decoy) {
+            // Of several tries that waited together, the first did the work.
+            (Some((i, known)), _) if self.is_known(i, &job.password) => {
+                return Ok(known.principal(&job.client_id));
+            }
+            (Some((i, KnownUser { credential: Credential::Hash(hash), .. })), _) => (hash, Some(i)),
+            (_, Some(decoy)) => (decoy, None),
+            (_, None) => return Err(Refused::BadCredentials),
+        };
+        let right = hash.verify(&job.password).map_err(|error| {
+            // Out of memory: the client may come again.
+            tracing::warn!(%error, "cannot verify a password");
+            Refused::Busy
+        })?;
+        match known {
+            Some(i) if right => {
+                let tag = self.tag(i, &job.password);
+                *self.users[i].verified.lock().unwrap_or_else(PoisonError::into_inner) = Some(tag);
+                Ok(self.users[i].principal(&job.client_id))
+            }
+            _ => Err(Refused::BadCredentials),
+        }
+    }
+}
+
+// === impl KnownUser ===
+
+impl KnownUser {
+    fn new(user: &User) -> Self {
+        let edge_id = match &user.role {
+            UserRole::Device => None,
+            UserRole::Edge(id) => Some(Arc::<str>::from(id.as_str())),
+        };
+        Self {
+            name: user.name.as_str().into(),
+            credential: user.credential.clone(),
+            acl: AclTemplate::new(user.access.clone(), edge_id.clone()),
+            role: edge_id.map_or(Role::Device, |edge_id| Role::Edge { edge_id }),
+            verified: Mutex::new(None),
+        }
+    }
+
+    fn principal(&self, client_id: &str) -> Principal {
+        let acl = self.acl.fill(client_id, Some(&self.name));
+        Principal { username: Some(Arc::clone(&self.name)), role: self.role.clone(), acl }
+    }
+
+    fn verified(&self) -> Option<[u8; 32]> {
+        *self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The costliest hash of the users; where all have plain passwords, one of a password that nobody knows.
+fn decoy(users: &[KnownUser]) -> std::io::Result<PasswordHash> {
+    let hashes = users.iter().filter_map(|user| match &user.credential {
+        Credential::Hash(hash) => Some(hash),
+        Credential::Plain(_) => None,
+    });
+    if let Some(costliest) = hashes.max_by_key(|hash| hash.cost()) {
+        return Ok(costliest.clone());
+    }
+    let mut password = [0; 32];
+    draw(&mut password)?;
+    PasswordHash::of(&password).map_err(std::io::Error::other)
+}
+
+fn draw(bytes: &mut [u8]) -> std::io::Result<()> {
+    getrandom::fill(bytes).map_err(|e| std::io::Error::other(e.to_string()))
+}
+
+/// In a time that does not depend on where they differ.
+fn equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    a.iter().zip(b).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+}
+
+// === impl PasswordHash ===
+
+impl PasswordHash {
+    /// Hashes a password, with Argon2id, a salt of its own and OWASP's cost (19 MiB, two passes).
+    ///
+    /// # Errors
+    /// When memory or randomness are missing.
+    pub fn of(password: &[u8]) -> Result<Self, String> {
+        Argon2::default().hash_password(password).map(Self).map_err(|e| e.to_string())
+    }
+
+    /// Reads `$argon2id$v=19$m=...,t=...,p=...$salt$hash` (argon2i and argon2d likewise).
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let hash = argon2::PasswordHash::new(text)
+            .map_err(|_| "it is not of the form $argon2id$v=19$...".to_owned())?;
+        if !hash.algorithm.as_str().starts_with("argon2") {
+            return Err(format!("its algorithm is {:?}, not \"argon2id\"", hash.algorithm.as_str()));
+        }
+        if hash.salt.is_none() || hash.hash.is_none() {
+            return Err("its salt or its hash is missing".to_owned());
+        }
+        let params = Params::try_from(&hash).map_err(|_| "its parameters are out of range".to_owned())?;
+        if params.m_cost() > MEMORY_KIB_MAX || params.t_cost() > PASSES_MAX {
+            return Err(format!(
+                "each try would take {} KiB and {} passes: at most {MEMORY_KIB_MAX} and {PASSES_MAX} are accepted",
+                params.m_cost(),
+                params.t_cost()
+            ));
+        }
+        Ok(Self(hash))
+    }
+
+    /// As [`PasswordHash::parse`] reads it: not for logs.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        self.0.to_string()
+    }
+
+    /// Whether the password is right.
+    fn verify(&self, password: &[u8]) -> Result<bool, argon2::password_hash::Error> {
+        match Argon2::default().verify_password(password, &self.0) {
+            Ok(()) => Ok(true),
+            Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// In KiB times passes.
+    fn cost(&self) -> u64 {
+        Params::try_from(&self.0).map_or(0, |p| u64::from(p.m_cost()) * u64::from(p.t_cost()))
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(..)")
+    }
+}
+
+// === impl Secret ===
+
+impl Secret {
+    /// From its text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text: not for logs.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+// === impl Refused ===
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BadCredentials => "unknown user name or wrong password",
+            Self::NotAuthorized => "a user name is needed",
+            Self::Busy => "too many passwords wait to be verified",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}
+
+#[cfg(test)]
+mod tests;

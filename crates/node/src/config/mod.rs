@@ -1,0 +1,461 @@
+//! Configuration: one TOML file, environment variables and options over it, a value that exists is valid.
+//!
+//! # Design
+//!
+//! ```text
+//! file ----------------> document (raw tree, each value knows its place) --reader--> EdgeConfig | CloudConfig
+//! FERRULE__A__B, options ----^                                               |
+//!                                                                            +--> every mistake at once
+//! ```
+//! - Raw and resolved are two types: nothing outside this module sees an unchecked value.
+//! - An unknown key is refused, wherever it was written: a setting that is ignored is a lie.
+//! - Defaults fail closed, and each has its reason where it is declared ([`MqttLimits`], [`OutboxConfig`], ...). The
+//!   files `edge.default.toml` and `cloud.default.toml` beside this one show them all; a test compares.
+//! - What reads the environment is `main`; this module is handed [`Overrides`]. It reads the configuration file and the
+//!   password files that it names, nothing else.
+
+mod document;
+mod error;
+mod reader;
+mod resolve;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+pub use document::Overrides;
+pub use error::{ConfigError, ConfigErrors, ErrorPlace};
+pub use units::{parse_duration, parse_size, show_duration, show_size};
+
+use crate::auth::{PasswordHash, Secret};
+use ferrule_link::{IdentityMode, Server};
+use ferrule_mqtt::Version;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The full default file of `ferrule-edge`, with comments.
+pub const EDGE_DEFAULT_FILE: &str = include_str!("edge.default.toml");
+
+/// The full default file of `ferrule-cloud`, with comments.
+pub const CLOUD_DEFAULT_FILE: &str = include_str!("cloud.default.toml");
+
+/// Where state is kept when a configuration file does not say.
+pub const DATA_DIR_DEFAULT: &str = "/var/lib/ferrule";
+
+/// What `ferrule-edge` runs with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EdgeConfig {
+    /// What both binaries have.
+    pub broker: BrokerConfig,
+    /// `[uplink]`; `None`: nothing is forwarded.
+    pub uplink: Option<UplinkConfig>,
+}
+
+/// What `ferrule-cloud` runs with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CloudConfig {
+    /// What both binaries have.
+    pub broker: BrokerConfig,
+}
+
+/// What both binaries have.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BrokerConfig {
+    /// `[edge]` or `[node]`.
+    pub node: NodeConfig,
+    /// `[[listener]]`, at least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// `[[user]]`, names unique.
+    pub users: Vec<User>,
+    /// `[anonymous]`: what clients without a name may do, where a listener lets them in.
+    pub anonymous: AccessLists,
+    /// `[mqtt]`.
+    pub mqtt: MqttLimits,
+    /// `[outbox]`.
+    pub outbox: OutboxConfig,
+    /// Every setting that was looked for, in order of the file's documentation.
+    pub settings: Vec<Setting>,
+}
+
+/// `[edge]` or `[node]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Letters, digits, `-`, `_`, `.`, at most 64. `None`: the caller draws one and keeps it in the data folder.
+    pub id: Option<String>,
+    /// Where all state is kept.
+    pub data_dir: PathBuf,
+    /// A file of rules or a folder of them.
+    pub rules: Option<PathBuf>,
+}
+
+/// One `[[listener]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Where to listen; port 0 takes a free one.
+    pub bind: SocketAddr,
+    /// Who may come without a name.
+    pub anonymous: Anonymous,
+}
+
+/// Who may come without a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Anonymous {
+    /// Nobody: the default.
+    #[default]
+    Nobody,
+    /// Peers on this machine.
+    Loopback,
+    /// Anyone who reaches the port: written out as `anonymous_anywhere = true`.
+    Anyone,
+}
+
+/// One `[[user]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct User {
+    /// The name in CONNECT.
+    pub name: String,
+    /// What the password is compared with.
+    pub credential: Credential,
+    /// What it may do.
+    pub access: AccessLists,
+    /// Whether it speaks for devices behind it.
+    pub role: UserRole,
+}
+
+/// What a password is compared with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Credential {
+    /// Argon2's hash of it.
+    Hash(PasswordHash),
+    /// The password itself, from a `password_file`.
+    Plain(Secret),
+}
+
+/// Whether a user speaks for devices behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum UserRole {
+    /// No: properties that name a device are passed on and never believed.
+    #[default]
+    Device,
+    /// Yes, as a gateway with this edge id.
+    Edge(String),
+}
+
+/// Topic filters. `${clientid}` and `${username}` in them are filled in for each client.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AccessLists {
+    /// What may be published; `None`: everything but $-topics.
+    pub publish: Option<Vec<String>>,
+    /// What may be subscribed to; `None`: everything but $-topics.
+    pub subscribe: Option<Vec<String>>,
+    /// What may be neither, whatever the two above say.
+    pub deny: Vec<String>,
+}
+
+/// `[mqtt]`: bounds on what clients may ask of the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttLimits {
+    /// The longest Keep Alive in force; a longer one, or none, is answered with Server Keep Alive. Zero: no bound.
+    ///
+    /// Default zero: 3.1.1 has no way to tell a client, which would then be cut off while it keeps its own promise.
+    pub keep_alive_max: Duration,
+    /// Receive Maximum: QoS 1 and 2 publishes of one client that may wait for their acknowledgement.
+    ///
+    /// Default 256: at 800 ms a wait that is 320 messages a second for one client while the uplink is down.
+    pub receive_max: u16,
+    /// The same for 3.1 and 3.1.1 clients, whom nobody can tell: beyond it the connection is closed.
+    ///
+    /// Default 4,096: common libraries send at most 20 to 100 ahead; those without any bound are stopped by this one.
+    pub max_waiting: u32,
+    /// Bytes of publishes that wait for their acknowledgement, of all clients together; beyond it the publisher that
+    /// sent most lately is closed.
+    ///
+    /// Default 32 MiB: a gateway has 512 MiB, and this comes beside the outbox's `mem_max`.
+    pub max_waiting_bytes: u64,
+    /// The largest packet accepted, in bytes of the whole packet.
+    ///
+    /// Default 1 MiB: what EMQX takes; a camera frame fits, and a partial packet is all that an idle peer can pin.
+    pub max_packet_size: u32,
+    /// Topic aliases that one client may set.
+    ///
+    /// Default 16: more than a sensor has topics; each costs its topic's bytes for as long as the client stays.
+    pub topic_alias_max: u16,
+    /// The longest a session outlives its connection; a longer wish is answered with this. Zero: no bound.
+    ///
+    /// Default 30 days: longer than a device is away on purpose, and a lost one's queue is given back in the end.
+    pub session_expiry_max: Duration,
+    /// Messages not yet acknowledged that one client is sent; its own Receive Maximum may lower it.
+    ///
+    /// Default 32: enough for a link of 100 ms and 300 messages a second; 3.1.1 devices have small buffers.
+    pub max_inflight: u16,
+    /// Messages that wait for one session.
+    ///
+    /// Default 10,000: three hours of one message a second.
+    pub max_queued_messages: u64,
+    /// Bytes that wait for one session.
+    ///
+    /// Default 16 MiB: sixteen of the largest packets, or the 10,000 messages above at 1.6 KiB each.
+    pub max_queued_bytes: u64,
+    /// Topics that hold a retained message.
+    ///
+    /// Default 100,000: a topic that is new each time (a time stamp in its name) must not fill the disk.
+    pub retained_max_messages: u64,
+    /// Bytes of all retained messages.
+    ///
+    /// Default 64 MiB: they are kept in memory as well as on disk.
+    pub retained_max_bytes: u64,
+}
+
+/// `[uplink]`: the broker that an edge forwards to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UplinkConfig {
+    /// Where it is; when one cannot be reached, the next. At least one.
+    pub servers: Vec<Server>,
+    /// The name in CONNECT.
+    pub username: Option<String>,
+    /// The password in CONNECT, from `password_file`.
+    pub password: Option<Secret>,
+    /// Keep Alive, and how long a dead link goes unnoticed.
+    ///
+    /// Default 15 s: mobile networks forget an idle connection after 30 s and more; one ping is 4 bytes.
+    pub keep_alive: Duration,
+    /// How long to wait for the connection and the CONNACK before the next URL is tried.
+    ///
+    /// Default 10 s: a lost SYN is sent again after 1, 3 and 7 s.
+    pub connect_timeout: Duration,
+    /// Publishes not yet acknowledged, at most; the broker's Receive Maximum may lower it.
+    ///
+    /// Default 1,024: fills a link of 200 ms at 5,000 messages a second.
+    pub max_inflight: u16,
+    /// 5 or 3.1.1.
+    ///
+    /// Default 5: identity needs user properties.
+    pub version: Version,
+    /// Whether messages carry their device's identity as user properties.
+    pub identity: IdentityMode,
+}
+
+/// `[outbox]`: what waits for a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxConfig {
+    /// Bytes on disk, of all outboxes together; then `on_full`.
+    ///
+    /// Default 1 GiB: nine days of 240-byte rows at 5 a second, and an eighth of a small SD card.
+    pub max_bytes: u64,
+    /// Bytes in memory that have neither been acknowledged nor written, of all outboxes together; then they are written.
+    ///
+    /// Default 4 MiB: 17,000 rows of 240 bytes, what a power cut may take of those that nobody waits for.
+    pub mem_max: u64,
+    /// The time between commits while a destination is down.
+    ///
+    /// Default 400 ms at an edge, for the flash's sake: 20 messages a second are 5 GB of flash a day in commits of 16
+    /// rows and 20 GB in commits of one. 0 in the cloud, whose disks bear it.
+    pub offline_interval: Duration,
+    /// How long a publisher may wait for its acknowledgement, at most, before its message is on disk.
+    ///
+    /// Default 800 ms: many device libraries send again after 1 s.
+    pub ack_deadline: Duration,
+    /// What happens at `max_bytes`.
+    pub on_full: OnFull,
+}
+
+/// What happens when an outbox is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnFull {
+    /// No acknowledgement: publishers keep their messages until there is room.
+    #[default]
+    Withhold,
+}
+
+/// A setting and where its value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// As in `mqtt.receive_max` or `listener.0.bind`.
+    pub path: String,
+    /// As one would write it in the file; secrets are not shown. `None`: not set and without a default.
+    pub value: Option<String>,
+    /// Who set it.
+    pub source: Source,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nowhere: the default.
+    Default,
+    /// The file, at this line.
+    File {
+        /// From 1.
+        line: usize,
+    },
+    /// This environment variable.
+    Env(String),
+    /// This command line option.
+    Option(&'static str),
+}
+
+/// Which binary's file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Product {
+    Edge,
+    Cloud,
+}
+
+// === impl EdgeConfig ===
+
+impl EdgeConfig {
+    /// Reads `file` and lays `overrides` over it.
+    ///
+    /// # Errors
+    /// Every mistake in all of them; also when the file cannot be read.
+    pub fn load(file: &Path, overrides: &Overrides) -> Result<Self, ConfigErrors> {
+        let text = resolve::read_file(file)?;
+        Self::parse(&file.to_string_lossy(), &text, resolve::base(file), overrides)
+    }
+
+    /// The same from a text; `name` is what errors call it, `base` what paths in it are relative to.
+    ///
+    /// # Errors
+    /// As [`EdgeConfig::load`].
+    pub fn parse(name: &str, text: &str, base: &Path, overrides: &Overrides) -> Result<Self, ConfigErrors> {
+        let (broker, uplink) = resolve::resolve(Product::Edge, Some(name), text, base, overrides)?;
+        Ok(Self { broker, uplink })
+    }
+
+    /// Without a file: a plain local broker on `listen`, for clients without a name on this machine alone, whatever
+    /// `listen` is bound to.
+    #[must_use]
+    pub fn plain(listen: SocketAddr, data_dir: impl Into<PathBuf>) -> Self {
+        let broker = resolve::plain(Product::Edge, listen, data_dir.into(), &Overrides::default());
+        let (broker, uplink) = broker.expect("no input, so no mistake");
+        Self { broker, uplink }
+    }
+
+    /// [`EdgeConfig::plain`] with `overrides` over it.
+    ///
+    /// # Errors
+    /// Every mistake in them.
+    pub fn plain_with(
+        listen: SocketAddr,
+        data_dir: &Path,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigErrors> {
+        let (broker, uplink) = resolve::plain(Product::Edge, listen, data_dir.to_owned(), overrides)?;
+        Ok(Self { broker, uplink })
+    }
+}
+
+// === impl CloudConfig ===
+
+impl CloudConfig {
+    /// Reads `file` and lays `overrides` over it.
+    ///
+    /// # Errors
+    /// Every mistake in all of them; also when the file cannot be read.
+    pub fn load(file: &Path, overrides: &Overrides) -> Result<Self, ConfigErrors> {
+        let text = resolve::read_file(file)?;
+        Self::parse(&file.to_string_lossy(), &text, resolve::base(file), overrides)
+    }
+
+    /// The same from a text; `name` is what errors call it, `base` what paths in it are relative to.
+    ///
+    /// # Errors
+    /// As [`CloudConfig::load`].
+    pub fn parse(name: &str, text: &str, base: &Path, overrides: &Overrides) -> Result<Self, ConfigErrors> {
+        let (broker, _) = resolve::resolve(Product::Cloud, Some(name), text, base, overrides)?;
+        Ok(Self { broker })
+    }
+
+    /// As [`EdgeConfig::plain`].
+    #[must_use]
+    pub fn plain(listen: SocketAddr, data_dir: impl Into<PathBuf>) -> Self {
+        let broker = resolve::plain(Product::Cloud, listen, data_dir.into(), &Overrides::default());
+        Self { broker: broker.expect("no input, so no mistake").0 }
+    }
+
+    /// As [`EdgeConfig::plain_with`].
+    ///
+    /// # Errors
+    /// Every mistake in `overrides`.
+    pub fn plain_with(
+        listen: SocketAddr,
+        data_dir: &Path,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigErrors> {
+        let (broker, _) = resolve::plain(Product::Cloud, listen, data_dir.to_owned(), overrides)?;
+        Ok(Self { broker })
+    }
+}
+
+// === impl Anonymous ===
+
+impl Anonymous {
+    /// Whether a client from `peer` may come without a name.
+    #[must_use]
+    pub fn admits(self, peer: SocketAddr) -> bool {
+        match self {
+            Self::Nobody => false,
+            // A socket bound to [::] shows IPv4 peers as ::ffff:127.0.0.1.
+            Self::Loopback => peer.ip().to_canonical().is_loopback(),
+            Self::Anyone => true,
+        }
+    }
+}
+
+// === impl MqttLimits ===
+
+impl Default for MqttLimits {
+    fn default() -> Self {
+        Self {
+            keep_alive_max: Duration::ZERO,
+            receive_max: 256,
+            max_waiting: 4_096,
+            max_waiting_bytes: 32 << 20,
+            max_packet_size: 1 << 20,
+            topic_alias_max: 16,
+            session_expiry_max: Duration::from_secs(30 * 86_400),
+            max_inflight: 32,
+            max_queued_messages: 10_000,
+            max_queued_bytes: 16 << 20,
+            retained_max_messages: 100_000,
+            retained_max_bytes: 64 << 20,
+        }
+    }
+}
+
+// === impl OutboxConfig ===
+
+impl OutboxConfig {
+    /// `ferrule-edge`'s defaults.
+    #[must_use]
+    pub fn edge() -> Self {
+        Self {
+            max_bytes: 1 << 30,
+            mem_max: 4 << 20,
+            offline_interval: Duration::from_millis(400),
+            ack_deadline: Duration::from_millis(800),
+            on_full: OnFull::Withhold,
+        }
+    }
+
+    /// `ferrule-cloud`'s defaults.
+    #[must_use]
+    pub fn cloud() -> Self {
+        Self { offline_interval: Duration::ZERO, ..Self::edge() }
+    }
+}
+
+// === impl Source ===
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { line } => write!(f, "line {line}"),
+            Self::Env(name) => f.write_str(name),
+            Self::Option(name) => f.write_str(name),
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! From the raw tree to [`BrokerConfig`] and [`UplinkConfig`]: which keys there are, and how they limit each other.
+
+use super::document::{Document, Overrides, Place};
+use super::error::{ConfigError, ConfigErrors, ErrorPlace};
+use super::reader::{Hidden, Reader, Section, Size};
+use super::{
+    AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, ListenerConfig, MqttLimits,
+    NodeConfig, OutboxConfig, Product, UplinkConfig, User, UserRole, units,
+};
+use crate::auth::{PasswordHash, Secret};
+use ferrule_link::{IdentityMode, Server};
+use ferrule_mqtt::Version;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The longest configuration file read, in bytes: far more than one that people write.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The longest password file read, in bytes: MQTT's longest password is 64 KiB.
+const PASSWORD_FILE_BYTES_MAX: u64 = 65_536 + 2;
+
+type Resolved = (BrokerConfig, Option<UplinkConfig>);
+
+/// The text of a configuration file.
+pub(super) fn read_file(file: &Path) -> Result<String, ConfigErrors> {
+    read_text(file, FILE_BYTES_MAX).map_err(|problem| {
+        let message = format!("cannot read {}: {problem}", file.display());
+        let error = ConfigError { message, hint: None, place: ErrorPlace::Whole };
+        ConfigErrors::new(Some(file.to_string_lossy().into_owned()), vec![error])
+    })
+}
+
+/// What paths in a configuration file are relative to.
+pub(super) fn base(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}
+
+fn read_text(file: &Path, bytes_max: u64) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let handle = std::fs::File::open(file).map_err(|e| e.to_string())?;
+    handle.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(format!("it is longer than {}", units::show_size(bytes_max)));
+    }
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())
+}
+
+/// The configuration of `product`, or every mistake.
+pub(super) fn resolve(
+    product: Product,
+    name: Option<&str>,
+    text: &str,
+    base: &Path,
+    overrides: &Overrides,
+) -> Result<Resolved, ConfigErrors> {
+    let name = name.map(str::to_owned);
+    let errors_of = |errors| ConfigErrors::new(name.clone(), errors);
+    let (document, errors) = Document::parse(text, overrides).map_err(errors_of)?;
+    let mut reader = Reader { document: &document, base, errors, settings: Vec::new() };
+    let resolved = read(product, None, &mut reader);
+    if reader.errors.is_empty() { Ok(resolved) } else { Err(errors_of(reader.errors)) }
+}
+
+/// The configuration without a file.
+pub(super) fn plain(
+    product: Product,
+    listen: SocketAddr,
+    data_dir: PathBuf,
+    overrides: &Overrides,
+) -> Result<Resolved, ConfigErrors> {
+    let errors_of = |errors| ConfigErrors::new(None, errors);
+    let (document, errors) = Document::parse("", overrides).map_err(errors_of)?;
+    let mut reader = Reader { document: &document, base: Path::new(""), errors, settings: Vec::new() };
+    let resolved = read(product, Some((listen, data_dir)), &mut reader);
+    if reader.errors.is_empty() { Ok(resolved) } else { Err(errors_of(reader.errors)) }
+}
+
+fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'_>) -> Resolved {
+    let mut root = r.root();
+    let (listen, data_dir) = plain.unzip();
+    let head = match product {
+        Product::Edge => "edge",
+        Product::Cloud => "node",
+    };
+    let node = read_node(root.section(r, head), data_dir, r);
+    let listeners = read_listeners(&mut root, listen, r);
+    let users = read_users(product, &mut root, r);
+    let mut anonymous = root.section(r, "anonymous");
+    let anonymous_access = read_access(&mut anonymous, r);
+    if anonymous.is_present() && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
+        let help = "set `anonymous = true` on a [[listener]], or remove the section";
+        r.fail(
+            anonymous.place(),
+            "[anonymous] is for nobody: no listener lets clients in without a name",
+            Some(help),
+        );
+    }
+    anonymous.end(r, &[]);
+    let mqtt = read_mqtt(root.section(r, "mqtt"), r);
+    let outbox = read_outbox(product, root.section(r, "outbox"), &mqtt, r);
+    let uplink = match product {
+        Product::Edge => read_uplink(root.section(r, "uplink"), r),
+        Product::Cloud => None,
+    };
+    let nobody = !listeners.is_empty() && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody);
+    // A user that was written but refused is a mistake already reported.
+    if nobody && users.is_empty() && !root.has("user") {
+        let help = "add a [[user]], or `anonymous = true` to a listener on 127.0.0.1";
+        r.fail(
+            &Place::Nowhere,
+            "no client could connect: there is no user, and no listener is anonymous",
+            Some(help),
+        );
+    }
+    let advice = match product {
+        Product::Edge => ("node", "an edge's section is called [edge]"),
+        Product::Cloud => ("edge", "a cloud node's section is called [node]"),
+    };
+    root.end(
+        r,
+        &[
+            advice,
+            ("uplink", "only ferrule-edge has an uplink"),
+            ("sink", "sinks are declared in the rules file: CREATE SINK"),
+            ("cluster", "clustering is not there yet"),
+            ("listeners", "write [[listener]] for each"),
+            ("users", "write [[user]] for each"),
+        ],
+    );
+    let broker = BrokerConfig {
+        node,
+        listeners,
+        users,
+        anonymous: anonymous_access,
+        mqtt,
+        outbox,
+        settings: std::mem::take(&mut r.settings),
+    };
+    (broker, uplink)
+}
+
+fn read_node(mut s: Section<'_>, data_dir: Option<PathBuf>, r: &mut Reader<'_>) -> NodeConfig {
+    let id: Option<String> = s.get(r, "id");
+    if let Some(problem) = id.as_deref().and_then(bad_id) {
+        s.fail(r, "id", problem, None);
+    }
+    let default = data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT));
+    let data_dir = s.or(r, "data_dir", default);
+    let data_dir = r.resolve(data_dir, s.place_of("data_dir"));
+    let rules: Option<PathBuf> = s.get(r, "rules");
+    let rules = rules.map(|path| r.resolve(path, s.place_of("rules")));
+    s.end(r, &[]);
+    NodeConfig { id, data_dir, rules }
+}
+
+/// What is wrong with an edge's or a node's id. It becomes part of client ids, topics and keys.
+fn bad_id(id: &str) -> Option<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if id.is_empty() || id.len() > 64 || !id.chars().all(allowed) {
+        return Some(format!("an id has 1 to 64 letters, digits, `-`, `_` or `.`, found {id:?}"));
+    }
+    // CONTRACTS: the origin of rows that windows make.
+    (id == "window").then(|| "the id \"window\" is taken: rows made by windows carry it".to_owned())
+}
+
+fn read_listeners(
+    root: &mut Section<'_>,
+    plain: Option<SocketAddr>,
+    r: &mut Reader<'_>,
+) -> Vec<ListenerConfig> {
+    let sections = root.sections(r, "listener");
+    if sections.is_empty() {
+        if let Some(bind) = plain {
+            return vec![ListenerConfig { bind, anonymous: Anonymous::Loopback }];
+        }
+        if !root.has("listener") {
+            let help = "add [[listener]] and below it bind = \"127.0.0.1:1883\"";
+            r.fail(&Place::Nowhere, "there is no [[listener]]", Some(help));
+        }
+    }
+    let mut listeners: Vec<ListenerConfig> = Vec::new();
+    for mut s in sections {
+        let bind: Option<SocketAddr> = s.get(r, "bind");
+        if !s.has("bind") {
+            let help = "add bind = \"127.0.0.1:1883\"";
+            r.fail(s.place(), "a listener needs `bind`", Some(help));
+        }
+        let protocol = s.or(r, "protocol", "mqtt".to_owned());
+        match protocol.as_str() {
+            "mqtt" => {}
+            "ws" | "mqtts" | "wss" => {
+                s.fail(
+                    r,
+                    "protocol",
+                    format!("protocol \"{protocol}\" is not there yet"),
+                    Some("only \"mqtt\" is"),
+                );
+            }
+            other => {
+                s.fail(r, "protocol", format!("expected protocol \"mqtt\", found {other:?}"), None);
+            }
+        }
+        let anonymous = s.or(r, "anonymous", false);
+        let anywhere = s.or(r, "anonymous_anywhere", false);
+        let loopback = bind.is_none_or(|bind| bind.ip().to_canonical().is_loopback());
+        if anonymous && !anywhere && !loopback {
+            let help = "bind to 127.0.0.1, or add `anonymous_anywhere = true` if everyone who reaches the port may come in";
+            s.fail(r, "anonymous", "`anonymous = true` on an address that other machines reach", Some(help));
+        }
+        if anywhere && !anonymous {
+            s.fail(
+                r,
+                "anonymous_anywhere",
+                "`anonymous_anywhere` without `anonymous = true` does nothing",
+                None,
+            );
+        }
+        let twin = listeners.iter().any(|l| Some(l.bind) == bind && l.bind.port() != 0);
+        if let (true, Some(bind)) = (twin, bind) {
+            s.fail(r, "bind", format!("two listeners on {bind}"), None);
+        }
+        if let Some(bind) = bind {
+            let anonymous = match (anonymous, anywhere) {
+                (false, _) => Anonymous::Nobody,
+                (true, false) => Anonymous::Loopback,
+                (true, true) => Anonymous::Anyone,
+            };
+            listeners.push(ListenerConfig { bind, anonymous });
+        }
+        s.end(
+            r,
+            &[
+                ("tls", "TLS is not there yet; put a TLS proxy before the broker"),
+                ("proxy_protocol_from", "the PROXY protocol is not there yet"),
+                ("port", "it is part of `bind`: bind = \"0.0.0.0:1883\""),
+            ],
+        );
+    }
+    listeners
+}
+
+fn read_users(product: Product, root: &mut Section<'_>, r: &mut Reader<'_>) -> Vec<User> {
+    let mut users: Vec<User> = Vec::new();
+    for mut s in root.sections(r, "user") {
+        let name: Option<String> = s.get(r, "name");
+        match &name {
+            None if !s.has("name") => r.fail(s.place(), "a user needs `name`", None),
+            Some(name) if name.is_empty() || name.len() > 65_535 || name.contains('\0') => {
+                s.fail(r, "name", "a user's name has 1 to 65,535 bytes and no NUL", None);
+            }
+            Some(name) if users.iter().any(|u| u.name == *name) => {
+                s.fail(r, "name", format!("two users are called {name:?}"), None);
+            }
+            _ => {}
+        }
+        let credential = read_credential(product, &mut s, r);
+        let access = read_access(&mut s, r);
+        let role = s.word(r, "role", &[("device", false), ("edge", true)], false);
+        let edge: Option<String> = s.get(r, "edge");
+        let role = match (role, edge) {
+            (true, _) if product == Product::Edge => {
+                s.fail(r, "role", "role \"edge\" is for ferrule-cloud: an edge has no edges behind it", None);
+                UserRole::Device
+            }
+            (true, edge) => {
+                let id = edge.or_else(|| name.clone()).unwrap_or_default();
+                if let Some(problem) = bad_id(&id).filter(|_| name.is_some()) {
+                    let key = if s.has("edge") { "edge" } else { "name" };
+                    let help = "`edge` says which edge the user speaks for; without it, the user's name does";
+                    s.fail(r, key, problem, Some(help));
+                }
+                UserRole::Edge(id)
+            }
+            (false, Some(_)) => {
+                s.fail(r, "edge", "`edge` needs `role = \"edge\"` beside it", None);
+                UserRole::Device
+            }
+            (false, None) => UserRole::Device,
+        };
+        if let (Some(name), Some(credential)) = (name, credential) {
+            users.push(User { name, credential, access, role });
+        }
+        s.end(r, &[("scram", "SCRAM is not there yet"), ("username", "did you mean `name`?")]);
+    }
+    users
+}
+
+fn read_credential(product: Product, s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<Credential> {
+    let command = match product {
+        Product::Edge => "ferrule-edge passwd",
+        Product::Cloud => "ferrule-cloud passwd",
+    };
+    let password: Option<Hidden> = s.get(r, "password");
+    let file: Option<PathBuf> = s.get(r, "password_file");
+    match (s.has("password"), s.has("password_file")) {
+        (true, true) => {
+            s.fail(
+                r,
+                "password_file",
+                "`password` and `password_file` are both given",
+                Some("keep one of them"),
+            );
+            return None;
+        }
+        (false, false) => {
+            let help = format!("`{command}` makes a hash for `password`; or `password_file` names a file");
+            r.fail(s.place(), "a user needs `password` or `password_file`", Some(&help));
+            return None;
+        }
+        _ => {}
+    }
+    if let Some(Hidden(text)) = password {
+        if !text.starts_with('$') {
+            let help =
+                format!("`{command}` makes a hash to put here; or put the password into a `password_file`");
+            s.fail(r, "password", "`password` takes a hash, not the password itself", Some(&help));
+            return None;
+        }
+        return hash(&text, s.place_of("password"), r);
+    }
+    let place = s.place_of("password_file").clone();
+    let line = read_password_file(&file?, &place, r)?;
+    if line.starts_with("$argon2") {
+        hash(&line, &place, r)
+    } else {
+        Some(Credential::Plain(Secret::new(line)))
+    }
+}
+
+fn hash(text: &str, place: &Place, r: &mut Reader<'_>) -> Option<Credential> {
+    match PasswordHash::parse(text) {
+        Ok(hash) => Some(Credential::Hash(hash)),
+        Err(problem) => {
+            r.fail(place, format!("the password hash cannot be used: {problem}"), None);
+            None
+        }
+    }
+}
+
+/// The one line of a password file.
+fn read_password_file(file: &Path, place: &Place, r: &mut Reader<'_>) -> Option<String> {
+    let path = r.resolve(file.to_owned(), place);
+    let text = match read_text(&path, PASSWORD_FILE_BYTES_MAX) {
+        Ok(text) => text,
+        Err(problem) => {
+            r.fail(place, format!("cannot read {}: {problem}", path.display()), None);
+            return None;
+        }
+    };
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    if line.is_empty() || line.contains('\n') {
+        let found = if line.is_empty() { "nothing" } else { "several" };
+        r.fail(place, format!("{} must hold one line, found {found}", path.display()), None);
+        return None;
+    }
+    Some(line.to_owned())
+}
+
+fn read_access(s: &mut Section<'_>, r: &mut Reader<'_>) -> AccessLists {
+    let mut filters = |s: &mut Section<'_>, key| {
+        let list: Option<Vec<String>> = s.get(r, key);
+        for filter in list.iter().flatten() {
+            if let Err(problem) = crate::access::check_filter(filter) {
+                let message = format!("`{key}`: {filter:?} {problem}");
+                s.fail(r, key, message, None);
+            }
+        }
+        list
+    };
+    let (publish, subscribe) = (filters(s, "publish"), filters(s, "subscribe"));
+    AccessLists { publish, subscribe, deny: filters(s, "deny").unwrap_or_default() }
+}
+
+fn read_mqtt(mut s: Section<'_>, r: &mut Reader<'_>) -> MqttLimits {
+    let d = MqttLimits::default();
+    let limits = MqttLimits {
+        keep_alive_max: seconds(&mut s, r, "keep_alive_max", d.keep_alive_max, 0..=65_535),
+        receive_max: int(&mut s, r, "receive_max", d.receive_max, 1..=65_535),
+        max_waiting: int(&mut s, r, "max_waiting", d.max_waiting, 1..=65_535),
+        max_waiting_bytes: s.or(r, "max_waiting_bytes", Size(d.max_waiting_bytes)).0,
+        max_packet_size: packet_size(&mut s, r, d.max_packet_size),
+        topic_alias_max: int(&mut s, r, "topic_alias_max", d.topic_alias_max, 0..=65_535),
+        session_expiry_max: seconds(&mut s, r, "session_expiry_max", d.session_expiry_max, 0..=0xFFFF_FFFE),
+        max_inflight: int(&mut s, r, "max_inflight", d.max_inflight, 1..=65_535),
+        max_queued_messages: s.number(r, "max_queued_messages", d.max_queued_messages, 1..=u64::MAX >> 1),
+        max_queued_bytes: s.or(r, "max_queued_bytes", Size(d.max_queued_bytes)).0,
+        retained_max_messages: s.number(
+            r,
+            "retained_max_messages",
+            d.retained_max_messages,
+            0..=u64::MAX >> 1,
+        ),
+        retained_max_bytes: s.or(r, "retained_max_bytes", Size(d.retained_max_bytes)).0,
+    };
+    for (key, bytes) in
+        [("max_waiting_bytes", limits.max_waiting_bytes), ("max_queued_bytes", limits.max_queued_bytes)]
+    {
+        holds_a_packet(&s, r, key, bytes, limits.max_packet_size);
+    }
+    s.end(r, &[("max_connections", "the bound is the process's file descriptors: `ulimit -n`")]);
+    limits
+}
+
+/// A queue that cannot hold the largest packet would withhold its acknowledgement for ever.
+fn holds_a_packet(s: &Section<'_>, r: &mut Reader<'_>, key: &str, bytes: u64, packet_bytes: u32) {
+    if bytes < u64::from(packet_bytes) {
+        let (bytes, packet) = (units::show_size(bytes), units::show_size(packet_bytes.into()));
+        let message = format!(
+            "`{key}` = {bytes} is less than `mqtt.max_packet_size` = {packet}: the largest packet never fits"
+        );
+        s.fail(r, key, message, None);
+    }
+}
+
+fn packet_size(s: &mut Section<'_>, r: &mut Reader<'_>, default: u32) -> u32 {
+    /// Fixed header and the largest remaining length [MQTT 5, 1.5.5].
+    const LARGEST: u64 = 5 + 268_435_455;
+    /// Below this, CONNECT with a 23-byte client id and a will hardly fits.
+    const SMALLEST: u64 = 128;
+    let Size(bytes) = s.or(r, "max_packet_size", Size(default.into()));
+    match u32::try_from(bytes) {
+        Ok(bytes) if (SMALLEST..=LARGEST).contains(&bytes.into()) => bytes,
+        _ => {
+            let message = format!(
+                "`max_packet_size` is {bytes} bytes: it must be from {SMALLEST} to {LARGEST}, MQTT's largest packet"
+            );
+            s.fail(r, "max_packet_size", message, None);
+            default
+        }
+    }
+}
+
+/// A whole number of any width.
+fn int<T>(
+    s: &mut Section<'_>,
+    r: &mut Reader<'_>,
+    key: &'static str,
+    default: T,
+    range: std::ops::RangeInclusive<u64>,
+) -> T
+where
+    T: Copy + Into<u64> + TryFrom<u64>,
+{
+    s.number(r, key, default.into(), range).try_into().unwrap_or(default)
+}
+
+/// A time that MQTT carries in whole seconds.
+fn seconds(
+    s: &mut Section<'_>,
+    r: &mut Reader<'_>,
+    key: &'static str,
+    default: Duration,
+    range: std::ops::RangeInclusive<u64>,
+) -> Duration {
+    let value = s.or(r, key, default);
+    if range.contains(&value.as_secs()) && value.subsec_nanos() == 0 {
+        return value;
+    }
+    let shown = units::show_duration(value);
+    let message =
+        format!("`{key}` is {shown}: it must be whole seconds from {} to {}", range.start(), range.end());
+    s.fail(r, key, message, None);
+    default
+}
+
+fn read_outbox(product: Product, mut s: Section<'_>, mqtt: &MqttLimits, r: &mut Reader<'_>) -> OutboxConfig {
+    let d = match product {
+        Product::Edge => OutboxConfig::edge(),
+        Product::Cloud => OutboxConfig::cloud(),
+    };
+    let outbox = OutboxConfig {
+        max_bytes: s.or(r, "max_bytes", Size(d.max_bytes)).0,
+        mem_max: s.or(r, "mem_max", Size(d.mem_max)).0,
+        offline_interval: s.or(r, "offline_interval", d.offline_interval),
+        ack_deadline: s.or(r, "ack_deadline", d.ack_deadline),
+        on_full: d.on_full,
+    };
+    let on_full = s.or(r, "on_full", "withhold".to_owned());
+    match on_full.as_str() {
+        "withhold" => {}
+        "nack" | "drop_oldest" | "drop_newest" => {
+            s.fail(
+                r,
+                "on_full",
+                format!("on_full \"{on_full}\" is not there yet"),
+                Some("only \"withhold\" is"),
+            );
+        }
+        other => s.fail(r, "on_full", format!("expected on_full \"withhold\", found {other:?}"), None),
+    }
+    holds_a_packet(&s, r, "max_bytes", outbox.max_bytes, mqtt.max_packet_size);
+    if outbox.mem_max > outbox.max_bytes {
+        let (mem, max) = (units::show_size(outbox.mem_max), units::show_size(outbox.max_bytes));
+        let message = format!("`mem_max` = {mem} is more than `max_bytes` = {max}, which counts it in");
+        s.fail(r, "mem_max", message, None);
+    }
+    if outbox.offline_interval > outbox.ack_deadline {
+        let (interval, deadline) =
+            (units::show_duration(outbox.offline_interval), units::show_duration(outbox.ack_deadline));
+        let message = format!(
+            "`offline_interval` = {interval} is more than `ack_deadline` = {deadline}: an acknowledgement waits for the next commit"
+        );
+        let key = if s.has("offline_interval") { "offline_interval" } else { "ack_deadline" };
+        s.fail(r, key, message, None);
+    }
+    s.end(r, &[]);
+    outbox
+}
+
+fn read_uplink(mut s: Section<'_>, r: &mut Reader<'_>) -> Option<UplinkConfig> {
+    let present = s.is_present();
+    let texts: Option<Vec<String>> = s.get(r, "url");
+    let mut servers: Vec<Server> = Vec::new();
+    for text in texts.iter().flatten() {
+        match text.parse() {
+            Ok(server) => servers.push(server),
+            Err(error) => s.fail(r, "url", format!("`url`: {error}"), None),
+        }
+    }
+    if present && texts.as_ref().is_none_or(Vec::is_empty) && !(texts.is_none() && s.has("url")) {
+        let help = "add url = \"mqtt://host:1883\"";
+        s.fail(r, "url", "[uplink] needs `url`", Some(help));
+    }
+    let username: Option<String> = s.get(r, "username");
+    let file: Option<PathBuf> = s.get(r, "password_file");
+    let password = file.and_then(|file| {
+        let place = s.place_of("password_file").clone();
+        read_password_file(&file, &place, r).map(Secret::new)
+    });
+    let keep_alive = seconds(&mut s, r, "keep_alive", Duration::from_secs(15), 1..=65_535);
+    let connect_timeout = s.or(r, "connect_timeout", Duration::from_secs(10));
+    if connect_timeout.is_zero() {
+        s.fail(r, "connect_timeout", "`connect_timeout` is 0s: no connection would ever be made", None);
+    }
+    let max_inflight = int(&mut s, r, "max_inflight", 1_024u16, 1..=65_535);
+    let version = match s.or(r, "version", 5u64) {
+        5 => Version::V5,
+        4 => Version::V3_1_1,
+        other => {
+            let message = format!("`version` is {other}: it must be 5 (MQTT 5) or 4 (MQTT 3.1.1)");
+            s.fail(r, "version", message, None);
+            Version::V5
+        }
+    };
+    let words = [("negotiated", IdentityMode::Negotiated), ("properties", IdentityMode::Properties)];
+    let identity = s.word(r, "identity", &words, IdentityMode::Negotiated);
+    if version == Version::V3_1_1 && identity == IdentityMode::Properties {
+        s.fail(
+            r,
+            "identity",
+            "`identity = \"properties\"` needs `version = 5`: MQTT 3.1.1 has no user properties",
+            None,
+        );
+    }
+    if version == Version::V3_1_1 && s.has("password_file") && !s.has("username") {
+        // [MQTT-3.1.2-22]
+        s.fail(r, "password_file", "a password needs a `username` beside it in MQTT 3.1.1", None);
+    }
+    s.end(
+        r,
+        &[
+            ("password", "a password is kept in a file of its own: password_file = \"uplink.pass\""),
+            ("tls", "TLS is not there yet; put a TLS proxy beside the edge"),
+        ],
+    );
+    let config = UplinkConfig {
+        servers,
+        username,
+        password,
+        keep_alive,
+        connect_timeout,
+        max_inflight,
+        version,
+        identity,
+    };
+    present.then_some(config)
+}

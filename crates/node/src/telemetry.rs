@@ -1,0 +1,140 @@
+//! Log lines on standard error: one event, one line.
+//!
+//! Client ids and topics are the clients' choice and may hold line breaks and terminal codes; what is not printable is
+//! escaped where the line is written, so that nobody can forge a line.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What is logged when nobody says.
+pub const LEVEL_DEFAULT: &str = "info";
+
+/// Starts logging to standard error. `filter` is a level (`debug`) or `tracing`'s directives
+/// (`info,ferrule_link=debug`). Colours on a terminal only, and not with `no_color`.
+///
+/// # Errors
+/// When `filter` cannot be read.
+pub fn init(filter: &str, no_color: bool) -> Result<(), ParseError> {
+    let filter: EnvFilter = EnvFilter::builder().parse(filter)?;
+    let ansi = io::stderr().is_terminal() && !no_color;
+    // A second call (tests) keeps the first subscriber.
+    let _ = tracing_subscriber::fmt()
+        .compact()
+        .with_target(false)
+        .with_ansi(ansi)
+        .with_env_filter(filter)
+        .with_writer(OneLine { ansi })
+        .try_init();
+    Ok(())
+}
+
+/// Writes each event as one line.
+#[derive(Debug, Clone, Copy)]
+struct OneLine {
+    /// Escape codes come from the formatter (which escapes those of values) and pass.
+    ansi: bool,
+}
+
+impl<'a> MakeWriter<'a> for OneLine {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+impl Write for OneLine {
+    /// The formatter hands over whole events.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        io::stderr().lock().write_all(&one_line(event, self.ansi))?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// `event` with its control characters escaped, the line break at its end apart.
+fn one_line(event: &[u8], ansi: bool) -> Vec<u8> {
+    let body = event.strip_suffix(b"\n").unwrap_or(event);
+    let mut line = Vec::with_capacity(event.len() + 1);
+    for &byte in body {
+        match byte {
+            b'\t' => line.push(byte),
+            0x1b if ansi => line.push(byte),
+            0..0x20 | 0x7f => line.extend(byte.escape_ascii()),
+            _ => line.push(byte),
+        }
+    }
+    line.push(b'\n');
+    line
+}
+
+/// Lets one of many alike warnings pass in each interval, and counts the others.
+///
+/// ```
+/// use ferrule_node::telemetry::Throttle;
+/// use std::time::{Duration, Instant};
+///
+/// static FULL: Throttle = Throttle::new(Duration::from_secs(10));
+/// let now = Instant::now();
+/// assert_eq!(FULL.pass(now), Some(0), "log it");
+/// assert_eq!(FULL.pass(now), None, "do not");
+/// assert_eq!(FULL.pass(now + Duration::from_secs(10)), Some(1), "log it, and that one was left out");
+/// ```
+#[derive(Debug)]
+pub struct Throttle {
+    interval: Duration,
+    state: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Throttle {
+    /// One an `interval`.
+    #[must_use]
+    pub const fn new(interval: Duration) -> Self {
+        Self { interval, state: Mutex::new((None, 0)) }
+    }
+
+    /// Whether to log now, and how many were left out since the last time.
+    pub fn pass(&self, now: Instant) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, suppressed) = &mut *state;
+        if last.is_some_and(|last| now.saturating_duration_since(last) < self.interval) {
+            *suppressed += 1;
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line() {
+        for (event, ansi, line) in [
+            ("a\n", false, "a\n"),
+            ("a", false, "a\n"),
+            ("client=\"x\ny\"\n", false, "client=\"x\\ny\"\n"),
+            ("x\r\x1b[2J\ty\n", false, "x\\r\\x1b[2J\ty\n"),
+            ("\x1b[31mred\x1b[0m\n", true, "\x1b[31mred\x1b[0m\n"),
+            ("é\n", false, "é\n"),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&one_line(event.as_bytes(), ansi)), line);
+        }
+    }
+
+    #[test]
+    fn directives() {
+        for (filter, ok) in [("info", true), ("debug,ferrule_link=trace", true), ("ferrule_node=loud", false)]
+        {
+            assert_eq!(EnvFilter::builder().parse(filter).is_ok(), ok, "{filter}");
+        }
+    }
+}
