@@ -12,7 +12,7 @@ use ferrule_testkit::disk::SmallDisk;
 use ferrule_testkit::node::{Ended, Role, assert_accounts, run_to_exit, start_to_exit, uplink_is_up};
 use ferrule_testkit::oracle::Copies;
 use ferrule_testkit::wire::Options;
-use ferrule_testkit::{Client, Config, Fleet, Node, Plan, Relay, port};
+use ferrule_testkit::{Client, Config, Fleet, Node, Plan, Relay, port, until};
 use ferrule_tests::{EDGE_RULES, PATIENCE, check_rows, cloud_rules, make_sqlite_table, sqlite_rows};
 
 // === at a port ===
@@ -208,6 +208,25 @@ fn mistakes_in_the_rules_are_shown_with_line_column_and_caret() {
     std::fs::write(&file, EDGE_RULES).unwrap();
     let ended = run_to_exit(Role::Edge, &["rules", "check", file.to_str().unwrap()]);
     assert!(ended.status.success(), "{}", ended.output);
+}
+
+#[test]
+fn a_bad_reload_keeps_the_old_rules() {
+    let rule = |out: &str| format!("CREATE RULE r AS INSERT INTO local.\"{out}\" SELECT * FROM \"in\";\n");
+    let edge = Node::start(&Config::edge().rules(rule("out/old")));
+    let mut client = Client::connect(edge.addr(), &Options::v5("c"));
+    client.subscribe("out/#", QoS::AtLeastOnce);
+    let mut ask = || {
+        client.publish("in", b"x", QoS::AtLeastOnce, false);
+        client.expect_message().topic
+    };
+    assert_eq!(ask(), "out/old");
+    // A good statement before a bad one: neither is taken.
+    edge.write_rules(&format!("{}CREATE RULE bad AS SELECT;\n", rule("out/half")));
+    until(PATIENCE, "the mistake is told", || edge.log().contains("rules.sql:2:").then_some(()));
+    assert_eq!(ask(), "out/old");
+    edge.write_rules(&rule("out/new"));
+    until(PATIENCE, "the new rules are in force", || (ask() == "out/new").then_some(()));
 }
 
 #[test]

@@ -86,8 +86,8 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// The user with the role `edge` that [`Config::cloud`] knows and [`Config::uplink`] connects as; also the edge's id.
 pub const EDGE_ID: &str = "press-7";
-/// Their password.
-const EDGE_PASSWORD: &str = "test only, not a secret";
+/// Their password, which also stands in the file `edge.pass` beside every configuration, for users that a test adds.
+pub const EDGE_PASSWORD: &str = "test only, not a secret";
 
 /// What a node is started with. `edge()` and `cloud()` listen on a free port of 127.0.0.1 and let everyone in.
 #[derive(Debug, Clone)]
@@ -153,6 +153,20 @@ impl Config {
     pub fn listen(mut self, bind: SocketAddr) -> Self {
         self.listen = bind;
         self.anonymous = bind.ip().is_loopback();
+        self
+    }
+
+    /// Lets in known users only: [`EDGE_ID`] and whom [`Self::extra`] adds (`password_file = "edge.pass"`).
+    #[must_use]
+    pub fn closed(mut self) -> Self {
+        self.anonymous = false;
+        self
+    }
+
+    /// Its id, instead of [`EDGE_ID`] or `cloud-1`; on its uplink it still logs in as [`EDGE_ID`].
+    #[must_use]
+    pub fn id(mut self, id: &str) -> Self {
+        self.id = id.to_owned();
         self
     }
 

@@ -85,6 +85,13 @@ impl Options {
         self
     }
 
+    /// With user name and password.
+    #[must_use]
+    pub fn login(mut self, name: &str, password: &str) -> Self {
+        self.login = Some((name.to_owned(), password.to_owned()));
+        self
+    }
+
     /// Leaves acknowledging to the test.
     #[must_use]
     pub fn manual_ack(mut self) -> Self {
