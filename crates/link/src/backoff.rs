@@ -12,7 +12,8 @@ pub struct Backoff {
     min: Duration,
     max: Duration,
     failures: u32,
-    /// State of a xorshift generator: jitter needs no quality, it needs a seed.
+    /// State of a xorshift generator, never 0: jitter needs no quality, it needs a seed (spread over all bits first,
+    /// so that neighbouring seeds differ).
     random: u64,
 }
 
@@ -20,7 +21,7 @@ impl Backoff {
     /// No failure yet. `seed` decides the jitter; any number will do.
     #[must_use]
     pub fn new(min: Duration, max: Duration, seed: u64) -> Self {
-        Self { min: min.min(max), max, failures: 0, random: seed | 1 }
+        Self { min: min.min(max), max, failures: 0, random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1 }
     }
 
     /// Counts a failure and says how long to wait: at least half of `floor` and of the current step, at most the
@@ -80,11 +81,8 @@ mod tests {
 
     #[test]
     fn seeds_spread() {
-        let delays: std::collections::BTreeSet<_> = (0..64)
-            .map(|seed| {
-                Backoff::new(10_000 * MS, 10_000 * MS, seed * 0x9E37_79B9_7F4A_7C15).fail(Duration::ZERO)
-            })
-            .collect();
+        let first = |seed| Backoff::new(10_000 * MS, 10_000 * MS, seed).fail(Duration::ZERO);
+        let delays: std::collections::BTreeSet<_> = (0..64).map(first).collect();
         assert!(delays.len() > 32, "{delays:?}");
     }
 }
