@@ -259,6 +259,24 @@ fn missing_files_are_named() {
 }
 
 #[test]
+fn the_status_command_asks_the_running_node_and_says_when_there_is_none() {
+    for (config, role, name) in
+        [(Config::edge(), Role::Edge, "edge"), (Config::cloud(), Role::Cloud, "cloud")]
+    {
+        let mut node = Node::start(&config);
+        let data_dir = node.data_dir().to_str().unwrap().to_owned();
+        let status = run_to_exit(role, &["status", "--data-dir", &data_dir]);
+        assert!(status.status.success(), "{}", status.output);
+        assert_eq!(node.status()["role"], name);
+        assert!(status.output.contains(&node.addr().to_string()), "no listener in:\n{}", status.output);
+        node.kill9();
+        assert_clear(&run_to_exit(role, &["status", "--data-dir", &data_dir]), &[&data_dir]);
+    }
+    assert_clear(&run_to_exit(Role::Edge, &["no-such-command"]), &["no-such-command"]);
+    assert!(run_to_exit(Role::Edge, &["--help"]).output.contains("run"));
+}
+
+#[test]
 fn a_taken_port_and_a_taken_data_folder_disturb_only_the_second() {
     let first = Node::start(&Config::edge());
     let mut witness = Witness::new(&first);

@@ -32,6 +32,8 @@ fn ten_thousand_messages_arrive_once_and_in_order_everywhere() {
     for sink in ["k", "p", "s"] {
         assert_eq!(node::count(node::outbox(&cloud, sink), "delivered"), 10_000, "{sink}");
     }
+    rig.edge.assert_quiet_log();
+    rig.cloud.assert_quiet_log();
 }
 
 #[test]

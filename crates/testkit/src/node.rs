@@ -436,6 +436,23 @@ impl Node {
         self.process.resume();
     }
 
+    /// Checks that it has written no line of level WARN or ERROR: where nothing went wrong there is nothing to warn of.
+    ///
+    /// # Panics
+    /// When it has: with those lines.
+    pub fn assert_quiet_log(&self) {
+        let log = self.log();
+        let loud =
+            |line: &&str| line.split_whitespace().take(3).any(|word| word == "WARN" || word == "ERROR");
+        let lines: Vec<&str> = log.lines().filter(loud).collect();
+        assert!(
+            lines.is_empty(),
+            "{} warned although nothing went wrong:\n{}",
+            self.process.name(),
+            lines.join("\n")
+        );
+    }
+
     /// All that it has written to its standard streams.
     #[must_use]
     pub fn log(&self) -> String {
