@@ -470,7 +470,9 @@ impl Checker<'_> {
         if to.target.required && code.target.is_none() {
             let what = if to.target.kind == TargetKind::Topic { "topic" } else { "name" };
             let message = format!("the sink `{}` needs a target", insert.sink.text);
-            let hint = format!("write `{}.\"{what}\"`", insert.sink.text);
+            let option =
+                to.target.option.map(|o| format!(" or give the sink `{o} = '...'`")).unwrap_or_default();
+            let hint = format!("write `{}.\"{what}\"`{option}", insert.sink.text);
             found.push((insert.sink.span, message, Some(hint)));
         }
         code.qos = out.qos;

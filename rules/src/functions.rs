@@ -61,6 +61,14 @@ pub(crate) static FUNCTIONS: [Function; 12] = [
     function("uuid", 0, 0, true, uuid),
 ];
 
+/// What each function means: name, signature, meaning, examples, as TOML. Documentation is made from it.
+pub const FUNCTIONS_TOML: &str = include_str!("functions.toml");
+
+/// The names of all functions, ascending.
+pub fn function_names() -> impl Iterator<Item = &'static str> {
+    FUNCTIONS.iter().map(|f| f.name)
+}
+
 /// Finds a function by name, in any case.
 pub(crate) fn function_id(name: &str) -> Option<FunctionId> {
     FUNCTIONS.iter().position(|f| f.name.eq_ignore_ascii_case(name))

@@ -71,6 +71,7 @@ pub mod cli;
 
 pub use check::load;
 pub use diagnostic::{Diagnostic, Severity, Source, Span};
+pub use functions::{FUNCTIONS_TOML, function_names};
 pub use host::{Builtin, ConnectorSchema, Host, OptionKind, OptionSchema, TargetKind, TargetSchema};
 pub use message::{Message, UserProperties};
 pub use ruleset::{

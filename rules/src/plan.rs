@@ -491,7 +491,7 @@ impl<'p> Planner<'p> {
                 (min, max) if max > 16 => format!("{min} or more"),
                 (min, max) => format!("{min} to {max}"),
             };
-            let plural = if takes == "1" || takes == "1 or more" { "" } else { "s" };
+            let plural = if takes == "1" { "" } else { "s" };
             self.mistake(
                 name.span,
                 format!("`{}` takes {takes} argument{plural}, found {}", function.name, args.len()),

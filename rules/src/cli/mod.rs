@@ -247,10 +247,10 @@ fn test_rule(
                 let insert = &rule.inserts[row.insert];
                 write!(out, "  -> {}", insert.sink)?;
                 if !row.target.is_empty() {
-                    write!(out, " \"{}\"", row.target)?;
+                    write!(out, " \"{}\"", show(row.target.as_bytes()))?;
                 }
                 if let Some(key) = &row.key {
-                    write!(out, " key \"{key}\"")?;
+                    write!(out, " key \"{}\"", show(key.as_bytes()))?;
                 }
                 if let Some(qos) = row.qos {
                     write!(out, " qos {qos}")?;
@@ -259,7 +259,7 @@ fn test_rule(
                     write!(out, " retain {retain}")?;
                 }
                 for (name, value) in &row.options {
-                    write!(out, " {name} \"{value}\"")?;
+                    write!(out, " {name} \"{}\"", show(value.as_bytes()))?;
                 }
                 match &row.body {
                     Body::Payload => writeln!(out, ": the payload, untouched")?,
@@ -302,7 +302,13 @@ fn show(bytes: &[u8]) -> String {
     const MAX: usize = 1024;
     let cut = &bytes[..bytes.len().min(MAX)];
     let more = if bytes.len() > MAX { "..." } else { "" };
-    format!("{}{more}", String::from_utf8_lossy(cut))
+    // What devices send must not move the cursor or colour the terminal.
+    let text = String::from_utf8_lossy(cut);
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\t' { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out + more
 }
 
 /// `rules explain FILE`: topic filters, fields read, state kept, where rows go.

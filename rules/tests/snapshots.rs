@@ -1,0 +1,152 @@
+//! What people and programs see: diagnostics with carets, `rules test`, `rules explain`, `rules eval`.
+//!
+//! A snapshot file is a list of cases, each `=== name`, its input, `---`, what comes out. `UPDATE_EXPECT=1` writes
+//! the files anew; read the difference before committing it.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use common::host;
+use ferrule_rules::*;
+
+fn snapshots(file: &str, run: impl Fn(&str, &str) -> String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut fresh = String::new();
+    let mut wrong = Vec::new();
+    let mut cases = text.split("=== ");
+    fresh.push_str(cases.next().unwrap());
+    for case in cases {
+        let (name, rest) = case.split_once('\n').unwrap();
+        let (input, expected) = rest.split_once("---\n").unwrap_or((rest, ""));
+        let got = run(name, input);
+        let _ = write!(fresh, "=== {name}\n{input}---\n{}\n\n", got.trim_end());
+        if got.trim_end() != expected.trim_end() {
+            wrong.push(format!("{name}:\n{got}"));
+        }
+    }
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(&path, fresh.trim_end().to_owned() + "\n").unwrap();
+    } else {
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+#[test]
+fn diagnostics() {
+    snapshots("diagnostics.txt", |_, input| {
+        let source = Source { name: "rules.sql", text: input };
+        let found = match load(&[source], &host()) {
+            Ok(set) => set.warnings,
+            Err(found) => found,
+        };
+        found.iter().map(|d| d.render(&source)).collect()
+    });
+}
+
+fn with_file(name: &str, text: &str, run: impl FnOnce(PathBuf) -> String) -> String {
+    let folder = std::env::temp_dir().join(format!("ferrule-rules-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("rules.sql");
+    std::fs::write(&file, text).unwrap();
+    let out = run(file).replace(&format!("{}/", folder.display()), "");
+    std::fs::remove_dir_all(&folder).unwrap();
+    out
+}
+
+/// The first line of a case's input is its topic, the second its payload.
+#[test]
+fn test_command() {
+    snapshots("test.txt", |_, input| {
+        let (topic, rest) = input.split_once('\n').unwrap();
+        let (payload, text) = rest.split_once('\n').unwrap();
+        with_file("test", text, |file| {
+            let message = cli::TestMessage {
+                topic: topic.to_owned(),
+                payload: payload.as_bytes().to_vec(),
+                clientid: "press-7".to_owned(),
+                timestamp_ms: 1_541_152_486_013,
+                ..Default::default()
+            };
+            let mut out = Vec::new();
+            cli::test(&[file], &host(), &message, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        })
+    });
+}
+
+#[test]
+fn check_and_explain_commands() {
+    let good = "CREATE SINK s WITH (connector = 'sqlite', path = 'a.db', table = 't');
+CREATE RULE r AS INSERT INTO s, log SELECT payload.a.b AS b, topic[2] AS line FROM \"x/#\", \"y\"
+WHERE payload.n > 1 AND payload.c[1] IS NULL;
+CREATE RULE all_of_it AS INSERT INTO cloud SELECT * FROM \"#\";
+";
+    let run = |text: &str, what: &str| {
+        with_file(what, text, |file| {
+            let mut out = Vec::new();
+            let code = match what {
+                "text" => cli::check(&[file], &host(), cli::Format::Text, &mut out),
+                "json" => cli::check(&[file], &host(), cli::Format::Json, &mut out),
+                _ => cli::explain(&[file], &host(), &mut out),
+            };
+            format!("{}{}", String::from_utf8(out).unwrap(), code.unwrap())
+        })
+    };
+    assert_eq!(run(good, "text"), "1 file, 2 rules, 1 sink: no errors\n0");
+    assert_eq!(
+        run("SELEC 1;", "json"),
+        "{\"file\":\"rules.sql\",\"line\":1,\"column\":1,\"start\":0,\"end\":5,\"severity\":\"error\",\"message\":\"expected \
+         `CREATE RULE`, `CREATE SINK` or `SET`, found `SELEC`\",\"hint\":null}\n1"
+    );
+    let explained = run(good, "explain");
+    for line in [
+        "  from      \"x/#\", \"y\"",
+        "  where     payload.n > 1",
+        "    and     payload.c[1] IS NULL",
+        "  reads     payload.a.b, payload.n, payload.c[1]",
+        "  writes    rows to s",
+        "  reads     nothing: the payload is not parsed",
+        "  writes    the payload untouched to cloud",
+    ] {
+        assert!(explained.lines().any(|l| l == line), "{line}\n{explained}");
+    }
+    let mut out = Vec::new();
+    let missing = PathBuf::from("no/such/file.sql");
+    let code = cli::check(&[missing], &host(), cli::Format::Text, &mut out).unwrap();
+    assert_eq!(code, cli::EXIT_UNREADABLE);
+    assert!(String::from_utf8(out).unwrap().starts_with("error: cannot read no/such/file.sql: "));
+}
+
+/// Lines in pairs: a case, its result.
+#[test]
+fn eval_command() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/eval.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|l| !l.is_empty() && !l.starts_with("//")).collect();
+    let cases: Vec<&str> = lines.iter().step_by(2).copied().collect();
+    let mut out = Vec::new();
+    let code = cli::eval(&mut (cases.join("\n") + "\n").as_bytes(), &mut out).unwrap();
+    assert_eq!(code, cli::EXIT_OK);
+    let got = String::from_utf8(out).unwrap();
+    assert_eq!(got.lines().count(), cases.len());
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        let mut got = got.lines();
+        let mut fresh = String::new();
+        let mut is_case = true;
+        for line in text.lines() {
+            let comment = line.is_empty() || line.starts_with("//");
+            fresh.push_str(if comment || is_case { line } else { got.next().unwrap() });
+            fresh.push('\n');
+            is_case ^= !comment;
+        }
+        std::fs::write(&path, fresh).unwrap();
+        return;
+    }
+    for (case, (got, expected)) in cases.iter().zip(got.lines().zip(lines.iter().skip(1).step_by(2))) {
+        assert_eq!(got, *expected, "{case}");
+    }
+}
