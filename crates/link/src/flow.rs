@@ -15,6 +15,10 @@
 //! behind it while other keys go on. Rows of the key that were in flight at that moment may be accepted before
 //! it: with a window over one MQTT offers nothing against that, and a Ferrule cloud withholds instead.
 //!
+//! Answers come as the broker gives them, not as a prefix of the key: whoever receives decides the order at the
+//! destination by the order of arrival, which is ours, and one slow sink in the cloud never holds the uplink. So
+//! for the consumer contract each row is a lane of its own.
+//!
 //! # Across connections
 //! Rows outlive the connection: [`Flow::lost`] puts what was in flight back in order, and the next connection
 //! sends it again. Why not hand them back ([`ConsumerEvent::Reset`]): batches that the outbox sent before it saw
@@ -66,6 +70,9 @@ pub struct Flow {
     answers: Vec<(u64, Delivered)>,
     /// How many rows are still to be sent one at a time.
     suspects: usize,
+    /// A QoS 0 row left on this connection after the last acknowledgement: it too may be what the broker could
+    /// not stand.
+    unacked_qos_0: bool,
     /// PUBLISH packets encoded.
     sent: u64,
     /// PUBACKs that said "not now".
@@ -98,6 +105,7 @@ impl Flow {
             unwritten: Vec::new(),
             answers: Vec::new(),
             suspects: 0,
+            unacked_qos_0: false,
             sent: 0,
             deferred: 0,
             stall_max,
@@ -150,6 +158,7 @@ impl Flow {
     /// The broker's word on a row.
     pub fn acked(&mut self, row: Held, reason: ReasonCode, now_us: u64) {
         self.suspects = self.suspects.saturating_sub(1);
+        self.unacked_qos_0 = false;
         match Verdict::of(reason) {
             Verdict::Delivered => self.settle(row, Delivered::Yes),
             Verdict::Refused => {
@@ -177,7 +186,7 @@ impl Flow {
         self.written();
         if let Some(reason) = fault.and_then(Fault::blames_a_message) {
             match (&rows[..], self.suspects) {
-                ([_], 1..) => {
+                ([_], 1..) if !self.unacked_qos_0 => {
                     // The match arm says that there is one.
                     if let Some(row) = rows.pop() {
                         tracing::warn!(topic = %row.row.entry.target, %reason, "broker ends the connection over the message, it is discarded");
@@ -193,6 +202,7 @@ impl Flow {
                 _ => self.suspects = self.suspects.max(rows.len()),
             }
         }
+        self.unacked_qos_0 = false;
         rows.extend(self.queue.drain(..));
         for (_, stall) in self.stalls.drain() {
             rows.extend(stall.rows);
@@ -267,6 +277,7 @@ impl Flow {
             Sent::Awaiting => self.sent += 1,
             Sent::Unanswered(row) => {
                 self.sent += 1;
+                self.unacked_qos_0 = true;
                 self.unwritten.push(row.row.seq);
                 self.release(&row);
             }

@@ -35,6 +35,7 @@ impl Forwarder {
     /// # Errors
     /// Why it must not be sent: [`Reason::Loop`], [`Reason::Expired`].
     pub fn properties(&mut self, entry: &Entry, now: &Stamp) -> Result<Properties<'_>, Reason> {
+        // The entry counts the brokers before this one, the wire the brokers before the receiver.
         let hops = entry.hops.saturating_add(1);
         if hops > HOPS_MAX {
             return Err(Reason::Loop);

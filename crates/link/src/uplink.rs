@@ -188,8 +188,8 @@ impl Uplink {
     async fn dial_any(&mut self) -> Result<Option<(Session, Accepted)>, LinkError> {
         let mut first_error = None;
         for server in self.config.servers.clone() {
-            let config = Arc::clone(&self.config);
-            match self.hold(dial(&config, server, self.start)).await {
+            let (config, stats) = (Arc::clone(&self.config), Arc::clone(&self.stats));
+            match self.hold(dial(&config, server, self.start, &stats)).await {
                 None => return Ok(None),
                 Some(Ok(session)) => return Ok(Some(session)),
                 Some(Err(error)) => {
@@ -485,11 +485,13 @@ impl Session {
 
 // === dialling ===
 
-/// Looks up `server` anew, connects to one of its addresses and brings the connection up to CONNACK.
+/// Looks up `server` anew, connects to one of its addresses and brings the connection up to CONNACK. Cancel-safe: a
+/// connection that is not returned is closed.
 async fn dial(
     config: &UplinkConfig,
     server: Server,
     start: Instant,
+    stats: &UplinkStats,
 ) -> Result<(Session, Accepted), LinkError> {
     let client_config = client_config(config)?;
     let stream = connect(config, &server).await?;
@@ -505,12 +507,10 @@ async fn dial(
         .client
         .connect(micros(start), &mut session.out)
         .map_err(|error| LinkError::Config(format!("CONNECT: {error}")))?;
-    // Counted with the connection's own bytes from its first turn on: here they are a handful.
-    let unseen = UplinkStats::default();
     let mut accepted = None;
     loop {
-        session.write(&unseen)?;
-        session.read(micros(start), &unseen, |event| {
+        session.write(stats)?;
+        session.read(micros(start), stats, |event| {
             if let Event::Connected(answer) = event {
                 accepted = Some(answer);
             }

@@ -285,6 +285,28 @@ fn one_poison_row_is_found_and_no_other_is_lost() {
 }
 
 #[test]
+fn a_poison_row_of_qos_0_costs_no_other() {
+    let at_most_once = {
+        let mut entry = entry(1, "a");
+        entry.qos = 0;
+        row_of(entry)
+    };
+    let mut rig = Rig::new(4);
+    rig.push([at_most_once, row(2, "a"), row(3, "a")]);
+    assert_eq!(rig.numbers(), [1, 2, 3]);
+    let fault = rig.receive(&disconnect(0x99, "")).unwrap_err();
+    rig.reconnect(4, Some(&fault));
+    assert_eq!(rig.answers(), yes(&[1]), "it may have arrived: it is not sent twice");
+    assert_eq!(rig.numbers(), [2], "one at a time");
+    rig.ack(1, 0).unwrap();
+    assert_eq!(rig.numbers(), [3]);
+    rig.ack(2, 0).unwrap();
+    rig.push([row(4, "a"), row(5, "a")]);
+    assert_eq!(rig.numbers(), [4, 5], "no suspicion is left");
+    assert_eq!(rig.answers(), yes(&[2, 3]));
+}
+
+#[test]
 fn a_connection_that_just_breaks_never_costs_a_row() {
     let mut rig = Rig::new(4);
     rig.push([row(1, "a")]);
