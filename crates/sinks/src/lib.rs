@@ -24,6 +24,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "harness")]
+pub mod harness;
 pub mod health;
 pub mod options;
 pub mod sql;

@@ -1,117 +1,16 @@
 //! The SQLite sink, from the outbox's side of its channel to the file.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use ferrule_sinks::{
-    Connector, ConsumerEvent, Delivered, Options, OutRow, Reason, Running, SinkContext, Sqlite,
-};
-use ferrule_store::record::Entry;
-use ferrule_store::{Boot, Identity, Stamp};
+use ferrule_sinks::harness::{Harness, REFUSED, YES, entry, row};
+use ferrule_sinks::{Connector, Delivered, Options, OutRow, Reason, Sqlite};
 use rusqlite::Connection;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 
-/// Ends a hang; nothing is measured by it.
-const LIMIT: Duration = Duration::from_secs(60);
-
-fn entry(seq: u64, target: &str, payload: &str) -> Entry {
-    Entry {
-        identity: Identity { origin: "edge-1".into(), boot: Boot::new(7), class: 0, seq },
-        rule: 11,
-        row: 0,
-        target: target.into(),
-        key: "dev".into(),
-        passthrough: false,
-        qos: 1,
-        retain: false,
-        client_id: "dev".into(),
-        username: None,
-        topic: "a/b".into(),
-        edge: Some("edge-1".into()),
-        received: Stamp { wall_ms: 1_764_022_070_123, mono_us: 0, synced: true },
-        hops: 1,
-        properties: bytes::Bytes::new(),
-        payload: payload.to_owned().into(),
-    }
-}
-
-fn row(seq: u64, target: &str, payload: &str) -> OutRow {
-    OutRow { seq, entry: Arc::new(entry(seq, target, payload)), again: false }
-}
-
-struct Sink {
-    rows: Option<mpsc::Sender<Vec<OutRow>>>,
-    events: mpsc::UnboundedReceiver<ConsumerEvent>,
-    running: Running,
-    answers: BTreeMap<u64, Delivered>,
-    downs: Vec<String>,
-}
-
-impl Sink {
-    fn start(path: &Path, options: &[(&str, &str)]) -> Self {
-        let mut given = vec![("path".to_owned(), path.to_str().unwrap().to_owned())];
-        given.extend(options.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())));
-        let options = Options::parse(Sqlite.schema(), &given).unwrap();
-        let (rows, receiver) = mpsc::channel(1_000);
-        let (sender, events) = mpsc::unbounded_channel();
-        let context = SinkContext {
-            rows: receiver,
-            events: Arc::new(move |event| drop(sender.send(event))),
-            runtime: tokio::runtime::Handle::current(),
-            finish_within: LIMIT,
-        };
-        let running = Sqlite.start("s", &options, context).unwrap();
-        Self { rows: Some(rows), events, running, answers: BTreeMap::new(), downs: Vec::new() }
-    }
-
-    async fn send(&self, rows: Vec<OutRow>) {
-        self.rows.as_ref().unwrap().send(rows).await.unwrap();
-    }
-
-    async fn event(&mut self) -> ConsumerEvent {
-        let event = tokio::time::timeout(LIMIT, self.events.recv()).await.expect("an event is due").unwrap();
-        match &event {
-            ConsumerEvent::Done(answers) => {
-                for (seq, delivered) in answers {
-                    assert_eq!(self.answers.insert(*seq, delivered.clone()), None, "{seq} is answered twice");
-                }
-            }
-            ConsumerEvent::Down { error } => self.downs.push(error.clone()),
-            ConsumerEvent::Up { .. } | ConsumerEvent::Reset => {}
-        }
-        event
-    }
-
-    async fn until_answered(&mut self, rows: usize) {
-        while self.answers.len() < rows {
-            self.event().await;
-        }
-    }
-
-    async fn until_down(&mut self) -> String {
-        loop {
-            if let ConsumerEvent::Down { error } = self.event().await {
-                return error;
-            }
-        }
-    }
-
-    async fn until_up(&mut self) {
-        while !matches!(self.event().await, ConsumerEvent::Up { .. }) {}
-    }
-
-    async fn stop(mut self) -> BTreeMap<u64, Delivered> {
-        drop(self.rows.take());
-        tokio::time::timeout(LIMIT, self.running.stopped()).await.unwrap().unwrap();
-        while let Ok(event) = self.events.try_recv() {
-            if let ConsumerEvent::Done(answers) = event {
-                self.answers.extend(answers);
-            }
-        }
-        self.answers
-    }
+fn start(path: &Path, options: &[(&str, &str)]) -> Harness {
+    let path = [("path", path.to_str().unwrap())];
+    Harness::start(&Sqlite, &[&path, options].concat())
 }
 
 fn file() -> (tempfile::TempDir, PathBuf) {
@@ -140,20 +39,17 @@ fn table(path: &Path, sql: &str) -> Vec<String> {
     rows.unwrap().collect::<rusqlite::Result<_>>().unwrap()
 }
 
-const YES: Delivered = Delivered::Yes;
-const REFUSED: Delivered = Delivered::Discarded(Reason::Refused);
-
 #[tokio::test]
 async fn rows_that_come_twice_stand_once() {
     let (_dir, path) = file();
-    let mut sink = Sink::start(&path, &[("table", "t"), ("columns", "n integer")]);
+    let mut sink = start(&path, &[("table", "t"), ("columns", "n integer")]);
     let rows =
-        |from: u64, to: u64| (from..to).map(|n| row(n, "", &format!("{{\"n\":{n}}}"))).collect::<Vec<_>>();
+        |from: u64, to: u64| (from..to).map(|n| row(n, "", format!("{{\"n\":{n}}}"))).collect::<Vec<_>>();
     sink.send(rows(0, 1_500)).await;
     sink.until_answered(1_500).await;
     assert!(sink.stop().await.values().all(|d| *d == YES));
     // The process died before it could forget them; a part is new.
-    let mut sink = Sink::start(&path, &[("table", "t"), ("columns", "n integer")]);
+    let mut sink = start(&path, &[("table", "t"), ("columns", "n integer")]);
     sink.send(rows(1_000, 2_000)).await;
     sink.until_answered(1_000).await;
     assert!(sink.downs.is_empty());
@@ -172,7 +68,7 @@ async fn a_foreign_table_is_left_alone_and_its_keys_go_beside_it() {
              twice integer GENERATED ALWAYS AS (n * 2))",
         )
         .unwrap();
-    let mut sink = Sink::start(&path, &[("table", "t")]);
+    let mut sink = start(&path, &[("table", "t")]);
     let rows = || {
         vec![
             row(1, "", r#"{"n":1}"#),
@@ -186,9 +82,9 @@ async fn a_foreign_table_is_left_alone_and_its_keys_go_beside_it() {
     first[4].seq = 5;
     sink.send(first).await;
     sink.until_answered(5).await;
-    assert_eq!(sink.answers.values().cloned().collect::<Vec<_>>(), [YES, REFUSED, YES, REFUSED, YES]);
+    assert_eq!(sink.verdicts(), [YES, REFUSED, YES, REFUSED, YES]);
     sink.stop().await;
-    let mut sink = Sink::start(&path, &[("table", "t")]);
+    let mut sink = start(&path, &[("table", "t")]);
     sink.send(rows()[..4].to_vec()).await;
     sink.until_answered(4).await;
     sink.stop().await;
@@ -199,14 +95,14 @@ async fn a_foreign_table_is_left_alone_and_its_keys_go_beside_it() {
 #[tokio::test]
 async fn rows_go_in_whole_without_columns() {
     let (_dir, path) = file();
-    let mut sink = Sink::start(&path, &[("table", "whole")]);
+    let mut sink = start(&path, &[("table", "whole")]);
     let mut bytes = entry(2, "", "");
     (bytes.payload, bytes.edge) = (bytes::Bytes::from_static(b"\xff\0"), None);
     sink.send(vec![row(1, "", r#"{"a": 1}"#), OutRow { seq: 2, entry: Arc::new(bytes), again: false }]).await;
     sink.until_answered(2).await;
     sink.stop().await;
     // And after a restart, when the table is read rather than made.
-    let mut sink = Sink::start(&path, &[("table", "whole")]);
+    let mut sink = start(&path, &[("table", "whole")]);
     sink.send(vec![row(3, "", r#"{"row":"x","edge":"y"}"#)]).await;
     sink.until_answered(1).await;
     sink.stop().await;
@@ -224,7 +120,7 @@ async fn rows_go_in_whole_without_columns() {
 async fn values_are_converted_by_column() {
     let (_dir, path) = file();
     let columns = "i bigint, r double precision, t text, b boolean, ts timestamptz, j jsonb, x blob";
-    let mut sink = Sink::start(&path, &[("table", "t"), ("columns", columns)]);
+    let mut sink = start(&path, &[("table", "t"), ("columns", columns)]);
     sink.send(vec![
         row(1, "", r#"{"i":21.0,"r":21,"t":21.50,"b":true,"ts":0,"j":{"a":[1, 2]},"x":"y"}"#),
         row(2, "", r#"{"i":"7","r":"x","t":true,"b":0,"ts":"2026-01-01T00:00:00Z","j":"s","x":1.5}"#),
@@ -235,7 +131,7 @@ async fn values_are_converted_by_column() {
     ])
     .await;
     sink.until_answered(6).await;
-    assert_eq!(sink.answers.values().cloned().collect::<Vec<_>>(), [YES, YES, YES, YES, REFUSED, REFUSED]);
+    assert_eq!(sink.verdicts(), [YES, YES, YES, YES, REFUSED, REFUSED]);
     sink.stop().await;
     assert_eq!(
         table(&path, "SELECT i, r, t, b, ts, j, x FROM t ORDER BY _seq"),
@@ -251,16 +147,13 @@ async fn values_are_converted_by_column() {
 #[tokio::test]
 async fn tables_come_from_templates_and_bad_names_stop_nobody() {
     let (_dir, path) = file();
-    let mut sink = Sink::start(&path, &[("table", "dev_${clientid}"), ("columns", "n int")]);
+    let mut sink = start(&path, &[("table", "dev_${clientid}"), ("columns", "n int")]);
     let targets = ["dev_10.0.0.1", "a\"; DROP TABLE x", "", "sqlite_x", "x_ferrule_seen", "dev_10.0.0.1"];
     let rows = targets.iter().zip(1..).map(|(target, seq)| row(seq, target, r#"{"n":1}"#)).collect();
     sink.send(rows).await;
     sink.until_answered(6).await;
     let target = Delivered::Discarded(Reason::Target);
-    assert_eq!(
-        sink.answers.values().cloned().collect::<Vec<_>>(),
-        [YES, YES, target.clone(), target.clone(), target, YES]
-    );
+    assert_eq!(sink.verdicts(), [YES, YES, target.clone(), target.clone(), target, YES]);
     assert!(sink.downs.is_empty());
     sink.stop().await;
     assert_eq!(table(&path, "SELECT count(*) FROM \"dev_10.0.0.1\""), ["2"]);
@@ -272,8 +165,8 @@ async fn a_poison_row_among_many_is_found() {
     let (_dir, path) = file();
     let connection = Connection::open(&path).unwrap();
     connection.execute_batch("CREATE TABLE t (n int UNIQUE CHECK (n NOT IN (333, 334)))").unwrap();
-    let mut sink = Sink::start(&path, &[("table", "t")]);
-    let mut rows: Vec<_> = (0..1_000).map(|n| row(n, "", &format!("{{\"n\":{n}}}"))).collect();
+    let mut sink = start(&path, &[("table", "t")]);
+    let mut rows: Vec<_> = (0..1_000).map(|n| row(n, "", format!("{{\"n\":{n}}}"))).collect();
     // Another message with a value that the user's own constraint admits once.
     rows.push(row(1_000, "", r#"{"n":5}"#));
     sink.send(rows).await;
@@ -288,7 +181,7 @@ async fn a_poison_row_among_many_is_found() {
 #[tokio::test]
 async fn another_programs_lock_is_waited_for() {
     let (_dir, path) = file();
-    let mut sink = Sink::start(&path, &[("table", "t"), ("columns", "n int")]);
+    let mut sink = start(&path, &[("table", "t"), ("columns", "n int")]);
     sink.until_up().await;
     let locker = Connection::open(&path).unwrap();
     locker.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -305,7 +198,7 @@ async fn another_programs_lock_is_waited_for() {
 async fn a_missing_folder_is_down_until_it_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("later/out.db");
-    let mut sink = Sink::start(&path, &[("table", "t"), ("columns", "n int")]);
+    let mut sink = start(&path, &[("table", "t"), ("columns", "n int")]);
     sink.send(vec![row(1, "", r#"{"n":1}"#)]).await;
     assert!(sink.until_down().await.contains("out.db"));
     std::fs::create_dir(dir.path().join("later")).unwrap();
@@ -317,17 +210,17 @@ async fn a_missing_folder_is_down_until_it_is_there() {
 async fn a_file_that_is_no_database_is_down_and_stopping_does_not_hang() {
     let (_dir, path) = file();
     std::fs::write(&path, [b'x'; 4096]).unwrap();
-    let mut sink = Sink::start(&path, &[("table", "t")]);
+    let mut sink = start(&path, &[("table", "t")]);
     sink.send(vec![row(1, "", "1")]).await;
     assert!(sink.until_down().await.contains("not a database"));
-    drop(sink.rows.take());
+    sink.abandon();
     // The rows are the outbox's; the sink's time is bounded by `finish_within`, which other tests cover.
 }
 
 #[tokio::test]
 async fn a_dropped_table_is_made_again_and_a_changed_one_is_read_again() {
     let (_dir, path) = file();
-    let mut sink = Sink::start(&path, &[("table", "t"), ("columns", "n int")]);
+    let mut sink = start(&path, &[("table", "t"), ("columns", "n int")]);
     sink.send(vec![row(1, "", r#"{"n":1}"#)]).await;
     sink.until_answered(1).await;
     let other = Connection::open(&path).unwrap();
@@ -350,7 +243,7 @@ async fn a_dropped_table_is_made_again_and_a_changed_one_is_read_again() {
 #[tokio::test]
 async fn what_is_at_hand_is_finished_when_the_rows_close() {
     let (_dir, path) = file();
-    let sink = Sink::start(&path, &[("table", "t"), ("columns", "n int"), ("batch", "7")]);
+    let sink = start(&path, &[("table", "t"), ("columns", "n int"), ("batch", "7")]);
     sink.send((0..100).map(|n| row(n, "", r#"{"n":1}"#)).collect()).await;
     let answers = sink.stop().await;
     assert_eq!(answers.len(), 100);
