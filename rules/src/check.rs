@@ -39,6 +39,7 @@ pub(crate) fn load_with(sources: &[Source<'_>], host: &Host, bare: bool) -> Resu
         rules: Vec::new(),
         paths: Paths::default(),
         ids: HashMap::new(),
+        names: Vec::new(),
     };
     let mut files: Vec<Vec<Statement>> = Vec::new();
     for (file, source) in sources.iter().enumerate() {
@@ -87,6 +88,8 @@ struct Checker<'c> {
     rules: Vec<Rule>,
     paths: Paths,
     ids: HashMap<u64, String>,
+    /// Where each of `rules` is named.
+    names: Vec<Span>,
 }
 
 struct CheckedSink<'c> {
@@ -122,6 +125,7 @@ impl Checker<'_> {
     }
 
     fn finish(mut self) -> Result<RuleSet, Vec<Diagnostic>> {
+        self.warn_of_waiting();
         self.found.sort_by_key(|(file, d)| (*file, d.span.start));
         self.found.dedup();
         let diagnostics: Vec<Diagnostic> = self.found.into_iter().map(|(_, d)| d).collect();
@@ -135,6 +139,37 @@ impl Checker<'_> {
         }
         let sinks = self.sinks.into_iter().map(|s| s.decl).collect();
         Ok(RuleSet { sinks, rules, warnings: diagnostics })
+    }
+
+    /// `ack` has consequences beyond its rule: they are said here rather than found out in the field.
+    fn warn_of_waiting(&mut self) {
+        /// Pairs of rules to compare; beyond it nobody reads the warnings.
+        const MAX_PAIRS: usize = 1 << 20;
+        let mut warnings = Vec::new();
+        let waiting: Vec<usize> = (0..self.rules.len()).filter(|&i| self.rules[i].ack == Ack::Sink).collect();
+        let pairs = waiting.iter().flat_map(|&w| (0..self.rules.len()).map(move |o| (w, o))).take(MAX_PAIRS);
+        let mut last = usize::MAX;
+        for (w, o) in pairs {
+            let (waits, other) = (&self.rules[w], &self.rules[o]);
+            let meet = || waits.filters.iter().any(|a| other.filters.iter().any(|b| filters_meet(a, b)));
+            if w != last && matches!(other.ack, Ack::Stored | Ack::Local) && meet() {
+                last = w;
+                let message = format!(
+                    "`ack = 'sink'` makes messages that `{}` also takes wait for the sink of `{}`",
+                    other.name, waits.name
+                );
+                let hint = "the slowest destination decides when a publisher is answered".to_owned();
+                warnings.push((waits.file, self.names[w], message, hint));
+            }
+        }
+        for (rule, span) in self.rules.iter().zip(&self.names).filter(|(r, _)| r.ack == Ack::Local) {
+            let message = "`ack = 'local'` answers after this node's commit alone".to_owned();
+            let hint = "in a cluster, what this node has acknowledged is lost with its disk".to_owned();
+            warnings.push((rule.file, *span, message, hint));
+        }
+        for (file, span, message, hint) in warnings {
+            self.warn(file, span, message, Some(hint));
+        }
     }
 
     // === CREATE SINK ===
@@ -304,6 +339,7 @@ impl Checker<'_> {
             self.duplicates(file, &insert.settings);
         }
         program.inserts = codes;
+        self.names.push(name.span);
         self.rules.push(Rule {
             name: name.text.clone(),
             id,
@@ -651,16 +687,33 @@ pub(crate) fn filter_matches(filter: &str, topic: &str) -> bool {
     levels.next().is_none()
 }
 
+/// Whether some topic matches both of two valid filters.
+fn filters_meet(a: &str, b: &str) -> bool {
+    let wild = |f: &str| f.starts_with(['+', '#']);
+    if (wild(a) && b.starts_with('$')) || (wild(b) && a.starts_with('$')) {
+        return false;
+    }
+    let (mut a, mut b) = (a.split('/'), b.split('/'));
+    loop {
+        match (a.next(), b.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (Some(x), Some(y)) if x == y || x == "+" || y == "+" => {}
+            _ => return false,
+        }
+    }
+}
+
 /// The names in `'ts timestamptz, temp numeric(10, 2)'`.
 fn column_names(columns: &str) -> Vec<String> {
     let mut names = Vec::new();
-    let (mut depth, mut start) = (0u32, 0);
+    let (mut depth, mut start, mut quoted) = (0u32, 0, false);
     let ends = columns.char_indices().chain([(columns.len(), ',')]);
     for (at, ch) in ends {
         match ch {
+            '"' => quoted = !quoted,
             '(' => depth += 1,
             ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 || at == columns.len() => {
+            ',' if (depth == 0 && !quoted) || at == columns.len() => {
                 let column = columns[start..at].trim();
                 let name = match column.strip_prefix('"').and_then(|c| c.split_once('"')) {
                     Some((name, _)) => name,
@@ -763,4 +816,66 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let (digits, unit) = text.split_at(end);
     let factor = units.iter().find(|(name, _)| *name == unit.trim())?.1;
     digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_match_and_meet() {
+        for (filter, topic, expected) in [
+            ("a/b", "a/b", true),
+            ("a/+", "a/b", true),
+            ("a/+", "a", false),
+            ("a/+", "a/", true),
+            ("a/#", "a", true),
+            ("a/#", "a/b/c", true),
+            ("a/#", "ab", false),
+            ("#", "a/b", true),
+            ("+", "/a", false),
+            ("/+", "/a", true),
+            ("#", "$SYS/x", false),
+            ("+/x", "$SYS/x", false),
+            ("$SYS/#", "$SYS/x", true),
+        ] {
+            assert_eq!(filter_matches(filter, topic), expected, "{filter} {topic}");
+        }
+        for (a, b, expected) in [
+            ("a/+/c", "a/b/+", true),
+            ("a/#", "a", true),
+            ("a/#", "+/b/c", true),
+            ("a/b", "a/b/c", false),
+            ("a/+", "b/+", false),
+            ("#", "$SYS/x", false),
+            ("$SYS/#", "$SYS/+", true),
+        ] {
+            assert_eq!(filters_meet(a, b), expected, "{a} {b}");
+            assert_eq!(filters_meet(b, a), expected, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn durations_and_sizes() {
+        let value = |kind, text: &str| option_value(kind, &Literal::Text(text.to_owned())).ok();
+        for (text, ms) in
+            [("250ms", 250), ("5s", 5000), ("10 m", 600_000), ("2h", 7_200_000), ("30d", 2_592_000_000)]
+        {
+            assert_eq!(value(OptionKind::Duration, text), Some(OptionValue::DurationMs(ms)), "{text}");
+        }
+        for (text, bytes) in [("17", 17), ("64KiB", 65_536), ("4 MiB", 4 << 20), ("1GB", 1_000_000_000)] {
+            assert_eq!(value(OptionKind::Size, text), Some(OptionValue::SizeBytes(bytes)), "{text}");
+        }
+        for text in ["", "5", "s", "1.5s", "-1s", "99999999999999999999s", "9999999999999999d", "5x"] {
+            assert_eq!(value(OptionKind::Duration, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_columns() {
+        assert_eq!(
+            column_names("ts timestamptz, temp numeric(10, 2),\"a, b\" text ,, x"),
+            ["ts", "temp", "a, b", "x"]
+        );
+    }
 }

@@ -267,19 +267,31 @@ impl Scan {
                         self.frames.pop();
                         closed
                     } else {
-                        let child = if frame.object {
-                            let (key, value_at) = json::key(text, at)?;
-                            at = value_at;
-                            paths.child(frame.node, text, key)
-                        } else {
-                            let index = frame.index;
-                            frame.index += 1;
-                            paths.element(frame.node, index)
+                        // Members that nobody asks for are passed in this loop.
+                        let child = loop {
+                            let child = if frame.object {
+                                let (key, value_at) = json::key(text, at)?;
+                                at = value_at;
+                                paths.child(frame.node, text, key)
+                            } else {
+                                let index = frame.index;
+                                frame.index += 1;
+                                paths.element(frame.node, index)
+                            };
+                            if child.is_some() {
+                                break child;
+                            }
+                            at = json::value(text, at, depth)?.end as usize;
+                            if text.get(at) != Some(&b',') {
+                                break None;
+                            }
+                            at = json::skip_space(text, at + 1);
                         };
                         self.expect = match child {
-                            // A second member of this name: the first one counts.
+                            None => Expect::After,
                             Some(child) if self.slot(child).is_none() => Expect::Value(child),
-                            _ => {
+                            // A second member of this name: the first one counts.
+                            Some(_) => {
                                 at = json::value(text, at, depth)?.end as usize;
                                 Expect::After
                             }

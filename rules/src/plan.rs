@@ -533,12 +533,17 @@ impl<'p> Planner<'p> {
         let aliases = self.columns.iter().filter(|c| c.item < known).filter_map(|c| c.path.first());
         let names: Vec<&str> =
             aliases.map(String::as_str).chain(Column::ALL.iter().map(|(n, _)| *n)).collect();
-        let message = match nearest(name, names) {
+        let near = nearest(name, names);
+        let message = match near {
             Some(near) => format!("unknown column `{name}`; did you mean `{near}`?"),
             None => format!("unknown column `{name}`"),
         };
-        let hint = format!("a field of the payload is written `payload.{name}`, a string '{name}'");
-        self.mistake(span, message, Some(hint));
+        let hint = if span.of(self.text).starts_with('"') {
+            Some(format!("a string stands in single quotes: '{name}'"))
+        } else {
+            near.is_none().then(|| format!("a field of the payload is written `payload.{name}`"))
+        };
+        self.mistake(span, message, hint);
         self.emit_constant(Value::Null);
     }
 

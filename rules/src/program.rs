@@ -485,6 +485,21 @@ impl<'a> Machine<'a, '_> {
         Ok(self.pop())
     }
 
+    /// Whether WHERE is true.
+    #[inline]
+    pub(crate) fn holds(&mut self, code: &Code) -> Result<bool, Failure> {
+        let program = self.program;
+        // The commonest condition of all does not need the stack.
+        if let Some([Op::SlotCompare { node, op, constant: i }]) = program.ops.get(code.clone()) {
+            *self.fuel = self.fuel.checked_sub(1).ok_or(Failure::OutOfFuel)?;
+            let left = self.slot(*node)?;
+            let Some(right) = program.constants.get(*i as usize) else { return Ok(false) };
+            return Ok(self.compared(*op, &left, right) == Some(true));
+        }
+        let value = self.eval(code)?;
+        Ok(self.truth(&value, "WHERE") == Some(true))
+    }
+
     #[inline]
     fn pop(&mut self) -> Value<'a> {
         self.stack.pop().unwrap_or_default()
@@ -510,13 +525,16 @@ impl<'a> Machine<'a, '_> {
 
     #[inline]
     fn compare(&mut self, op: Binary, left: &Value<'_>, right: &Value<'_>) {
-        match value::compare(op, left, right) {
-            Ok(truth) => self.push_truth(truth),
-            Err(error) => {
-                self.error(error, || format!("{} {} {}", left.type_name(), op.symbol(), right.type_name()));
-                self.stack.push(Value::Null);
-            }
-        }
+        let truth = self.compared(op, left, right);
+        self.push_truth(truth);
+    }
+
+    #[inline]
+    fn compared(&mut self, op: Binary, left: &Value<'_>, right: &Value<'_>) -> Option<bool> {
+        value::compare(op, left, right).unwrap_or_else(|error| {
+            self.error(error, || format!("{} {} {}", left.type_name(), op.symbol(), right.type_name()));
+            None
+        })
     }
 
     #[inline]

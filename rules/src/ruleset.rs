@@ -14,6 +14,18 @@ pub struct RuleSet {
     pub warnings: Vec<Diagnostic>,
 }
 
+impl RuleSet {
+    /// A declared sink.
+    pub fn sink(&self, name: &str) -> Option<&SinkDecl> {
+        self.sinks.iter().find(|s| s.name == name)
+    }
+
+    /// A rule.
+    pub fn rule(&self, name: &str) -> Option<&Rule> {
+        self.rules.iter().find(|r| r.name == name)
+    }
+}
+
 /// `CREATE SINK name WITH (connector = '...', ...)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SinkDecl {

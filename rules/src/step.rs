@@ -201,7 +201,9 @@ impl Scratch {
         }
         self.around.wall_ms = now.wall_ms;
         let mut registers = recycle(std::mem::take(&mut self.registers));
-        registers.resize_with(program.items.len(), Value::default);
+        if !program.before.is_empty() {
+            registers.resize_with(program.items.len(), Value::default);
+        }
         Machine {
             program,
             input,
@@ -346,12 +348,12 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
     for &item in &program.before {
         m.registers[item] = m.eval(&program.items[item])?;
     }
-    if let Some(condition) = &program.condition {
-        let value = m.eval(condition)?;
-        if m.truth(&value, "WHERE") != Some(true) {
-            return Ok(false);
-        }
+    if let Some(condition) = &program.condition
+        && !m.holds(condition)?
+    {
+        return Ok(false);
     }
+    m.registers.resize_with(program.items.len(), Value::default);
     for &item in &program.after {
         m.registers[item] = m.eval(&program.items[item])?;
     }

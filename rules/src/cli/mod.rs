@@ -161,7 +161,10 @@ fn with_rules(
     let texts = match read_files(files) {
         Ok(texts) => texts,
         Err(message) => {
-            writeln!(out, "error: {message}")?;
+            match format {
+                Format::Text => writeln!(out, "error: {message}")?,
+                Format::Json => writeln!(out, "{}", json!({"severity": "error", "message": message}))?,
+            }
             return Ok(EXIT_UNREADABLE);
         }
     };
