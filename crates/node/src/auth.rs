@@ -43,7 +43,7 @@ pub struct Secret(String);
 
 /// Argon2's hash of a password, as `$argon2id$v=19$...`: never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PasswordHash(argon2::PasswordHash);
+pub struct PasswordHash(Box<argon2::PasswordHash>);
 
 /// What a CONNECT says about its sender.
 #[derive(Debug, Clone, Copy)]
@@ -192,10 +192,10 @@ impl Authenticator {
             return Verdict::Now(Err(Refused::BadCredentials));
         };
         let user = shared.by_name.get(username).copied();
-        if let Some(i) = user {
-            if shared.is_known(i, password) {
-                return Verdict::Now(Ok(shared.users[i].principal(attempt.client_id)));
-            }
+        if let Some(i) = user
+            && shared.is_known(i, password)
+        {
+            return Verdict::Now(Ok(shared.users[i].principal(attempt.client_id)));
         }
         let mut queue = shared.queue();
         if queue.jobs.len() >= shared.queue_max {
@@ -364,7 +364,7 @@ impl PasswordHash {
     /// # Errors
     /// When memory or randomness are missing.
     pub fn of(password: &[u8]) -> Result<Self, String> {
-        Argon2::default().hash_password(password).map(Self).map_err(|e| e.to_string())
+        Argon2::default().hash_password(password).map(|hash| Self(Box::new(hash))).map_err(|e| e.to_string())
     }
 
     /// Reads `$argon2id$v=19$m=...,t=...,p=...$salt$hash` (argon2i and argon2d likewise).
@@ -388,7 +388,7 @@ impl PasswordHash {
                 params.t_cost()
             ));
         }
-        Ok(Self(hash))
+        Ok(Self(Box::new(hash)))
     }
 
     /// As [`PasswordHash::parse`] reads it: not for logs.
@@ -408,7 +408,7 @@ impl PasswordHash {
 
     /// In KiB times passes.
     fn cost(&self) -> u64 {
-        Params::try_from(&self.0).map_or(0, |p| u64::from(p.m_cost()) * u64::from(p.t_cost()))
+        Params::try_from(&*self.0).map_or(0, |p| u64::from(p.m_cost()) * u64::from(p.t_cost()))
     }
 }
 

@@ -10,6 +10,10 @@
 //!   ([`LINE_BYTES_MAX`]), the time a client may be idle or slow ([`IDLE_MAX`]). Garbage is answered and closed.
 //! - A path over 107 bytes does not fit a socket's address; the folder is then named through `/proc/self/fd`.
 
+mod status;
+
+pub use status::{ListenerStatus, OutboxStatus, RuleStatus, Status, StoreStatus, UplinkStatus};
+
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::future::Future;
@@ -269,7 +273,11 @@ where
         timeout(IDLE_MAX, write.write_all(answer.as_bytes())).await??;
         if is_garbage {
             // Unread input would turn the close into a reset, and the answer might be lost.
-            let _ = timeout(Duration::from_secs(1), tokio::io::copy(&mut read.take(1 << 20), &mut tokio::io::sink())).await;
+            let _ = timeout(
+                Duration::from_secs(1),
+                tokio::io::copy(&mut read.take(1 << 20), &mut tokio::io::sink()),
+            )
+            .await;
             return Ok(());
         }
     }
@@ -293,7 +301,8 @@ fn address(data_dir: &Path) -> io::Result<(PathBuf, Option<File>)> {
     let folder = File::open(data_dir)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
     if !path.exists() {
-        let message = format!("its path is longer than {SOCKET_PATH_MAX} bytes, and /proc is not there to shorten it");
+        let message =
+            format!("its path is longer than {SOCKET_PATH_MAX} bytes, and /proc is not there to shorten it");
         return Err(io::Error::other(message));
     }
     Ok((path.join(SOCKET_NAME), Some(folder)))

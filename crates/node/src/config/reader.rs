@@ -148,11 +148,10 @@ impl<'d> Section<'d> {
     pub(super) fn or<K: Kind>(&mut self, r: &mut Reader<'_>, key: &'static str, default: K) -> K {
         let shown = default.show();
         let value = self.get(r, key);
-        if let Some(last) = r.settings.last_mut().filter(|s| s.value.is_none() && s.source == Source::Default)
+        if !self.has(key)
+            && let Some(setting) = r.settings.last_mut()
         {
-            if last.path == self.full(key) {
-                last.value = Some(shown);
-            }
+            setting.value = Some(shown);
         }
         value.unwrap_or(default)
     }

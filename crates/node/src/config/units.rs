@@ -27,7 +27,7 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// In the largest unit that leaves a whole number.
 fn show(value: u64, units: &[(&str, u64)], zero: &str) -> String {
-    match units.iter().find(|(_, factor)| value >= *factor && value % factor == 0) {
+    match units.iter().find(|(_, factor)| value >= *factor && value.is_multiple_of(*factor)) {
         Some((name, factor)) => format!("{}{name}", value / factor),
         None => zero.to_owned(),
     }

@@ -1,0 +1,439 @@
+//! The command line of both binaries.
+//!
+//! A binary is a [`Flavor`] and a `main` that calls [`main`]: the commands, their texts and their exit codes are one.
+//! This is the only module that reads the process's arguments and environment.
+//!
+//! Exit codes: 0 done; 1 a mistake found or an operation that failed; 2 wrong usage, or a file that cannot be read.
+
+mod passwd;
+mod status;
+
+use crate::config::{BrokerConfig, CloudConfig, ConfigErrors, EdgeConfig, Overrides, Source};
+use crate::control::{self, Status};
+use crate::telemetry;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use ferrule_rules::Host;
+use ferrule_rules::cli::{self as rules, Format, TestMessage};
+use serde_json::json;
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+/// Where a broker without a configuration file listens.
+const LISTEN_PLAIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1883);
+
+/// Where it keeps its state: in sight of whoever tries it out, and writable for him.
+const DATA_DIR_PLAIN: &str = "ferrule-data";
+
+/// Which binary this is.
+#[derive(Debug, Clone, Copy)]
+pub struct Flavor {
+    /// `"ferrule-edge"`.
+    pub name: &'static str,
+    /// Of the binary.
+    pub version: &'static str,
+    /// One line for `--help`.
+    pub about: &'static str,
+    /// The sinks that rules may name.
+    pub host: fn() -> Host,
+    /// How it runs.
+    pub run: Run,
+}
+
+/// How a binary runs: until it is told to stop.
+#[derive(Debug, Clone, Copy)]
+pub enum Run {
+    /// With an edge's configuration.
+    Edge(fn(EdgeConfig, Context) -> Result<(), Box<dyn Error>>),
+    /// With a cloud node's.
+    Cloud(fn(CloudConfig, Context) -> Result<(), Box<dyn Error>>),
+}
+
+/// What the configuration was read from.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Which binary this is.
+    pub flavor: Flavor,
+    /// The file, if there is one.
+    pub config_file: Option<PathBuf>,
+    /// What was laid over it.
+    pub overrides: Overrides,
+}
+
+/// Documentation of commands and options is what `--help` prints.
+#[derive(Debug, Parser)]
+#[command(disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker
+    Run(RunArgs),
+    /// Check the configuration file and its rules, and show which source set each value
+    Check(CheckArgs),
+    /// Show what a running broker does
+    Status(StatusArgs),
+    /// Check, try out and explain rules
+    #[command(subcommand)]
+    Rules(RulesCommand),
+    /// Read a password and print its hash, for `password` in the configuration file
+    Passwd,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The configuration file; without it, a plain broker for clients on this machine
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen, instead of the first listener's `bind` [default without a file: 127.0.0.1:1883]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Where to keep state, instead of `data_dir` [default without a file: ./ferrule-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, trace, or directives like info,ferrule_link=debug
+    #[arg(long, value_name = "LEVEL", env = "FERRULE_LOG", default_value = telemetry::LEVEL_DEFAULT)]
+    log: String,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The configuration file
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+    /// Show defaults too
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// The data folder of the broker
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    data_dir: Option<PathBuf>,
+    /// Its configuration file, which names the data folder
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the JSON of the control socket
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum RulesCommand {
+    /// Show every mistake
+    Check {
+        /// Files of rules, or folders of them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// How to print mistakes
+        #[arg(long, value_enum, default_value = "text")]
+        format: FormatArg,
+    },
+    /// Run one message through the rules: which match, why not, and what comes out
+    Test(TestArgs),
+    /// Read cases as JSON Lines on standard input and write their results
+    Eval,
+    /// Show what each rule subscribes to, reads and keeps
+    Explain {
+        /// Files of rules, or folders of them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct TestArgs {
+    /// Files of rules, or folders of them
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The message's topic
+    #[arg(long)]
+    topic: String,
+    /// Its payload; `@FILE` reads it from a file
+    #[arg(long, default_value = "")]
+    payload: OsString,
+    /// Its QoS
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    qos: u8,
+    /// Whether it is retained
+    #[arg(long)]
+    retain: bool,
+    /// The client id of its publisher
+    #[arg(long, default_value = "test")]
+    clientid: String,
+    /// The user name of its publisher
+    #[arg(long)]
+    username: Option<String>,
+    /// The edge that forwarded it
+    #[arg(long)]
+    edge: Option<String>,
+    /// A user property of it; may be given several times
+    #[arg(long = "user-property", value_name = "NAME=VALUE", value_parser = pair)]
+    user_properties: Vec<(String, String)>,
+    /// When it was received, in ms since 1970 [default: now]
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    timestamp: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatArg {
+    /// For people
+    Text,
+    /// For editors: one JSON object a line
+    Json,
+}
+
+/// A failure that was not printed yet.
+enum Failure {
+    /// One line.
+    Text(String),
+    /// Mistakes in the configuration.
+    Config(ConfigErrors),
+    /// An error and its causes.
+    Other(Box<dyn Error>),
+}
+
+/// Runs the program: `main`'s whole body.
+pub fn main(flavor: &Flavor) -> ExitCode {
+    let command = Cli::command().name(flavor.name).bin_name(flavor.name).about(flavor.about);
+    let command = command.version(flavor.version);
+    let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        // Help and version come this way too, with exit code 0.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match cli.command {
+        Command::Run(args) => run(flavor, args),
+        Command::Check(args) => check(flavor, &args),
+        Command::Status(args) => show_status(flavor, &args),
+        Command::Rules(command) => rules(flavor, command),
+        Command::Passwd => passwd::run().map(|()| 0).map_err(Failure::Text),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            let _ = report(flavor, &failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(flavor: &Flavor, failure: &Failure) -> io::Result<()> {
+    let mut err = io::stderr().lock();
+    match failure {
+        Failure::Text(text) => writeln!(err, "{}: {text}", flavor.name),
+        Failure::Config(errors) => write!(err, "{errors}"),
+        Failure::Other(error) => {
+            write!(err, "{}: {error}", flavor.name)?;
+            let mut said = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                // Many errors end with their cause's text already.
+                let text = error.to_string();
+                if !said.contains(&text) {
+                    write!(err, ": {text}")?;
+                    said = text;
+                }
+                cause = error.source();
+            }
+            writeln!(err)
+        }
+    }
+}
+
+fn run(flavor: &Flavor, args: RunArgs) -> Result<u8, Failure> {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    telemetry::init(&args.log, no_color).map_err(|e| Failure::Text(format!("--log {:?}: {e}", args.log)))?;
+    let mut overrides = Overrides::from_env(std::env::vars_os());
+    let head = flavor.head();
+    if let Some(dir) = &args.data_dir {
+        // A path that is not UTF-8 has no place in a TOML file either.
+        let dir = dir.to_str().ok_or_else(|| Failure::Text("--data-dir is not UTF-8 text".to_owned()))?;
+        overrides.option("--data-dir", &[head, "data_dir"], dir);
+    }
+    if let (Some(listen), Some(_)) = (args.listen, &args.config) {
+        overrides.option("--listen", &["listener", "0", "bind"], listen.to_string());
+    }
+    let listen = args.listen.unwrap_or(LISTEN_PLAIN);
+    let data_dir = Path::new(DATA_DIR_PLAIN);
+    let context = Context { flavor: *flavor, config_file: args.config, overrides };
+    let (file, overrides) = (context.config_file.as_deref(), &context.overrides);
+    match flavor.run {
+        Run::Edge(run) => {
+            let config = match file {
+                Some(file) => EdgeConfig::load(file, overrides),
+                None => EdgeConfig::plain_with(listen, data_dir, overrides),
+            };
+            run(config.map_err(Failure::Config)?, context).map_err(Failure::Other)?;
+        }
+        Run::Cloud(run) => {
+            let config = match file {
+                Some(file) => CloudConfig::load(file, overrides),
+                None => CloudConfig::plain_with(listen, data_dir, overrides),
+            };
+            run(config.map_err(Failure::Config)?, context).map_err(Failure::Other)?;
+        }
+    }
+    Ok(0)
+}
+
+fn load(flavor: &Flavor, file: &Path) -> Result<BrokerConfig, Failure> {
+    let overrides = Overrides::from_env(std::env::vars_os());
+    let broker = match flavor.run {
+        Run::Edge(_) => EdgeConfig::load(file, &overrides).map(|c| c.broker),
+        Run::Cloud(_) => CloudConfig::load(file, &overrides).map(|c| c.broker),
+    };
+    broker.map_err(Failure::Config)
+}
+
+fn check(flavor: &Flavor, args: &CheckArgs) -> Result<u8, Failure> {
+    let broker = load(flavor, &args.config)?;
+    let mut out = io::stdout().lock();
+    let code = match &broker.node.rules {
+        Some(path) => {
+            let files = rule_files(std::slice::from_ref(path))?;
+            rules::check(&files, &(flavor.host)(), Format::Text, &mut out).map_err(failed)?
+        }
+        None => 0,
+    };
+    for line in settings(&broker, args) {
+        writeln!(out, "{line}").map_err(failed)?;
+    }
+    Ok(exit_code(code))
+}
+
+/// Each setting and its source, in aligned columns.
+fn settings(broker: &BrokerConfig, args: &CheckArgs) -> Vec<String> {
+    let shown: Vec<(String, String)> = broker
+        .settings
+        .iter()
+        .filter(|s| args.all || s.source != Source::Default)
+        .map(|s| {
+            let value = s.value.as_deref().unwrap_or("(not set)");
+            let source = match &s.source {
+                Source::File { line } => format!("{}:{line}", args.config.display()),
+                other => other.to_string(),
+            };
+            (format!("{} = {value}", s.path), source)
+        })
+        .collect();
+    // A long list of topics must not push the sources off the screen.
+    let width = shown.iter().map(|(s, _)| s.chars().count()).max().unwrap_or(0).min(60);
+    shown.iter().map(|(setting, source)| format!("{setting:<width$}  # {source}")).collect()
+}
+
+fn show_status(flavor: &Flavor, args: &StatusArgs) -> Result<u8, Failure> {
+    let data_dir = match (&args.data_dir, &args.config) {
+        (Some(dir), _) => dir.clone(),
+        (None, Some(file)) => load(flavor, file)?.node.data_dir,
+        // Where `run` without a file keeps its state, if it did so here.
+        (None, None) if Path::new(DATA_DIR_PLAIN).is_dir() => PathBuf::from(DATA_DIR_PLAIN),
+        (None, None) => PathBuf::from(crate::config::DATA_DIR_DEFAULT),
+    };
+    let answer = control::ask(&data_dir, flavor.name, &json!({ "do": "status" }))
+        .map_err(|e| Failure::Text(e.to_string()))?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{answer:#}").map_err(failed)?;
+    } else {
+        let status: Status = serde_json::from_value(answer).map_err(|e| {
+            Failure::Text(format!("its status is of an unknown form ({e}); `--json` shows it"))
+        })?;
+        write!(out, "{}", status::render(&status)).map_err(failed)?;
+    }
+    Ok(0)
+}
+
+fn rules(flavor: &Flavor, command: RulesCommand) -> Result<u8, Failure> {
+    let host = (flavor.host)();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let code = match command {
+        RulesCommand::Check { files, format } => {
+            let format = match format {
+                FormatArg::Text => Format::Text,
+                FormatArg::Json => Format::Json,
+            };
+            rules::check(&rule_files(&files)?, &host, format, &mut out)
+        }
+        RulesCommand::Test(args) => {
+            let files = rule_files(&args.files)?;
+            rules::test(&files, &host, &message(args)?, &mut out)
+        }
+        RulesCommand::Eval => rules::eval(&mut io::stdin().lock(), &mut out),
+        RulesCommand::Explain { files } => rules::explain(&rule_files(&files)?, &host, &mut out),
+    };
+    let code = code.and_then(|code| out.flush().map(|()| code)).map_err(failed)?;
+    Ok(exit_code(code))
+}
+
+fn message(args: TestArgs) -> Result<TestMessage, Failure> {
+    use std::os::unix::ffi::OsStringExt;
+    let payload = match args.payload.to_str().and_then(|text| text.strip_prefix('@')) {
+        Some(file) => std::fs::read(file).map_err(|e| Failure::Text(format!("cannot read {file}: {e}")))?,
+        None => args.payload.into_vec(),
+    };
+    let now = || {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    };
+    Ok(TestMessage {
+        topic: args.topic,
+        payload,
+        qos: args.qos,
+        retain: args.retain,
+        clientid: args.clientid,
+        username: args.username,
+        edge: args.edge,
+        user_properties: args.user_properties,
+        timestamp_ms: args.timestamp.unwrap_or_else(now),
+    })
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Folders become their files.
+fn rule_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for path in paths {
+        let more = rules::rule_files(path);
+        files.extend(more.map_err(|e| Failure::Text(format!("cannot read {}: {e}", path.display())))?);
+    }
+    Ok(files)
+}
+
+fn failed(error: io::Error) -> Failure {
+    Failure::Other(Box::new(error))
+}
+
+fn exit_code(code: i32) -> u8 {
+    u8::try_from(code).unwrap_or(1)
+}
+
+// === impl Flavor ===
+
+impl Flavor {
+    /// The section of the file with `id` and `data_dir`.
+    fn head(&self) -> &'static str {
+        match self.run {
+            Run::Edge(_) => "edge",
+            Run::Cloud(_) => "node",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! A [`Status`] as people read it.
+
+use crate::config::show_size;
+use crate::control::Status;
+use serde_json::{Map, Value};
+use std::fmt::Write;
+
+/// The whole text, with a line end.
+pub(super) fn render(s: &Status) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_status(&mut out, s);
+    out
+}
+
+fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
+    writeln!(out, "ferrule-{} {} {:?}, up {}, process {}", s.role, s.version, s.id, age(s.uptime_ms), s.pid)?;
+    writeln!(out, "data folder  {}", s.data_dir)?;
+    for listener in &s.listeners {
+        writeln!(
+            out,
+            "listener     {} {}: {} connections",
+            listener.protocol, listener.bind, listener.connections
+        )?;
+    }
+    writeln!(out, "clients      {} connected, {} sessions", s.connections, s.sessions)?;
+    if let Some(uplink) = &s.uplink {
+        let kind = if uplink.ferrule { ", a Ferrule" } else { "" };
+        writeln!(out, "uplink       {}: {} for {}{kind}", uplink.url, uplink.state, age(uplink.since_ms))?;
+        if let Some(error) = &uplink.last_error {
+            writeln!(out, "             last error: {error}")?;
+        }
+    }
+    if let Some(store) = &s.store {
+        writeln!(
+            out,
+            "store        {}: {}, {} used, {} free, {} commits of {}",
+            store.path,
+            store.state,
+            bytes(store.bytes),
+            bytes(store.free_bytes),
+            store.commits,
+            micros(store.commit_us)
+        )?;
+        if let Some(error) = &store.last_error {
+            writeln!(out, "             last error: {error}")?;
+        }
+    }
+    if !s.outboxes.is_empty() {
+        let mut table = Table::new([
+            "outbox",
+            "state",
+            "entered",
+            "recovered",
+            "delivered",
+            "failed",
+            "in flight",
+            "queued",
+            "discarded",
+            "bytes",
+            "oldest",
+        ]);
+        for o in &s.outboxes {
+            let mut row = vec![o.name.clone(), o.state.clone()];
+            let counts = [o.entered, o.recovered, o.delivered, o.failed, o.in_flight, o.queued, o.discarded];
+            row.extend(counts.map(|n| n.to_string()));
+            row.extend([bytes(o.bytes), if o.queued == 0 { "-".to_owned() } else { age(o.oldest_ms) }]);
+            table.row(row, notes(&o.discarded_by, o.last_error.as_deref()));
+        }
+        table.write(out)?;
+    }
+    if !s.rules.is_empty() {
+        let mut table = Table::new(["rule", "state", "matched", "passed", "filtered", "failed", "rows out"]);
+        for r in &s.rules {
+            let mut row = vec![r.name.clone(), r.state.clone()];
+            row.extend([r.matched, r.passed, r.filtered, r.failed, r.rows_out].map(|n| n.to_string()));
+            table.row(row, notes(&r.failed_by, r.last_error.as_deref()));
+        }
+        table.write(out)?;
+    }
+    if let Some(error) = &s.rules_error {
+        writeln!(out, "\nthe rules on disk are not in force: {error}")?;
+    }
+    if !s.counters.is_empty() {
+        let mut table = Table::new(["counter", ""]);
+        for (name, value) in &s.counters {
+            table.row(vec![name.clone(), value.to_string()], None);
+        }
+        table.write(out)?;
+    }
+    Ok(())
+}
+
+/// What does not fit a column.
+fn notes(by_reason: &Map<String, Value>, last_error: Option<&str>) -> Option<String> {
+    let mut parts: Vec<String> = by_reason.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
+    parts.extend(last_error.map(|e| format!("last error: {e}")));
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Columns as wide as their widest cell; the first two to the left, numbers to the right.
+struct Table {
+    rows: Vec<(Vec<String>, Option<String>)>,
+}
+
+impl Table {
+    fn new<const N: usize>(head: [&str; N]) -> Self {
+        Self { rows: vec![(head.map(str::to_owned).to_vec(), None)] }
+    }
+
+    fn row(&mut self, cells: Vec<String>, note: Option<String>) {
+        self.rows.push((cells, note));
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let columns = self.rows[0].0.len();
+        let width = |i: usize| self.rows.iter().map(|(row, _)| row[i].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        writeln!(out)?;
+        for (row, note) in &self.rows {
+            let mut line = String::new();
+            for (i, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+                match i {
+                    0 => write!(line, "{cell:<width$}")?,
+                    1 if columns > 2 => write!(line, "  {cell:<width$}")?,
+                    _ => write!(line, "  {cell:>width$}")?,
+                }
+            }
+            writeln!(out, "{}", line.trim_end())?;
+            if let Some(note) = note {
+                writeln!(out, "  {note}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The two largest units: `3d 4h`, `5m 2s`, `900ms`.
+fn age(ms: u64) -> String {
+    let s = ms / 1_000;
+    match s {
+        0 => format!("{ms}ms"),
+        1..60 => format!("{s}s"),
+        60..3_600 => format!("{}m {}s", s / 60, s % 60),
+        3_600..86_400 => format!("{}h {}m", s / 3_600, s % 3_600 / 60),
+        _ => format!("{}d {}h", s / 86_400, s % 86_400 / 3_600),
+    }
+}
+
+/// Three digits or so: `12.3 MiB`.
+fn bytes(n: u64) -> String {
+    let (mut value, mut unit) = (n as f64, "B");
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1_024.0 {
+            break;
+        }
+        (value, unit) = (value / 1_024.0, larger);
+    }
+    if unit == "B" { show_size(n).replace("KiB", " KiB") } else { format!("{value:.1} {unit}") }
+}
+
+fn micros(us: u64) -> String {
+    if us < 1_000 { format!("{us} us") } else { format!("{:.1} ms", us as f64 / 1_000.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{ListenerStatus, OutboxStatus, RuleStatus, StoreStatus, UplinkStatus};
+
+    #[test]
+    fn a_whole_status() {
+        let by = |reason: &str, n: u64| Map::from_iter([(reason.to_owned(), Value::from(n))]);
+        let status = Status {
+            role: "edge".into(),
+            version: "0.1.0".into(),
+            id: "press-7".into(),
+            pid: 42,
+            uptime_ms: 93_784_000,
+            data_dir: "/var/lib/ferrule".into(),
+            listeners: vec![ListenerStatus {
+                bind: "0.0.0.0:1883".into(),
+                protocol: "mqtt".into(),
+                connections: 3,
+            }],
+            connections: 3,
+            sessions: 5,
+            uplink: Some(UplinkStatus {
+                url: "mqtt://cloud:1883".into(),
+                state: "waiting".into(),
+                since_ms: 61_000,
+                ferrule: false,
+                last_error: Some("connection refused".into()),
+            }),
+            outboxes: vec![
+                OutboxStatus {
+                    name: "cloud".into(),
+                    state: "down".into(),
+                    entered: 1_000,
+                    recovered: 20,
+                    delivered: 900,
+                    queued: 118,
+                    discarded: 2,
+                    discarded_by: by("too_large", 2),
+                    bytes: 30_000,
+                    oldest_ms: 60_500,
+                    ..OutboxStatus::default()
+                },
+                OutboxStatus { name: "telemetry".into(), state: "up".into(), ..OutboxStatus::default() },
+            ],
+            rules: vec![RuleStatus {
+                name: "overheating".into(),
+                state: "running".into(),
+                matched: 1_000,
+                passed: 990,
+                failed: 10,
+                failed_by: by("null_in_target", 10),
+                last_error: Some("`line` is NULL".into()),
+                rows_out: 990,
+                ..RuleStatus::default()
+            }],
+            rules_error: None,
+            store: Some(StoreStatus {
+                state: "ok".into(),
+                path: "/var/lib/ferrule/ferrule.db".into(),
+                bytes: 5 << 20,
+                commits: 77,
+                commit_us: 12_300,
+                free_bytes: 3 << 30,
+                last_error: None,
+            }),
+            counters: Map::new(),
+        };
+        let expected = "\
+ferrule-edge 0.1.0 \"press-7\", up 1d 2h, process 42
+data folder  /var/lib/ferrule
+listener     mqtt 0.0.0.0:1883: 3 connections
+clients      3 connected, 5 sessions
+uplink       mqtt://cloud:1883: waiting for 1m 1s
+             last error: connection refused
+store        /var/lib/ferrule/ferrule.db: ok, 5.0 MiB used, 3.0 GiB free, 77 commits of 12.3 ms
+
+outbox     state  entered  recovered  delivered  failed  in flight  queued  discarded     bytes  oldest
+cloud      down      1000         20        900       0          0     118          2  29.3 KiB  1m 0s
+  too_large: 2
+telemetry  up           0          0          0       0          0       0          0        0B       -
+
+rule         state    matched  passed  filtered  failed  rows out
+overheating  running     1000     990         0      10       990
+  null_in_target: 10, last error: `line` is NULL
+";
+        assert_eq!(render(&status), expected);
+    }
+
+    #[test]
+    fn what_is_missing_is_zero_and_what_is_unknown_is_passed_over() {
+        let status: Status = serde_json::from_str(r#"{"role":"edge","new":1,"outboxes":[{"name":"x"}]}"#)
+            .expect("an older or newer process");
+        assert!(render(&status).contains("\nx "));
+    }
+
+    #[test]
+    fn ages_and_sizes() {
+        for (ms, text) in
+            [(0, "0ms"), (999, "999ms"), (1_000, "1s"), (3_599_999, "59m 59s"), (3_600_000, "1h 0m")]
+        {
+            assert_eq!(age(ms), text);
+        }
+        for (n, text) in [(0, "0B"), (1_023, "1023B"), (1_024, "1.0 KiB"), (1 << 40, "1.0 TiB")] {
+            assert_eq!(bytes(n), text);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The answer to `{"do":"status"}`: what every reader of the control socket agrees on.
+//!
+//! Field names are the wire's. A reader takes what is missing as zero and passes over what it does not know, so that a
+//! newer `status` can look at an older process and the other way round.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A snapshot of a node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// `"edge"` or `"cloud"`.
+    pub role: String,
+    /// Of the program.
+    pub version: String,
+    /// The edge's or the node's id.
+    pub id: String,
+    /// Of the process.
+    pub pid: u32,
+    /// Since the start, in milliseconds.
+    pub uptime_ms: u64,
+    /// Where state is kept.
+    pub data_dir: String,
+    /// One for each `[[listener]]`.
+    pub listeners: Vec<ListenerStatus>,
+    /// Open connections, of all listeners.
+    pub connections: u64,
+    /// Sessions, connected or not.
+    pub sessions: u64,
+    /// The uplink, if one is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<UplinkStatus>,
+    /// One for each destination.
+    pub outboxes: Vec<OutboxStatus>,
+    /// One for each rule.
+    pub rules: Vec<RuleStatus>,
+    /// Why the rules on disk are not those in force, if they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules_error: Option<String>,
+    /// The store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreStatus>,
+    /// Counters of the broker, by name.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub counters: Map<String, Value>,
+}
+
+/// A listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenerStatus {
+    /// The address it is bound to: with the real port where 0 was configured.
+    pub bind: String,
+    /// `"mqtt"`.
+    pub protocol: String,
+    /// Open connections.
+    pub connections: u64,
+}
+
+/// The uplink.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UplinkStatus {
+    /// The one in use or tried last.
+    pub url: String,
+    /// `"up"`, `"connecting"`, `"waiting"`, ...: the link's names.
+    pub state: String,
+    /// In this state since, in milliseconds.
+    pub since_ms: u64,
+    /// Whether the other side is a Ferrule that believes identity properties.
+    pub ferrule: bool,
+    /// Why the last connection ended or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// An outbox; counts in rows of this process life. On a quiet snapshot
+/// `entered + recovered = delivered + failed + in_flight + queued + discarded`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OutboxStatus {
+    /// The destination: a sink's name, or `cloud`.
+    pub name: String,
+    /// `"up"`, `"down"`, or a word of the sink's.
+    pub state: String,
+    /// Put in since the start.
+    pub entered: u64,
+    /// Found on disk at the start.
+    pub recovered: u64,
+    /// Acknowledged by the destination.
+    pub delivered: u64,
+    /// Given up without a reason of the rule's or the sink's: a bug when not zero.
+    pub failed: u64,
+    /// Sent, not yet acknowledged.
+    pub in_flight: u64,
+    /// Waiting.
+    pub queued: u64,
+    /// Refused for good, by the destination or by limits.
+    pub discarded: u64,
+    /// The same by reason.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub discarded_by: Map<String, Value>,
+    /// Of the waiting, on disk.
+    pub stored: u64,
+    /// Bytes waiting, in memory and on disk.
+    pub bytes: u64,
+    /// Age of the oldest waiting row, in milliseconds.
+    pub oldest_ms: u64,
+    /// The last failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// A rule; counts of this process life.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuleStatus {
+    /// Its name.
+    pub name: String,
+    /// The file it is from.
+    pub file: String,
+    /// `"running"` or `"suspended"`.
+    pub state: String,
+    /// Messages of its topics.
+    pub matched: u64,
+    /// Messages that became rows.
+    pub passed: u64,
+    /// Messages that WHERE rejected.
+    pub filtered: u64,
+    /// Messages that it failed on.
+    pub failed: u64,
+    /// The same by reason.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub failed_by: Map<String, Value>,
+    /// Rows out.
+    pub rows_out: u64,
+    /// The last failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// The store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreStatus {
+    /// `"ok"`, or what is wrong.
+    pub state: String,
+    /// The file.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Smoothed time of a commit, in microseconds.
+    pub commit_us: u64,
+    /// Free on its file system, in bytes.
+    pub free_bytes: u64,
+    /// The last failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
