@@ -1,8 +1,8 @@
 //! CONNECT: admission, takeover, the session, and the CONNACK when all of it is safe.
 
 use crate::hook::{ConnectRequest, Grant, Hook, Publisher, Refusal, Role};
-use crate::session::{InFlight, Kind, OutboundState, Phase, Session, Will};
-use crate::shard::{Command, Shard, Timer, Wait};
+use crate::session::{Kind, OutboundState, Phase, Session, Will};
+use crate::shard::{Command, Shard, Wait};
 use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{
@@ -11,7 +11,6 @@ use ferrule_mqtt::{
 };
 use ferrule_outbox::Queue;
 use ferrule_store::{QueueId, SessionId, Store};
-use foldhash::{HashMap, HashMapExt};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -88,6 +87,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     qos: will.qos,
                     retain: will.retain,
                     properties: Bytes::copy_from_slice(forward.as_properties().as_bytes()),
+                    delay_s: will.properties.will_delay_interval().unwrap_or(0),
                 }
             }),
             session_present: false,
@@ -170,10 +170,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 awaits |= self.sessions.get(key).is_some_and(|s| s.expiry_s != connecting.expiry_s);
                 key
             }
-            None => {
-                awaits |= connecting.expiry_s > 0;
-                self.new_session(&connecting, grant.username.clone())
-            }
+            None => self.new_session(&connecting, grant.username.clone()),
         };
         if let Some(session) = self.sessions.get_mut(key) {
             session.conn = Some(id);
@@ -181,6 +178,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             session.expiry_s = connecting.expiry_s;
             session.window = connecting.window;
             session.will = connecting.will.take();
+            // Its owner is back before its delay was over [MQTT-3.1.3-9].
+            session.late_will = None;
+            session.expires_us = 0;
+            awaits |= session.is_persistent() && (!connecting.session_present || self.batch.is_awaited());
         }
         if let Some(op) = self.session_op(key, None) {
             self.op(op, awaits);
@@ -190,9 +191,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             conn.connecting = Some(connecting);
             conn.phase = Phase::AwaitStore;
         }
-        if awaits && self.ops_due {
+        if awaits && self.batch.is_awaited() {
             // "A new, changed or discarded persistent session": contract 1.
-            self.waits.push(Wait::Connack(id));
+            self.wait(Wait::Connack(id));
         } else {
             self.store_ready(id);
         }
@@ -205,24 +206,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let queue = Queue::new(QueueId::session(id), self.policy, None);
             Kind::Persistent { id, queue: Box::new(queue) }
         } else {
-            Kind::Clean { pending: VecDeque::new(), pending_bytes: 0 }
+            Kind::Clean { pending: VecDeque::new(), pending_bytes: 0, taken_us: 0 }
         };
-        let key = self.sessions.insert(Session {
-            client_id: Arc::clone(&connecting.client_id),
-            username,
-            version: connecting.version,
-            conn: None,
-            kind,
-            expiry_s: connecting.expiry_s,
-            ended_us: self.now.mono_us,
-            subscriptions: HashMap::new(),
-            inflight: InFlight::default(),
-            window: connecting.window,
-            received: HashMap::new(),
-            will: None,
-            routed: (0, 0),
-            touched: false,
-        });
+        let client_id = Arc::clone(&connecting.client_id);
+        let key = self.sessions.insert(Session::new(client_id, username, kind, connecting.expiry_s));
         self.by_client.insert(Arc::clone(&connecting.client_id), key);
         if let Some(id) = self.sessions.get(key).and_then(Session::store_id) {
             self.by_store_id.insert(id, key);
@@ -239,8 +226,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let (Some(connecting), Some(key)) = (conn.connecting.take(), conn.session) else { return };
         conn.phase = Phase::Open;
+        // It could not be heard while it was held.
+        conn.heard_us = self.now.mono_us;
         if conn.keep_alive_us > 0 {
-            self.wheel.add(self.now.mono_us + conn.keep_alive_us * 3 / 2, Timer::Conn(id));
+            let deadline_us = self.now.mono_us + conn.keep_alive_us * 3 / 2;
+            self.arm_conn(id, deadline_us);
         }
         let mut properties = connecting.properties.clone();
         if connecting.version == Version::V5 {
@@ -273,35 +263,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.commands.push(Command::Resume(id));
     }
 
-    /// What was in flight goes again under its packet id [MQTT-4.4.0-1], then what waits.
+    /// What was in flight goes again under its packet id [MQTT-4.4.0-1], as far as the client's window has room, then
+    /// what waits.
     fn resume(&mut self, id: ConnId, key: SessionKey) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let mut again = Vec::new();
-        let mut gone = Vec::new();
-        match &mut session.kind {
-            Kind::Persistent { queue, .. } => {
-                queue.set_up(true, now);
-                for outbound in session.inflight.iter() {
-                    match (outbound.state, queue.get(outbound.seq)) {
-                        (OutboundState::Pubcomp, _) => again.push((outbound.packet_id, None)),
-                        (_, Some(row)) => again.push((outbound.packet_id, Some(Arc::clone(&row.delivery)))),
-                        (_, None) => gone.push(outbound.packet_id),
-                    }
-                }
-            }
-            Kind::Clean { .. } => session.inflight.clear(),
-        }
-        gone.into_iter().for_each(|packet_id| session.inflight.finish(packet_id));
-        for (packet_id, delivery) in again {
-            match delivery {
-                Some(delivery) => {
-                    self.delivering().write_delivery(id, &delivery, packet_id, true);
-                }
-                None => self.write(id, |out, version| {
-                    encode_ack(out, version, AckType::Pubrel, packet_id, ReasonCode::SUCCESS);
-                }),
-            }
+        let Kind::Persistent { queue, .. } = &mut session.kind else {
+            self.pump(key);
+            return;
+        };
+        queue.set_up(true, now);
+        let released: Vec<u16> = (session.inflight.iter())
+            .filter(|o| o.state == OutboundState::Pubcomp)
+            .map(|o| o.packet_id)
+            .collect();
+        for packet_id in released {
+            self.write(id, |out, v| encode_ack(out, v, AckType::Pubrel, packet_id, ReasonCode::SUCCESS));
         }
         self.pump(key);
         self.touch(key);

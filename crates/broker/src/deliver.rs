@@ -3,8 +3,8 @@
 use crate::config::Limits;
 use crate::hook::{Ends, Hook, Message};
 use crate::publish::{Target, expired};
-use crate::session::{Conn, Kind, Pending, Phase, Queued, Session, delivery_size};
-use crate::shard::{Shard, Stats};
+use crate::session::{Conn, Kind, OutboundState, Pending, Phase, Queued, Session, delivery_size};
+use crate::shard::{Batch, Shard, Stats, Wait};
 use crate::slots::Slots;
 use crate::{ConnId, SessionKey, marker};
 use bytes::Bytes;
@@ -13,8 +13,8 @@ use ferrule_mqtt::{
     Version, encode_publish,
 };
 use ferrule_outbox::{End, Outcome, Reason};
-use ferrule_store::record::Delivery;
-use ferrule_store::{BodyId, Now, Store};
+use ferrule_store::record::{self, Delivery, Record};
+use ferrule_store::{BodyId, Now, Op, Side, Store};
 use std::sync::Arc;
 
 /// The parts of a shard that a delivery touches: apart from its receipts, which the publish in hand has borrowed.
@@ -24,6 +24,7 @@ pub(crate) struct Delivering<'a> {
     pub(crate) dirty: &'a mut Vec<ConnId>,
     pub(crate) touched: &'a mut Vec<SessionKey>,
     pub(crate) ended: &'a mut Vec<(End, Outcome)>,
+    pub(crate) batch: &'a mut Batch,
     pub(crate) stats: &'a mut Stats,
     pub(crate) limits: &'a Limits,
     pub(crate) now: Now,
@@ -140,7 +141,7 @@ impl Delivering<'_> {
                 && pending.is_empty()
                 && room
                 && session.inflight.len() < session.window
-                && let Some(packet_id) = session.inflight.push(0, qos)
+                && let Some(packet_id) = session.inflight.push(0, awaited(qos))
             {
                 let flags = PublishFlags { qos, retain, dup: false };
                 if append(conn, self.dirty, self.now, id, |buf, v| out.encode(buf, v, flags, packet_id, ids))
@@ -176,15 +177,31 @@ impl Delivering<'_> {
         mut ends: Option<&mut Ends<'_>>,
     ) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let mut end = || ends.as_deref_mut().and_then(Ends::end);
         match &mut session.kind {
-            Kind::Clean { pending, pending_bytes } => {
-                let full = *pending_bytes >= self.limits.pending_bytes;
+            Kind::Clean { pending, pending_bytes, taken_us } => {
+                if pending.is_empty() {
+                    *taken_us = self.now.mono_us;
+                }
+                let mut end = None;
+                match ends {
+                    // Past the bound its publisher waits; one that cannot wait is not kept.
+                    Some(ends) if *pending_bytes >= self.limits.pending_bytes => {
+                        end = ends.end();
+                        if end.is_none() {
+                            self.stats.dropped_slow += 1;
+                            return;
+                        }
+                    }
+                    Some(_) => {}
+                    // Retained: the index holds the payload anyway.
+                    None if pending.len() as u64 >= self.limits.queue_messages => {
+                        self.stats.dropped_full += 1;
+                        return;
+                    }
+                    None => {}
+                }
                 *pending_bytes += delivery_size(delivery);
-                pending.push_back(Pending {
-                    delivery: Arc::clone(delivery),
-                    end: if full { end() } else { None },
-                });
+                pending.push_back(Pending { delivery: Arc::clone(delivery), end });
             }
             Kind::Persistent { queue, .. } => {
                 if queue.counters().queued >= self.limits.queue_messages {
@@ -195,8 +212,10 @@ impl Delivering<'_> {
                     return;
                 }
                 let row = Queued { delivery: Arc::clone(delivery), shared };
-                if let Err((_, end)) = queue.push(row, end(), self.now) {
-                    // Memory is full of rows that cannot be written: the publisher keeps the message.
+                let end = ends.as_deref_mut().and_then(Ends::end);
+                if let Err((_, end)) = queue.push(row, end, self.now) {
+                    // Memory is full of rows that cannot be written: the publisher keeps the message, or has none.
+                    self.stats.dropped_full += u64::from(end.is_none());
                     if let Some(ends) = ends {
                         ends.resolve(end, Outcome::Retry);
                     }
@@ -211,76 +230,147 @@ impl Delivering<'_> {
 
     /// Sends what waits for a session, as far as its window and its output have room.
     pub(crate) fn pump(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(id) = session.conn else { return };
-        if self
-            .conns
-            .get(id)
-            .is_none_or(|c| c.phase != Phase::Open || c.out.len() >= self.limits.output_bytes)
-        {
-            return;
-        }
-        match &mut session.kind {
-            Kind::Clean { .. } => self.pump_clean(key, id),
-            Kind::Persistent { queue, .. } => {
-                let room = session.window.saturating_sub(session.inflight.len());
-                if room == 0 {
-                    return;
-                }
-                let mut rows = Vec::new();
-                let window = queue.counters().in_flight as usize + room;
-                queue.take(window, self.now, |seq, row, _| rows.push((seq, Arc::clone(&row.delivery))));
-                for (seq, delivery) in rows {
-                    let Some(session) = self.sessions.get_mut(key) else { return };
-                    let packet_id = session.inflight.push(seq, qos(delivery.qos));
-                    let sent = packet_id.is_some_and(|p| self.write_delivery(id, &delivery, p, false));
-                    if sent {
-                        continue;
-                    }
-                    let Some(session) = self.sessions.get_mut(key) else { return };
-                    packet_id.into_iter().for_each(|p| session.inflight.finish(p));
-                    if let Kind::Persistent { queue, .. } = &mut session.kind {
-                        // Too large for its receiver, or expired: nothing can ever deliver it.
-                        queue.answer(seq, Outcome::Discarded(Reason::TooLarge), self.now, self.ended);
-                    }
-                }
-            }
-        }
-    }
-
-    fn pump_clean(&mut self, key: SessionKey, id: ConnId) {
         loop {
             let Some(session) = self.sessions.get_mut(key) else { return };
-            let Kind::Clean { pending, pending_bytes } = &mut session.kind else { return };
-            let full = self.conns.get(id).is_none_or(|c| c.out.len() >= self.limits.output_bytes);
-            if pending.is_empty() || full || session.inflight.len() >= session.window {
+            let Some(id) = session.conn else { return };
+            let Some(conn) = self.conns.get(id) else { return };
+            if conn.phase != Phase::Open || conn.out.len() >= self.limits.output_bytes {
                 return;
             }
-            let Some(Pending { delivery, end }) = pending.pop_front() else { return };
-            *pending_bytes -= delivery_size(&delivery);
-            if let Some(end) = end {
-                self.ended.push((end, Outcome::Delivered));
+            if let Some(delivery) = session.backlog.pop_front() {
+                let _ = self.write_delivery(id, &delivery, 0, false);
+                continue;
             }
-            let packet_id = session.inflight.push(0, qos(delivery.qos));
-            let sent = packet_id.is_some_and(|p| self.write_delivery(id, &delivery, p, false));
-            if !sent && let (Some(session), Some(p)) = (self.sessions.get_mut(key), packet_id) {
-                session.inflight.finish(p);
+            if session.inflight.len() >= session.window {
+                return;
+            }
+            let more = match session.kind {
+                Kind::Clean { .. } => self.pump_clean(key, id),
+                Kind::Persistent { .. } => self.pump_row(key, id),
+            };
+            if !more {
+                return;
             }
         }
     }
 
-    /// Writes a kept message. False when it expired or is larger than its receiver takes.
+    /// The next row of a session's queue. False when there is none.
+    fn pump_row(&mut self, key: SessionKey, id: ConnId) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return false };
+        let Kind::Persistent { id: store_id, queue } = &mut session.kind else { return false };
+        let window = queue.counters().in_flight as usize + 1;
+        let mut row = None;
+        queue.take(window, self.now, |seq, row_, again| row = Some((seq, Arc::clone(&row_.delivery), again)));
+        let Some((seq, delivery, again)) = row else { return false };
+        let qos = qos(delivery.qos);
+        let known = if again { session.inflight.unpark(seq) } else { None };
+        let (packet_id, dup) = match known {
+            Some((outbound, true)) => (outbound.packet_id, true),
+            // Its packet id is on its way to the store, or it has been sent since.
+            Some((_, false)) => return true,
+            None if qos == QoS::ExactlyOnce => {
+                let Some(packet_id) = session.inflight.push(seq, OutboundState::Commit) else { return false };
+                // Packet id and message are durable before the PUBLISH: after a kill another message under this id
+                // would be taken for this one and dropped.
+                self.batch.op(
+                    Op::InflightPut {
+                        session: *store_id,
+                        side: Side::Outbound,
+                        packet_id,
+                        record: record::Inflight::Sent(seq).to_bytes(),
+                    },
+                    true,
+                    self.now,
+                );
+                self.batch.waits.push(Wait::Publish(key, packet_id));
+                self.touch(key);
+                return true;
+            }
+            None => match session.inflight.push(seq, OutboundState::Puback) {
+                // Handed out by an earlier process life, perhaps: DUP says no more than that.
+                Some(packet_id) => (packet_id, again),
+                None => return false,
+            },
+        };
+        self.send_row(key, id, packet_id, seq, &delivery, dup);
+        true
+    }
+
+    /// Sends a row under its packet id. What can never be delivered is given up.
+    pub(crate) fn send_row(
+        &mut self,
+        key: SessionKey,
+        id: ConnId,
+        packet_id: u16,
+        seq: u64,
+        delivery: &Delivery,
+        dup: bool,
+    ) {
+        let reason = match self.write_delivery(id, delivery, packet_id, dup) {
+            Ok(()) => return,
+            Err(reason) => reason,
+        };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.inflight.finish(packet_id);
+        if let Kind::Persistent { id: session, queue } = &mut session.kind {
+            queue.answer(seq, Outcome::Discarded(reason), self.now, self.ended);
+            if delivery.qos == 2 {
+                let op = Op::InflightDelete { session: *session, side: Side::Outbound, packet_id };
+                self.batch.op(op, false, self.now);
+            }
+            self.touch(key);
+        }
+    }
+
+    fn touch(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && !session.touched
+        {
+            session.touched = true;
+            self.touched.push(key);
+        }
+    }
+
+    /// The next message that waits in memory. False when there is none.
+    fn pump_clean(&mut self, key: SessionKey, id: ConnId) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return false };
+        let Kind::Clean { pending, pending_bytes, taken_us } = &mut session.kind else { return false };
+        let Some(state) = pending.front().map(|p| awaited(qos(p.delivery.qos))) else { return false };
+        let Some(packet_id) = session.inflight.push(0, state) else { return false };
+        let Some(Pending { delivery, end }) = pending.pop_front() else { return false };
+        *pending_bytes -= delivery_size(&delivery);
+        *taken_us = self.now.mono_us;
+        if let Some(end) = end {
+            self.ended.push((end, Outcome::Delivered));
+        }
+        if self.write_delivery(id, &delivery, packet_id, false).is_err()
+            && let Some(session) = self.sessions.get_mut(key)
+        {
+            session.inflight.finish(packet_id);
+        }
+        true
+    }
+
+    /// Writes a kept message.
+    ///
+    /// # Errors
+    /// When it expired, is larger than its receiver takes or may not be received any more. What was sent before does not
+    /// expire: its exchange has to be finished [MQTT-4.4.0-1].
     pub(crate) fn write_delivery(
         &mut self,
         id: ConnId,
         delivery: &Delivery,
         packet_id: u16,
         dup: bool,
-    ) -> bool {
-        let Some(conn) = self.conns.get_mut(id) else { return false };
-        if expired(delivery.expires_wall_ms, self.now.wall_ms) {
+    ) -> Result<(), Reason> {
+        let Some(conn) = self.conns.get_mut(id) else { return Err(Reason::Removed) };
+        if !dup && expired(delivery.expires_wall_ms, self.now.wall_ms) {
             self.stats.dropped_expired += 1;
-            return false;
+            return Err(Reason::Expired);
+        }
+        if !conn.access.receive(&delivery.topic) {
+            self.stats.denied += 1;
+            return Err(Reason::Refused);
         }
         let mut extra = PropertiesBuf::new();
         if let Some(expires) = delivery.expires_wall_ms {
@@ -309,11 +399,17 @@ impl Delivering<'_> {
         });
         if sent {
             self.stats.sent += 1;
+            Ok(())
         } else {
             self.stats.dropped_too_large += 1;
+            Err(Reason::TooLarge)
         }
-        sent
     }
+}
+
+/// What a delivery waits for when it was sent.
+fn awaited(qos: QoS) -> OutboundState {
+    if qos == QoS::ExactlyOnce { OutboundState::Pubrec } else { OutboundState::Puback }
 }
 
 /// Appends one packet, unless it is larger than the receiver takes [MQTT-3.1.2-24].
@@ -352,6 +448,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             dirty: &mut self.dirty,
             touched: &mut self.touched,
             ended: &mut self.ended,
+            batch: &mut self.batch,
             stats: &mut self.stats,
             limits: &self.limits,
             now: self.now,

@@ -8,11 +8,12 @@ use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{
     AckType, PacketType, Properties, PropertiesBuf, PropertyId, PropertyScope, Publish, QoS, ReasonCode,
-    Version, encode_ack,
+    Version, encode_ack, topic,
 };
 use ferrule_outbox::{Outcome, Reason, ReceiptId};
 use ferrule_store::record::{self, Record, Retained};
 use ferrule_store::{BodyId, Op, Side, Stamp, Store};
+use foldhash::fast::FixedState;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -75,11 +76,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
         let publisher = Arc::clone(&conn.publisher);
-        if !conn.access.publish(topic) {
-            self.stats.denied += 1;
-            self.deny(id, publish);
-            return;
-        }
+        let version = conn.version;
+        let refusal = if topic.len() > topic::MAX_LEVELS && topic::levels(topic).count() > topic::MAX_LEVELS {
+            Some(ReasonCode::TOPIC_NAME_INVALID)
+        } else if !conn.access.publish(topic) {
+            Some(ReasonCode::NOT_AUTHORIZED)
+        } else {
+            None
+        };
         let owner = if publish.qos == QoS::AtMostOnce {
             None
         } else {
@@ -88,6 +92,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 None => return,
             }
         };
+        if let Some(reason) = refusal {
+            self.stats.denied += 1;
+            if let Some(owner) = owner {
+                // Before MQTT 5 there is no way to say no: it is acknowledged and goes nowhere [MQTT-3.3.5-2].
+                let reason = if version == Version::V5 { reason } else { ReasonCode::SUCCESS };
+                self.acknowledge(owner, reason, publish, topic);
+            }
+            return;
+        }
         let message = Message {
             topic,
             payload: publish.payload,
@@ -115,10 +128,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         topic: &str,
     ) -> Option<Owner> {
         let packet_id = publish.packet_id;
-        let content = self.content(publish, topic);
         let conn = self.conns.get_mut(id)?;
         if let Some(waiting) = conn.waiting.iter().find(|w| w.packet_id == packet_id) {
-            if waiting.content == content {
+            if waiting.content == content(&self.hasher, publish, topic) {
                 // Common device libraries send again after a second: it joins the wait.
                 self.stats.joined += 1;
             } else {
@@ -129,13 +141,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let session = self.sessions.get_mut(key)?;
         let qos2 = publish.qos == QoS::ExactlyOnce;
         if qos2 {
-            match session.received.get(&packet_id) {
+            match session.received.get_mut(&packet_id) {
                 None => {}
-                Some(Received::Waiting) => {
+                Some(Received::Waiting(on)) => {
+                    // Sent again on a new connection: that one is told.
+                    *on = id;
                     self.stats.joined += 1;
                     return None;
                 }
-                Some(&Received::Answered(reason)) => {
+                Some(&mut Received::Answered(reason)) => {
                     // Until its PUBREL a PUBLISH under this packet id is never routed again [MQTT-4.3.3-10].
                     self.stats.joined += 1;
                     self.write(id, |out, version| {
@@ -156,30 +170,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return None;
         }
         if qos2 {
-            session.received.insert(packet_id, Received::Waiting);
+            session.received.insert(packet_id, Received::Waiting(id));
         }
         let serial = conn.next_serial;
         conn.next_serial += 1;
         Some(Owner { conn: id, session: key, serial, packet_id, qos2 })
     }
 
-    fn content(&self, publish: &Publish<'_>, topic: &str) -> u64 {
-        // Only repetitions of one packet id are compared: 64 bits are plenty.
-        let mut hasher = self.hasher.build_hasher();
-        topic.hash(&mut hasher);
-        publish.payload.hash(&mut hasher);
-        (u8::from(publish.qos), publish.retain).hash(&mut hasher);
-        hasher.finish()
-    }
-
     fn await_or_acknowledge(&mut self, owner: Owner, publish: &Publish<'_>, topic: &str, routed: Routed) {
         let Owner { conn: id, serial, packet_id, qos2, .. } = owner;
         let reason = if routed.matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
         let Some((receipt, guard)) = routed.receipt else {
-            self.acknowledge(owner, reason);
+            self.stats.acknowledged += 1;
+            self.acknowledge(owner, reason, publish, topic);
             return;
         };
-        let content = self.content(publish, topic);
+        let content = content(&self.hasher, publish, topic);
         if let Some(conn) = self.conns.get_mut(id) {
             conn.waiting.push_back(Waiting {
                 serial,
@@ -196,17 +202,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     /// A publish that waits for nothing.
-    fn acknowledge(&mut self, owner: Owner, reason: ReasonCode) {
+    fn acknowledge(&mut self, owner: Owner, reason: ReasonCode, publish: &Publish<'_>, topic: &str) {
         let Owner { conn: id, session, serial, packet_id, qos2 } = owner;
-        self.stats.acknowledged += 1;
         if qos2 && let Some(session) = self.sessions.get_mut(session) {
-            session.received.insert(packet_id, Received::Answered(reason));
+            if reason.is_error() {
+                // The exchange ends here: no PUBREL follows [MQTT-4.3.3-9].
+                session.received.remove(&packet_id);
+            } else {
+                session.received.insert(packet_id, Received::Answered(reason));
+            }
         }
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.waiting.is_empty() || conn.unordered {
             self.write_ack(id, packet_id, qos2, reason);
         } else {
-            conn.waiting.push_back(Waiting { serial, packet_id, qos2, receipt: None, reason, content: 0 });
+            let content = content(&self.hasher, publish, topic);
+            conn.waiting.push_back(Waiting { serial, packet_id, qos2, receipt: None, reason, content });
         }
     }
 
@@ -218,31 +229,38 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// The last end of a publish was said.
     pub(crate) fn complete(&mut self, owner: Owner, outcome: Outcome) {
         let Owner { conn: id, session: key, serial, packet_id, qos2 } = owner;
+        // A QoS 2 packet id belongs to the session: its PUBREC is due where it was last sent.
+        let mut to = id;
+        if qos2
+            && let Some(session) = self.sessions.get_mut(key)
+            && let Some(&Received::Waiting(on)) = session.received.get(&packet_id)
+        {
+            to = on;
+            if outcome == Outcome::Retry {
+                session.received.remove(&packet_id);
+                if let Some(session) = session.store_id() {
+                    // Or, after a kill, its repetition would be answered and go nowhere.
+                    self.op(Op::InflightDelete { session, side: Side::Inbound, packet_id }, true);
+                }
+            } else {
+                session.received.insert(packet_id, Received::Answered(ReasonCode::SUCCESS));
+            }
+        }
         match outcome {
             Outcome::Delivered => self.stats.acknowledged += 1,
             Outcome::Discarded(_) => self.stats.acked_discarded += 1,
             Outcome::Retry => {
                 // Nobody has it: the client keeps it and sends it again on its next connection.
-                if let Some(session) = self.sessions.get_mut(key).filter(|_| qos2) {
-                    session.received.remove(&packet_id);
-                }
-                self.disconnect(id, ReasonCode::SERVER_BUSY);
+                self.disconnect(to, ReasonCode::SERVER_BUSY);
                 return;
             }
         }
-        let mut to = id;
-        if qos2 && let Some(session) = self.sessions.get_mut(key) {
-            session.received.insert(packet_id, Received::Answered(ReasonCode::SUCCESS));
-            // The packet id belongs to the session, whichever connection it has by now.
-            to = session.conn.unwrap_or(id);
-        }
         let Some(conn) = self.conns.get_mut(to) else { return };
-        let Ok(index) = conn.waiting.binary_search_by_key(&serial, |w| w.serial) else {
-            if qos2 && to != id {
-                self.write_ack(to, packet_id, true, ReasonCode::SUCCESS);
-            }
+        if to != id {
+            self.write_ack(to, packet_id, true, ReasonCode::SUCCESS);
             return;
-        };
+        }
+        let Ok(index) = conn.waiting.binary_search_by_key(&serial, |w| w.serial) else { return };
         if conn.unordered {
             conn.waiting.remove(index);
             self.write_ack(to, packet_id, qos2, ReasonCode::SUCCESS);
@@ -261,7 +279,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(key) = self.session_of(id) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
         let reason = match session.received.get(&packet_id) {
-            Some(Received::Waiting) => {
+            Some(Received::Waiting(_)) => {
                 // PUBREL before its PUBREC.
                 self.protocol_error(id);
                 return;
@@ -270,33 +288,19 @@ impl<H: Hook, S: Store> Shard<H, S> {
             None => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
         };
         session.received.remove(&packet_id);
-        let Some(store_id) = session.store_id().filter(|_| reason == ReasonCode::SUCCESS) else {
+        let store_id = session.store_id();
+        if let Some(session) = store_id.filter(|_| reason == ReasonCode::SUCCESS) {
+            // A packet id that came back after a kill would swallow the next message under it: freed before PUBCOMP.
+            self.op(Op::InflightDelete { session, side: Side::Inbound, packet_id }, true);
+        }
+        // An id that is unknown may have been freed a moment ago.
+        if store_id.is_some() && self.batch.is_awaited() {
+            let version = self.conns.get(id).map_or(Version::V3_1_1, |c| c.version);
+            let mut pubcomp = Vec::with_capacity(5);
+            encode_ack(&mut pubcomp, version, AckType::Pubcomp, packet_id, reason);
+            self.wait(Wait::Reply(id, pubcomp, Vec::new()));
+        } else {
             self.write(id, |out, version| encode_ack(out, version, AckType::Pubcomp, packet_id, reason));
-            return;
-        };
-        // A packet id that came back after a kill would swallow the next message under it: freed before PUBCOMP.
-        let version = self.conns.get(id).map_or(Version::V3_1_1, |c| c.version);
-        let mut pubcomp = Vec::with_capacity(4);
-        encode_ack(&mut pubcomp, version, AckType::Pubcomp, packet_id, reason);
-        self.op(Op::InflightDelete { session: store_id, side: Side::Inbound, packet_id }, true);
-        self.waits.push(Wait::Reply(id, pubcomp, Vec::new()));
-    }
-
-    fn deny(&mut self, id: ConnId, publish: &Publish<'_>) {
-        let version = self.conns.get(id).map_or(Version::V5, |c| c.version);
-        let reason = if version == Version::V5 { ReasonCode::NOT_AUTHORIZED } else { ReasonCode::SUCCESS };
-        // Before MQTT 5 there is no way to say no: it is acknowledged and goes nowhere [MQTT-3.3.5-2].
-        match publish.qos {
-            QoS::AtMostOnce => {}
-            QoS::AtLeastOnce => self.write_ack(id, publish.packet_id, false, reason),
-            QoS::ExactlyOnce => {
-                if version != Version::V5
-                    && let Some(session) = self.session_of(id).and_then(|key| self.sessions.get_mut(key))
-                {
-                    session.received.insert(publish.packet_id, Received::Answered(reason));
-                }
-                self.write_ack(id, publish.packet_id, true, reason);
-            }
         }
     }
 
@@ -380,6 +384,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 dirty: &mut self.dirty,
                 touched: &mut self.touched,
                 ended: &mut self.ended,
+                batch: &mut self.batch,
                 stats: &mut self.stats,
                 limits: &self.limits,
                 now: self.now,
@@ -400,7 +405,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some(owner) = owner.filter(|o| o.qos2)
             && let Some(store_id) = self.sessions.get(owner.session).and_then(Session::store_id)
         {
-            self.waits.extend(ends.end().map(Wait::End));
+            self.batch.waits.extend(ends.end().map(Wait::End));
             let record = record::Inflight::Received.to_bytes();
             let op = Op::InflightPut {
                 session: store_id,
@@ -408,11 +413,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 packet_id: owner.packet_id,
                 record,
             };
-            if self.ops.is_empty() {
-                self.ops_since_us = self.now.mono_us;
-            }
-            self.ops.push(op);
-            self.ops_due = true;
+            self.batch.op(op, true, self.now);
         }
         let mut retain_end = None;
         if message.retain && message.qos > QoS::AtMostOnce {
@@ -455,11 +456,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
         if message.qos == QoS::AtMostOnce {
-            // Written within 1 s, the last value of a topic only.
-            if self.retained_lazy.is_empty() {
-                self.retained_lazy_since_us = self.now.mono_us;
-            }
-            self.retained_lazy.insert(topic.into());
+            self.retain_later(topic);
             return;
         }
         self.retained_lazy.remove(topic);
@@ -468,7 +465,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
             None => Op::RetainDelete { topic: topic.into() },
         };
         self.op(op, true);
-        self.waits.extend(end.map(Wait::End));
+        self.batch.waits.extend(end.map(Wait::End));
+    }
+
+    /// The last value of a topic is written within 1 s.
+    pub(crate) fn retain_later(&mut self, topic: &str) {
+        if self.retained_lazy.is_empty() {
+            self.retained_lazy_since_us = self.now.mono_us;
+        }
+        self.retained_lazy.insert(topic.into());
     }
 
     pub(crate) fn publish_will(&mut self, publisher: &Publisher, will: &Will) {
@@ -529,6 +534,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.ended.push((end, Outcome::Delivered));
         }
     }
+}
+
+/// Tells a repetition from another message under the same packet id, which alone are compared: 64 bits are plenty.
+fn content(hasher: &FixedState, publish: &Publish<'_>, topic: &str) -> u64 {
+    let mut hasher = hasher.build_hasher();
+    topic.hash(&mut hasher);
+    publish.payload.hash(&mut hasher);
+    (u8::from(publish.qos), publish.retain).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The topic behind an alias: `Ok(None)` when the packet names its topic itself.

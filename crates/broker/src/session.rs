@@ -51,84 +51,130 @@ pub(crate) fn delivery_size(delivery: &Delivery) -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outbound {
     pub(crate) packet_id: u16,
-    /// Row of the session's queue; 0 in a session that has none.
+    /// Row of the session's queue; 0 in a session that has none, and once the row is delivered.
     pub(crate) seq: u64,
     pub(crate) state: OutboundState,
+    /// Sent on an earlier connection, if at all: it goes again, under this id, when the queue hands out its row.
+    pub(crate) parked: bool,
+    /// How many ids had been drawn before this one.
+    draw: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutboundState {
     /// QoS 1, PUBACK due.
     Puback,
+    /// QoS 2 to a persistent session: packet id and message are on their way to the store, nothing was sent.
+    Commit,
     /// QoS 2, PUBREC due.
     Pubrec,
+    /// QoS 2 to a persistent session: PUBREC seen, the release is on its way to the store.
+    Release,
     /// QoS 2, PUBREL sent, PUBCOMP due.
     Pubcomp,
-    /// Over: kept until all earlier ones are, so that the deque stays in order of packet ids.
-    Done,
 }
 
 /// Packet ids in flight to one client, in the order in which they were drawn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct InFlight {
     sent: VecDeque<Outbound>,
-    last_id: u16,
-    open: usize,
+    /// Ids drawn, and one round ahead: what the store gave back has drawn number 0.
+    drawn: u64,
+    parked: usize,
+}
+
+/// Packet ids are 1 to 65,535.
+const IDS: u64 = 65_535;
+
+impl Default for InFlight {
+    fn default() -> Self {
+        Self { sent: VecDeque::new(), drawn: IDS, parked: 0 }
+    }
 }
 
 impl InFlight {
-    /// Deliveries that are not over.
+    /// Deliveries that take a place in the client's window.
     pub(crate) fn len(&self) -> usize {
-        self.open
+        self.sent.len() - self.parked
     }
 
     /// Draws the next packet id; none while all 65,535 are in use.
-    pub(crate) fn push(&mut self, seq: u64, qos: QoS) -> Option<u16> {
-        let id = if self.last_id == u16::MAX { 1 } else { self.last_id + 1 };
-        // Ids are drawn in turn, so that the next one can only be in use by the oldest.
-        if self.sent.front().is_some_and(|o| o.packet_id == id) {
+    pub(crate) fn push(&mut self, seq: u64, state: OutboundState) -> Option<u16> {
+        if self.sent.len() >= IDS as usize {
             return None;
         }
-        self.last_id = id;
-        self.open += 1;
-        let state = if qos == QoS::ExactlyOnce { OutboundState::Pubrec } else { OutboundState::Puback };
-        self.sent.push_back(Outbound { packet_id: id, seq, state });
-        Some(id)
-    }
-
-    /// The delivery under a packet id, unless it is over. Acknowledgements come in order almost always: the
-    /// search begins at the oldest.
-    pub(crate) fn get_mut(&mut self, packet_id: u16) -> Option<&mut Outbound> {
-        self.sent.iter_mut().find(|o| o.packet_id == packet_id && o.state != OutboundState::Done)
-    }
-
-    /// Ends a delivery.
-    pub(crate) fn finish(&mut self, packet_id: u16) {
-        if let Some(outbound) = self.get_mut(packet_id) {
-            outbound.state = OutboundState::Done;
-            self.open -= 1;
-            while self.sent.front().is_some_and(|o| o.state == OutboundState::Done) {
-                self.sent.pop_front();
+        loop {
+            let draw = self.drawn;
+            self.drawn += 1;
+            let packet_id = (draw % IDS) as u16 + 1;
+            // Ids are drawn in turn, so that only what is a round old can still have this one.
+            let mut old = self.sent.iter().take_while(|o| o.draw + IDS <= draw);
+            if !old.any(|o| o.packet_id == packet_id) {
+                self.sent.push_back(Outbound { packet_id, seq, state, parked: false, draw });
+                return Some(packet_id);
             }
         }
     }
 
-    /// Those that are not over, oldest first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Outbound> {
-        self.sent.iter().filter(|o| o.state != OutboundState::Done)
+    /// An id that the store remembers: used until its exchange is over, and by its row (0: released, none).
+    pub(crate) fn restore(&mut self, packet_id: u16, seq: u64) {
+        let state = if seq == 0 { OutboundState::Pubcomp } else { OutboundState::Pubrec };
+        let parked = seq != 0;
+        self.parked += usize::from(parked);
+        let at = self.sent.partition_point(|o| o.seq <= seq);
+        self.sent.insert(at, Outbound { packet_id, seq, state, parked, draw: 0 });
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.sent.clear();
-        self.open = 0;
+    /// The delivery under a packet id, if the client has it.
+    pub(crate) fn get_mut(&mut self, packet_id: u16) -> Option<&mut Outbound> {
+        // Acknowledgements come in order almost always: the search begins at the oldest.
+        self.sent.iter_mut().find(|o| o.packet_id == packet_id && !o.parked)
+    }
+
+    /// The delivery of a row that is handed out again, and whether it was parked: it is not any more.
+    pub(crate) fn unpark(&mut self, seq: u64) -> Option<(Outbound, bool)> {
+        let outbound = self.sent.iter_mut().find(|o| o.seq == seq)?;
+        let parked = std::mem::take(&mut outbound.parked);
+        self.parked -= usize::from(parked);
+        Some((*outbound, parked))
+    }
+
+    /// What was sent and not answered waits for its row to be handed out again.
+    pub(crate) fn park(&mut self) {
+        for outbound in &mut self.sent {
+            outbound.parked |= matches!(outbound.state, OutboundState::Puback | OutboundState::Pubrec);
+        }
+        self.parked = self.sent.iter().filter(|o| o.parked).count();
+    }
+
+    /// Parks one that the store has now and no connection could take.
+    pub(crate) fn park_one(&mut self, packet_id: u16) {
+        if let Some(outbound) = self.get_mut(packet_id) {
+            outbound.parked = true;
+            self.parked += 1;
+        }
+    }
+
+    /// Ends a delivery.
+    pub(crate) fn finish(&mut self, packet_id: u16) {
+        if let Some(index) = self.sent.iter().position(|o| o.packet_id == packet_id)
+            && let Some(outbound) = self.sent.remove(index)
+        {
+            self.parked -= usize::from(outbound.parked);
+        }
+    }
+
+    /// All, oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Outbound> {
+        self.sent.iter()
     }
 }
 
 /// A QoS 2 publish from the client, by packet id, until its PUBREL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// Its PUBREC waits for this receipt.
-    Waiting,
+    /// Its PUBREC waits, and is due on this connection.
+    Waiting(ConnId),
     /// PUBREC sent with this reason.
     Answered(ReasonCode),
 }
@@ -141,6 +187,16 @@ pub(crate) struct Will {
     pub(crate) retain: bool,
     /// To forward, as encoded, without will delay.
     pub(crate) properties: Bytes,
+    /// How long after its connection it is published, if the session lives that long.
+    pub(crate) delay_s: u32,
+}
+
+/// A will whose connection has ended and whose delay has not.
+#[derive(Debug)]
+pub(crate) struct LateWill {
+    pub(crate) will: Will,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) due_us: u64,
 }
 
 /// A message for which a client's window has no room.
@@ -155,7 +211,12 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 pub(crate) enum Kind {
     /// Ends with its connection. Messages that do not fit the client's window wait in memory.
-    Clean { pending: VecDeque<Pending>, pending_bytes: usize },
+    Clean {
+        pending: VecDeque<Pending>,
+        pending_bytes: usize,
+        /// When one of them was taken, or the first came.
+        taken_us: u64,
+    },
     /// Lives on; messages wait in a queue over the store.
     Persistent { id: SessionId, queue: Box<Queue<Queued>> },
 }
@@ -168,14 +229,19 @@ pub(crate) struct Session {
     pub(crate) conn: Option<ConnId>,
     pub(crate) kind: Kind,
     pub(crate) expiry_s: u32,
-    /// When its connection ended (monotonic); meaningless while it has one.
-    pub(crate) ended_us: u64,
+    /// When its life ends; 0: never, or not while it has a connection.
+    pub(crate) expires_us: u64,
     pub(crate) subscriptions: HashMap<Box<str>, Subscription>,
     pub(crate) inflight: InFlight,
     /// Deliveries that may be in flight at once.
     pub(crate) window: usize,
     pub(crate) received: HashMap<u16, Received>,
     pub(crate) will: Option<Will>,
+    pub(crate) late_will: Option<LateWill>,
+    /// Retained messages at QoS 0 for which its connection's output had no room yet.
+    pub(crate) backlog: VecDeque<Arc<Delivery>>,
+    /// When its timer comes up; 0: it has none.
+    pub(crate) timer_us: u64,
     /// The number of the publish that was routed to it last, and its place among that one's destinations.
     pub(crate) routed: (u64, usize),
     /// In the list of sessions whose queue has to be looked at when this turn ends.
@@ -183,6 +249,28 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    pub(crate) fn new(client_id: Arc<str>, username: Option<Arc<str>>, kind: Kind, expiry_s: u32) -> Self {
+        Self {
+            client_id,
+            username,
+            version: Version::V3_1_1,
+            conn: None,
+            kind,
+            expiry_s,
+            expires_us: 0,
+            subscriptions: HashMap::default(),
+            inflight: InFlight::default(),
+            window: 0,
+            received: HashMap::default(),
+            will: None,
+            late_will: None,
+            backlog: VecDeque::new(),
+            timer_us: 0,
+            routed: (0, 0),
+            touched: false,
+        }
+    }
+
     pub(crate) fn is_persistent(&self) -> bool {
         matches!(self.kind, Kind::Persistent { .. })
     }
@@ -240,6 +328,8 @@ pub(crate) struct Conn {
     pub(crate) heard_us: u64,
     /// When its output last moved, or was empty.
     pub(crate) drained_us: u64,
+    /// When its timer comes up.
+    pub(crate) timer_us: u64,
     /// 0: off.
     pub(crate) keep_alive_us: u64,
     pub(crate) peer_packet_bytes: usize,
@@ -261,14 +351,41 @@ mod tests {
     #[test]
     fn packet_ids_are_never_zero_and_never_in_use_twice() {
         let mut inflight = InFlight::default();
-        let first: Vec<u16> = (0..65_535).map(|_| inflight.push(0, QoS::AtLeastOnce).unwrap()).collect();
+        let push = |inflight: &mut InFlight| inflight.push(0, OutboundState::Puback);
+        let first: Vec<u16> = (0..65_535).map(|_| push(&mut inflight).unwrap()).collect();
         assert_eq!((first[0], first[65_534]), (1, 65_535));
-        assert_eq!(inflight.push(0, QoS::AtLeastOnce), None);
+        assert_eq!(push(&mut inflight), None);
         inflight.finish(2);
-        assert_eq!(inflight.push(0, QoS::AtLeastOnce), None, "id 1 is still in use");
+        assert_eq!(push(&mut inflight), Some(2), "id 1 is passed over: it is still in use");
         inflight.finish(1);
-        assert_eq!(inflight.push(0, QoS::AtLeastOnce), Some(1));
-        assert_eq!(inflight.push(0, QoS::AtLeastOnce), Some(2));
-        assert_eq!(inflight.len(), 65_535);
+        assert_eq!(push(&mut inflight), Some(1));
+        assert_eq!((push(&mut inflight), inflight.len()), (None, 65_535));
+    }
+
+    #[test]
+    fn one_that_is_never_acknowledged_does_not_stop_the_others() {
+        let mut inflight = InFlight::default();
+        let stuck = inflight.push(0, OutboundState::Puback).unwrap();
+        for _ in 0..200_000 {
+            let id = inflight.push(0, OutboundState::Puback).unwrap();
+            assert_ne!(id, stuck);
+            inflight.finish(id);
+        }
+        assert_eq!(inflight.len(), 1);
+    }
+
+    #[test]
+    fn ids_that_the_store_remembers_are_kept_for_their_rows() {
+        let mut inflight = InFlight::default();
+        inflight.restore(2, 9);
+        inflight.restore(1, 7);
+        inflight.restore(3, 0);
+        let order: Vec<_> = inflight.iter().map(|o| (o.packet_id, o.state)).collect();
+        use OutboundState::{Pubcomp, Pubrec};
+        assert_eq!(order, [(3, Pubcomp), (1, Pubrec), (2, Pubrec)]);
+        assert_eq!(inflight.len(), 1, "parked ones take no place");
+        assert_eq!(inflight.push(10, OutboundState::Puback), Some(4));
+        assert_eq!(inflight.unpark(7).map(|(o, parked)| (o.packet_id, parked)), Some((1, true)));
+        assert_eq!(inflight.len(), 3);
     }
 }

@@ -3,14 +3,14 @@
 use crate::config::Limits;
 use crate::hook::{Everything, Gate, Hook, LocalPublish, Publisher, Role};
 use crate::retained::RetainedIndex;
-use crate::session::{Conn, InFlight, Kind, OutboundState, Phase, Received, Session};
+use crate::session::{Conn, Kind, LateWill, OutboundState, Phase, Received, Session};
 use crate::slots::Slots;
 use crate::trie::Trie;
 use crate::wheel::Wheel;
 use crate::{ConnId, SessionKey, marker};
 use ferrule_mqtt::{
-    AckType, DecodeError, Disconnect, PINGRESP, Packet, Properties, QoS, ReasonCode, Version, decode,
-    encode_ack,
+    AckType, DecodeError, Disconnect, PINGRESP, Packet, Properties, QoS, ReasonCode, Version,
+    connect_version, decode, encode_ack,
 };
 use ferrule_outbox::{End, Outcome, Policy, Queue, Receipts};
 use ferrule_store::record::{self, Record, Retained, Subscription};
@@ -54,8 +54,40 @@ pub(crate) enum Wait {
     End(End),
     /// The CONNACK of a connection.
     Connack(ConnId),
-    /// A SUBACK or UNSUBACK, and the subscriptions whose retained messages follow it.
+    /// A SUBACK, UNSUBACK or PUBCOMP, and the subscriptions whose retained messages follow it.
     Reply(ConnId, Vec<u8>, Vec<(Box<str>, Subscription)>),
+    /// The PUBLISH of a QoS 2 delivery under this packet id.
+    Publish(SessionKey, u16),
+    /// The PUBREL of one.
+    Pubrel(SessionKey, u16),
+}
+
+/// This turn's ops of the shard's own, and what waits for their commit.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) ops: Vec<Op>,
+    /// Somebody waits for them.
+    pub(crate) due: bool,
+    since_us: u64,
+    pub(crate) waits: Vec<Wait>,
+    /// Of batches that were submitted.
+    commits: VecDeque<(Ticket, Vec<Wait>)>,
+}
+
+impl Batch {
+    /// Adds an op. `due`: somebody waits for it.
+    pub(crate) fn op(&mut self, op: Op, due: bool, now: Now) {
+        if self.ops.is_empty() {
+            self.since_us = now.mono_us;
+        }
+        self.ops.push(op);
+        self.due |= due;
+    }
+
+    /// Whether something that somebody waits for is not durable yet.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.due || !self.commits.is_empty()
+    }
 }
 
 /// Counts since the shard started.
@@ -117,12 +149,7 @@ pub struct Shard<H, S> {
     pub(crate) heard: Vec<ConnId>,
     pub(crate) commands: Vec<Command>,
     pub(crate) touched: Vec<SessionKey>,
-    /// This turn's ops of the shard's own, and whether somebody waits for them.
-    pub(crate) ops: Vec<Op>,
-    pub(crate) ops_due: bool,
-    pub(crate) ops_since_us: u64,
-    pub(crate) waits: Vec<Wait>,
-    pub(crate) commits: VecDeque<(Ticket, Vec<Wait>)>,
+    pub(crate) batch: Batch,
     pub(crate) ended: Vec<(End, Outcome)>,
     pub(crate) local: VecDeque<LocalPublish>,
     pub(crate) smoothed_commit: Duration,
@@ -183,11 +210,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             heard: Vec::new(),
             commands: Vec::new(),
             touched: Vec::new(),
-            ops: Vec::new(),
-            ops_due: false,
-            ops_since_us: 0,
-            waits: Vec::new(),
-            commits: VecDeque::new(),
+            batch: Batch::default(),
             ended: Vec::new(),
             local: VecDeque::new(),
             smoothed_commit: Duration::ZERO,
@@ -218,31 +241,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
             // Connected when the process died: its life begins to run out now.
             let away_ms =
                 record.ended_wall_ms.map_or(0, |ended| self.now.wall_ms.saturating_sub(ended).max(0));
-            let key = self.sessions.insert(Session {
-                client_id: Arc::clone(&client_id),
-                username: record.username.map(Into::into),
-                version: Version::V3_1_1,
-                conn: None,
-                kind: Kind::Persistent { id: *id, queue: Box::new(queue) },
-                expiry_s: record.expiry_s,
-                ended_us: self.now.mono_us,
-                subscriptions: HashMap::new(),
-                inflight: InFlight::default(),
-                window: 0,
-                received: HashMap::new(),
-                will: None,
-                routed: (0, 0),
-                touched: false,
-            });
-            if record.expiry_s != u32::MAX {
-                let left_us = (u64::from(record.expiry_s) * 1_000).saturating_sub(away_ms as u64) * 1_000;
-                // The monotonic clock may be younger than the session: count from what is left.
-                if let Some(session) = self.sessions.get_mut(key) {
-                    session.ended_us =
-                        (self.now.mono_us + left_us).saturating_sub(u64::from(record.expiry_s) * 1_000_000);
-                }
-                self.wheel.add(self.now.mono_us + left_us, Timer::Session(key));
+            let life_us = u64::from(record.expiry_s) * 1_000_000;
+            let left_us = life_us.saturating_sub(away_ms as u64 * 1_000);
+            if left_us == 0 {
+                // It ended with its connection, or since.
+                self.op(Op::SessionDelete { session: *id }, false);
+                continue;
             }
+            let kind = Kind::Persistent { id: *id, queue: Box::new(queue) };
+            let username = record.username.map(Into::into);
+            let mut session = Session::new(Arc::clone(&client_id), username, kind, record.expiry_s);
+            if record.expiry_s != u32::MAX {
+                // The monotonic clock may be younger than the session: its life is what is left of it.
+                session.expires_us = self.now.mono_us + left_us;
+            }
+            let key = self.sessions.insert(session);
+            self.arm_session(key);
             self.by_client.insert(client_id, key);
             self.by_store_id.insert(*id, key);
         }
@@ -257,13 +271,18 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.trie.insert(filter, Destination::Session(key, subscription), |_| false);
         }
         for (id, side, packet_id, bytes) in &restored.inflight {
-            let (Some(&key), Side::Inbound, Ok(record::Inflight::Received)) =
-                (self.by_store_id.get(id), side, record::Inflight::from_bytes(bytes))
-            else {
+            let Some(session) = self.by_store_id.get(id).and_then(|key| self.sessions.get_mut(*key)) else {
                 continue;
             };
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.received.insert(*packet_id, Received::Answered(ReasonCode::SUCCESS));
+            match (side, record::Inflight::from_bytes(bytes)) {
+                (Side::Inbound, Ok(record::Inflight::Received)) => {
+                    session.received.insert(*packet_id, Received::Answered(ReasonCode::SUCCESS));
+                }
+                (Side::Outbound, Ok(record::Inflight::Sent(seq))) => {
+                    session.inflight.restore(*packet_id, seq)
+                }
+                (Side::Outbound, Ok(record::Inflight::Released)) => session.inflight.restore(*packet_id, 0),
+                _ => {}
             }
         }
         for (topic, bytes) in &restored.retained {
@@ -342,6 +361,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             came_us: now.mono_us,
             heard_us: now.mono_us,
             drained_us: now.mono_us,
+            timer_us: 0,
             keep_alive_us: 0,
             peer_packet_bytes: usize::MAX,
             aliases: Vec::new(),
@@ -350,7 +370,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             unordered: false,
             connecting: None,
         });
-        self.wheel.add(now.mono_us + self.limits.connect_timeout.as_micros() as u64, Timer::Conn(id));
+        self.arm_conn(id, now.mono_us + self.limits.connect_timeout.as_micros() as u64);
         Some(id)
     }
 
@@ -377,11 +397,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
             match decode(&buf[at..], version, self.limits.packet_bytes) {
                 Ok(None) => return at,
                 Ok(Some((packet, size))) => {
+                    if let Err(error) = packet.check_sender(ferrule_mqtt::Side::Client, conn.version) {
+                        self.refuse_bytes(id, &error, &[]);
+                        return buf.len();
+                    }
                     at += size;
                     self.packet(id, packet);
                 }
                 Err(error) => {
-                    self.refuse_bytes(id, &error);
+                    self.refuse_bytes(id, &error, &buf[at..]);
                     return buf.len();
                 }
             }
@@ -473,13 +497,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
         self.ended = ended;
-        while self.commits.front().is_some_and(|(t, _)| *t <= ticket) {
-            let Some((_, waits)) = self.commits.pop_front() else { break };
+        while self.batch.commits.front().is_some_and(|(t, _)| *t <= ticket) {
+            let Some((_, waits)) = self.batch.commits.pop_front() else { break };
             for wait in waits {
                 match wait {
                     Wait::End(end) => self.ended.push((end, Outcome::Delivered)),
                     Wait::Connack(conn) => self.store_ready(conn),
                     Wait::Reply(conn, packet, subscriptions) => self.reply(conn, &packet, subscriptions),
+                    Wait::Publish(key, packet_id) => self.outbound_committed(key, packet_id),
+                    Wait::Pubrel(key, packet_id) => self.release_committed(key, packet_id),
                 }
             }
         }
@@ -524,14 +550,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let mut next = self.wheel.next_us();
         let mut at = |due: Option<u64>| next = [next, due].into_iter().flatten().min();
         at(self.hook.next_due_us(urgent, self.smoothed_commit));
-        if !self.local.is_empty() {
+        let unfinished = !self.dirty.is_empty() || !self.commands.is_empty() || !self.ended.is_empty();
+        if unfinished || self.batch.due || !self.local.is_empty() {
+            // What came after the turn's end has to have a turn of its own.
             at(Some(0));
         }
         if !self.scratch.quiet.is_empty() {
             at(Some(self.now.mono_us + QUIET_US));
         }
-        if !self.ops.is_empty() {
-            at(Some(self.ops_since_us + LAZY_US));
+        if !self.batch.ops.is_empty() {
+            at(Some(self.batch.since_us + LAZY_US));
         }
         if !self.retained_lazy.is_empty() {
             at(Some(self.retained_lazy_since_us + LAZY_US));
@@ -549,20 +577,23 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let urgent = self.receipts.urgent_count() > 0;
         let smoothed = self.smoothed_commit;
         let lazy_due = |since: u64| now.since(since) >= LAZY_US;
-        let mut due = self.ops_due
-            || (!self.ops.is_empty() && lazy_due(self.ops_since_us))
+        let mut due = self.batch.due
+            || (!self.batch.ops.is_empty() && lazy_due(self.batch.since_us))
             || (!self.retained_lazy.is_empty() && lazy_due(self.retained_lazy_since_us))
             || self.hook.due(now, urgent, smoothed);
         for &key in &self.touched {
             if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key) {
                 due = due || queue.due(now, urgent, smoothed);
-                if let Some(from) = queue.want_read() {
+                // The backlog of an absent client stays where it is.
+                if queue.is_up()
+                    && let Some(from) = queue.want_read()
+                {
                     reads.push((queue.id(), from));
                 }
             }
         }
         if due {
-            let mut batch = std::mem::take(&mut self.ops);
+            let mut batch = std::mem::take(&mut self.batch.ops);
             for topic in self.retained_lazy.drain() {
                 batch.push(match self.retained.get(&topic) {
                     Some(message) => Op::RetainPut { record: message.to_bytes(), topic },
@@ -576,7 +607,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     queue.write(now, &mut batch);
                 }
             }
-            if !batch.is_empty() || !self.waits.is_empty() {
+            if !batch.is_empty() || !self.batch.waits.is_empty() {
                 let ticket = self.store.submit(batch);
                 self.hook.submitted(ticket);
                 for &key in &self.touched {
@@ -586,11 +617,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
                         queue.submitted(ticket);
                     }
                 }
-                if !self.waits.is_empty() {
-                    self.commits.push_back((ticket, std::mem::take(&mut self.waits)));
+                if !self.batch.waits.is_empty() {
+                    let waits = std::mem::take(&mut self.batch.waits);
+                    self.batch.commits.push_back((ticket, waits));
                 }
             }
-            self.ops_due = false;
+            self.batch.due = false;
         }
         // A session stays in the list while its queue has anything at all that a commit or a deadline concerns.
         let sessions = &mut self.sessions;
@@ -606,11 +638,35 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// An op of the shard's own. `due`: somebody waits for it.
     pub(crate) fn op(&mut self, op: Op, due: bool) {
-        if self.ops.is_empty() {
-            self.ops_since_us = self.now.mono_us;
+        self.batch.op(op, due, self.now);
+    }
+
+    /// Waits for the commit of all that was said so far.
+    pub(crate) fn wait(&mut self, wait: Wait) {
+        self.batch.due = true;
+        self.batch.waits.push(wait);
+    }
+
+    /// Sees to it that a connection's deadlines are looked at by then.
+    pub(crate) fn arm_conn(&mut self, id: ConnId, deadline_us: u64) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && (conn.timer_us == 0 || deadline_us < conn.timer_us)
+        {
+            conn.timer_us = deadline_us;
+            self.wheel.add(deadline_us, Timer::Conn(id));
         }
-        self.ops.push(op);
-        self.ops_due |= due;
+    }
+
+    /// Sees to it that the end of a session that has no connection, or its late will, is not missed.
+    pub(crate) fn arm_session(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let will = session.late_will.as_ref().map(|late| late.due_us);
+        let expiry = (session.expires_us != 0).then_some(session.expires_us);
+        let Some(deadline_us) = [will, expiry].into_iter().flatten().min() else { return };
+        if session.timer_us == 0 || deadline_us < session.timer_us {
+            session.timer_us = deadline_us;
+            self.wheel.add(deadline_us, Timer::Session(key));
+        }
     }
 
     /// The session's queue has to be looked at when the turn ends.
@@ -670,6 +726,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     fn conn_timer(&mut self, id: ConnId) {
         let now = self.now;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.timer_us == 0 || now.mono_us < conn.timer_us {
+            return; // It was moved forward, and has been seen to.
+        }
+        conn.timer_us = 0;
         let Some(conn) = self.conns.get(id) else { return };
         let stalled_us = self.limits.stalled.as_micros() as u64;
         match conn.phase {
@@ -695,6 +756,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     self.disconnect(id, ReasonCode::QUOTA_EXCEEDED);
                     return;
                 }
+                // It reads and does not acknowledge, and publishers wait for its room.
+                if let Some(session) = conn.session.and_then(|key| self.sessions.get(key))
+                    && let Kind::Clean { pending_bytes, taken_us, .. } = &session.kind
+                    && *pending_bytes >= self.limits.pending_bytes
+                    && now.since(*taken_us) >= stalled_us
+                {
+                    self.disconnect(id, ReasonCode::QUOTA_EXCEEDED);
+                    return;
+                }
             }
         }
         let next = if conn.keep_alive_us > 0 {
@@ -702,19 +772,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
         } else {
             now.mono_us + stalled_us
         };
-        self.wheel.add(next.max(now.mono_us + 1), Timer::Conn(id));
+        self.arm_conn(id, next.max(now.mono_us + 1));
     }
 
     fn session_timer(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
-        if session.conn.is_some() || session.expiry_s == u32::MAX {
+        let now_us = self.now.mono_us;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.timer_us == 0 || now_us < session.timer_us {
             return;
         }
-        let end = session.ended_us + u64::from(session.expiry_s) * 1_000_000;
-        if end <= self.now.mono_us {
+        session.timer_us = 0;
+        if session.expires_us != 0 && session.expires_us <= now_us {
             self.drop_session(key);
-        } else {
-            self.wheel.add(end, Timer::Session(key));
+            return;
+        }
+        let late = session.late_will.take_if(|late| late.due_us <= now_us);
+        self.arm_session(key);
+        if let Some(LateWill { will, publisher, .. }) = late {
+            self.publish_will(&publisher, &will);
         }
     }
 
@@ -732,7 +807,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Packet::Pingreq => self.write(id, |out, _| out.extend_from_slice(&PINGRESP)),
             Packet::Connect(connect) => self.connect(id, &connect),
             Packet::Disconnect(disconnect) => self.client_disconnects(id, &disconnect),
-            Packet::Auth(_) => self.disconnect(id, ReasonCode::BAD_AUTHENTICATION_METHOD),
+            // No CONNECT that named a method was accepted [MQTT-4.12.0-6].
+            Packet::Auth(_) => self.protocol_error(id),
             // Packets that only a server sends.
             Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
                 self.protocol_error(id);
@@ -755,19 +831,69 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     self.outbound_over(id, packet_id, OutboundState::Pubrec);
                     return;
                 }
+                let store_id = session.store_id();
                 if let Some(outbound) = session.inflight.get_mut(packet_id) {
-                    outbound.state = OutboundState::Pubcomp;
+                    outbound.state =
+                        if store_id.is_some() { OutboundState::Release } else { OutboundState::Pubcomp };
+                    outbound.seq = 0;
                 }
-                // The receiver has taken responsibility: the row is delivered.
+                let Some(session) = store_id else {
+                    self.write_pubrel(id, packet_id);
+                    return;
+                };
+                // The receiver has taken responsibility: the row leaves the store with this release.
+                let record = record::Inflight::Released.to_bytes();
+                self.op(Op::InflightPut { session, side: Side::Outbound, packet_id, record }, true);
+                self.wait(Wait::Pubrel(key, packet_id));
                 self.answer_row(key, seq);
-                self.write(id, |out, v| encode_ack(out, v, AckType::Pubrel, packet_id, ReasonCode::SUCCESS));
             }
-            Some((OutboundState::Pubcomp, _)) => {
-                self.write(id, |out, v| encode_ack(out, v, AckType::Pubrel, packet_id, ReasonCode::SUCCESS));
-            }
+            Some((OutboundState::Release, _)) => {}
+            Some((OutboundState::Pubcomp, _)) => self.write_pubrel(id, packet_id),
             _ => self.write(id, |out, v| {
                 encode_ack(out, v, AckType::Pubrel, packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
             }),
+        }
+    }
+
+    fn write_pubrel(&mut self, id: ConnId, packet_id: u16) {
+        self.write(id, |out, v| encode_ack(out, v, AckType::Pubrel, packet_id, ReasonCode::SUCCESS));
+    }
+
+    /// Packet id and message of a QoS 2 delivery are durable: it may be sent.
+    fn outbound_committed(&mut self, key: SessionKey, packet_id: u16) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(outbound) = session.inflight.get_mut(packet_id).filter(|o| o.state == OutboundState::Commit)
+        else {
+            return;
+        };
+        outbound.state = OutboundState::Pubrec;
+        let seq = outbound.seq;
+        let open = session.conn.filter(|id| self.conns.get(*id).is_some_and(|c| c.phase == Phase::Open));
+        let row = match &session.kind {
+            Kind::Persistent { queue, .. } => queue.get(seq).map(|row| Arc::clone(&row.delivery)),
+            Kind::Clean { .. } => None,
+        };
+        match (open, row) {
+            (Some(id), Some(delivery)) => {
+                self.delivering().send_row(key, id, packet_id, seq, &delivery, false)
+            }
+            // Its client has gone: it goes out when the client is back and the queue hands its row out again.
+            _ => session.inflight.park_one(packet_id),
+        }
+    }
+
+    /// The release of a QoS 2 delivery is durable.
+    fn release_committed(&mut self, key: SessionKey, packet_id: u16) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(outbound) =
+            session.inflight.get_mut(packet_id).filter(|o| o.state == OutboundState::Release)
+        else {
+            return;
+        };
+        outbound.state = OutboundState::Pubcomp;
+        let open = session.conn.filter(|id| self.conns.get(*id).is_some_and(|c| c.phase == Phase::Open));
+        if let Some(id) = open {
+            self.write_pubrel(id, packet_id);
         }
     }
 
@@ -783,6 +909,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         };
         session.inflight.finish(packet_id);
+        if expected != OutboundState::Puback
+            && let Some(session) = session.store_id()
+        {
+            // Nobody waits: after a kill one more PUBREL goes out.
+            self.op(Op::InflightDelete { session, side: Side::Outbound, packet_id }, false);
+        }
         if expected != OutboundState::Pubcomp {
             self.answer_row(key, outbound.seq);
         }
@@ -801,9 +933,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some(key) = self.session_of(id)
             && let Some(session) = self.sessions.get_mut(key)
         {
-            if disconnect.reason != ReasonCode::DISCONNECT_WITH_WILL {
-                session.will = None;
-            }
             if let Some(expiry) = disconnect.properties.session_expiry_interval() {
                 if session.expiry_s == 0 && expiry != 0 {
                     // [MQTT-3.14.2-2]: a session that was to end with its connection cannot be kept now.
@@ -811,6 +940,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     return;
                 }
                 session.expiry_s = expiry.min(self.limits.session_expiry_max_s);
+            }
+            if disconnect.reason != ReasonCode::DISCONNECT_WITH_WILL {
+                // [MQTT-3.14.4-3].
+                session.will = None;
             }
         }
         self.close(id);
@@ -822,18 +955,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.conns.get(id)?.session
     }
 
-    fn refuse_bytes(&mut self, id: ConnId, error: &DecodeError) {
+    fn refuse_bytes(&mut self, id: ConnId, error: &DecodeError, bytes: &[u8]) {
         self.stats.protocol_errors += 1;
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        if conn.phase == Phase::AwaitConnect {
-            // A CONNACK only where the bytes were a CONNECT of sorts: garbage gets no answer.
-            if let DecodeError::UnsupportedVersion(_) = error {
-                crate::connect::write_refusal(&mut conn.out, Version::V3_1_1, error.reason());
-            }
-            self.close(id);
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.phase != Phase::AwaitConnect {
+            self.disconnect(id, error.reason());
             return;
         }
-        self.disconnect(id, error.reason());
+        // A CONNACK only where the bytes were a CONNECT of sorts: garbage gets no answer.
+        let version = match error {
+            DecodeError::UnsupportedVersion(level) if *level > 5 => Some(Version::V5),
+            DecodeError::UnsupportedVersion(_) => Some(Version::V3_1_1),
+            _ => connect_version(bytes),
+        };
+        if let Some(version) = version {
+            let reason = error.reason();
+            self.write(id, |out, _| crate::connect::write_refusal(out, version, reason));
+        }
+        self.close(id);
     }
 
     pub(crate) fn protocol_error(&mut self, id: ConnId) {
@@ -877,25 +1016,29 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         session.conn = None;
-        session.ended_us = self.now.mono_us;
-        let will = session.will.take().filter(|_| publish_will);
+        session.backlog = VecDeque::new();
+        let mut will = session.will.take().filter(|_| publish_will);
         let expiry_s = session.expiry_s;
-        if let Kind::Persistent { queue, .. } = &mut session.kind {
-            queue.set_up(false, self.now);
-            if expiry_s > 0 {
-                let op = self.session_op(key, Some(self.now.wall_ms));
-                if expiry_s != u32::MAX {
-                    self.wheel.add(self.now.mono_us + u64::from(expiry_s) * 1_000_000, Timer::Session(key));
-                }
-                self.touch(key);
-                if let Some(op) = op {
-                    self.op(op, false);
-                }
-            } else {
-                self.drop_session(key);
-            }
-        } else {
+        if expiry_s == 0 || !session.is_persistent() {
             self.drop_session(key);
+        } else {
+            if expiry_s != u32::MAX {
+                session.expires_us = self.now.mono_us + u64::from(expiry_s) * 1_000_000;
+            }
+            if let Some(will) = will.take_if(|will| will.delay_s > 0) {
+                let due_us = self.now.mono_us + u64::from(will.delay_s) * 1_000_000;
+                session.late_will = Some(LateWill { will, publisher: Arc::clone(&publisher), due_us });
+            }
+            session.inflight.park();
+            if let Kind::Persistent { queue, .. } = &mut session.kind {
+                queue.set_up(false, self.now);
+                queue.reset();
+            }
+            self.arm_session(key);
+            self.touch(key);
+            if let Some(op) = self.session_op(key, Some(self.now.wall_ms)) {
+                self.op(op, false);
+            }
         }
         if let Some(will) = will {
             self.publish_will(&publisher, &will);
@@ -924,11 +1067,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.settle();
             }
         }
+        if let Some(LateWill { will, publisher, .. }) = session.late_will {
+            self.publish_will(&publisher, &will);
+        }
     }
 
     /// Appends to a connection's output.
     pub(crate) fn write(&mut self, id: ConnId, encode: impl FnOnce(&mut Vec<u8>, Version)) {
-        if let Some(conn) = self.conns.get_mut(id) {
+        // Nothing follows the last packet.
+        if let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase != Phase::Closing) {
             if conn.out.is_empty() {
                 conn.drained_us = self.now.mono_us;
             }

@@ -55,14 +55,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 Destination::Session(key, subscription),
                 |d| matches!(d, Destination::Session(k, _) if *k == key),
             );
-            if let Some(session) = store_id
-                && old != Some(subscription)
-            {
-                durable = true;
-                self.op(
-                    Op::SubscriptionPut { session, filter: filter.into(), record: subscription.to_bytes() },
-                    true,
-                );
+            if let Some(session) = store_id {
+                if old != Some(subscription) {
+                    let record = subscription.to_bytes();
+                    self.op(Op::SubscriptionPut { session, filter: filter.into(), record }, true);
+                }
+                // Even one that is there already may still be on its way to the store.
+                durable |= self.batch.is_awaited();
             }
             if options.retain_handling == 0 || (options.retain_handling == 1 && old.is_none()) {
                 retained.push((filter.into(), subscription));
@@ -75,7 +74,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let _ = Packet::Suback(suback).encode(version, &mut packet);
         if durable {
             // Otherwise an acknowledged subscription is not routable after a kill.
-            self.waits.push(Wait::Reply(id, packet, retained));
+            self.wait(Wait::Reply(id, packet, retained));
         } else {
             self.reply(id, &packet, retained);
         }
@@ -91,6 +90,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let Some(session) = self.sessions.get_mut(key) else { return };
             let store_id = session.store_id();
             if session.subscriptions.remove(filter).is_none() {
+                // Its end may still be on its way to the store.
+                durable |= store_id.is_some() && self.batch.is_awaited();
                 reasons.push(ReasonCode::NO_SUBSCRIPTION_EXISTED.0);
                 continue;
             }
@@ -106,7 +107,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Suback { packet_id: unsubscribe.packet_id, properties: Properties::EMPTY, reasons: &reasons };
         let _ = Packet::Unsuback(unsuback).encode(version, &mut packet);
         if durable {
-            self.waits.push(Wait::Reply(id, packet, Vec::new()));
+            self.wait(Wait::Reply(id, packet, Vec::new()));
         } else {
             self.reply(id, &packet, Vec::new());
         }
@@ -124,12 +125,19 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(conn) = self.conns.get(id) else { return };
         let (Some(key), access) = (conn.session, Arc::clone(&conn.access)) else { return };
         let mut found: Vec<(Arc<str>, Arc<Retained>)> = Vec::new();
+        let mut over: Vec<Arc<str>> = Vec::new();
         let now_ms = self.now.wall_ms;
         self.retained.matches(filter, |name, message| {
-            if !expired(message.expires_wall_ms, now_ms) && access.receive(name) {
+            if expired(message.expires_wall_ms, now_ms) {
+                over.push(Arc::clone(name));
+            } else if access.receive(name) {
                 found.push((Arc::clone(name), Arc::clone(message)));
             }
         });
+        for topic in over {
+            self.retained.clear(&topic);
+            self.retain_later(&topic);
+        }
         for (topic, message) in found {
             let qos = Self::qos(message.qos.min(subscription.qos));
             let delivery = Arc::new(Delivery {
@@ -141,12 +149,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 properties: message.properties.clone(),
                 payload: message.payload.clone(),
             });
-            if qos == QoS::AtMostOnce {
-                self.delivering().write_delivery(id, &delivery, 0, false);
-            } else {
+            let Some(session) = self.sessions.get_mut(key) else { return };
+            if qos > QoS::AtMostOnce {
                 self.delivering().enqueue(key, &delivery, None);
-                self.pump(key);
+            } else if session.backlog.len() < self.limits.retained_messages {
+                session.backlog.push_back(delivery);
+            } else {
+                self.stats.dropped_slow += 1;
             }
         }
+        self.pump(key);
     }
 }

@@ -1,0 +1,653 @@
+//! A shard on a bench: scripts of packets in and packets out, commits and crashes where the script says.
+//!
+//! A script is a line a step. Connections are named by a letter or word and exist from their first packet on.
+//!
+//! ```text
+//! a> connect id=a v=5 clean=0 expiry=100     bytes in (v=4 and clean=1 unless said)
+//! a< connack sp=0                            the next packet out, exactly
+//! a< -                                       nothing more came out
+//! a! closed                                  the shard closed the connection, after the packets above
+//! commit | wait 500 | crash | drop a         the store commits; milliseconds pass; power cut; the socket breaks
+//! rule a/#  | hold | pass | discard | retry  a hook on a filter; what it does with its ends from now on
+//! resolve delivered|retry|discarded          the oldest end that the hook holds
+//! deny publish|subscribe|receive x           the gate's access rules for clients admitted from now on
+//! gate later | gate refuse | admit a | refuse a
+//! ```
+//! At the end of a script every packet must have been looked at, and no end may be lost.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use ferrule_broker::shard::Parts;
+use ferrule_broker::{
+    Access, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Refusal,
+    Role, Shard,
+};
+use ferrule_mqtt::{
+    Ack, AckType, Connect, Disconnect, Packet, Properties, PropertiesBuf, Property, Publish, QoS, ReasonCode,
+    Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe, UnsubscribeFiltersBuf, Version, Will,
+    decode,
+};
+use ferrule_outbox::{End, Outcome, Policy, Reason};
+use ferrule_store::{MemoryStore, Now, Op, QueueId, Restored, Store, StoredRow, Ticket};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+#[derive(Clone, Default)]
+pub struct SharedStore(pub Rc<RefCell<MemoryStore>>);
+
+impl Store for SharedStore {
+    fn submit(&mut self, ops: Vec<Op>) -> Ticket {
+        self.0.borrow_mut().submit(ops)
+    }
+    fn read(&mut self, queue: QueueId, from: u64, max_rows: u32, max_bytes: u32) {
+        self.0.borrow_mut().read(queue, from, max_rows, max_bytes);
+    }
+    fn pending_bytes(&self) -> usize {
+        self.0.borrow().pending_bytes()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Does {
+    #[default]
+    Pass,
+    Hold,
+    Now(Option<Outcome>),
+}
+
+#[derive(Default)]
+pub struct HookState {
+    pub does: Does,
+    pub held: VecDeque<Option<End>>,
+    pub said: Vec<(End, Outcome)>,
+    pub local: Vec<LocalPublish>,
+    /// `topic payload` of each publish seen.
+    pub seen: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+pub struct ScriptedHook(pub Rc<RefCell<HookState>>);
+
+impl Hook for ScriptedHook {
+    fn publish(&mut self, message: &Message<'_>, _: &[u32], ends: &mut Ends<'_>, _: Now) {
+        let mut state = self.0.borrow_mut();
+        state.seen.push(format!("{} {}", message.topic, String::from_utf8_lossy(message.payload)));
+        match state.does {
+            Does::Pass => {}
+            Does::Hold => state.held.push_back(ends.end()),
+            Does::Now(Some(outcome)) => ends.discard(outcome),
+            Does::Now(None) => drop(ends.end()),
+        }
+    }
+    fn take_local(&mut self) -> Vec<LocalPublish> {
+        std::mem::take(&mut self.0.borrow_mut().local)
+    }
+    fn due(&self, _: Now, _: bool, _: Duration) -> bool {
+        false
+    }
+    fn next_due_us(&self, _: bool, _: Duration) -> Option<u64> {
+        None
+    }
+    fn write(&mut self, _: Now, _: &mut Vec<Op>) {}
+    fn submitted(&mut self, _: Ticket) {}
+    fn committed(&mut self, _: Ticket, _: &mut Vec<(End, Outcome)>) {}
+    fn rows(&mut self, _: QueueId, _: Vec<StoredRow>, _: Now) {}
+    fn turn(&mut self, _: Now, ended: &mut Vec<(End, Outcome)>, _: &mut Vec<(QueueId, u64)>) {
+        ended.append(&mut self.0.borrow_mut().said);
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Denies {
+    publish: Vec<String>,
+    subscribe: Vec<String>,
+    receive: Vec<String>,
+}
+
+impl Access for Denies {
+    fn publish(&self, topic: &str) -> bool {
+        !topic.starts_with('$') && !self.publish.iter().any(|t| t == topic)
+    }
+    fn subscribe(&self, filter: &str) -> bool {
+        !self.subscribe.iter().any(|t| t == filter)
+    }
+    fn receive(&self, topic: &str) -> bool {
+        !self.receive.iter().any(|t| t == topic)
+    }
+}
+
+#[derive(Default)]
+pub struct GateState {
+    pub later: bool,
+    pub refuse: bool,
+    pub edge: bool,
+    pub denies: Denies,
+    users: BTreeMap<u64, Option<Arc<str>>>,
+}
+
+struct ScriptedGate(Arc<Mutex<GateState>>);
+
+impl GateState {
+    fn grant(&self, conn: ConnId) -> Grant {
+        Grant {
+            role: if self.edge { Role::Edge("edge-1".into()) } else { Role::Device },
+            username: self.users.get(&conn.to_bits()).cloned().flatten(),
+            access: Arc::new(self.denies.clone()),
+            properties: PropertiesBuf::new(),
+        }
+    }
+}
+
+impl Gate for ScriptedGate {
+    fn admit(&mut self, conn: ConnId, request: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
+        let mut state = self.0.lock().unwrap();
+        state.users.insert(conn.to_bits(), request.username.map(Into::into));
+        if state.later {
+            return None;
+        }
+        if state.refuse {
+            return Some(Err(refusal()));
+        }
+        Some(Ok(state.grant(conn)))
+    }
+}
+
+fn refusal() -> Refusal {
+    Refusal { reason: ReasonCode::NOT_AUTHORIZED, message: "no".into() }
+}
+
+/// One connection as its peer sees it.
+#[derive(Default)]
+pub struct Peer {
+    pub conn: Option<ConnId>,
+    pub version: Option<Version>,
+    /// Offered and not taken.
+    input: Vec<u8>,
+    /// Came out and was not decoded.
+    output: Vec<u8>,
+    pub packets: VecDeque<String>,
+    pub closed: bool,
+}
+
+pub type TestShard = Shard<ScriptedHook, SharedStore>;
+
+pub struct Rig {
+    pub shard: TestShard,
+    pub store: SharedStore,
+    pub hook: ScriptedHook,
+    pub gate: Arc<Mutex<GateState>>,
+    pub limits: Limits,
+    pub policy: Policy,
+    pub now: Now,
+    pub peers: BTreeMap<String, Peer>,
+    rules: Vec<String>,
+    seed: u64,
+}
+
+pub fn limits() -> Limits {
+    Limits { receive_max: 4, waiting_max: 6, ..Limits::default() }
+}
+
+impl Rig {
+    pub fn new(limits: Limits) -> Self {
+        let store = SharedStore::default();
+        let hook = ScriptedHook::default();
+        let gate = Arc::new(Mutex::new(GateState::default()));
+        let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
+        let policy = Policy::EDGE;
+        let shard = make(&store, &hook, &gate, limits, policy, 1, &Restored::default(), now);
+        let (peers, rules) = (BTreeMap::new(), Vec::new());
+        Self { shard, store, hook, gate, limits, policy, now, peers, rules, seed: 1 }
+    }
+
+    pub fn rule(&mut self, filter: &str) {
+        self.shard.add_hook_filter(filter, self.rules.len() as u32);
+        self.rules.push(filter.into());
+    }
+
+    /// Power cut and restart: connections, ends and what was not committed are gone.
+    pub fn crash(&mut self) {
+        let restored = self.store.0.borrow_mut().crash();
+        self.peers.clear();
+        self.hook = ScriptedHook::default();
+        self.seed += 1;
+        // The monotonic clock starts anew.
+        self.now.mono_us = 5_000;
+        let Self { store, hook, gate, limits, policy, seed, now, .. } = self;
+        self.shard = make(store, hook, gate, *limits, *policy, *seed, &restored, *now);
+        for (index, filter) in self.rules.iter().enumerate() {
+            self.shard.add_hook_filter(filter, index as u32);
+        }
+        self.turn();
+    }
+
+    pub fn peer(&mut self, name: &str) -> &mut Peer {
+        self.peers.entry(name.into()).or_default()
+    }
+
+    /// Bytes in; opens the connection if there is none.
+    pub fn bytes(&mut self, name: &str, bytes: &[u8]) {
+        let now = self.now;
+        let peer = self.peers.entry(name.into()).or_default();
+        if peer.conn.is_none() {
+            *peer = Peer::default();
+            peer.conn = self.shard.open("127.0.0.1:1000".parse().unwrap(), 0, now);
+        }
+        peer.input.extend_from_slice(bytes);
+        self.offer(name);
+    }
+
+    fn offer(&mut self, name: &str) {
+        let Some(peer) = self.peers.get_mut(name) else { return };
+        let Some(conn) = peer.conn else { return };
+        let taken = self.shard.receive(conn, &peer.input, self.now);
+        peer.input.drain(..taken);
+    }
+
+    fn name_of(&self, conn: ConnId) -> Option<String> {
+        self.peers.iter().find(|(_, p)| p.conn == Some(conn)).map(|(name, _)| name.clone())
+    }
+
+    /// One turn as a worker makes it, and another until nothing is left to do.
+    pub fn turn(&mut self) {
+        for round in 0.. {
+            assert!(round < 100, "the shard never rests");
+            for event in self.store.0.borrow_mut().take_events() {
+                self.shard.store_event(event, self.now);
+            }
+            self.shard.end_turn(self.now);
+            let commands = self.shard.take_commands();
+            let mut closing = Vec::new();
+            for command in &commands {
+                match *command {
+                    Command::Resume(conn) => {
+                        self.name_of(conn).into_iter().for_each(|name| self.offer(&name))
+                    }
+                    Command::Close(conn) => closing.push(conn),
+                }
+            }
+            let mut dirty = Vec::new();
+            self.shard.take_dirty(&mut dirty);
+            for conn in dirty.iter().chain(&closing) {
+                self.flush(*conn);
+            }
+            for conn in closing {
+                self.shard.closed(conn, self.now);
+                if let Some(name) = self.name_of(conn) {
+                    let peer = self.peer(&name);
+                    (peer.conn, peer.closed) = (None, true);
+                }
+            }
+            if self.shard.next_wake_us().is_none_or(|at| at > self.now.mono_us)
+                && self.store.0.borrow_mut().take_events().into_iter().fold(true, |_, event| {
+                    self.shard.store_event(event, self.now);
+                    false
+                })
+            {
+                return;
+            }
+        }
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        let Some(out) = self.shard.output(conn) else { return };
+        let bytes = std::mem::take(out);
+        if bytes.is_empty() {
+            return;
+        }
+        self.shard.wrote(conn, self.now);
+        let Some(name) = self.name_of(conn) else { return };
+        let peer = self.peers.get_mut(&name).unwrap();
+        peer.output.extend_from_slice(&bytes);
+        while let Some((packet, size)) =
+            decode(&peer.output, Some(peer.version.unwrap_or(Version::V3_1_1)), usize::MAX)
+                .unwrap_or_else(|e| panic!("the shard sent {:02x?}: {e}", peer.output))
+        {
+            packet.check_sender(ferrule_mqtt::Side::Server, peer.version.unwrap_or(Version::V3_1_1)).unwrap();
+            let text = show(&packet);
+            peer.packets.push_back(text);
+            peer.output.drain(..size);
+        }
+    }
+
+    pub fn wait(&mut self, ms: u64) {
+        self.now.mono_us += ms * 1_000;
+        self.now.wall_ms += ms as i64;
+        self.turn();
+    }
+
+    pub fn commit(&mut self) {
+        self.store.0.borrow_mut().commit();
+        self.turn();
+    }
+
+    /// The socket breaks.
+    pub fn drop_peer(&mut self, name: &str) {
+        if let Some(conn) = self.peer(name).conn.take() {
+            self.shard.closed(conn, self.now);
+        }
+        self.peers.remove(name);
+        self.turn();
+    }
+
+    pub fn send(&mut self, name: &str, line: &str) {
+        let version = self.peer(name).version;
+        let (bytes, version) = parse(line, version);
+        self.bytes(name, &bytes);
+        self.peer(name).version = Some(version);
+        self.now.mono_us += 100;
+        self.turn();
+    }
+
+    pub fn resolve(&mut self, outcome: Outcome) {
+        let mut hook = self.hook.0.borrow_mut();
+        let end = hook.held.pop_front().expect("the hook holds an end");
+        hook.said.extend(end.map(|end| (end, outcome)));
+        drop(hook);
+        self.turn();
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "all that a shard is made of")]
+fn make(
+    store: &SharedStore,
+    hook: &ScriptedHook,
+    gate: &Arc<Mutex<GateState>>,
+    limits: Limits,
+    policy: Policy,
+    seed: u64,
+    restored: &Restored,
+    now: Now,
+) -> TestShard {
+    let gate = Box::new(ScriptedGate(Arc::clone(gate)));
+    let parts = Parts { hook: hook.clone(), store: store.clone(), gate, limits, policy, seed };
+    Shard::new(parts, restored, now)
+}
+
+/// Runs a script on a fresh shard.
+pub fn check(script: &str) {
+    run(&mut Rig::new(limits()), script);
+}
+
+/// Runs a script with other limits.
+pub fn check_with(limits: Limits, script: &str) {
+    run(&mut Rig::new(limits), script);
+}
+
+pub fn run(rig: &mut Rig, script: &str) {
+    for (number, line) in script.lines().enumerate() {
+        let line = line.split("  --").next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        step(rig, line, number + 1);
+    }
+    let rest: Vec<_> =
+        (rig.peers.iter()).filter(|(_, p)| !p.packets.is_empty()).map(|(n, p)| (n, &p.packets)).collect();
+    assert!(rest.is_empty(), "packets that the script does not name: {rest:?}");
+    assert_eq!(rig.shard.sizes()[5], 0, "lost ends");
+}
+
+fn step(rig: &mut Rig, line: &str, number: usize) {
+    if let Some((name, packet)) = line.split_once('>').filter(|(name, _)| !name.contains(' ')) {
+        rig.send(name, packet.trim());
+        return;
+    }
+    if let Some((name, expected)) = line.split_once('<').filter(|(name, _)| !name.contains(' ')) {
+        let expected = expected.trim();
+        let packet = rig.peer(name).packets.pop_front();
+        assert_eq!(packet.as_deref().unwrap_or("-"), expected, "line {number}: {line}");
+        return;
+    }
+    if let Some((name, _)) = line.split_once('!') {
+        let peer = rig.peer(name);
+        assert!(peer.closed, "line {number}: {name} is open");
+        assert!(peer.packets.is_empty(), "line {number}: {name} has {:?}", peer.packets);
+        return;
+    }
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        ["commit"] => rig.commit(),
+        ["wait", ms] => rig.wait(ms.parse().unwrap()),
+        ["crash"] => rig.crash(),
+        ["drop", name] => rig.drop_peer(name),
+        ["rule", filter] => rig.rule(filter),
+        ["hold"] => rig.hook.0.borrow_mut().does = Does::Hold,
+        ["pass"] => rig.hook.0.borrow_mut().does = Does::Pass,
+        ["discard"] => rig.hook.0.borrow_mut().does = Does::Now(Some(Outcome::Discarded(Reason::Refused))),
+        ["retry"] => rig.hook.0.borrow_mut().does = Does::Now(Some(Outcome::Retry)),
+        ["resolve", outcome] => rig.resolve(match outcome {
+            "delivered" => Outcome::Delivered,
+            "retry" => Outcome::Retry,
+            "discarded" => Outcome::Discarded(Reason::Refused),
+            other => panic!("line {number}: {other}"),
+        }),
+        ["deny", what, name] => {
+            let mut gate = rig.gate.lock().unwrap();
+            match what {
+                "publish" => gate.denies.publish.push(name.into()),
+                "subscribe" => gate.denies.subscribe.push(name.into()),
+                "receive" => gate.denies.receive.push(name.into()),
+                other => panic!("line {number}: {other}"),
+            }
+        }
+        ["gate", "later"] => rig.gate.lock().unwrap().later = true,
+        ["gate", "edge"] => rig.gate.lock().unwrap().edge = true,
+        ["gate", "refuse"] => rig.gate.lock().unwrap().refuse = true,
+        ["admit", name] => {
+            let conn = rig.peer(name).conn.unwrap();
+            let grant = rig.gate.lock().unwrap().grant(conn);
+            rig.shard.admitted(conn, Ok(grant), rig.now);
+            rig.turn();
+        }
+        ["refuse", name] => {
+            let conn = rig.peer(name).conn.unwrap();
+            rig.shard.admitted(conn, Err(refusal()), rig.now);
+            rig.turn();
+        }
+        ["open", expected] => {
+            assert_eq!(rig.shard.sizes()[4].to_string(), expected, "line {number}: open receipts");
+        }
+        _ => panic!("line {number}: {line}"),
+    }
+}
+
+fn qos(text: &str) -> QoS {
+    QoS::try_from(text.parse::<u8>().unwrap()).unwrap()
+}
+
+/// Text to bytes, and the version they are in.
+pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
+    let mut words = line.split_whitespace();
+    let kind = words.next().unwrap();
+    let words: Vec<&str> = words.collect();
+    let get = |key: &str| words.iter().find_map(|w| w.strip_prefix(key).and_then(|w| w.strip_prefix('=')));
+    let number = |key: &str| get(key).map(|v| v.parse::<u32>().unwrap());
+    let version = match get("v") {
+        Some("3") => Version::V3_1,
+        Some("5") => Version::V5,
+        Some(_) => Version::V3_1_1,
+        None => version.unwrap_or(Version::V3_1_1),
+    };
+    let mut props = PropertiesBuf::new();
+    let mut push = |property: Property<'_>| props.push(property).unwrap();
+    let mut out = Vec::new();
+    let id = get("id").and_then(|id| id.parse().ok()).unwrap_or(0);
+    let mut will_props = PropertiesBuf::new();
+    let mut filters = SubscribeFiltersBuf::new();
+    let mut unfilters = UnsubscribeFiltersBuf::new();
+    let first = words.first().and_then(|w| w.parse::<u16>().ok());
+    let packet = match kind {
+        "raw" => {
+            out = words.iter().map(|w| u8::from_str_radix(w, 16).unwrap()).collect();
+            return (out, version);
+        }
+        "connect" => {
+            number("expiry").into_iter().for_each(|n| push(Property::SessionExpiryInterval(n)));
+            number("rmax").into_iter().for_each(|n| push(Property::ReceiveMaximum(n as u16)));
+            number("psize").into_iter().for_each(|n| push(Property::MaximumPacketSize(n)));
+            get("auth").into_iter().for_each(|m| push(Property::AuthenticationMethod(m)));
+            number("delay")
+                .into_iter()
+                .for_each(|n| will_props.push(Property::WillDelayInterval(n)).unwrap());
+            let will = get("will").map(|topic| Will {
+                qos: get("wq").map_or(QoS::AtMostOnce, qos),
+                retain: get("wr") == Some("1"),
+                properties: will_props.as_properties(),
+                topic,
+                payload: b"will",
+            });
+            Packet::Connect(Connect {
+                version,
+                clean_start: get("clean") != Some("0"),
+                bridge: false,
+                keep_alive: number("ka").unwrap_or(0) as u16,
+                properties: props.as_properties(),
+                client_id: get("id").unwrap_or(""),
+                will,
+                username: get("user"),
+                password: None,
+            })
+        }
+        "publish" => {
+            number("alias").into_iter().for_each(|n| push(Property::TopicAlias(n as u16)));
+            number("expiry").into_iter().for_each(|n| push(Property::MessageExpiryInterval(n)));
+            get("ct").into_iter().for_each(|v| push(Property::ContentType(v)));
+            number("sid").into_iter().for_each(|n| push(Property::SubscriptionIdentifier(n)));
+            Packet::Publish(Publish {
+                dup: get("dup") == Some("1"),
+                qos: get("q").map_or(QoS::AtMostOnce, qos),
+                retain: get("r") == Some("1"),
+                topic: get("t").unwrap_or(""),
+                packet_id: id,
+                properties: props.as_properties(),
+                payload: get("p").unwrap_or("").as_bytes(),
+            })
+        }
+        "puback" | "pubrec" | "pubrel" | "pubcomp" => {
+            let reason = get("reason").map_or(ReasonCode::SUCCESS, reason);
+            let ack = Ack { packet_id: first.unwrap(), reason, properties: Properties::EMPTY };
+            match kind {
+                "puback" => Packet::Puback(ack),
+                "pubrec" => Packet::Pubrec(ack),
+                "pubrel" => Packet::Pubrel(ack),
+                _ => Packet::Pubcomp(ack),
+            }
+        }
+        "subscribe" => {
+            number("sid").into_iter().for_each(|n| push(Property::SubscriptionIdentifier(n)));
+            for filter in words.iter().filter_map(|w| w.strip_prefix("f=")) {
+                let mut parts = filter.split(':');
+                let name = parts.next().unwrap();
+                let mut options = SubscribeOptions {
+                    qos: parts.next().map_or(QoS::AtMostOnce, qos),
+                    no_local: false,
+                    retain_as_published: false,
+                    retain_handling: 0,
+                };
+                for part in parts {
+                    match part {
+                        "nl" => options.no_local = true,
+                        "rap" => options.retain_as_published = true,
+                        "rh1" => options.retain_handling = 1,
+                        "rh2" => options.retain_handling = 2,
+                        other => panic!("{other}"),
+                    }
+                }
+                filters.push(name, options).unwrap();
+            }
+            let filters = filters.as_filters();
+            Packet::Subscribe(Subscribe { packet_id: id, properties: props.as_properties(), filters })
+        }
+        "unsubscribe" => {
+            for filter in words.iter().filter_map(|w| w.strip_prefix("f=")) {
+                unfilters.push(filter).unwrap();
+            }
+            let filters = unfilters.as_filters();
+            Packet::Unsubscribe(Unsubscribe { packet_id: id, properties: Properties::EMPTY, filters })
+        }
+        "ping" => Packet::Pingreq,
+        "disconnect" => {
+            number("expiry").into_iter().for_each(|n| push(Property::SessionExpiryInterval(n)));
+            let reason = get("reason").map_or(ReasonCode::SUCCESS, reason);
+            Packet::Disconnect(Disconnect { reason, properties: props.as_properties() })
+        }
+        other => panic!("{other}"),
+    };
+    packet.encode(version, &mut out).unwrap();
+    (out, version)
+}
+
+fn reason(text: &str) -> ReasonCode {
+    ReasonCode(u8::from_str_radix(text, 16).unwrap())
+}
+
+/// A packet of the server as text.
+pub fn show(packet: &Packet<'_>) -> String {
+    let ack = |kind: AckType, ack: &Ack<'_>| {
+        let name = match kind {
+            AckType::Puback => "puback",
+            AckType::Pubrec => "pubrec",
+            AckType::Pubrel => "pubrel",
+            AckType::Pubcomp => "pubcomp",
+        };
+        match ack.reason {
+            ReasonCode::SUCCESS => format!("{name} {}", ack.packet_id),
+            reason => format!("{name} {} {:02x}", ack.packet_id, reason.0),
+        }
+    };
+    let mut text;
+    match packet {
+        Packet::Connack(connack) => {
+            let p = connack.properties;
+            text = format!("connack sp={}", u8::from(connack.session_present));
+            if connack.reason != ReasonCode::SUCCESS {
+                text = format!("connack {:02x}", connack.reason.0);
+            }
+            p.session_expiry_interval().into_iter().for_each(|n| write!(text, " expiry={n}").unwrap());
+            p.server_keep_alive().into_iter().for_each(|n| write!(text, " ka={n}").unwrap());
+            p.assigned_client_identifier().into_iter().for_each(|_| text += " assigned");
+        }
+        Packet::Publish(publish) => {
+            text = format!("publish {} q{}", publish.topic, publish.qos);
+            if publish.packet_id != 0 {
+                write!(text, " id={}", publish.packet_id).unwrap();
+            }
+            if publish.retain {
+                text += " r";
+            }
+            if publish.dup {
+                text += " dup";
+            }
+            for property in publish.properties.iter() {
+                match property {
+                    Property::SubscriptionIdentifier(n) => write!(text, " sid={n}").unwrap(),
+                    Property::MessageExpiryInterval(n) => write!(text, " expiry={n}").unwrap(),
+                    Property::ContentType(v) => write!(text, " ct={v}").unwrap(),
+                    other => write!(text, " {other:?}").unwrap(),
+                }
+            }
+            if !publish.payload.is_empty() {
+                write!(text, " {}", String::from_utf8_lossy(publish.payload)).unwrap();
+            }
+        }
+        Packet::Puback(a) => text = ack(AckType::Puback, a),
+        Packet::Pubrec(a) => text = ack(AckType::Pubrec, a),
+        Packet::Pubrel(a) => text = ack(AckType::Pubrel, a),
+        Packet::Pubcomp(a) => text = ack(AckType::Pubcomp, a),
+        Packet::Suback(s) | Packet::Unsuback(s) => {
+            let name = if matches!(packet, Packet::Suback(_)) { "suback" } else { "unsuback" };
+            text = format!("{name} {}", s.packet_id);
+            s.reasons.iter().for_each(|r| write!(text, " {r:02x}").unwrap());
+        }
+        Packet::Pingresp => text = "pong".into(),
+        Packet::Disconnect(d) => text = format!("disconnect {:02x}", d.reason.0),
+        other => text = format!("{other:?}"),
+    }
+    text
+}
