@@ -45,7 +45,8 @@ pub trait Store {
     fn submit(&mut self, ops: Vec<Op>) -> Ticket;
 
     /// Asks for rows of `queue` with numbers `>= from`, ascending, at most `max_rows` of them and about
-    /// `max_bytes` (at least one row when there is one). The answer is a [`StoreEvent::Rows`].
+    /// `max_bytes` of heads and bodies (the row that reaches it is the last; at least one row when there is one).
+    /// The answer is a [`StoreEvent::Rows`] and may be shorter than asked for; only an empty one is the end.
     fn read(&mut self, queue: QueueId, from: u64, max_rows: u32, max_bytes: u32);
 
     /// Bytes submitted and not committed yet: what back-pressure looks at.
@@ -102,6 +103,8 @@ pub struct Restored {
     pub retained: Vec<(Box<str>, Bytes)>,
     /// What each non-empty queue holds.
     pub queues: Vec<QueueSummary>,
+    /// Rules' state: (rule, key, value).
+    pub state: Vec<(u64, Bytes, Bytes)>,
     /// Settings made at run time and facts drawn once (the node's id).
     pub meta: Vec<(Box<str>, Bytes)>,
     /// The highest body id in use; new ones go on from there.

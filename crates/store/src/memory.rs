@@ -86,6 +86,7 @@ impl MemoryStore {
             inflight: s.inflight.iter().map(|(&(k, side, id), v)| (k, side, id, v.clone())).collect(),
             retained: s.retained.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             queues,
+            state: s.state.iter().map(|((rule, k), v)| (*rule, k.clone(), v.clone())).collect(),
             meta: s.meta.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             last_body: s.bodies.keys().last().map_or(0, |b| b.0),
         }
@@ -114,9 +115,10 @@ impl State {
         let mut bytes = 0;
         self.rows
             .range((queue, from)..=(queue, u64::MAX))
-            .take(max_rows)
+            .take(max_rows.max(1))
             .take_while(|(_, (head, body, _))| {
-                let room = bytes < max_bytes;
+                // The first row comes whatever it weighs, or a reader with a small limit would never go on.
+                let room = bytes < max_bytes.max(1);
                 bytes += head.len() + body.len();
                 room
             })

@@ -1,0 +1,661 @@
+//! The file: one connection, its pragmas, and the transactions that the writer needs.
+//!
+//! After any error the connection is of no further use: drop it, which leaves the WAL as it is, and open anew.
+
+use crate::error::DbError;
+use crate::journal::{self, Journal, side_from_byte, side_to_byte};
+use crate::net::{Net, REMOVED_ROWS_MAX};
+use crate::{Options, schema};
+use bytes::Bytes;
+use ferrule_store::{Body, BodyId, Op, QueueId, QueueSummary, Restored, SessionId, StoredRow};
+use rusqlite::config::DbConfig;
+use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What a leaf page of a rowid table needs beside a slot's bytes for the one row to fill the page: 35 bytes that
+/// the format reserves before a payload spills over, and the record's own header.
+const SLOT_OVERHEAD: usize = 43;
+/// Files up to this size are checked in whole at a start (SD card, 20 MB/s: under a second). Damage in larger ones is
+/// found when it is read, and salvaged then.
+const CHECK_BYTES_MAX: u64 = 16 << 20;
+/// A read is at most this long, so that commits never wait for a drain.
+const READ_TIME: Duration = Duration::from_millis(2);
+/// A read is at most this many rows.
+const READ_ROWS: usize = 256;
+/// Free pages given back to the file system per idle turn, and how many bytes of them a file may keep.
+const VACUUM_PAGES: u32 = 512;
+const FREE_BYTES_KEPT: u64 = 4 << 20;
+
+/// An open file and what is in its journal.
+#[derive(Debug)]
+pub(crate) struct Db {
+    conn: Connection,
+    file: PathBuf,
+    page_bytes: usize,
+    journal: Journal,
+    /// The journal's ops, folded onto each other.
+    net: Net,
+    /// The net removes so many rows that the next commit should fold.
+    fold_due: bool,
+    /// About how many frames were written to the WAL since it was last copied into the file.
+    wal_frames: u64,
+}
+
+/// What one commit did.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Done {
+    pub(crate) folded: bool,
+}
+
+impl Db {
+    /// Opens or creates `file` and takes its lock. The tables may lag behind the journal: call [`Db::recover`].
+    pub(crate) fn open(file: &Path, options: &Options) -> Result<Self, DbError> {
+        let conn = connect(file, options.vfs.as_deref())?;
+        if conn.is_readonly("main")? {
+            return Err(DbError::ReadOnly);
+        }
+        // Another connection that closes, or a tool that looks, may take a moment.
+        conn.busy_timeout(Duration::from_millis(500))?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        conn.set_prepared_statement_cache_capacity(64);
+        conn.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        conn.pragma_update(None, "page_size", options.page_bytes)?;
+        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(DbError::Check(format!("journal mode is {mode} where WAL was asked for")));
+        }
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        // Twice what is let grow: truncating a WAL of normal size would make each commit extend it again, and every
+        // extension is one more write of the file system's own.
+        conn.pragma_update(None, "journal_size_limit", u64::from(options.wal_bytes) * 2)?;
+        // An automatic checkpoint swallows its errors.
+        conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+        conn.pragma_update(None, "cache_size", -i64::from(options.cache_bytes / 1024))?;
+        conn.pragma_update(None, "temp_store", "MEMORY")?;
+        conn.pragma_update(None, "cell_size_check", "ON")?;
+        conn.pragma_update(None, "trusted_schema", "OFF")?;
+        let page_bytes: usize = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        let slot_bytes = page_bytes - SLOT_OVERHEAD;
+        let slots = (options.journal_bytes as usize).div_ceil(slot_bytes).max(8);
+        let mut db = Self {
+            conn,
+            file: file.to_owned(),
+            page_bytes,
+            journal: Journal::new(slot_bytes, slots, 1),
+            net: Net::default(),
+            fold_due: false,
+            wal_frames: 0,
+        };
+        db.truncate_wal()?;
+        db.upgrade()?;
+        Ok(db)
+    }
+
+    /// Brings the schema to today's version.
+    fn upgrade(&mut self) -> Result<(), DbError> {
+        let application: i32 = self.conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        let found: u32 = self.conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        let tables: i64 = self.conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if application != schema::APPLICATION_ID && tables > 0 {
+            return Err(DbError::Foreign);
+        }
+        if found > schema::VERSION {
+            return Err(DbError::Newer(found));
+        }
+        if (tables == 0) != (found == 0) {
+            return Err(DbError::Check("the schema is missing".into()));
+        }
+        for (version, sql) in (1..=schema::VERSION).zip(schema::UPGRADES).skip(found as usize) {
+            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            tx.execute_batch(sql)?;
+            tx.pragma_update(None, "application_id", schema::APPLICATION_ID)?;
+            tx.pragma_update(None, "user_version", version)?;
+            tx.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Reads the whole file when it is small; damage is an error.
+    pub(crate) fn check(&self) -> Result<(), DbError> {
+        if self.file_bytes()? > CHECK_BYTES_MAX {
+            return Ok(());
+        }
+        match self.conn.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0))?.as_str() {
+            "ok" => Ok(()),
+            said => Err(DbError::Check(said.to_owned())),
+        }
+    }
+
+    /// Folds what the journal holds into the tables. `tolerant`: damage ends the journal instead of being an error.
+    pub(crate) fn recover(&mut self, tolerant: bool) -> Result<(), DbError> {
+        let generation: u32 =
+            self.conn.query_row("SELECT generation FROM control WHERE id = 0", [], |row| row.get(0))?;
+        let found: Vec<Vec<u8>> = self
+            .conn
+            .prepare("SELECT data FROM journal ORDER BY slot")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        let (slot_bytes, slots) = (self.journal.slot_bytes(), self.journal.slots());
+        let (ops, result) = match found.first().map(Vec::len) {
+            Some(length) if length > 0 => journal::replay(&found.concat(), length, generation),
+            _ => (Vec::new(), Ok(())),
+        };
+        if !tolerant {
+            result?;
+        }
+        self.journal.restart(generation);
+        let laid_out = found.len() == slots && found.iter().all(|data| data.len() == slot_bytes);
+        if ops.is_empty() && laid_out {
+            return Ok(());
+        }
+        // Beside the net of this life, which may already hold later ops than the file does.
+        let mut net = Net::default();
+        ops.into_iter().for_each(|op| net.apply(op));
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.wal_frames += apply(&tx, &net, self.page_bytes)?;
+        set_generation(&tx, generation.wrapping_add(1).max(1))?;
+        if !laid_out {
+            tx.execute("DELETE FROM journal", [])?;
+            let mut insert = tx.prepare("INSERT INTO journal (slot, data) VALUES (?1, zeroblob(?2))")?;
+            for slot in 0..slots {
+                insert.execute(params![slot as i64, slot_bytes as i64])?;
+            }
+            drop(insert);
+            self.wal_frames += slots as u64;
+        }
+        tx.commit()?;
+        self.journal.restart(generation.wrapping_add(1).max(1));
+        self.checkpoint_if_due(0)
+    }
+
+    /// Runs `body` as one transaction.
+    pub(crate) fn transact<T>(
+        &mut self,
+        body: impl FnOnce(&Connection) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = body(&tx)?;
+        tx.commit()?;
+        Ok(value)
+    }
+
+    /// Takes over ops that an earlier connection had committed. Ops are idempotent, so it does no harm where the
+    /// file has them, and mends it where it lost them. They reach the file with the next fold.
+    pub(crate) fn adopt(&mut self, net: Net) {
+        self.net = net;
+    }
+
+    /// Gives up the connection as it is; the WAL stays.
+    pub(crate) fn abandon(self) -> Net {
+        self.net
+    }
+
+    /// Commits `ops`: one entry of the journal, or a fold of everything when `fold` asks for it or the journal has
+    /// no room. After an error the file has all of them or none.
+    pub(crate) fn commit<'a>(
+        &mut self,
+        ops: impl Iterator<Item = &'a Op> + Clone,
+        fold: bool,
+    ) -> Result<Done, DbError> {
+        let planned = if fold || self.fold_due { None } else { self.plan(ops.clone()) };
+        if let Some(planned) = planned {
+            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            {
+                let mut update = tx.prepare_cached("UPDATE journal SET data = ?2 WHERE slot = ?1")?;
+                for (slot, data) in &planned.slots {
+                    update.execute(params![*slot as i64, data])?;
+                }
+            }
+            tx.commit()?;
+            self.wal_frames += planned.slots.len() as u64;
+            self.journal.commit(planned);
+            ops.for_each(|op| self.net.apply(op.clone()));
+            self.fold_due = self.net.is_count_due() && self.removes_many()?;
+            return Ok(Done { folded: false });
+        }
+        ops.for_each(|op| self.net.apply(op.clone()));
+        let generation = self.journal.generation().wrapping_add(1).max(1);
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let frames = apply(&tx, &self.net, self.page_bytes)?;
+        set_generation(&tx, generation)?;
+        tx.commit()?;
+        self.wal_frames += frames;
+        self.net = Net::default();
+        self.fold_due = false;
+        self.journal.restart(generation);
+        Ok(Done { folded: true })
+    }
+
+    /// Whether a fold would remove so many rows that it should not wait for more.
+    fn removes_many(&self) -> Result<bool, DbError> {
+        let mut count = self.conn.prepare_cached(
+            "SELECT count(*) FROM
+             (SELECT 1 FROM queue_row WHERE queue = ?1 AND seq BETWEEN ?2 AND ?3 LIMIT ?4)",
+        )?;
+        let mut left = REMOVED_ROWS_MAX;
+        for (&queue, ranges) in &self.net.removed {
+            for (first, last) in ranges.iter() {
+                let params = params![sql(queue.0), sql(first), sql(last), left as i64];
+                left -= count.query_row(params, |row| row.get::<_, i64>(0))? as u64;
+                if left == 0 {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Folds when that is due, while nobody waits.
+    pub(crate) fn fold_if_due(&mut self) -> Result<(), DbError> {
+        if self.fold_due {
+            self.commit(std::iter::empty(), true)?;
+        }
+        Ok(())
+    }
+
+    /// A group of more than half the journal would only be written twice.
+    fn plan<'a>(&mut self, ops: impl Iterator<Item = &'a Op> + Clone) -> Option<journal::Planned> {
+        let most = self.journal.slot_bytes() * self.journal.slots() / 2;
+        if ops.clone().map(Op::size).sum::<usize>() > most {
+            return None;
+        }
+        let payload = self.journal.encode(ops);
+        self.journal.plan(&payload)
+    }
+
+    /// Copies the WAL into the file when about `wal_bytes` were written to it.
+    pub(crate) fn checkpoint_if_due(&mut self, wal_bytes: u32) -> Result<(), DbError> {
+        if self.wal_frames * self.page_bytes as u64 <= u64::from(wal_bytes) {
+            return Ok(());
+        }
+        self.checkpoint("PASSIVE")
+    }
+
+    /// Copies the WAL into the file and empties it.
+    pub(crate) fn truncate_wal(&mut self) -> Result<(), DbError> {
+        self.checkpoint("TRUNCATE")
+    }
+
+    fn checkpoint(&mut self, mode: &str) -> Result<(), DbError> {
+        let busy: i64 =
+            self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(0))?;
+        if busy != 0 {
+            return Err(DbError::Locked);
+        }
+        self.wal_frames = 0;
+        Ok(())
+    }
+
+    /// Gives free pages back to the file system when there are many; true while there is more to do.
+    pub(crate) fn vacuum_some(&mut self) -> Result<bool, DbError> {
+        let free: u64 = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        let free_bytes = free * self.page_bytes as u64;
+        if free_bytes <= FREE_BYTES_KEPT.max(self.file_bytes()? / 4) {
+            return Ok(false);
+        }
+        self.conn.pragma(None, "incremental_vacuum", VACUUM_PAGES, |_| Ok(()))?;
+        self.wal_frames += u64::from(VACUUM_PAGES);
+        Ok(true)
+    }
+
+    /// Folds, empties the WAL and closes.
+    pub(crate) fn close(mut self) -> Result<(), DbError> {
+        self.commit(std::iter::empty(), true)?;
+        self.truncate_wal()?;
+        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        self.conn.close().map_err(|(_, e)| DbError::from(e))
+    }
+
+    /// Bytes of the file as SQLite counts them, the WAL's included once they are copied.
+    pub(crate) fn file_bytes(&self) -> Result<u64, DbError> {
+        let pages: u64 = self.conn.pragma_query_value(None, "page_count", |row| row.get(0))?;
+        Ok(pages * self.page_bytes as u64)
+    }
+
+    /// Bytes of the WAL.
+    pub(crate) fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(crate::beside(&self.file, "-wal")).map_or(0, |m| m.len())
+    }
+
+    /// Rows of `queue` from `from` on, out of tables and journal. See [`ferrule_store::Store::read`].
+    pub(crate) fn read(
+        &self,
+        queue: QueueId,
+        from: u64,
+        max_rows: u32,
+        max_bytes: u32,
+    ) -> Result<Vec<StoredRow>, DbError> {
+        let max_rows = (max_rows as usize).clamp(1, READ_ROWS);
+        let max_bytes = (max_bytes as usize).max(1);
+        let (stored, complete) = self.read_tables(queue, from, max_rows, max_bytes)?;
+        // Behind an unfinished read of the table there may be rows that come before those of the journal.
+        let end = if complete { u64::MAX } else { stored.last().map_or(0, |row| row.seq) };
+        let mut young = if from <= end {
+            self.net.appended.range((queue, from)..=(queue, end))
+        } else {
+            self.net.appended.range((queue, 0)..(queue, 0))
+        }
+        .map(|(&(_, seq), (head, body))| StoredRow { seq, head: head.clone(), body: body.bytes().clone() })
+        .peekable();
+        let mut old = stored.into_iter().peekable();
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while rows.len() < max_rows && bytes < max_bytes {
+            let row = match (old.peek(), young.peek()) {
+                (None, None) => break,
+                (Some(o), Some(y)) if o.seq == y.seq => {
+                    // An append to a number that is there does nothing.
+                    young.next();
+                    old.next()
+                }
+                (Some(o), Some(y)) if y.seq < o.seq => young.next(),
+                (None, Some(_)) => young.next(),
+                (Some(_), _) => old.next(),
+            };
+            let Some(row) = row else { break };
+            bytes += row.head.len() + row.body.len();
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// Rows in the tables that no op in the journal removes; whether they are all that there are.
+    fn read_tables(
+        &self,
+        queue: QueueId,
+        from: u64,
+        max_rows: usize,
+        max_bytes: usize,
+    ) -> Result<(Vec<StoredRow>, bool), DbError> {
+        let until = Instant::now() + READ_TIME;
+        let removed = self.net.removed.get(&queue);
+        let end_of = |seq: u64| removed.and_then(|r| r.end_of(seq));
+        let mut select = self.conn.prepare_cached(
+            "SELECT r.seq, r.head, coalesce(r.body, b.data) FROM queue_row r LEFT JOIN body b ON b.id = r.shared
+             WHERE r.queue = ?1 AND r.seq >= ?2 AND (r.shared IS NULL OR b.id IS NOT NULL) ORDER BY r.seq",
+        )?;
+        let (mut rows, mut bytes, mut at) = (Vec::new(), 0, from);
+        'seek: loop {
+            if let Some(end) = end_of(at) {
+                // What the journal removes is jumped over: it may be a million rows.
+                let Some(next) = end.checked_add(1) else { return Ok((rows, true)) };
+                at = next;
+                continue;
+            }
+            let mut found = select.query(params![sql(queue.0), sql(at)])?;
+            while let Some(row) = found.next()? {
+                let seq = row.get::<_, i64>(0)? as u64;
+                if end_of(seq).is_some() {
+                    at = seq;
+                    continue 'seek;
+                }
+                let (head, body) = (blob(row, 1)?, blob(row, 2)?);
+                bytes += head.len() + body.len();
+                rows.push(StoredRow { seq, head, body });
+                if rows.len() >= max_rows || bytes >= max_bytes || Instant::now() >= until {
+                    return Ok((rows, false));
+                }
+            }
+            return Ok((rows, true));
+        }
+    }
+
+    /// What a start needs in memory. The journal must be folded.
+    pub(crate) fn restored(&self) -> Result<Restored, DbError> {
+        let conn = &self.conn;
+        let all = |sql: &str| conn.prepare(sql);
+        let mut restored = Restored {
+            sessions: all("SELECT session, record FROM session ORDER BY session")?
+                .query_map([], |r| Ok((SessionId(r.get::<_, i64>(0)? as u64), blob(r, 1)?)))?
+                .collect::<Result<_, _>>()?,
+            subscriptions: all("SELECT session, filter, record FROM subscription ORDER BY session, filter")?
+                .query_map([], |r| Ok((SessionId(r.get::<_, i64>(0)? as u64), r.get(1)?, blob(r, 2)?)))?
+                .collect::<Result<_, _>>()?,
+            retained: all("SELECT topic, record FROM retained ORDER BY topic")?
+                .query_map([], |r| Ok((r.get(0)?, blob(r, 1)?)))?
+                .collect::<Result<_, _>>()?,
+            state: all("SELECT rule, key, value FROM state ORDER BY rule, key")?
+                .query_map([], |r| Ok((r.get::<_, i64>(0)? as u64, blob(r, 1)?, blob(r, 2)?)))?
+                .collect::<Result<_, _>>()?,
+            meta: all("SELECT key, value FROM meta ORDER BY key")?
+                .query_map([], |r| Ok((r.get(0)?, blob(r, 1)?)))?
+                .collect::<Result<_, _>>()?,
+            last_body: conn.query_row("SELECT coalesce(max(id), 0) FROM body", [], |r| {
+                r.get::<_, i64>(0).map(|id| id as u64)
+            })?,
+            ..Restored::default()
+        };
+        let mut select =
+            all("SELECT session, side, packet_id, record FROM inflight ORDER BY session, side, packet_id")?;
+        let mut rows = select.query([])?;
+        while let Some(r) = rows.next()? {
+            let side =
+                side_from_byte(r.get(1)?).ok_or_else(|| DbError::Check("side of a packet id".into()))?;
+            restored.inflight.push((SessionId(r.get::<_, i64>(0)? as u64), side, r.get(2)?, blob(r, 3)?));
+        }
+        // Lowest and highest number are a seek each; the two in one statement would be a scan.
+        let mut select =
+            all("SELECT queue, count, size, (SELECT min(seq) FROM queue_row r WHERE r.queue = q.queue),
+                    (SELECT max(seq) FROM queue_row r WHERE r.queue = q.queue)
+             FROM queue q ORDER BY queue")?;
+        let mut rows = select.query([])?;
+        while let Some(r) = rows.next()? {
+            let number = |i: usize| r.get::<_, Option<i64>>(i).map(|n| n.unwrap_or(0) as u64);
+            restored.queues.push(QueueSummary {
+                queue: QueueId(number(0)?),
+                rows: number(1)?,
+                bytes: number(2)?,
+                first: number(3)?,
+                last: number(4)?,
+            });
+        }
+        Ok(restored)
+    }
+}
+
+/// Opens without any pragma.
+pub(crate) fn connect(file: &Path, vfs: Option<&str>) -> Result<Connection, DbError> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Ok(match vfs {
+        Some(vfs) => Connection::open_with_flags_and_vfs(file, flags, vfs)?,
+        None => Connection::open_with_flags(file, flags)?,
+    })
+}
+
+/// SQL's integers are signed. Numbers of rows, rules and bodies have 63 bits; only an open end is more.
+fn sql(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn blob(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
+    Ok(Bytes::copy_from_slice(row.get_ref(column)?.as_blob()?))
+}
+
+fn set_generation(conn: &Connection, generation: u32) -> Result<(), DbError> {
+    conn.prepare_cached("UPDATE control SET generation = ?1 WHERE id = 0")?.execute([generation])?;
+    Ok(())
+}
+
+/// Applies a net to the tables; returns about how many pages that changes.
+fn apply(conn: &Connection, net: &Net, page_bytes: usize) -> Result<u64, DbError> {
+    let mut fold = Fold { conn, counts: BTreeMap::new(), releases: BTreeMap::new(), bytes: 0, rows: 0 };
+    for &session in &net.sessions_deleted {
+        fold.run("DELETE FROM session WHERE session = ?1", params![sql(session.0)])?;
+        fold.run("DELETE FROM subscription WHERE session = ?1", params![sql(session.0)])?;
+        fold.run("DELETE FROM inflight WHERE session = ?1", params![sql(session.0)])?;
+    }
+    for (&queue, ranges) in &net.removed {
+        for (first, last) in ranges.iter() {
+            fold.remove(queue, first, last)?;
+        }
+    }
+    for (&(queue, seq), (head, body)) in &net.appended {
+        fold.append(queue, seq, head, body)?;
+    }
+    for (&session, record) in &net.sessions {
+        fold.run(
+            "INSERT INTO session VALUES (?1, ?2) ON CONFLICT DO UPDATE SET record = excluded.record",
+            params![sql(session.0), &record[..]],
+        )?;
+    }
+    for ((session, filter), record) in &net.subscriptions {
+        match record {
+            Some(record) => fold.run(
+                "INSERT INTO subscription VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET record = excluded.record",
+                params![sql(session.0), filter, &record[..]],
+            )?,
+            None => fold.run(
+                "DELETE FROM subscription WHERE session = ?1 AND filter = ?2",
+                params![sql(session.0), filter],
+            )?,
+        }
+    }
+    for (&(session, side, packet_id), record) in &net.inflight {
+        let (session, side) = (sql(session.0), side_to_byte(side));
+        match record {
+            Some(record) => fold.run(
+                "INSERT INTO inflight VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET record = excluded.record",
+                params![session, side, packet_id, &record[..]],
+            )?,
+            None => fold.run(
+                "DELETE FROM inflight WHERE session = ?1 AND side = ?2 AND packet_id = ?3",
+                params![session, side, packet_id],
+            )?,
+        }
+    }
+    for (topic, record) in &net.retained {
+        match record {
+            Some(record) => fold.run(
+                "INSERT INTO retained VALUES (?1, ?2) ON CONFLICT DO UPDATE SET record = excluded.record",
+                params![topic, &record[..]],
+            )?,
+            None => fold.run("DELETE FROM retained WHERE topic = ?1", params![topic])?,
+        }
+        fold.bytes += record.as_ref().map_or(0, Bytes::len);
+    }
+    for ((rule, key), value) in &net.state {
+        match value {
+            Some(value) => fold.run(
+                "INSERT INTO state VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET value = excluded.value",
+                params![sql(*rule), &key[..], &value[..]],
+            )?,
+            None => {
+                fold.run("DELETE FROM state WHERE rule = ?1 AND key = ?2", params![sql(*rule), &key[..]])?
+            }
+        }
+        fold.bytes += value.as_ref().map_or(0, Bytes::len);
+    }
+    for (key, value) in &net.meta {
+        fold.run(
+            "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value",
+            params![key, &value[..]],
+        )?;
+    }
+    fold.finish(page_bytes)
+}
+
+/// A net being applied.
+struct Fold<'a> {
+    conn: &'a Connection,
+    /// Change of rows and bytes, by queue.
+    counts: BTreeMap<QueueId, (i64, i64)>,
+    /// Rows that let go of a shared body, by body.
+    releases: BTreeMap<i64, i64>,
+    bytes: usize,
+    rows: u64,
+}
+
+impl<'a> Fold<'a> {
+    fn statement(&self, sql: &str) -> Result<CachedStatement<'a>, DbError> {
+        Ok(self.conn.prepare_cached(sql)?)
+    }
+
+    fn run(&mut self, sql: &str, params: impl rusqlite::Params) -> Result<(), DbError> {
+        let changed = self.statement(sql)?.execute(params)?;
+        self.rows += changed as u64;
+        Ok(())
+    }
+
+    fn remove(&mut self, queue: QueueId, first: u64, last: u64) -> Result<(), DbError> {
+        let range = params![sql(queue.0), sql(first), sql(last)];
+        let (mut rows, mut size) = (0, 0);
+        {
+            let mut select = self
+                .statement("SELECT size, shared FROM queue_row WHERE queue = ?1 AND seq BETWEEN ?2 AND ?3")?;
+            let mut found = select.query(range)?;
+            while let Some(row) = found.next()? {
+                rows += 1;
+                size += row.get::<_, i64>(0)?;
+                if let Some(body) = row.get(1)? {
+                    *self.releases.entry(body).or_insert(0) += 1;
+                }
+            }
+        }
+        if rows == 0 {
+            return Ok(());
+        }
+        let count = self.counts.entry(queue).or_insert((0, 0));
+        *count = (count.0 - rows, count.1 - size);
+        self.bytes += usize::try_from(size).unwrap_or(0);
+        self.run("DELETE FROM queue_row WHERE queue = ?1 AND seq BETWEEN ?2 AND ?3", range)
+    }
+
+    fn append(&mut self, queue: QueueId, seq: u64, head: &Bytes, body: &Body) -> Result<(), DbError> {
+        let size = (head.len() + body.bytes().len()) as i64;
+        let (shared, inline) = match body {
+            Body::Inline(bytes) => (None, Some(&bytes[..])),
+            Body::Shared(BodyId(id), _) => (Some(sql(*id)), None),
+        };
+        let inserted = self
+            .statement(
+                "INSERT INTO queue_row (queue, seq, size, shared, head, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (queue, seq) DO NOTHING",
+            )?
+            .execute(params![sql(queue.0), sql(seq), size, shared, &head[..], inline])?;
+        if inserted == 0 {
+            return Ok(());
+        }
+        let count = self.counts.entry(queue).or_insert((0, 0));
+        *count = (count.0 + 1, count.1 + size);
+        self.rows += 1;
+        self.bytes += head.len() + inline.map_or(0, <[u8]>::len);
+        if let Some(id) = shared {
+            // The body is bound only when it is new: for the others the bytes would be copied for nothing.
+            let known = self.statement("UPDATE body SET refs = refs + 1 WHERE id = ?1")?.execute([id])?;
+            if known == 0 {
+                self.run("INSERT INTO body VALUES (?1, 1, ?2)", params![id, &body.bytes()[..]])?;
+                self.bytes += body.bytes().len();
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, page_bytes: usize) -> Result<u64, DbError> {
+        // After the appends: a body that loses its last row and gains one in the same fold stays where it is.
+        for (body, rows) in std::mem::take(&mut self.releases) {
+            let left: Option<i64> = self
+                .statement("UPDATE body SET refs = refs - ?2 WHERE id = ?1 RETURNING refs")?
+                .query_row([body, rows], |row| row.get(0))
+                .optional()?;
+            if left.is_some_and(|refs| refs <= 0) {
+                self.run("DELETE FROM body WHERE id = ?1", [body])?;
+            }
+        }
+        for (queue, (rows, size)) in std::mem::take(&mut self.counts) {
+            let left: i64 = self
+                .statement(
+                    "INSERT INTO queue VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE
+                     SET count = count + excluded.count, size = size + excluded.size RETURNING count",
+                )?
+                .query_row([sql(queue.0), rows, size], |row| row.get(0))?;
+            if left <= 0 {
+                self.run("DELETE FROM queue WHERE queue = ?1", [sql(queue.0)])?;
+            }
+        }
+        // Rows of a fold lie together; their index entries and the tables' inner pages come on top.
+        Ok(4 + self.rows / 8 + self.bytes.div_ceil(page_bytes) as u64)
+    }
+}

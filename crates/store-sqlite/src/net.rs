@@ -1,0 +1,178 @@
+//! The net effect of the ops that are in the journal and not in the tables yet.
+//!
+//! A row that was appended and removed between two folds is in neither list and never reaches a table: for a
+//! queue that drains, nearly every row. What is left is applied in this order: sessions deleted, rows removed,
+//! rows appended, everything put or deleted by name. Bounded by the journal: each entry here has an op there.
+
+use bytes::Bytes;
+use ferrule_store::{Body, Op, QueueId, SessionId, Side};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Ops folded onto each other. `None` as a value: deleted.
+#[derive(Debug, Default)]
+pub(crate) struct Net {
+    pub(crate) sessions_deleted: BTreeSet<SessionId>,
+    pub(crate) removed: BTreeMap<QueueId, Ranges>,
+    pub(crate) appended: BTreeMap<(QueueId, u64), (Bytes, Body)>,
+    pub(crate) sessions: BTreeMap<SessionId, Bytes>,
+    pub(crate) subscriptions: BTreeMap<(SessionId, Box<str>), Option<Bytes>>,
+    pub(crate) inflight: BTreeMap<(SessionId, Side, u16), Option<Bytes>>,
+    pub(crate) retained: BTreeMap<Box<str>, Option<Bytes>>,
+    pub(crate) state: BTreeMap<(u64, Bytes), Option<Bytes>>,
+    pub(crate) meta: BTreeMap<Box<str>, Bytes>,
+    /// At most so many rows of the tables are removed (numbers may have gaps, and open ends count as all).
+    removed_max: u64,
+    /// At which `removed_max` to count next.
+    count_at: u64,
+}
+
+/// A fold that removes more rows than about this many holds up commits; fold before.
+pub(crate) const REMOVED_ROWS_MAX: u64 = 8192;
+
+impl Net {
+    /// Takes in one more op.
+    pub(crate) fn apply(&mut self, op: Op) {
+        match op {
+            Op::Append { queue, seq, head, body } => {
+                self.appended.entry((queue, seq)).or_insert((head, body));
+            }
+            Op::Remove { queue, first, last } if first <= last => self.remove(queue, first, last),
+            Op::Remove { .. } => {}
+            Op::SessionPut { session, record } => {
+                self.sessions.insert(session, record);
+            }
+            Op::SessionDelete { session } => {
+                self.sessions.remove(&session);
+                let filters = (session, "".into())..(SessionId(session.0 + 1), "".into());
+                self.subscriptions.extract_if(filters, |_, _| true).for_each(drop);
+                let ids = (session, Side::Inbound, 0)..=(session, Side::Outbound, u16::MAX);
+                self.inflight.extract_if(ids, |_, _| true).for_each(drop);
+                self.remove(QueueId::session(session), 0, u64::MAX);
+                self.sessions_deleted.insert(session);
+            }
+            Op::SubscriptionPut { session, filter, record } => {
+                self.subscriptions.insert((session, filter), Some(record));
+            }
+            Op::SubscriptionDelete { session, filter } => {
+                self.subscriptions.insert((session, filter), None);
+            }
+            Op::InflightPut { session, side, packet_id, record } => {
+                self.inflight.insert((session, side, packet_id), Some(record));
+            }
+            Op::InflightDelete { session, side, packet_id } => {
+                self.inflight.insert((session, side, packet_id), None);
+            }
+            Op::RetainPut { topic, record } => {
+                self.retained.insert(topic, Some(record));
+            }
+            Op::RetainDelete { topic } => {
+                self.retained.insert(topic, None);
+            }
+            Op::StatePut { rule, key, value } => {
+                self.state.insert((rule, key), Some(value));
+            }
+            Op::StateDelete { rule, key } => {
+                self.state.insert((rule, key), None);
+            }
+            Op::MetaPut { key, value } => {
+                self.meta.insert(key, value);
+            }
+        }
+    }
+
+    fn remove(&mut self, queue: QueueId, first: u64, last: u64) {
+        let cancelled = self.appended.extract_if((queue, first)..=(queue, last), |_, _| true).count() as u64;
+        let added = self.removed.entry(queue).or_default().insert(first, last);
+        self.removed_max = self.removed_max.saturating_add(added.saturating_sub(cancelled));
+    }
+
+    /// Whether it is time to count how many rows of the tables are really removed. Since the bound may be far too
+    /// high, it must double before the next time.
+    pub(crate) fn is_count_due(&mut self) -> bool {
+        let due = self.removed_max > self.count_at.max(REMOVED_ROWS_MAX);
+        if due {
+            self.count_at = self.removed_max.saturating_mul(2);
+        }
+        due
+    }
+}
+
+/// Disjoint, non-adjacent ranges of numbers, both ends included: first to last.
+#[derive(Debug, Default)]
+pub(crate) struct Ranges(BTreeMap<u64, u64>);
+
+impl Ranges {
+    /// Adds a range (`first <= last`) and joins it with those that it touches. Returns at most how many numbers are
+    /// new.
+    pub(crate) fn insert(&mut self, mut first: u64, mut last: u64) -> u64 {
+        let mut had = 0_u64;
+        if let Some((&f, &l)) = self.0.range(..=first).next_back()
+            && l >= first.saturating_sub(1)
+        {
+            (first, last) = (f, l.max(last));
+        }
+        let touched = first..=last.saturating_add(1);
+        for (f, l) in self.0.extract_if(touched, |_, _| true) {
+            last = last.max(l);
+            had = had.saturating_add((l - f).saturating_add(1));
+        }
+        self.0.insert(first, last);
+        (last - first).saturating_add(1).saturating_sub(had)
+    }
+
+    /// The end of the range that holds `n`.
+    pub(crate) fn end_of(&self, n: u64) -> Option<u64> {
+        self.0.range(..=n).next_back().map(|(_, &last)| last).filter(|&last| last >= n)
+    }
+
+    /// Ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter().map(|(&first, &last)| (first, last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_came_and_went_leaves_only_the_removal() {
+        let mut net = Net::default();
+        let queue = QueueId(1);
+        for seq in 1..=100 {
+            net.apply(Op::Append { queue, seq, head: Bytes::new(), body: Body::Inline(Bytes::new()) });
+            net.apply(Op::Remove { queue, first: seq, last: seq });
+        }
+        assert!(net.appended.is_empty());
+        assert_eq!(net.removed[&queue].iter().collect::<Vec<_>>(), [(1, 100)]);
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_are_a_set(ranges in proptest::collection::vec((0_u64..60, 0_u64..8), 0..30)) {
+            let mut set = BTreeSet::new();
+            let mut joined = Ranges::default();
+            for (first, length) in ranges {
+                let had = set.len() as u64;
+                set.extend(first..=first + length);
+                prop_assert_eq!(joined.insert(first, first + length), set.len() as u64 - had);
+            }
+            let parts: Vec<_> = joined.iter().collect();
+            prop_assert!(parts.windows(2).all(|w| w[0].1 + 1 < w[1].0));
+            prop_assert_eq!(parts.iter().flat_map(|&(f, l)| f..=l).collect::<BTreeSet<_>>(), set.clone());
+            for n in 0..70 {
+                prop_assert_eq!(joined.end_of(n).is_some(), set.contains(&n));
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_reach_both_ends() {
+        let mut ranges = Ranges::default();
+        ranges.insert(5, u64::MAX);
+        ranges.insert(0, 4);
+        ranges.insert(u64::MAX, u64::MAX);
+        assert_eq!(ranges.iter().collect::<Vec<_>>(), [(0, u64::MAX)]);
+    }
+}
