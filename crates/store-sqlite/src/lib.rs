@@ -30,7 +30,7 @@
 //! | this, 1,024-byte pages, only appended (the uplink is down) | 10.9 | 6.3 | 2.4 | 2.1 |
 //!
 //! With 1,024-byte pages one small commit is 1.25 file-system blocks and cannot be less than one. 1,000,000 rows: opened in
-//! 20 ms (counts are kept per queue), drained in 21 s, 8 MB of resident memory at most.
+//! 30 ms (counts are kept per queue), drained in 29 s with 115 folds, 8 MB of resident memory at most.
 //! `tests/it/wear.rs` measures both.
 //!
 //! # Invariants
