@@ -1,0 +1,136 @@
+//! Every rule file in this folder loads; those in `rules/` pass the message that they name themselves.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ferrule_rules::{
+    ConnectorSchema, Host, Message, Now, OptionKind, OptionSchema, Rows, RuleSet, RuleState, Scratch, Source,
+    Step, TargetKind, TargetSchema, load, step,
+};
+
+fn here() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The options that the examples use, no more: a new one in an example is added here and thought about.
+fn connectors() -> Vec<ConnectorSchema> {
+    let option = |name, kind, required| OptionSchema { name, kind, required, default: None, help: "" };
+    let table = TargetSchema { kind: TargetKind::Name, option: Some("table"), required: true };
+    let topic = TargetSchema { kind: TargetKind::Name, option: Some("topic"), required: true };
+    let (text, template) = (OptionKind::Text, OptionKind::Template);
+    let connector = |name, target, options| ConnectorSchema { name, target, options, help: "" };
+    let columns = option("columns", OptionKind::Columns, false);
+    vec![
+        connector(
+            "sqlite",
+            table,
+            vec![option("path", text, true), option("table", template, false), columns.clone()],
+        ),
+        connector(
+            "postgres",
+            table,
+            vec![option("url", OptionKind::Secret, true), option("table", template, false), columns],
+        ),
+        connector(
+            "kafka",
+            topic,
+            vec![
+                option("brokers", text, true),
+                option("topic", template, false),
+                option("key", template, false),
+            ],
+        ),
+    ]
+}
+
+fn loaded(path: &Path, text: &str, host: &Host) -> RuleSet {
+    let name = path.display().to_string();
+    let source = Source { name: &name, text };
+    load(&[source], host).unwrap_or_else(|errors| {
+        let all: Vec<String> =
+            errors.iter().map(|error| error.render(&Source { name: &name, text })).collect();
+        panic!("{}", all.join("\n"))
+    })
+}
+
+fn sql_files(folder: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(here().join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));
+    files.sort();
+    assert!(!files.is_empty(), "{folder}");
+    files
+}
+
+/// The value of an option in a `-- try:` line; a payload stands in single quotes.
+fn option<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = line.split_once(&format!("{name} "))?;
+    match rest.strip_prefix('\'') {
+        Some(quoted) => quoted.split_once('\'').map(|(value, _)| value),
+        None => rest.split(' ').next(),
+    }
+}
+
+#[test]
+fn each_rule_passes_the_message_of_its_file() {
+    for path in sql_files("rules") {
+        let text = fs::read_to_string(&path).unwrap();
+        let line = text.lines().nth(1).filter(|line| line.starts_with("-- try: ferrule-")).unwrap();
+        let name = format!("examples/rules/{}", path.file_name().unwrap().to_string_lossy());
+        assert!(line.contains(&format!(" rules test {name} ")), "{line}");
+        let host =
+            if line.contains("ferrule-edge") { Host::edge(Vec::new()) } else { Host::cloud(connectors()) };
+        let set = loaded(&path, &text, &host);
+        let message = Message {
+            topic: option(line, "--topic").unwrap(),
+            payload: option(line, "--payload").unwrap().as_bytes(),
+            clientid: option(line, "--clientid").unwrap_or("press-7-sensor"),
+            qos: 1,
+            timestamp_ms: 1_795_558_634_000,
+            ..Message::default()
+        };
+        for rule in &set.rules {
+            let (mut scratch, mut state, mut rows) = (Scratch::new(1), RuleState::default(), Rows::default());
+            let now = Now { wall_ms: 1_795_558_634_000 };
+            scratch.begin();
+            let step = step(rule, &mut state, &message, &mut scratch, now, &mut 100_000, &mut rows);
+            assert!(matches!(step, Step::Emit), "{name}: rule {}: {step:?}", rule.name);
+            assert_eq!(rows.rows.len(), rule.inserts.len(), "{name}: rule {}", rule.name);
+            assert_eq!(state.counters.type_errors.iter().sum::<u64>(), 0, "{name}: rule {}", rule.name);
+        }
+    }
+}
+
+#[test]
+fn rules_of_the_set_ups_load() {
+    for folder in ["demo", "edge-to-cloud"] {
+        for path in sql_files(folder) {
+            let edge = path.file_name().is_some_and(|name| name == "edge.sql");
+            let host = if edge { Host::edge(Vec::new()) } else { Host::cloud(connectors()) };
+            let set = loaded(&path, &fs::read_to_string(&path).unwrap(), &host);
+            assert!(!set.rules.is_empty(), "{}", path.display());
+        }
+    }
+    // The demo puts these two together.
+    let both = ["cloud.sql", "cloud-kafka.sql"]
+        .map(|name| fs::read_to_string(here().join("demo").join(name)).unwrap());
+    loaded(Path::new("both"), &both.join("\n"), &Host::cloud(connectors()));
+}
+
+#[test]
+fn configurations_name_files_that_are_there() {
+    for folder in ["demo", "edge-to-cloud"] {
+        for (file, head) in [("edge.toml", "edge"), ("cloud.toml", "node")] {
+            let text = fs::read_to_string(here().join(folder).join(file)).unwrap();
+            let table: toml::Table = text.parse().unwrap();
+            let mut names = vec![table[head]["rules"].as_str().unwrap().to_owned()];
+            let users = table.get("user").and_then(|users| users.as_array()).into_iter().flatten();
+            let with_password = users.chain(table.get("uplink"));
+            names.extend(with_password.map(|user| user["password_file"].as_str().unwrap().to_owned()));
+            for name in names {
+                assert!(here().join(folder).join(&name).is_file(), "{folder}/{file} names {name}");
+            }
+        }
+    }
+}
