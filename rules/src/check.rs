@@ -40,12 +40,14 @@ pub(crate) fn load_with(sources: &[Source<'_>], host: &Host, bare: bool) -> Resu
         paths: Paths::default(),
         ids: HashMap::new(),
         names: Vec::new(),
+        unread_sinks: Vec::new(),
     };
     let mut files: Vec<Vec<Statement>> = Vec::new();
     for (file, source) in sources.iter().enumerate() {
-        let (statements, diagnostics) = statements(source);
-        checker.found.extend(diagnostics.into_iter().map(|d| (file, d)));
-        files.push(statements);
+        let read = statements(source);
+        checker.found.extend(read.diagnostics.into_iter().map(|d| (file, d)));
+        checker.unread_sinks.extend(read.unread_sinks);
+        files.push(read.statements);
     }
     // Sinks first: a rule may use one that is declared after it.
     for (file, statements) in files.iter().enumerate() {
@@ -90,6 +92,7 @@ struct Checker<'c> {
     ids: HashMap<u64, String>,
     /// Where each of `rules` is named.
     names: Vec<Span>,
+    unread_sinks: Vec<String>,
 }
 
 struct CheckedSink<'c> {
@@ -525,8 +528,9 @@ impl Checker<'_> {
             return Some(Destination { target: sink.schema.map_or(unknown, |s| s.target), sink: Some(sink) });
         }
         // A case of `rules eval` may insert where it likes.
+        let lenient = self.bare || self.unread_sinks.iter().any(|s| s == name);
         let anything = TargetSchema { kind: TargetKind::Name, option: None, required: false };
-        self.bare.then_some(Destination { target: anything, sink: None })
+        lenient.then_some(Destination { target: anything, sink: None })
     }
 
     /// What is certainly wrong with a topic, before anything is rendered.

@@ -20,7 +20,7 @@
 //! * [`step`] runs one rule on one message. It allocates nothing unless the rule matches.
 //!
 //! # The default dialect
-//! EMQX's data model with SQL's manners. The table in `docs/rules.md` is made from these lines:
+//! EMQX's data model with SQL's manners:
 //!
 //! | subject | ferrule |
 //! |---|---|
@@ -42,7 +42,7 @@
 //! | names in WHERE | a column of the message, then an alias of the SELECT list |
 //! | names in a template | a column of the row, then a column of the message, then (with `*`) a field of the payload |
 //! | order | WHERE first, so an error in the SELECT list cannot fail a message that WHERE rejects |
-//! | NULL in a template | nothing in a payload; in a target the rule fails for that message; in a key or header there is none |
+//! | NULL in a template | `null` in a payload; in a target the rule fails for that message; in a key or header there is none |
 //! | a column without AS | named by its path's last key or its function; else an error |
 //!
 //! EMQX's and eKuiper's own dialects come on this engine: their front ends share the AST, `check` decides the

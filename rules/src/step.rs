@@ -428,17 +428,19 @@ fn text(m: &mut Machine<'_, '_>, template: &Template) -> Result<Option<String>, 
     Ok(String::from_utf8(bytes).ok().filter(|_| whole))
 }
 
-/// Appends a rendered template; `false` when a value in it was NULL.
+/// Appends a rendered template, NULL as `null` (most payloads are JSON); `false` when a value in it was NULL.
 fn render(m: &mut Machine<'_, '_>, template: &Template, out: &mut Vec<u8>) -> Result<bool, Failure> {
     let mut whole = true;
     for part in &template.parts {
         match part {
             Part::Text(text) => out.extend_from_slice(text.as_bytes()),
-            Part::Value(code) => {
-                let value = m.eval(code)?;
-                whole &= !matches!(value, Value::Null);
-                value.write_text(out);
-            }
+            Part::Value(code) => match m.eval(code)? {
+                Value::Null => {
+                    whole = false;
+                    out.extend_from_slice(b"null");
+                }
+                value => value.write_text(out),
+            },
             Part::Row if m.program.payload_only => out.extend_from_slice(m.input.payload),
             Part::Row => write_row(m, out)?,
             Part::Object(path) => {

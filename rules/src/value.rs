@@ -11,6 +11,7 @@ use serde_json::Value as Tree;
 
 use crate::TypeError;
 use crate::json::{self, Found, Kind};
+use crate::program::MAX_TEXT;
 use crate::sql::ast::Binary;
 
 /// A value.
@@ -320,7 +321,12 @@ pub(crate) fn arithmetic<'a>(op: Binary, a: &Value<'_>, b: &Value<'_>) -> Result
                 _ => finite(a % b),
             }
         }
-        (Text(a), Text(b)) if op == Binary::Add => Ok(Text(Cow::Owned(format!("{a}{b}")))),
+        (Text(a), Text(b)) if op == Binary::Add => {
+            if a.len() + b.len() > MAX_TEXT {
+                return Err(TypeError::BadArgument);
+            }
+            Ok(Text(Cow::Owned([&**a, &**b].concat())))
+        }
         (Big(_), Int(_) | Float(_) | Big(_)) | (Int(_) | Float(_), Big(_)) => Err(TypeError::IntegerOverflow),
         _ => Err(TypeError::TypeMismatch),
     }

@@ -46,7 +46,7 @@ fn inserts_render_targets_keys_and_bodies() {
         retain: None,
         options: Vec::new(),
     };
-    let text = Body::Text(br#"t=81.5  $ {"temp":81.5,"none":null,"line":"line-3"}"#.to_vec());
+    let text = Body::Text(br#"t=81.5 null $ {"temp":81.5,"none":null,"line":"line-3"}"#.to_vec());
     assert_eq!(
         rows.rows,
         [

@@ -121,6 +121,25 @@ CREATE RULE all_of_it AS INSERT INTO cloud SELECT * FROM \"#\";
     assert!(String::from_utf8(out).unwrap().starts_with("error: cannot read no/such/file.sql: "));
 }
 
+#[test]
+fn a_folder_is_its_sql_files_in_order() {
+    with_file("folder", "CREATE RULE b AS INSERT INTO k SELECT * FROM \"t\";", |file| {
+        let folder = file.parent().unwrap().to_owned();
+        std::fs::write(folder.join("notes.txt"), "not rules").unwrap();
+        std::fs::write(
+            folder.join("a.sql"),
+            "CREATE SINK k WITH (connector = 'kafka', brokers = 'b', topic = 't');",
+        )
+        .unwrap();
+        let texts = cli::read_files(&[folder]).unwrap();
+        let names: Vec<&str> = texts.iter().map(|(name, _)| name.rsplit('/').next().unwrap()).collect();
+        assert_eq!(names, ["a.sql", "rules.sql"]);
+        let set = load(&cli::sources(&texts), &host()).unwrap();
+        assert_eq!((set.rule("b").unwrap().file, set.sink("k").unwrap().file), (1, 0));
+        String::new()
+    });
+}
+
 /// Lines in pairs: a case, its result.
 #[test]
 fn eval_command() {

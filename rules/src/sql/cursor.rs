@@ -16,11 +16,13 @@ pub(crate) struct Cursor<'s> {
     tokens: Vec<Token>,
     at: usize,
     pub(crate) diagnostics: Vec<Diagnostic>,
+    /// Sinks whose CREATE could not be read: rules that name them are not wrong for that.
+    pub(crate) unread_sinks: Vec<String>,
 }
 
 impl<'s> Cursor<'s> {
     pub(crate) fn new(source: &'s Source<'s>, tokens: Vec<Token>) -> Self {
-        Cursor { source, tokens, at: 0, diagnostics: Vec::new() }
+        Cursor { source, tokens, at: 0, diagnostics: Vec::new(), unread_sinks: Vec::new() }
     }
 
     pub(crate) fn peek(&self) -> Token {

@@ -9,12 +9,21 @@ use super::{MAX_FILE, MAX_STATEMENT};
 use crate::diagnostic::nearest;
 use crate::{Diagnostic, Source, Span};
 
+/// What a file holds.
+#[derive(Debug, Default)]
+pub(crate) struct File {
+    pub(crate) statements: Vec<Statement>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// See [`Cursor::unread_sinks`].
+    pub(crate) unread_sinks: Vec<String>,
+}
+
 /// Reads all statements of a file, and every mistake in them.
-pub(crate) fn statements(source: &Source<'_>) -> (Vec<Statement>, Vec<Diagnostic>) {
+pub(crate) fn statements(source: &Source<'_>) -> File {
     if source.text.len() > MAX_FILE {
         let mut c = Cursor::new(source, Vec::new());
         c.error(Span::default(), format!("a file of rules has at most {} MiB", MAX_FILE >> 20), None);
-        return (Vec::new(), c.diagnostics);
+        return File { diagnostics: c.diagnostics, ..File::default() };
     }
     let (tokens, unread) = lex(source.text);
     let mut c = Cursor::new(source, tokens);
@@ -56,7 +65,7 @@ pub(crate) fn statements(source: &Source<'_>) -> (Vec<Statement>, Vec<Diagnostic
     if let Some((span, message)) = unread {
         c.error(span, message, None);
     }
-    (statements, c.diagnostics)
+    File { statements, diagnostics: c.diagnostics, unread_sinks: c.unread_sinks }
 }
 
 fn statement(c: &mut Cursor<'_>) -> Parsed<Option<StatementKind>> {
@@ -117,8 +126,11 @@ fn create(c: &mut Cursor<'_>) -> Parsed<StatementKind> {
     }
     if c.eat_word("SINK") {
         let name = name(c, "the sink's name")?;
-        let settings = if c.eat_word("WITH") { settings(c)? } else { Vec::new() };
-        return Ok(StatementKind::CreateSink { name, settings });
+        let settings = if c.eat_word("WITH") { settings(c) } else { Ok(Vec::new()) };
+        if settings.is_err() {
+            c.unread_sinks.push(name.text.clone());
+        }
+        return Ok(StatementKind::CreateSink { name, settings: settings? });
     }
     if !c.eat_word("RULE") {
         return Err(c.unexpected("`RULE` or `SINK`"));
