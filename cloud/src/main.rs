@@ -1,2 +1,38 @@
-//! Not there yet.
-fn main() {}
+//! `ferrule-cloud`: an MQTT broker with SQL rules and sinks: Kafka, PostgreSQL, SQLite.
+//!
+//! What it is made of: `crates/node`. What makes it the cloud: the heavy sinks.
+
+#![forbid(unsafe_code)]
+
+use ferrule_node::cli::{self, Context, Flavor, Run};
+use ferrule_node::config::CloudConfig;
+use ferrule_node::connectors::{self, Connectors};
+use ferrule_node::run::{Product, run};
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+const NAME: &str = "ferrule-cloud";
+
+fn main() -> ExitCode {
+    cli::main(&Flavor {
+        name: NAME,
+        version: env!("CARGO_PKG_VERSION"),
+        about: "MQTT broker with SQL rules and sinks",
+        host: || connectors::host(false, &sinks()),
+        run: Run::Cloud(start),
+    })
+}
+
+fn sinks() -> Connectors {
+    vec![
+        Arc::new(ferrule_sinks::Sqlite),
+        Arc::new(ferrule_sink_postgres::Postgres),
+        Arc::new(ferrule_sink_kafka::Kafka),
+    ]
+}
+
+fn start(config: CloudConfig, _: Context) -> Result<(), Box<dyn Error>> {
+    let product = Product { name: NAME, edge: false, connectors: sinks() };
+    Ok(run(&product, &config.broker, None)?)
+}

@@ -1,2 +1,34 @@
-//! Not there yet.
-fn main() {}
+//! `ferrule-edge`: an MQTT broker with SQL rules and a store-and-forward queue, for gateways.
+//!
+//! What it is made of: `crates/node`. What makes it the edge: an uplink, and light sinks alone.
+
+#![forbid(unsafe_code)]
+
+use ferrule_node::cli::{self, Context, Flavor, Run};
+use ferrule_node::config::EdgeConfig;
+use ferrule_node::connectors::{self, Connectors};
+use ferrule_node::run::{Product, run};
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+const NAME: &str = "ferrule-edge";
+
+fn main() -> ExitCode {
+    cli::main(&Flavor {
+        name: NAME,
+        version: env!("CARGO_PKG_VERSION"),
+        about: "MQTT broker with SQL rules and a store-and-forward queue",
+        host: || connectors::host(true, &sinks()),
+        run: Run::Edge(start),
+    })
+}
+
+fn sinks() -> Connectors {
+    vec![Arc::new(ferrule_sinks::Sqlite)]
+}
+
+fn start(config: EdgeConfig, _: Context) -> Result<(), Box<dyn Error>> {
+    let product = Product { name: NAME, edge: true, connectors: sinks() };
+    Ok(run(&product, &config.broker, config.uplink.as_ref())?)
+}

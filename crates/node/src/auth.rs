@@ -399,7 +399,7 @@ impl PasswordHash {
 
     /// Whether the password is right.
     fn verify(&self, password: &[u8]) -> Result<bool, argon2::password_hash::Error> {
-        match Argon2::default().verify_password(password, &self.0) {
+        match Argon2::default().verify_password(password, &*self.0) {
             Ok(()) => Ok(true),
             Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
             Err(error) => Err(error),

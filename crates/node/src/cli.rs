@@ -307,6 +307,9 @@ fn check(flavor: &Flavor, args: &CheckArgs) -> Result<u8, Failure> {
         }
         None => 0,
     };
+    for warning in &broker.warnings {
+        writeln!(out, "{}: warning: {warning}", args.config.display()).map_err(failed)?;
+    }
     for line in settings(&broker, args) {
         writeln!(out, "{line}").map_err(failed)?;
     }

@@ -3,6 +3,13 @@
 
 pub mod access;
 pub mod auth;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod telemetry;
 pub mod watch;
+pub mod connectors;
+pub mod gate;
+pub mod hub;
+pub mod loader;
+pub mod run;

@@ -31,7 +31,7 @@ use crate::receipt::{End, Outcome, Reason};
 use bytes::Bytes;
 use ferrule_store::record::{Entry, Record, RecordError};
 use ferrule_store::{Body, Now, Op, QueueId, QueueSummary, StoredRow, Ticket};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,6 +200,8 @@ pub struct Queue<R> {
     unwritten_bytes: usize,
     /// Bytes of rows on disk, estimated from this process's own accounting.
     disk_bytes: u64,
+    /// Ends that only the destination's answer resolves (`ack = 'sink'`), wherever their rows are.
+    answers: BTreeMap<u64, End>,
     /// Answered rows that are on disk, as ranges to remove.
     removals: Vec<(u64, u64)>,
     removal_since_us: Option<u64>,
@@ -228,6 +230,7 @@ impl<R: Row> Queue<R> {
             tickets: VecDeque::new(),
             unwritten_bytes: 0,
             disk_bytes: 0,
+            answers: BTreeMap::new(),
             removals: Vec::new(),
             removal_since_us: None,
             up: false,
@@ -327,6 +330,20 @@ impl<R: Row> Queue<R> {
         Ok(seq)
     }
 
+    /// Takes a row whose publisher waits for the destination itself: no commit resolves `end`.
+    ///
+    /// # Errors
+    /// As [`Queue::push`].
+    pub fn push_until_answered(&mut self, row: R, end: Option<End>, now: Now) -> Result<u64, (R, Option<End>)> {
+        match self.push(row, None, now) {
+            Ok(seq) => {
+                self.answers.extend(end.map(|end| (seq, end)));
+                Ok(seq)
+            }
+            Err((row, _)) => Err((row, end)),
+        }
+    }
+
     /// The destination can be reached, or cannot.
     pub fn set_up(&mut self, up: bool, now: Now) {
         self.up = up;
@@ -376,7 +393,7 @@ impl<R: Row> Queue<R> {
         } else {
             self.counters.queued -= 1;
         }
-        if let Some(end) = slot.end.take() {
+        if let Some(end) = slot.end.take().or_else(|| self.answers.remove(&seq)) {
             ended.push((end, outcome));
         }
         let (size, disk) = (slot.size, slot.disk);
@@ -422,6 +439,9 @@ impl<R: Row> Queue<R> {
     #[must_use]
     pub fn next_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64> {
         let removal = self.removal_since_us.map(|since| since + us(self.policy.removal));
+        if !self.has_room() {
+            return removal; // Full: only a removal can help, and there is no deadline for what cannot be written.
+        }
         let (mut unawaited, mut awaited) = (None, None);
         for slot in self.unsubmitted() {
             if slot.end.is_some() {
@@ -442,7 +462,7 @@ impl<R: Row> Queue<R> {
     /// more until it is acknowledged.
     #[must_use]
     pub fn due(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool {
-        self.next_due_us(urgent, smoothed_commit).is_some_and(|due| due <= now.mono_us) && self.has_room()
+        self.next_due_us(urgent, smoothed_commit).is_some_and(|due| due <= now.mono_us)
     }
 
     /// Contract 2's table: when a row that came at `came` and is waited for is due on disk.
@@ -461,8 +481,10 @@ impl<R: Row> Queue<R> {
         (came + due).min(silent_from.max(came))
     }
 
+    /// Whether the oldest row that is not on its way to disk fits there.
     fn has_room(&self) -> bool {
-        self.disk_bytes < self.policy.disk_bytes || !self.removals.is_empty()
+        let next = self.unsubmitted().next().map_or(0, |slot| slot.size as u64);
+        self.disk_bytes + next <= self.policy.disk_bytes
     }
 
     /// Slots that have not been submitted or answered, oldest first.
@@ -578,6 +600,8 @@ impl<R: Row> Queue<R> {
                     });
                 }
                 Err(_) => {
+                    // Its end, if one waits for the answer, is dropped: retry, since nobody has the message.
+                    self.answers.remove(&seq);
                     self.counters.discarded += 1;
                     self.counters.queued -= 1;
                     self.counters.stored = self.counters.stored.saturating_sub(1);
@@ -604,6 +628,7 @@ impl<R: Row> Queue<R> {
                 ended.push((end, Outcome::Discarded(reason)));
             }
         }
+        ended.extend(self.answers.into_values().map(|end| (end, Outcome::Discarded(reason))));
     }
 
     fn remove(&mut self, seq: u64, now: Now) {

@@ -1,6 +1,5 @@
 //! A [`Status`] as people read it.
 
-use crate::config::show_size;
 use crate::control::Status;
 use serde_json::{Map, Value};
 use std::fmt::Write;
@@ -156,7 +155,7 @@ fn bytes(n: u64) -> String {
         }
         (value, unit) = (value / 1_024.0, larger);
     }
-    if unit == "B" { show_size(n).replace("KiB", " KiB") } else { format!("{value:.1} {unit}") }
+    if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") }
 }
 
 fn micros(us: u64) -> String {
@@ -241,9 +240,9 @@ uplink       mqtt://cloud:1883: waiting for 1m 1s
 store        /var/lib/ferrule/ferrule.db: ok, 5.0 MiB used, 3.0 GiB free, 77 commits of 12.3 ms
 
 outbox     state  entered  recovered  delivered  failed  in flight  queued  discarded     bytes  oldest
-cloud      down      1000         20        900       0          0     118          2  29.3 KiB  1m 0s
+cloud      down      1000         20        900       0          0     118          2  29.3 KiB   1m 0s
   too_large: 2
-telemetry  up           0          0          0       0          0       0          0        0B       -
+telemetry  up           0          0          0       0          0       0          0       0 B       -
 
 rule         state    matched  passed  filtered  failed  rows out
 overheating  running     1000     990         0      10       990
@@ -266,7 +265,7 @@ overheating  running     1000     990         0      10       990
         {
             assert_eq!(age(ms), text);
         }
-        for (n, text) in [(0, "0B"), (1_023, "1023B"), (1_024, "1.0 KiB"), (1 << 40, "1.0 TiB")] {
+        for (n, text) in [(0, "0 B"), (1_023, "1023 B"), (1_024, "1.0 KiB"), (1 << 40, "1.0 TiB")] {
             assert_eq!(bytes(n), text);
         }
     }

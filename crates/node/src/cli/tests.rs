@@ -1,1 +1,109 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use super::*;
 
+fn flavor() -> Flavor {
+    Flavor {
+        name: "ferrule-edge",
+        version: "1.2.3",
+        about: "A broker",
+        host: || Host::edge(Vec::new()),
+        run: Run::Edge(|_, _| Ok(())),
+    }
+}
+
+fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once(&"ferrule-edge").chain(args))
+}
+
+#[test]
+fn the_commands_are_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn arguments() {
+    for (args, ok) in [
+        (&["run"][..], true),
+        (&["run", "--config", "f", "--listen", "0.0.0.0:1", "--data-dir", "d", "--log", "debug"], true),
+        (&["run", "--listen", "somewhere"], false),
+        (&["check"], false),
+        (&["check", "-c", "f", "--all"], true),
+        (&["status", "--json"], true),
+        (&["status", "--config", "f", "--data-dir", "d"], false),
+        (&["rules", "check"], false),
+        (&["rules", "check", "a", "b", "--format", "json"], true),
+        (&["rules", "test", "a", "--topic", "t", "--payload", "{}", "--clientid", "c", "--qos", "1"], true),
+        (&["rules", "test", "a", "--topic", "t", "--payload", "-1"], false),
+        (&["rules", "test", "a", "--topic", "t", "--payload=-1", "--user-property", "a=b=c"], true),
+        (&["rules", "test", "a", "--topic", "t", "--user-property", "a"], false),
+        (&["rules", "test", "a", "--topic", "t", "--qos", "3"], false),
+        (&["rules", "eval"], true),
+        (&["rules", "explain", "a"], true),
+        (&["passwd"], true),
+        (&["passwd", "secret"], false),
+        (&[], false),
+    ] {
+        assert_eq!(parse(args).is_ok(), ok, "{args:?}");
+    }
+}
+
+#[test]
+fn a_message_for_rules_test() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("payload");
+    std::fs::write(&file, b"\xff\x00").unwrap();
+    let at = format!("@{}", file.display());
+    for (payload, bytes) in [("{}", &b"{}"[..]), (&at, b"\xff\x00")] {
+        let args = ["rules", "test", "r.sql", "--topic", "t", "--timestamp=-5", "--retain", "--payload", payload];
+        let Command::Rules(RulesCommand::Test(args)) = parse(&args).unwrap().command else { panic!() };
+        let Ok(message) = message(args) else { panic!("it can be read") };
+        assert_eq!((message.payload.as_slice(), message.topic.as_str()), (bytes, "t"));
+        assert_eq!((message.timestamp_ms, message.retain, message.clientid.as_str()), (-5, true, "test"));
+    }
+}
+
+#[test]
+fn settings_and_their_sources() {
+    let mut overrides = Overrides::from_env([("FERRULE__MQTT__RECEIVE_MAX", "9")]);
+    overrides.option("--data-dir", &["edge", "data_dir"], "d");
+    let text = "[[listener]]\nbind = \"127.0.0.1:0\"\nanonymous = true\n[uplink]\nurl = \"mqtt://a\"\n";
+    let broker = EdgeConfig::parse("edge.toml", text, Path::new(""), &overrides).unwrap().broker;
+    let mut args = CheckArgs { config: "edge.toml".into(), all: false };
+    let expected = "\
+edge.data_dir = \"d\"            # --data-dir
+listener.0.bind = \"127.0.0.1:0\"  # edge.toml:2
+listener.0.anonymous = true    # edge.toml:3
+mqtt.receive_max = 9           # FERRULE__MQTT__RECEIVE_MAX
+uplink.url = [\"mqtt://a\"]      # edge.toml:5";
+    // The longest sets the width.
+    let expected: Vec<(&str, &str)> =
+        expected.lines().map(|line| line.split_once("  # ").unwrap()).map(|(a, b)| (a.trim_end(), b)).collect();
+    let shown = settings(&broker, &args);
+    let found: Vec<(&str, &str)> =
+        shown.iter().map(|line| line.split_once("  # ").unwrap()).map(|(a, b)| (a.trim_end(), b)).collect();
+    assert_eq!(found, expected);
+    assert_eq!(shown.iter().map(|l| l.find("  # ")).collect::<std::collections::HashSet<_>>().len(), 1, "aligned");
+    args.all = true;
+    let all = settings(&broker, &args);
+    assert!(all.iter().any(|l| l.starts_with("edge.id = (not set) ") && l.ends_with("# default")), "{all:?}");
+    assert!(all.iter().any(|l| l.starts_with("outbox.ack_deadline = \"800ms\" ")), "{all:?}");
+}
+
+#[test]
+fn check_reads_configuration_and_rules() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("edge.toml");
+    std::fs::write(&config, "[[listener]]\nbind = \"127.0.0.1:0\"\nanonymous = true\n").unwrap();
+    let args = CheckArgs { config: config.clone(), all: false };
+    assert!(matches!(check(&flavor(), &args), Ok(0)));
+    std::fs::write(&config, "[listener]\n").unwrap();
+    assert!(matches!(check(&flavor(), &args), Err(Failure::Config(_))));
+}
+
+#[test]
+fn status_says_when_nothing_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = StatusArgs { data_dir: Some(dir.path().to_owned()), config: None, json: false };
+    let Err(Failure::Text(text)) = show_status(&flavor(), &args) else { panic!("nothing runs there") };
+    assert!(text.starts_with("no ferrule runs on ") && text.ends_with("start it with `ferrule-edge run`"), "{text}");
+}

@@ -74,6 +74,8 @@ pub struct BrokerConfig {
     pub mqtt: MqttLimits,
     /// `[outbox]`.
     pub outbox: OutboxConfig,
+    /// What works, but probably not as meant; to be logged.
+    pub warnings: Vec<String>,
     /// Every setting that was looked for, in order of the file's documentation.
     pub settings: Vec<Setting>,
 }

@@ -247,7 +247,7 @@ impl<'d> Section<'d> {
                 continue;
             }
             let what = match node.value {
-                Value::Table(_) => "section",
+                Value::Table(_) | Value::Array(_) if self.path.is_empty() => "section",
                 _ => "key",
             };
             let message = match self.path.as_str() {

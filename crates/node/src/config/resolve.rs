@@ -104,14 +104,11 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         Product::Edge => read_uplink(root.section(r, "uplink"), r),
         Product::Cloud => None,
     };
-    let nobody = !listeners.is_empty() && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody);
-    // A user that was written but refused is a mistake already reported.
-    if nobody && users.is_empty() && !root.has("user") {
-        let help = "add a [[user]], or `anonymous = true` to a listener on 127.0.0.1";
-        r.fail(
-            &Place::Nowhere,
-            "no client could connect: there is no user, and no listener is anonymous",
-            Some(help),
+    let mut warnings = Vec::new();
+    if users.is_empty() && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
+        // No mistake of the file's: the default file is like this, and users may come from elsewhere later.
+        warnings.push(
+            "no client can connect: add a [[user]], or `anonymous = true` to a listener on 127.0.0.1".to_owned(),
         );
     }
     let advice = match product {
@@ -136,6 +133,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         anonymous: anonymous_access,
         mqtt,
         outbox,
+        warnings,
         settings: std::mem::take(&mut r.settings),
     };
     (broker, uplink)

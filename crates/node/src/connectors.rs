@@ -1,0 +1,94 @@
+//! Between the rules, which know a sink by name and options, and the sinks, which know no rules.
+
+use ferrule_rules as rules;
+use ferrule_sinks::{Connector, OptionKind, Options};
+use std::sync::Arc;
+
+/// The connectors of a binary.
+pub type Connectors = Vec<Arc<dyn Connector>>;
+
+/// What `rules check` and the live engine check names against.
+#[must_use]
+pub fn host(edge: bool, connectors: &Connectors) -> rules::Host {
+    let schemas = connectors.iter().map(|c| schema(&**c)).collect();
+    if edge { rules::Host::edge(schemas) } else { rules::Host::cloud(schemas) }
+}
+
+fn schema(connector: &dyn Connector) -> rules::ConnectorSchema {
+    let schema = connector.schema();
+    rules::ConnectorSchema {
+        name: schema.name,
+        target: rules::TargetSchema {
+            kind: rules::TargetKind::Name,
+            option: Some(schema.target),
+            required: true,
+        },
+        options: (schema.options.iter())
+            .map(|option| rules::OptionSchema {
+                name: option.name,
+                kind: match option.kind {
+                    OptionKind::Text if option.name == "columns" => rules::OptionKind::Columns,
+                    OptionKind::Text => rules::OptionKind::Text,
+                    OptionKind::Int => rules::OptionKind::Int,
+                    OptionKind::Bool => rules::OptionKind::Bool,
+                    OptionKind::Duration => rules::OptionKind::Duration,
+                    OptionKind::Size => rules::OptionKind::Size,
+                    OptionKind::Template => rules::OptionKind::Template,
+                    OptionKind::Secret => rules::OptionKind::Secret,
+                    OptionKind::Enum(words) => rules::OptionKind::Word(words),
+                },
+                required: option.required,
+                default: option.default,
+                help: option.help,
+            })
+            .collect(),
+        help: schema.summary,
+    }
+}
+
+/// A declared sink's options as text, as they were written.
+#[must_use]
+pub fn given(sink: &rules::SinkDecl) -> Vec<(String, String)> {
+    let text = |value: &rules::OptionValue| match value {
+        rules::OptionValue::Text(text) | rules::OptionValue::Template(text) | rules::OptionValue::Secret(text) => {
+            text.clone()
+        }
+        rules::OptionValue::Int(number) => number.to_string(),
+        rules::OptionValue::Bool(flag) => flag.to_string(),
+        rules::OptionValue::DurationMs(ms) => format!("{ms}ms"),
+        rules::OptionValue::SizeBytes(bytes) => bytes.to_string(),
+    };
+    sink.options.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+}
+
+/// The connector of a declared sink.
+#[must_use]
+pub fn find<'a>(connectors: &'a Connectors, name: &str) -> Option<&'a Arc<dyn Connector>> {
+    connectors.iter().find(|c| c.schema().name == name)
+}
+
+/// Checks what the connectors know and the rules do not.
+#[must_use]
+pub fn mistakes(connectors: &Connectors, sink: &rules::SinkDecl) -> Vec<String> {
+    let Some(connector) = find(connectors, &sink.connector) else {
+        return vec![format!("there is no connector `{}`", sink.connector)];
+    };
+    match Options::parse(connector.schema(), &given(sink)) {
+        Ok(options) => connector.check(&options).err().unwrap_or_default(),
+        Err(mistakes) => mistakes,
+    }
+}
+
+/// Reads secrets from this process's environment and files.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessSecrets;
+
+impl ferrule_sinks::options::Secrets for ProcessSecrets {
+    fn env(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn file(&self, path: &str) -> std::io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+}

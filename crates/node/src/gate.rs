@@ -1,0 +1,134 @@
+//! Who may connect, for a shard: the authenticator's verdict, and what a gateway may claim.
+
+use crate::access::{Acl, Principal, Role as AccessRole};
+use crate::auth::{Attempt, Authenticator, Refused, Verdict};
+use crate::config::{AccessLists, Anonymous, BrokerConfig, User};
+use ferrule_broker::{Access, ConnId, ConnectRequest, Gate, Grant, Refusal, Role};
+use ferrule_mqtt::{Properties, PropertiesBuf, Property, ReasonCode};
+use ferrule_net::{Inbox, Mail};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The gate of one worker.
+pub struct NodeGate {
+    authenticator: Authenticator,
+    listeners: Vec<Anonymous>,
+    /// What connections claim whose password is being verified.
+    claims: Arc<Mutex<HashMap<u64, Claim>>>,
+}
+
+/// What a CONNECT says of itself in user properties (FORMATS.md).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Claim {
+    /// `ferrule: 1`.
+    ferrule: bool,
+    /// `ferrule-edge`.
+    edge: Option<String>,
+}
+
+impl Claim {
+    fn of(properties: Properties<'_>) -> Self {
+        let mut claim = Self::default();
+        for (name, value) in properties.user_properties() {
+            match name {
+                "ferrule" => claim.ferrule = value == "1",
+                "ferrule-edge" => claim.edge = Some(value.into()),
+                _ => {}
+            }
+        }
+        claim
+    }
+
+    /// The grant of a principal that claims this.
+    fn grant(self, principal: Principal) -> Result<Grant, Refusal> {
+        let mut properties = PropertiesBuf::new();
+        let role = match (principal.role, self.ferrule) {
+            (AccessRole::Edge { edge_id }, true) => {
+                if self.edge.as_deref() != Some(&*edge_id) {
+                    return Err(Refusal {
+                        reason: ReasonCode::NOT_AUTHORIZED,
+                        message: format!(
+                            "says it is edge `{}`, its user may speak for `{edge_id}` alone",
+                            self.edge.unwrap_or_default()
+                        ),
+                    });
+                }
+                // Two short strings: they encode.
+                let _ = properties.push(Property::UserProperty("ferrule", "1"));
+                Role::Edge(edge_id)
+            }
+            // A gateway's user without a gateway's CONNECT is any client.
+            (AccessRole::Edge { .. } | AccessRole::Device, _) => Role::Device,
+        };
+        Ok(Grant { role, username: principal.username, access: principal.acl, properties })
+    }
+}
+
+impl NodeGate {
+    /// A gate that posts late verdicts to `inbox`.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn new<M: Send + 'static>(config: &BrokerConfig, inbox: Inbox<M>) -> std::io::Result<Self> {
+        Self::with(&config.users, &config.anonymous, config.listeners.iter().map(|l| l.anonymous).collect(), inbox)
+    }
+
+    fn with<M: Send + 'static>(
+        users: &[User],
+        anonymous: &AccessLists,
+        listeners: Vec<Anonymous>,
+        inbox: Inbox<M>,
+    ) -> std::io::Result<Self> {
+        let claims: Arc<Mutex<HashMap<u64, Claim>>> = Arc::default();
+        let known = Arc::clone(&claims);
+        let authenticator = Authenticator::new(users, anonymous, move |conn, verdict| {
+            let claim = known.lock().unwrap_or_else(PoisonError::into_inner).remove(&conn).unwrap_or_default();
+            let verdict = verdict.map_err(refusal).and_then(|principal| claim.grant(principal));
+            inbox.post(Mail::Admitted(ConnId::from_bits(conn), verdict));
+        })?;
+        Ok(Self { authenticator, listeners, claims })
+    }
+}
+
+impl Gate for NodeGate {
+    fn admit(&mut self, conn: ConnId, request: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
+        let claim = Claim::of(request.properties);
+        let attempt = Attempt {
+            client_id: request.client_id,
+            username: request.username,
+            password: request.password,
+            peer: request.peer,
+            anonymous: self.listeners.get(request.listener).copied().unwrap_or_default(),
+        };
+        // Before the answer can come. A claim whose connection ends meanwhile goes with the verdict.
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner).insert(conn.to_bits(), claim.clone());
+        match self.authenticator.verify(conn.to_bits(), attempt) {
+            Verdict::Later => None,
+            Verdict::Now(verdict) => {
+                self.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&conn.to_bits());
+                Some(verdict.map_err(refusal).and_then(|principal| claim.grant(principal)))
+            }
+        }
+    }
+}
+
+fn refusal(refused: Refused) -> Refusal {
+    let (reason, message) = match refused {
+        Refused::BadCredentials => (ReasonCode::BAD_USER_NAME_OR_PASSWORD, "unknown name or wrong password"),
+        Refused::NotAuthorized => (ReasonCode::NOT_AUTHORIZED, "a user name is needed on this listener"),
+        Refused::Busy => (ReasonCode::SERVER_BUSY, "too many passwords wait to be verified"),
+    };
+    Refusal { reason, message: message.into() }
+}
+
+impl Access for Acl {
+    fn publish(&self, topic: &str) -> bool {
+        self.may_publish(topic)
+    }
+    fn subscribe(&self, filter: &str) -> bool {
+        self.may_subscribe(filter)
+    }
+    fn receive(&self, topic: &str) -> bool {
+        self.may_receive(topic)
+    }
+}

@@ -1,0 +1,401 @@
+//! A node, from its configuration to its end.
+//!
+//! # Threads
+//! | thread | what runs on it |
+//! |---|---|
+//! | `ferrule-worker` | the shard, its rules and outboxes: [`crate::hub`] under [`ferrule_net::Worker`] |
+//! | `ferrule-store` | the one durable writer |
+//! | `ferrule-node` (tokio) | uplink, sinks, control socket, rules files, signals |
+//! | authentication | password hashes, two threads |
+//!
+//! # Order of a start
+//! What can be wrong is tried before anything is changed: rules are checked, ports bound and the data folder locked before the
+//! store is opened; all of it ends with one clear message and a non-zero exit.
+
+use crate::config::{BrokerConfig, UplinkConfig};
+use crate::connectors::{self, Connectors};
+use crate::control::{Control, ControlError, DataDirLock};
+use crate::gate::NodeGate;
+use crate::hub::{BATCHES, Hub, HubMessage, Node};
+use crate::loader::{self, Loader, UPLINK};
+use crate::watch::{RuleFile, RuleFiles, Watcher};
+use ferrule_broker::shard::Parts;
+use ferrule_broker::{Limits, Shard};
+use ferrule_link::UplinkStats;
+use ferrule_net::{Clock, Inbox, Listener, Mail, Worker};
+use ferrule_outbox::Policy;
+use ferrule_rules::Source;
+use ferrule_store::{Boot, Op, Origin, Restored, Stamp, Store, StoreEvent};
+use ferrule_store_sqlite::{Options as StoreOptions, SqliteStore, State, Writer};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+/// What a binary is.
+pub struct Product {
+    /// `ferrule-edge` or `ferrule-cloud`.
+    pub name: &'static str,
+    /// Whether it has an uplink and its rows get an identity.
+    pub edge: bool,
+    /// What `CREATE SINK` may name.
+    pub connectors: Connectors,
+}
+
+/// Why a node did not start, or stopped: one message for people.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The rules are wrong.
+    #[error("{0}")]
+    Rules(String),
+    /// A port cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system says and what to do.
+        reason: String,
+    },
+    /// The data folder is another process's, or cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] ControlError),
+    /// The store cannot be opened.
+    #[error("{0}")]
+    Store(String),
+    /// The system refuses something that every start needs.
+    #[error("cannot start: {what}: {error}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The worker ended.
+    #[error("the worker ended: {0}")]
+    Worker(String),
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
+    move |error| RunError::System { what, error }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start, or its worker ends.
+pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfig>) -> Result<(), RunError> {
+    let clock = Clock::start();
+    let files = config.node.rules.as_ref().map(RuleFiles::new);
+    let texts = match &files {
+        Some(files) => files.read().map_err(|e| {
+            RunError::Rules(format!("cannot read the rules in {}: {}", e.path.display(), e.problem))
+        })?,
+        None => Vec::new(),
+    };
+    check_rules(product, &texts)?;
+    let lock = DataDirLock::take(&config.node.data_dir)?;
+    let listeners = bind(config)?;
+    let options = if product.edge { StoreOptions::edge() } else { StoreOptions::cloud() };
+    let opened = ferrule_store_sqlite::open(&config.node.data_dir, options)
+        .map_err(|error| RunError::Store(error.to_string()))?;
+    let origin = origin(product, config, &opened.writer, &opened.restored)?;
+    let boot = Boot::new(random()? as u64);
+
+    let (poll, inbox) = Worker::<Hub, SqliteStore, HubMessage>::poll().map_err(system("epoll"))?;
+    let node = Node { origin: Arc::clone(&origin), boot, edge: product.edge, policy: policy(product, config) };
+    let stored = opened.restored.queues.iter().filter(|q| q.queue.as_session().is_none()).copied().collect();
+    let hub = Hub::new(node, stored, random()?, clock.now());
+    let posts = inbox.clone();
+    let store = opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event))));
+    let gate = NodeGate::new(config, inbox.clone()).map_err(system("authentication"))?;
+    let parts = Parts {
+        hook: hub,
+        store,
+        gate: Box::new(gate),
+        limits: limits(config),
+        policy: policy(product, config),
+        seed: random()? as u64,
+    };
+    let shard = Shard::new(parts, &opened.restored, clock.now());
+    drop(opened.restored);
+    let addresses: Vec<String> = listeners.iter().map(|l| l.address().to_string()).collect();
+    let worker =
+        Worker::new(poll, inbox.clone(), clock, listeners, shard).map_err(system("registering the listeners"))?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // One for a gateway's uplink; a cloud's sinks encode and compress beside each other.
+        .worker_threads(if product.edge { 1 } else { 2 })
+        .thread_name("ferrule-node")
+        .enable_all()
+        .build()
+        .map_err(system("the runtime"))?;
+    let mut loader = Loader::new(product.edge, product.connectors.clone(), inbox.clone(), runtime.handle().clone());
+    let stats = Arc::new(UplinkStats::default());
+    if let Some(uplink) = uplink {
+        let (generation, events) = loader.events(UPLINK);
+        let (sender, rows) = mpsc::channel(BATCHES);
+        loader.connect_uplink(generation, sender);
+        runtime.spawn(ferrule_link::run(link(uplink, &origin, boot, clock), rows, events, Arc::clone(&stats)));
+    }
+    loader.load(&texts).map_err(RunError::Rules)?;
+
+    let ended = Arc::new(tokio::sync::Notify::new());
+    let ending = Arc::clone(&ended);
+    let worker = std::thread::Builder::new()
+        .name("ferrule-worker".into())
+        .spawn(move || {
+            let result = worker.run(Hub::message);
+            ending.notify_one();
+            result
+        })
+        .map_err(system("the worker's thread"))?;
+
+    let about = About {
+        product: product.name,
+        edge: product.edge,
+        origin: Arc::clone(&origin),
+        boot,
+        listeners: addresses.clone(),
+        inbox: inbox.clone(),
+        uplink: uplink.map(|_| stats),
+        writer: Arc::new(opened.writer),
+    };
+    let stopped = runtime.block_on(async {
+        let control = Control::bind(&lock)?;
+        tracing::info!(id = &*origin, listeners = addresses.join(" "), version = env!("CARGO_PKG_VERSION"), "started");
+        serve(control, &about, files, loader, &ended).await.map_err(system("signals"))
+    });
+    tracing::info!("stopping");
+    inbox.post(Mail::Stop);
+    let worker = worker.join().map_err(|_| RunError::Worker("it panicked: this is a bug".into()));
+    // Sinks and the uplink see their channels closed and finish what they hold.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Ok(writer) = Arc::try_unwrap(about.writer)
+        && let Err(error) = writer.shutdown()
+    {
+        tracing::error!("{error}");
+    }
+    drop(lock);
+    stopped?;
+    worker?.map_err(|e| RunError::Worker(e.to_string()))
+}
+
+/// Serves what is not on a message's way until a signal comes or the worker ends.
+async fn serve(
+    control: Control,
+    about: &About,
+    files: Option<RuleFiles>,
+    mut loader: Loader,
+    ended: &tokio::sync::Notify,
+) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let watching = async move {
+        let Some(files) = files else { return std::future::pending().await };
+        let place = files.path().display().to_string();
+        let mut watcher = match Watcher::start(files) {
+            Ok((watcher, _)) => watcher,
+            Err(error) => {
+                tracing::error!(%error, "the rules are not watched");
+                return std::future::pending().await;
+            }
+        };
+        loop {
+            let (cause, read) = watcher.next().await;
+            let loaded = read
+                .map_err(|e| format!("cannot read {}: {}", e.path.display(), e.problem))
+                .and_then(|texts| loader.load(&texts));
+            match loaded {
+                Ok(()) => tracing::info!(rules = place, ?cause, "new rules are in force"),
+                Err(mistakes) => tracing::error!("the rules in {place} are wrong, the old ones stay:\n{mistakes}"),
+            }
+        }
+    };
+    let asked = about.clone();
+    tokio::select! {
+        () = control.serve(move |request| answer(asked.clone(), request)) => {}
+        () = watching => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = ended.notified() => {}
+    }
+    Ok(())
+}
+
+/// What the control socket knows.
+#[derive(Clone)]
+struct About {
+    product: &'static str,
+    edge: bool,
+    origin: Origin,
+    boot: Boot,
+    listeners: Vec<String>,
+    inbox: Inbox<HubMessage>,
+    uplink: Option<Arc<UplinkStats>>,
+    writer: Arc<Writer>,
+}
+
+async fn answer(about: About, request: Value) -> Result<Value, String> {
+    match request.get("do").and_then(Value::as_str) {
+        Some("status") => status(&about).await,
+        Some("rules.counters") => Ok(json!({ "rules": status(&about).await?["rules"] })),
+        Some("outbox.list") => Ok(json!({ "outboxes": status(&about).await?["outboxes"] })),
+        Some(other) => Err(format!("unknown request `{other}`; there are status, outbox.list, rules.counters")),
+        None => Err("say what to do: {\"do\":\"status\"}".into()),
+    }
+}
+
+async fn status(about: &About) -> Result<Value, String> {
+    let (reply, answer) = oneshot::channel();
+    about.inbox.post(Mail::App(HubMessage::Status(reply)));
+    let hub = answer.await.map_err(|_| "the node is stopping".to_owned())?;
+    let store = about.writer.status();
+    let (state, error) = match &store.state {
+        State::Running => ("ok", None),
+        State::Failing(message) => ("failing", Some(message.clone())),
+        State::Stopped => ("stopped", None),
+    };
+    let mut status = json!({
+        "role": if about.edge { "edge" } else { "cloud" },
+        "program": about.product,
+        "version": env!("CARGO_PKG_VERSION"),
+        "id": &*about.origin,
+        "boot": about.boot.to_string(),
+        "pid": std::process::id(),
+        "listeners": about.listeners.iter().map(|bind| json!({ "bind": bind })).collect::<Vec<_>>(),
+        "uplink": about.uplink.as_ref().map(|stats| {
+            let s = stats.snapshot();
+            json!({
+                "state": s.state.as_str(), "connected_since_ms": s.connected_since_wall_ms, "connects": s.connects,
+                "failures": s.failures, "sent": s.sent, "acknowledged": s.acknowledged, "discarded": s.discarded,
+                "in_flight": s.in_flight, "bytes_out": s.bytes_out, "bytes_in": s.bytes_in, "error": s.last_error,
+            })
+        }),
+        "store": {
+            "state": state, "error": error, "commits": store.commits, "ops": store.ops, "bytes": store.bytes,
+            "last_commit_us": store.last_commit.as_micros() as u64, "failures": store.failures,
+            "file_bytes": store.file_bytes, "wal_bytes": store.wal_bytes, "low_on_space": store.low_on_space,
+            "damage": store.damage.as_ref().map(ToString::to_string),
+        },
+    });
+    if let (Value::Object(all), Value::Object(hub)) = (&mut status, hub) {
+        all.extend(hub);
+    }
+    Ok(status)
+}
+
+/// Checks the rules as a start would.
+fn check_rules(product: &Product, texts: &[RuleFile]) -> Result<(), RunError> {
+    let sources: Vec<Source<'_>> = texts.iter().map(|f| Source { name: &f.name, text: &f.text }).collect();
+    let host = connectors::host(product.edge, &product.connectors);
+    loader::check(&sources, &host, &product.connectors).map(drop).map_err(RunError::Rules)
+}
+
+fn bind(config: &BrokerConfig) -> Result<Vec<Listener>, RunError> {
+    (config.listeners.iter())
+        .map(|listener| {
+            let address = listener.bind;
+            Listener::bind(address).map_err(|error| {
+                let reason = match error.kind() {
+                    std::io::ErrorKind::AddrInUse => format!(
+                        "the port is taken: `ss -ltnp 'sport = :{}'` shows by whom; choose another in `bind`",
+                        address.port()
+                    ),
+                    std::io::ErrorKind::PermissionDenied => {
+                        "ports under 1024 need root: choose another in `bind`".into()
+                    }
+                    _ => error.to_string(),
+                };
+                RunError::Listen { address, reason }
+            })
+        })
+        .collect()
+}
+
+/// The node's id: the configuration's, else the one drawn at the first start, which is durable before it is used.
+fn origin(
+    product: &Product,
+    config: &BrokerConfig,
+    writer: &Writer,
+    restored: &Restored,
+) -> Result<Origin, RunError> {
+    const KEY: &str = "node_id";
+    if let Some(id) = &config.node.id {
+        return Ok(id.as_str().into());
+    }
+    let kept = restored.meta.iter().find(|(key, _)| &**key == KEY);
+    if let Some(id) = kept.and_then(|(_, value)| std::str::from_utf8(value).ok()) {
+        return Ok(id.into());
+    }
+    let id = format!("{}-{:012x}", if product.edge { "edge" } else { "node" }, random()? as u64 >> 16);
+    let (committed, wait) = std::sync::mpsc::channel();
+    let mut store = writer.handle(Box::new(move |event| {
+        if let StoreEvent::Committed { .. } = event {
+            // Nobody waits after the first.
+            let _ = committed.send(());
+        }
+    }));
+    store.submit(vec![Op::MetaPut { key: KEY.into(), value: id.clone().into_bytes().into() }]);
+    wait.recv_timeout(Duration::from_secs(30))
+        .map_err(|_| RunError::Store("the data folder does not take the first write within 30 s".into()))?;
+    Ok(id.as_str().into())
+}
+
+fn random() -> Result<u128, RunError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| RunError::System {
+        what: "random numbers",
+        error: std::io::Error::other(e.to_string()),
+    })?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+fn limits(config: &BrokerConfig) -> Limits {
+    let mqtt = &config.mqtt;
+    let seconds = |d: Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
+    Limits {
+        packet_bytes: mqtt.max_packet_size as usize,
+        receive_max: mqtt.receive_max,
+        waiting_max: mqtt.max_waiting as usize,
+        keep_alive_max: Some(seconds(mqtt.keep_alive_max)).filter(|s| *s > 0).map(|s| s.min(65_535) as u16),
+        session_expiry_max_s: match seconds(mqtt.session_expiry_max) {
+            0 => u32::MAX,
+            seconds => seconds,
+        },
+        topic_alias_max: mqtt.topic_alias_max,
+        inflight_max: usize::from(mqtt.max_inflight),
+        queue_messages: mqtt.max_queued_messages,
+        retained_messages: mqtt.retained_max_messages as usize,
+        retained_bytes: mqtt.retained_max_bytes as usize,
+        ..Limits::default()
+    }
+}
+
+fn policy(product: &Product, config: &BrokerConfig) -> Policy {
+    let outbox = &config.outbox;
+    Policy {
+        ack_deadline: outbox.ack_deadline,
+        offline_interval: outbox.offline_interval,
+        unwritten_bytes: outbox.mem_max as usize,
+        disk_bytes: outbox.max_bytes,
+        ..if product.edge { Policy::EDGE } else { Policy::CLOUD }
+    }
+}
+
+fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> ferrule_link::UplinkConfig {
+    let stamp: ferrule_link::Clock = Arc::new(move || {
+        let now = clock.now();
+        Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true }
+    });
+    let mut link = ferrule_link::UplinkConfig::new(uplink.servers.clone(), Arc::clone(origin), boot, stamp);
+    link.username = uplink.username.clone();
+    link.password = uplink.password.as_ref().map(|p| p.as_str().as_bytes().to_vec());
+    link.keep_alive = uplink.keep_alive;
+    link.connect_timeout = uplink.connect_timeout;
+    link.window_max = uplink.max_inflight;
+    link.version = uplink.version;
+    link.identity = uplink.identity;
+    link
+}
