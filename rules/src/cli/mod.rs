@@ -37,7 +37,7 @@ pub enum Format {
     Json,
 }
 
-/// A message for [`test`].
+/// A message for [`test()`].
 #[derive(Debug, Clone, Default)]
 pub struct TestMessage {
     /// The topic.
