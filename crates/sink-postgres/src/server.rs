@@ -270,3 +270,33 @@ async fn all(mut calls: Vec<Call<'_>>) -> Result<(), Error> {
     .await;
     results.into_iter().flatten().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use engine::Database;
+
+    #[tokio::test]
+    async fn old_keys_are_deleted_in_steps() {
+        let postgres = ferrule_testkit::Postgres::start();
+        postgres.execute("CREATE TABLE t (n int); ALTER DATABASE postgres SET synchronous_commit = off");
+        let settings = Settings { table: None, columns: None, dedupe_for: Duration::ZERO, batch_rows: 1 };
+        let timeout = Duration::from_secs(30);
+        let mut server = Server::new(crate::config(&postgres.url(), timeout).unwrap(), settings, timeout);
+        server.connect().await.unwrap();
+        let safe = server.client().unwrap().query_one("SHOW synchronous_commit", &[]).await.unwrap();
+        assert_eq!(safe.get::<_, &str>(0), "on");
+        let table = Table::rendered("t").unwrap();
+        server.layout(&table).await.unwrap();
+        postgres.execute(
+            "INSERT INTO t_ferrule_seen SELECT 'o', 1, 0, i, 1, 0, now() - CASE WHEN i <= 2000 THEN interval '25 hours' ELSE \
+             interval '0' END FROM generate_series(1, 2500) AS i",
+        );
+        let day = Duration::from_secs(86_400);
+        assert_eq!(server.sweep(&table, day).await, Ok(true));
+        assert_eq!(server.sweep(&table, day).await, Ok(true));
+        assert_eq!(server.sweep(&table, day).await, Ok(false));
+        assert_eq!(postgres.query("SELECT count(*) FROM t_ferrule_seen"), ["500"]);
+    }
+}

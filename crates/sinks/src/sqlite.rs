@@ -397,3 +397,37 @@ fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::sql::engine::Database;
+
+    #[tokio::test]
+    async fn old_keys_are_deleted_in_steps() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.db");
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("CREATE TABLE t (n int)").unwrap();
+        let settings = Settings { table: None, columns: None, dedupe_for: Duration::ZERO, batch_rows: 1 };
+        let path = path.to_str().unwrap().to_owned();
+        let mut file = File { path, synchronous: "FULL", settings, connection: None, log_is_suspect: true };
+        file.connect().await.unwrap();
+        let table = Table::rendered("t").unwrap();
+        file.layout(&table).await.unwrap();
+        let day = Duration::from_secs(86_400);
+        other
+            .execute_batch(&format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) INSERT INTO t_ferrule_seen \
+                 SELECT 'o', 1, 0, i, 1, 0, {} + i / 2001 * 86400000 FROM n",
+                now_ms() - 86_400_000
+            ))
+            .unwrap();
+        assert_eq!(file.sweep(&table, day).await, Ok(true));
+        assert_eq!(file.sweep(&table, day).await, Ok(true));
+        assert_eq!(file.sweep(&table, day).await, Ok(false));
+        let left: i64 = other.query_row("SELECT count(*) FROM t_ferrule_seen", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 500);
+    }
+}

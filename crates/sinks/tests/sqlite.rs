@@ -190,6 +190,7 @@ async fn another_programs_lock_is_waited_for() {
     assert!(sink.answers.is_empty());
     locker.execute_batch("COMMIT").unwrap();
     sink.until_answered(1).await;
+    assert_eq!(sink.downs.len(), 1, "said once, not with every attempt");
     assert_eq!(sink.stop().await.get(&1), Some(&YES));
     assert_eq!(table(&path, "SELECT n FROM t"), ["1"]);
 }
@@ -263,4 +264,25 @@ fn mistakes_in_options_are_found_by_check() {
     let declared = check(&[("path", "x.db"), ("columns", "a int, b text")]).unwrap();
     assert_eq!(declared.columns, Some(vec!["a".into(), "b".into()]));
     assert_eq!(declared.dedupe_for, Some(Duration::from_secs(30 * 86_400)));
+}
+
+#[tokio::test]
+async fn a_full_disk_is_down_until_there_is_room() {
+    let Some(disk) = ferrule_testkit::disk::SmallDisk::new(1_024) else { return };
+    let path = disk.path().join("out.db");
+    let mut sink = start(&path, &[("table", "t"), ("columns", "n int, pad text")]);
+    let pad = "x".repeat(1_000);
+    let rows = |from, to| {
+        (from..to).map(|n| row(n, "", format!("{{\"n\":{n},\"pad\":\"{pad}\"}}"))).collect::<Vec<_>>()
+    };
+    sink.send(rows(0, 50)).await;
+    sink.until_answered(50).await;
+    disk.fill();
+    sink.send(rows(50, 100)).await;
+    let error = sink.until_down().await;
+    assert!(error.contains("out.db") && error.contains("full"), "{error}");
+    disk.free();
+    sink.until_answered(100).await;
+    assert!(sink.stop().await.values().all(|d| *d == YES));
+    assert_eq!(table(&path, "SELECT count(*), count(DISTINCT n) FROM t"), ["100|100"]);
 }

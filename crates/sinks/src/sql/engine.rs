@@ -1,5 +1,6 @@
 //! The consumer that both SQL sinks are: batches, poison rows, tables that wait, connections made anew.
 
+use super::value::Refused;
 use super::{Fault, Insert, Layout, Row, Settings, Table};
 use crate::health::{Backoff, Health};
 use crate::{Delivered, OutRow, Reason, SinkContext};
@@ -25,6 +26,9 @@ const FRESH: Duration = Duration::from_secs(5);
 
 /// Old keys are looked for this often; at once again while there were some left.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// A connection that lasted so long was a good one, even if no row came.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// Of discarded rows one is logged in this time, with how many there were.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -89,6 +93,8 @@ struct Engine<D> {
     held: HashMap<Table, Held>,
     sweep_at: Instant,
     discards: Discards,
+    /// Rows were answered since the last connection was lost.
+    progress: bool,
 }
 
 /// Runs until the context's rows are closed and what was at hand is written, or until its time is over.
@@ -103,18 +109,23 @@ pub async fn run<D: Database>(db: D, sink: &str, settings: Settings, mut context
         held: HashMap::new(),
         sweep_at: Instant::now() + SWEEP_EVERY,
         discards: Discards::default(),
+        progress: false,
     };
     let mut input = Input { context: &mut context, deadline: None };
     let mut backoff = Backoff::default();
     while !engine.ended(&mut input) {
         let wait = match engine.connect(&mut input).await {
             Ok(()) => {
-                backoff.reset();
+                let connected_at = Instant::now();
                 let error = engine.work(&mut input).await;
                 if engine.ended(&mut input) {
                     break;
                 }
-                // The first attempt after a loss is made soon: most losses are a server's restart.
+                // The first attempt after a loss is made soon: most losses are a server's restart. But one that connects and
+                // then fails each time (a full disk) is left more and more in peace.
+                if std::mem::take(&mut engine.progress) || connected_at.elapsed() >= LASTING {
+                    backoff.reset();
+                }
                 engine.health.down(error);
                 backoff.next_wait()
             }
@@ -192,7 +203,10 @@ impl<D: Database> Engine<D> {
                 Err(fault) => return Err(fault.message().to_owned()),
             }
         }
-        self.health.up();
+        // With rows at hand the first commit tells: a full disk connects well.
+        if self.waiting.is_empty() {
+            self.health.up();
+        }
         Ok(())
     }
 
@@ -272,11 +286,15 @@ impl<D: Database> Engine<D> {
         let mut lanes: Vec<Vec<usize>> = Vec::with_capacity(tables.len());
         for (table, places) in tables {
             match self.layout(&table).await {
-                Ok(mut layout) => {
-                    if self.has_unknown_columns(&layout, &rows, &places) {
+                Ok(layout) => {
+                    let own = groups.len();
+                    let mut refused = group(&layout, &rows, &places, &mut groups);
+                    if refused.iter().any(|(_, refused)| refused.unknown_column) && self.is_old(&table) {
+                        // Somebody may have added the column.
                         self.layouts.remove(&table);
+                        groups.truncate(own);
                         match self.layout(&table).await {
-                            Ok(fresh) => layout = fresh,
+                            Ok(fresh) => refused = group(&fresh, &rows, &places, &mut groups),
                             Err(fault) => {
                                 self.hold(table, fault)?;
                                 lanes.push(places);
@@ -284,9 +302,9 @@ impl<D: Database> Engine<D> {
                             }
                         }
                     }
-                    group(&layout, &rows, &places, &mut groups, |place, refused| {
+                    for (place, refused) in refused {
                         outcomes[place] = Some(self.discards.add(&self.sink, refused.reason, &refused.why));
-                    });
+                    }
                 }
                 Err(fault) => self.hold(table, fault)?,
             }
@@ -394,12 +412,9 @@ impl<D: Database> Engine<D> {
         Ok(layout)
     }
 
-    /// Whether a row names a column that the table had not when it was last looked at, a while ago.
-    fn has_unknown_columns(&self, layout: &Layout, rows: &[OutRow], places: &[usize]) -> bool {
-        let old = self.layouts.get(&layout.table).is_none_or(|known| known.read_at.elapsed() >= FRESH);
-        old && places
-            .iter()
-            .any(|&p| Row::new(p, &rows[p].entry, layout).is_err_and(|refused| refused.unknown_column))
+    /// Whether a table was last looked at so long ago that another look is worth it.
+    fn is_old(&self, table: &Table) -> bool {
+        self.layouts.get(table).is_none_or(|known| known.read_at.elapsed() >= FRESH)
     }
 
     /// Lets a table wait. A lost connection is passed on.
@@ -444,11 +459,10 @@ impl<D: Database> Engine<D> {
         while let Some(row) = stay.pop_back() {
             self.waiting.push_front(row);
         }
-        if answers.iter().any(|(_, delivered)| *delivered == Delivered::Yes) {
+        if !answers.is_empty() {
+            self.progress = true;
             self.health.up();
-        } else if let Some(held) = self.held.values().next()
-            && answers.is_empty()
-        {
+        } else if let Some(held) = self.held.values().next() {
             self.health.down(held.error.clone());
         }
         self.health.done(answers);
@@ -490,23 +504,25 @@ impl Group<'_> {
     }
 }
 
+/// Makes rows of entries and puts them into groups; returns those that cannot be rows.
 fn group<'a>(
     layout: &Arc<Layout>,
     rows: &'a [OutRow],
     places: &[usize],
     groups: &mut Vec<Group<'a>>,
-    mut refuse: impl FnMut(usize, super::value::Refused),
-) {
+) -> Vec<(usize, Refused)> {
     let own = groups.len();
+    let mut unfit = Vec::new();
     for &place in places {
         match Row::new(place, &rows[place].entry, layout) {
             Ok((row, columns)) => match groups[own..].iter_mut().find(|g| g.columns == columns) {
                 Some(group) => group.rows.push(row),
                 None => groups.push(Group { layout: Arc::clone(layout), columns, rows: vec![row] }),
             },
-            Err(refused) => refuse(place, refused),
+            Err(refused) => unfit.push((place, refused)),
         }
     }
+    unfit
 }
 
 /// Logs discarded rows, not each of them: a device can send as many as it likes.
