@@ -1,4 +1,4 @@
--- The edge's rules. Change them while the demo does not run, and run it again.
+-- The edge's rules. Change them while the demo runs: they are read again within two seconds.
 
 -- Everything that the devices say goes to the cloud as it is. What this rule passes is what must arrive.
 CREATE RULE everything AS

@@ -264,8 +264,14 @@ impl Demo {
             cloud_port: self.cloud_port,
             database: self.database.display().to_string(),
         };
-        let text =
-            if terminal { view::screen(&picture, columns()) } else { format!("{}\n", view::line(&picture)) };
+        let text = if terminal {
+            {
+                let (width, height) = terminal_size();
+                view::screen(&picture, width, height)
+            }
+        } else {
+            format!("{}\n", view::line(&picture))
+        };
         let mut out = io::stdout().lock();
         // A reader that has gone (`| head`) is no reason to fail.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -374,15 +380,15 @@ fn rules(status: &Value) -> Vec<(String, [u64; 5])> {
         .collect()
 }
 
-/// The terminal's width, in columns; 100 when it does not say.
-fn columns() -> usize {
+/// The terminal's columns and lines; 100 and 40 when it does not say.
+fn terminal_size() -> (usize, usize) {
     let stty = std::process::Command::new("stty").arg("size").stdin(std::process::Stdio::inherit()).output();
     let text = stty.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.split_whitespace()
-        .nth(1)
-        .and_then(|columns| columns.parse().ok())
-        .filter(|&columns| columns > 0)
-        .unwrap_or(100)
+    let numbers: Vec<usize> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    match numbers[..] {
+        [lines, columns] if lines > 0 && columns > 0 => (columns, lines),
+        _ => (100, 40),
+    }
 }
 
 #[cfg(test)]

@@ -84,19 +84,38 @@ pub fn line(picture: &Picture<'_>) -> String {
 
 /// A whole screen: escape sequences put the cursor home, clear each line's rest and what is below.
 ///
-/// `width`: columns; longer lines are cut, or a redraw would wrap and scroll.
+/// It never fills the last of `height` lines, or a redraw would scroll. Lines are cut at `width` columns, but for the
+/// commands, which are there to be copied whole: they wrap. Where there is not room for all, commands go first, then rows.
 #[must_use]
-pub fn screen(picture: &Picture<'_>, width: usize) -> String {
+pub fn screen(picture: &Picture<'_>, width: usize, height: usize) -> String {
+    let width = width.max(1);
+    let cut = |line: &String| line.chars().take(width).collect::<String>();
+    let high = |line: &String| line.chars().count().div_ceil(width).max(1);
+    let (figures, rows, commands) = (figures(picture), rows(picture), commands(picture));
+    let mut shown: Vec<String> = figures.iter().map(cut).collect();
+    let mut room = height.saturating_sub(1 + shown.len());
+    let for_commands: usize = commands.iter().map(high).sum();
+    // A heading and two rows are worth more than the commands.
+    let for_rows = room.saturating_sub(for_commands).max(room.min(4)).min(rows.len());
+    shown.extend(rows.iter().take(for_rows).map(cut));
+    room -= for_rows;
+    for command in commands {
+        let lines = high(&command);
+        if lines > room {
+            break;
+        }
+        room -= lines;
+        shown.push(command);
+    }
     let mut text = String::from("\x1b[H");
-    for line in lines(picture) {
-        let cut: String = line.chars().take(width).collect();
-        let _ = write!(text, "{cut}\x1b[K\r\n");
+    for line in shown.iter().take(height.saturating_sub(1)) {
+        let _ = write!(text, "{line}\x1b[K\r\n");
     }
     text.push_str("\x1b[J");
     text
 }
 
-fn lines(picture: &Picture<'_>) -> Vec<String> {
+fn figures(picture: &Picture<'_>) -> Vec<String> {
     let seconds = picture.running.as_secs();
     let way = if picture.kafka.is_ok() { "SQLite, Kafka" } else { "SQLite" };
     let mut lines = vec![
@@ -138,18 +157,25 @@ fn lines(picture: &Picture<'_>) -> Vec<String> {
         let counts: Vec<String> = counts.iter().map(|count| format!("{count:>9}")).collect();
         lines.push(format!("{name:<14} {}", counts.join(" ")));
     }
-    lines.push(String::new());
-    lines.push("last rows in SQLite".to_owned());
-    lines.extend(picture.last.iter().map(|row| format!("  {:<18} {}", row.topic, row.row)));
-    lines.push(String::new());
-    lines.push("look further".to_owned());
-    lines.push(format!(
-        "  sqlite3 -header -column {} 'SELECT received_at, edge, clientid, topic, row FROM readings ORDER BY rowid DESC LIMIT 10'",
-        picture.database
-    ));
-    lines.push(format!("  sqlite3 {} 'SELECT topic, row FROM alerts'", picture.database));
-    lines.push(format!("  mosquitto_sub -p {} -t 'host/#' -v       (at the edge)", picture.edge_port));
-    lines.push(format!("  mosquitto_sub -p {} -t 'alerts/#' -v     (at the cloud)", picture.cloud_port));
+    lines
+}
+
+fn rows(picture: &Picture<'_>) -> Vec<String> {
+    let mut lines = vec![String::new(), "last rows in SQLite, newest first".to_owned()];
+    lines.extend(picture.last.iter().rev().map(|row| format!("  {:<18} {}", row.topic, row.row)));
+    lines
+}
+
+fn commands(picture: &Picture<'_>) -> Vec<String> {
+    let database = &picture.database;
+    let mut lines = vec![
+        String::new(),
+        "look further".to_owned(),
+        format!("  sqlite3 {database} 'SELECT * FROM readings ORDER BY rowid DESC LIMIT 10'"),
+        format!("  sqlite3 {database} 'SELECT topic, row FROM alerts LIMIT 10'"),
+        format!("  mosquitto_sub -p {} -v -t 'host/#'       (at the edge)", picture.edge_port),
+        format!("  mosquitto_sub -p {} -v -t 'alerts/#'     (at the cloud)", picture.cloud_port),
+    ];
     if let Ok(brokers) = &picture.kafka {
         lines.push(format!(
             "  tests/servers/kafka/kafka.sh tool org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server {brokers} --topic telemetry"
@@ -218,7 +244,7 @@ mod tests {
             "{line}"
         );
         assert!(line.ends_with("PUBACK p50 1.5 ms  row p50 -"), "{line}");
-        let screen = screen(&picture, 100);
+        let full = screen(&picture, 100, 50);
         for part in [
             "1:05",
             "edge: cloud",
@@ -227,12 +253,15 @@ mod tests {
             "kafka -        no java",
             "host/load",
         ] {
-            assert!(screen.contains(part), "{part} in {screen}");
+            assert!(full.contains(part), "{part} in {full}");
         }
-        assert!(
-            screen
-                .split("\x1b[K")
-                .all(|line| line.trim_start_matches("\x1b[H").trim().chars().count() <= 100)
-        );
+        for (width, height) in [(100, 50), (80, 24), (20, 10), (1, 1), (0, 0)] {
+            let screen = screen(&picture, width, height);
+            let lines: Vec<&str> = screen.split("\x1b[K\r\n").collect();
+            let high =
+                |line: &&str| line.trim_start_matches("\x1b[H").chars().count().div_ceil(width.max(1)).max(1);
+            let used: usize = lines[..lines.len() - 1].iter().map(high).sum();
+            assert!(used <= height.saturating_sub(1), "{used} lines of {height}: {screen}");
+        }
     }
 }
