@@ -37,13 +37,13 @@ struct RunArgs {
     /// A smoke test: one short round a row, few clients, its result not used by `report`.
     #[arg(long)]
     quick: bool,
-    /// Only rows whose name contains this.
+    /// Only rows whose name contains this; like a smoke test's, its result is not used by `report`.
     #[arg(long)]
     only: Option<String>,
     /// Leave out the rows through edge, cloud and sink.
     #[arg(long)]
     no_pipeline: bool,
-    /// The folder for the result file; default bench/results of this checkout.
+    /// The folder for the result file; default bench/results of this checkout, of a part target.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -118,14 +118,17 @@ fn all(args: &RunArgs) -> Result<(), Box<dyn Error>> {
         generator,
     };
     let mut result = run::begin(&options, &peers, &root());
+    // What is only a part, or a smoke test, must not become the newest result that `report` finds.
+    let partial = args.quick || args.only.is_some();
+    let folder =
+        args.out.clone().unwrap_or_else(|| root().join(if partial { "target" } else { "bench/results" }));
     let said = |what: &str| eprintln!("  {what}");
     result.rows = run::side_by_side(&options, &result.machine, &rows::all(args.quick), &peers, said);
+    result.write(&folder)?; // minutes of work, before the next part can fail
     if !args.no_pipeline {
         result.pipeline = pipeline::run(&options, said);
     }
     print!("{}", report::plain(&result));
-    let folder =
-        args.out.clone().unwrap_or_else(|| root().join(if args.quick { "target" } else { "bench/results" }));
     println!("\nwritten: {}", result.write(&folder)?.display());
     Ok(())
 }
