@@ -205,6 +205,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
+    /// A list of allowed filters, a list of denied ones, what is asked for, and whether it is granted.
+    type Case = (Option<&'static [&'static str]>, &'static [&'static str], &'static str, bool);
+
     fn list(filters: &[&str]) -> Vec<String> {
         filters.iter().map(|&f| f.to_owned()).collect()
     }
@@ -217,7 +220,7 @@ mod tests {
 
     #[test]
     fn publishing() {
-        let cases: &[(Option<&[&str]>, &[&str], &str, bool)] = &[
+        let cases: &[Case] = &[
             (None, &[], "a/b", true),
             (None, &[], "$SYS/x", false),
             (None, &[], "$ferrule/x", false),
@@ -241,7 +244,7 @@ mod tests {
 
     #[test]
     fn subscribing() {
-        let cases: &[(Option<&[&str]>, &[&str], &str, bool)] = &[
+        let cases: &[Case] = &[
             (None, &[], "#", true),
             (None, &[], "$SYS/#", false),
             (None, &[], "$ferrule/#", false),

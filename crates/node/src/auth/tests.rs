@@ -92,7 +92,11 @@ fn passwords_are_verified_by_the_pool_and_remembered() {
     assert_eq!(next(&answers), (6, Err(Refused::BadCredentials)));
     assert_eq!(now(auth.verify(7, attempt(Some("nobody"), Some("example")))), None);
     assert_eq!(next(&answers), (7, Err(Refused::BadCredentials)));
-    assert_eq!(now(auth.verify(8, attempt(Some("ann"), Some("example")))), Some(Ok(Some("ann".into()))), "still");
+    assert_eq!(
+        now(auth.verify(8, attempt(Some("ann"), Some("example")))),
+        Some(Ok(Some("ann".into()))),
+        "still"
+    );
 }
 
 #[test]
@@ -118,11 +122,8 @@ fn roles_and_lists_come_with_the_name() {
 
 #[test]
 fn clients_without_a_name() {
-    let open = |peer: &str, anonymous| Attempt {
-        peer: peer.parse().unwrap(),
-        anonymous,
-        ..attempt(None, None)
-    };
+    let open =
+        |peer: &str, anonymous| Attempt { peer: peer.parse().unwrap(), anonymous, ..attempt(None, None) };
     for users in [users(), Vec::new()] {
         let (auth, _answers) = start(&users, 0, 2);
         for (peer, anonymous, admitted) in [
@@ -137,12 +138,15 @@ fn clients_without_a_name() {
                     assert_eq!((principal.username, &principal.role), (None, &Role::Device));
                     assert!(principal.acl.may_publish("open/c1") && !principal.acl.may_publish("open/c2"));
                 }
-                Verdict::Now(Err(refused)) => assert!(!admitted && refused == Refused::NotAuthorized, "{peer}"),
+                Verdict::Now(Err(refused)) => {
+                    assert!(!admitted && refused == Refused::NotAuthorized, "{peer}")
+                }
                 Verdict::Later => panic!("nothing to verify"),
             }
         }
         // A name that nobody can prove: refused where there are users, not believed where there are none.
-        let named = Attempt { username: Some("x"), password: Some(b"y"), ..open("127.0.0.1:5", Anonymous::Loopback) };
+        let named =
+            Attempt { username: Some("x"), password: Some(b"y"), ..open("127.0.0.1:5", Anonymous::Loopback) };
         assert_eq!(now(auth.verify(1, named)), if users.is_empty() { Some(Ok(None)) } else { None });
     }
 }
@@ -164,7 +168,13 @@ fn hashes() {
     assert!(hash.reveal().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "OWASP's cost");
     assert_eq!(PasswordHash::parse(&hash.reveal()), Ok(hash.clone()));
     assert_ne!(PasswordHash::of(b"p").unwrap(), hash, "a salt of its own");
-    for text in ["", "$argon2id$", "p", "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ", "$scrypt$ln=1,r=1,p=1$c2FsdHNhbHQ$7D2ihTn"] {
+    for text in [
+        "",
+        "$argon2id$",
+        "p",
+        "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ",
+        "$scrypt$ln=1,r=1,p=1$c2FsdHNhbHQ$7D2ihTn",
+    ] {
         assert!(PasswordHash::parse(text).is_err(), "{text}");
     }
 }

@@ -54,7 +54,8 @@ fn a_message_for_rules_test() {
     std::fs::write(&file, b"\xff\x00").unwrap();
     let at = format!("@{}", file.display());
     for (payload, bytes) in [("{}", &b"{}"[..]), (&at, b"\xff\x00")] {
-        let args = ["rules", "test", "r.sql", "--topic", "t", "--timestamp=-5", "--retain", "--payload", payload];
+        let args =
+            ["rules", "test", "r.sql", "--topic", "t", "--timestamp=-5", "--retain", "--payload", payload];
         let Command::Rules(RulesCommand::Test(args)) = parse(&args).unwrap().command else { panic!() };
         let Ok(message) = message(args) else { panic!("it can be read") };
         assert_eq!((message.payload.as_slice(), message.topic.as_str()), (bytes, "t"));
@@ -76,13 +77,20 @@ listener.0.anonymous = true    # edge.toml:3
 mqtt.receive_max = 9           # FERRULE__MQTT__RECEIVE_MAX
 uplink.url = [\"mqtt://a\"]      # edge.toml:5";
     // The longest sets the width.
-    let expected: Vec<(&str, &str)> =
-        expected.lines().map(|line| line.split_once("  # ").unwrap()).map(|(a, b)| (a.trim_end(), b)).collect();
+    let expected: Vec<(&str, &str)> = expected
+        .lines()
+        .map(|line| line.split_once("  # ").unwrap())
+        .map(|(a, b)| (a.trim_end(), b))
+        .collect();
     let shown = settings(&broker, &args);
     let found: Vec<(&str, &str)> =
         shown.iter().map(|line| line.split_once("  # ").unwrap()).map(|(a, b)| (a.trim_end(), b)).collect();
     assert_eq!(found, expected);
-    assert_eq!(shown.iter().map(|l| l.find("  # ")).collect::<std::collections::HashSet<_>>().len(), 1, "aligned");
+    assert_eq!(
+        shown.iter().map(|l| l.find("  # ")).collect::<std::collections::HashSet<_>>().len(),
+        1,
+        "aligned"
+    );
     args.all = true;
     let all = settings(&broker, &args);
     assert!(all.iter().any(|l| l.starts_with("edge.id = (not set) ") && l.ends_with("# default")), "{all:?}");
@@ -105,5 +113,8 @@ fn status_says_when_nothing_runs() {
     let dir = tempfile::tempdir().unwrap();
     let args = StatusArgs { data_dir: Some(dir.path().to_owned()), config: None, json: false };
     let Err(Failure::Text(text)) = show_status(&flavor(), &args) else { panic!("nothing runs there") };
-    assert!(text.starts_with("no ferrule runs on ") && text.ends_with("start it with `ferrule-edge run`"), "{text}");
+    assert!(
+        text.starts_with("no ferrule runs on ") && text.ends_with("start it with `ferrule-edge run`"),
+        "{text}"
+    );
 }

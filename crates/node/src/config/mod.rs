@@ -170,18 +170,13 @@ pub struct MqttLimits {
     ///
     /// Default 4,096: common libraries send at most 20 to 100 ahead; those without any bound are stopped by this one.
     pub max_waiting: u32,
-    /// Bytes of publishes that wait for their acknowledgement, of all clients together; beyond it the publisher that
-    /// sent most lately is closed.
-    ///
-    /// Default 32 MiB: a gateway has 512 MiB, and this comes beside the outbox's `mem_max`.
-    pub max_waiting_bytes: u64,
     /// The largest packet accepted, in bytes of the whole packet.
     ///
     /// Default 1 MiB: what EMQX takes; a camera frame fits, and a partial packet is all that an idle peer can pin.
     pub max_packet_size: u32,
     /// Topic aliases that one client may set.
     ///
-    /// Default 16: more than a sensor has topics; each costs its topic's bytes for as long as the client stays.
+    /// Default 32: more than a sensor has topics; each costs its topic's bytes for as long as the client stays.
     pub topic_alias_max: u16,
     /// The longest a session outlives its connection; a longer wish is answered with this. Zero: no bound.
     ///
@@ -189,15 +184,16 @@ pub struct MqttLimits {
     pub session_expiry_max: Duration,
     /// Messages not yet acknowledged that one client is sent; its own Receive Maximum may lower it.
     ///
-    /// Default 32: enough for a link of 100 ms and 300 messages a second; 3.1.1 devices have small buffers.
+    /// Default 1,024: fills a link of 100 ms at 10,000 messages a second; a device with small buffers reads more slowly,
+    /// and TCP tells.
     pub max_inflight: u16,
     /// Messages that wait for one session.
     ///
-    /// Default 10,000: three hours of one message a second.
+    /// Default 100,000: a day of one message a second.
     pub max_queued_messages: u64,
-    /// Bytes that wait for one session.
+    /// Bytes that wait in memory for one client; past it, publishers of QoS 1 and 2 wait for their acknowledgement.
     ///
-    /// Default 16 MiB: sixteen of the largest packets, or the 10,000 messages above at 1.6 KiB each.
+    /// Default 4 MiB: four of the largest packets; a client that cannot keep up must not take the gateway's memory.
     pub max_queued_bytes: u64,
     /// Topics that hold a retained message.
     ///
@@ -414,13 +410,12 @@ impl Default for MqttLimits {
             keep_alive_max: Duration::ZERO,
             receive_max: 256,
             max_waiting: 4_096,
-            max_waiting_bytes: 32 << 20,
             max_packet_size: 1 << 20,
-            topic_alias_max: 16,
+            topic_alias_max: 32,
             session_expiry_max: Duration::from_secs(30 * 86_400),
-            max_inflight: 32,
-            max_queued_messages: 10_000,
-            max_queued_bytes: 16 << 20,
+            max_inflight: 1_024,
+            max_queued_messages: 100_000,
+            max_queued_bytes: 4 << 20,
             retained_max_messages: 100_000,
             retained_max_bytes: 64 << 20,
         }

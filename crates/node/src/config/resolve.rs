@@ -108,7 +108,8 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     if users.is_empty() && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
         // No mistake of the file's: the default file is like this, and users may come from elsewhere later.
         warnings.push(
-            "no client can connect: add a [[user]], or `anonymous = true` to a listener on 127.0.0.1".to_owned(),
+            "no client can connect: add a [[user]], or `anonymous = true` to a listener on 127.0.0.1"
+                .to_owned(),
         );
     }
     let advice = match product {
@@ -378,7 +379,6 @@ fn read_mqtt(mut s: Section<'_>, r: &mut Reader<'_>) -> MqttLimits {
         keep_alive_max: seconds(&mut s, r, "keep_alive_max", d.keep_alive_max, 0..=65_535),
         receive_max: int(&mut s, r, "receive_max", d.receive_max, 1..=65_535),
         max_waiting: int(&mut s, r, "max_waiting", d.max_waiting, 1..=65_535),
-        max_waiting_bytes: s.or(r, "max_waiting_bytes", Size(d.max_waiting_bytes)).0,
         max_packet_size: packet_size(&mut s, r, d.max_packet_size),
         topic_alias_max: int(&mut s, r, "topic_alias_max", d.topic_alias_max, 0..=65_535),
         session_expiry_max: seconds(&mut s, r, "session_expiry_max", d.session_expiry_max, 0..=0xFFFF_FFFE),
@@ -393,11 +393,7 @@ fn read_mqtt(mut s: Section<'_>, r: &mut Reader<'_>) -> MqttLimits {
         ),
         retained_max_bytes: s.or(r, "retained_max_bytes", Size(d.retained_max_bytes)).0,
     };
-    for (key, bytes) in
-        [("max_waiting_bytes", limits.max_waiting_bytes), ("max_queued_bytes", limits.max_queued_bytes)]
-    {
-        holds_a_packet(&s, r, key, bytes, limits.max_packet_size);
-    }
+    holds_a_packet(&s, r, "max_queued_bytes", limits.max_queued_bytes, limits.max_packet_size);
     s.end(r, &[("max_connections", "the bound is the process's file descriptors: `ulimit -n`")]);
     limits
 }

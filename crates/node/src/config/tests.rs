@@ -50,7 +50,8 @@ tls = { cert = "a.pem" }
 [uplinkk]
 url = "mqtt://cloud"
 "#;
-    let vars = [("FERRULE__OUTBOX__MEM_MAX", "lots"), ("FERRULE__MQTT__RECIEVE_MAX", "1"), ("FERRULE_LOG", "debug")];
+    let vars =
+        [("FERRULE__OUTBOX__MEM_MAX", "lots"), ("FERRULE__MQTT__RECIEVE_MAX", "1"), ("FERRULE_LOG", "debug")];
     let expected = r#"edge.toml:2:6: error: an id has 1 to 64 letters, digits, `-`, `_` or `.`, found "press 7"
   |
 2 | id = "press 7"
@@ -78,7 +79,7 @@ edge.toml:8:1: error: unknown key `é` in `mqtt`
   |
 8 | "é" = 1
   | ^^^
-  = help: known here: keep_alive_max, receive_max, max_waiting, max_waiting_bytes, max_packet_size, topic_alias_max, session_expiry_max, max_inflight, max_queued_messages, max_queued_bytes, retained_max_messages, retained_max_bytes
+  = help: known here: keep_alive_max, receive_max, max_waiting, max_packet_size, topic_alias_max, session_expiry_max, max_inflight, max_queued_messages, max_queued_bytes, retained_max_messages, retained_max_bytes
 
 edge.toml:12:13: error: `anonymous = true` on an address that other machines reach
    |
@@ -126,7 +127,8 @@ fn an_empty_file_says_what_is_needed() {
 #[test]
 fn a_missing_file_is_named() {
     let errors = EdgeConfig::load(Path::new("/nowhere/edge.toml"), &Overrides::default()).unwrap_err();
-    let expected = "/nowhere/edge.toml: error: cannot read /nowhere/edge.toml: No such file or directory (os error 2)\n";
+    let expected =
+        "/nowhere/edge.toml: error: cannot read /nowhere/edge.toml: No such file or directory (os error 2)\n";
     assert_eq!(errors.to_string(), expected);
 }
 
@@ -138,10 +140,19 @@ fn values_and_relations() {
     refused("[edge]\nid = 7", &["`edge.id`: expected text, found the number 7"]);
     refused("edge = 1", &["`edge`: expected a section, found the number 1"]);
     refused("[mqtt]\nreceive_max = 0", &["`mqtt.receive_max` is 0: it must be from 1 to 65535"]);
-    refused("[mqtt]\nreceive_max = -1", &["`mqtt.receive_max`: expected a whole number, found the number -1"]);
-    refused("[mqtt]\nreceive_max = 1.5", &["`mqtt.receive_max`: expected a whole number, found a number with a fraction"]);
+    refused(
+        "[mqtt]\nreceive_max = -1",
+        &["`mqtt.receive_max`: expected a whole number, found the number -1"],
+    );
+    refused(
+        "[mqtt]\nreceive_max = 1.5",
+        &["`mqtt.receive_max`: expected a whole number, found a number with a fraction"],
+    );
     refused("[mqtt]\nmax_inflight = 65536", &["`mqtt.max_inflight` is 65536: it must be from 1 to 65535"]);
-    refused("[mqtt]\nkeep_alive_max = \"1500ms\"", &["`keep_alive_max` is 1500ms: it must be whole seconds from 0 to 65535"]);
+    refused(
+        "[mqtt]\nkeep_alive_max = \"1500ms\"",
+        &["`keep_alive_max` is 1500ms: it must be whole seconds from 0 to 65535"],
+    );
     refused(
         "[mqtt]\nmax_packet_size = \"1GiB\"",
         &["`max_packet_size` is 1073741824 bytes: it must be from 128 to 268435460, MQTT's largest packet"],
@@ -149,8 +160,7 @@ fn values_and_relations() {
     refused(
         "[mqtt]\nmax_packet_size = \"64MiB\"",
         &[
-            "`max_waiting_bytes` = 32MiB is less than `mqtt.max_packet_size` = 64MiB: the largest packet never fits",
-            "`max_queued_bytes` = 16MiB is less than `mqtt.max_packet_size` = 64MiB: the largest packet never fits",
+            "`max_queued_bytes` = 4MiB is less than `mqtt.max_packet_size` = 64MiB: the largest packet never fits",
         ],
     );
     refused(
@@ -159,26 +169,43 @@ fn values_and_relations() {
     );
     refused(
         "[outbox]\nack_deadline = \"300ms\"",
-        &["`offline_interval` = 400ms is more than `ack_deadline` = 300ms: an acknowledgement waits for the next commit"],
+        &[
+            "`offline_interval` = 400ms is more than `ack_deadline` = 300ms: an acknowledgement waits for the next commit",
+        ],
     );
     refused("[outbox]\non_full = \"nack\"", &["on_full \"nack\" is not there yet"]);
     refused("[outbox]\non_full = \"explode\"", &["expected on_full \"withhold\", found \"explode\""]);
-    refused("[anonymous]\npublish = [\"a/#/b\"]", &["`publish`: \"a/#/b\" is no topic filter: multi-level wildcard is not the last level [MQTT-4.7.1-1]"]);
-    refused("[anonymous]\npublish = [1]", &["`anonymous.publish`: expected a list of texts like [\"a/#\", \"b\"], found a list"]);
+    refused(
+        "[anonymous]\npublish = [\"a/#/b\"]",
+        &[
+            "`publish`: \"a/#/b\" is no topic filter: multi-level wildcard is not the last level [MQTT-4.7.1-1]",
+        ],
+    );
+    refused(
+        "[anonymous]\npublish = [1]",
+        &["`anonymous.publish`: expected a list of texts like [\"a/#\", \"b\"], found a list"],
+    );
     refused("[node]\nid = \"x\"", &["unknown section `node`"]);
     refused("[sink]\nx = 1", &["unknown section `sink`"]);
 }
 
 #[test]
 fn listeners() {
-    refused("[[listener]]\nprotocol = \"ws\"", &["a listener needs `bind`", "protocol \"ws\" is not there yet"]);
-    refused("[[listener]]\nbind = \"localhost:1883\"", &[
-        "`listener.0.bind`: expected an address and a port like \"127.0.0.1:1883\", found \"localhost:1883\"",
-    ]);
+    refused(
+        "[[listener]]\nprotocol = \"ws\"",
+        &["a listener needs `bind`", "protocol \"ws\" is not there yet"],
+    );
+    refused(
+        "[[listener]]\nbind = \"localhost:1883\"",
+        &[
+            "`listener.0.bind`: expected an address and a port like \"127.0.0.1:1883\", found \"localhost:1883\"",
+        ],
+    );
     refused("[[listener]]\nbind = \"127.0.0.1:1883\"", &["two listeners on 127.0.0.1:1883"]);
-    refused("[[listener]]\nbind = \"127.0.0.1:1\"\nanonymous_anywhere = true", &[
-        "`anonymous_anywhere` without `anonymous = true` does nothing",
-    ]);
+    refused(
+        "[[listener]]\nbind = \"127.0.0.1:1\"\nanonymous_anywhere = true",
+        &["`anonymous_anywhere` without `anonymous = true` does nothing"],
+    );
     for (text, anonymous) in [
         ("bind = \"[::1]:1\"\nanonymous = true", Anonymous::Loopback),
         ("bind = \"[::ffff:127.0.0.1]:1\"\nanonymous = true", Anonymous::Loopback),
@@ -195,9 +222,13 @@ fn listeners() {
 
 #[test]
 fn who_may_come_without_a_name() {
-    for (peer, loopback) in
-        [("127.0.0.1:5", true), ("127.9.9.9:5", true), ("[::1]:5", true), ("[::ffff:127.0.0.1]:5", true), ("10.0.0.1:5", false)]
-    {
+    for (peer, loopback) in [
+        ("127.0.0.1:5", true),
+        ("127.9.9.9:5", true),
+        ("[::1]:5", true),
+        ("[::ffff:127.0.0.1]:5", true),
+        ("10.0.0.1:5", false),
+    ] {
         let peer = peer.parse().unwrap();
         assert_eq!(Anonymous::Loopback.admits(peer), loopback, "{peer}");
         assert!(Anonymous::Anyone.admits(peer) && !Anonymous::Nobody.admits(peer));
@@ -207,30 +238,42 @@ fn who_may_come_without_a_name() {
 #[test]
 fn users() {
     let user = |lines: &str| format!("[[user]]\nname = \"u\"\n{lines}");
-    refused("[[user]]\npassword_file = \"x\"", &[
-        "a user needs `name`",
-        "cannot read /etc/ferrule/x: No such file or directory (os error 2)",
-    ]);
+    refused(
+        "[[user]]\npassword_file = \"x\"",
+        &["a user needs `name`", "cannot read /etc/ferrule/x: No such file or directory (os error 2)"],
+    );
     refused(&user(""), &["a user needs `password` or `password_file`"]);
     refused(&user("password = \"secret\""), &["`password` takes a hash, not the password itself"]);
-    refused(&user("password = \"$2y$05$abcdefghijklmnopqrstuu\""), &[
-        "the password hash cannot be used: it is not of the form $argon2id$v=19$...",
-    ]);
+    refused(
+        &user("password = \"$2y$05$abcdefghijklmnopqrstuu\""),
+        &["the password hash cannot be used: it is not of the form $argon2id$v=19$..."],
+    );
     let costly = HASH.replace("m=8,t=1", "m=1048576,t=1");
-    refused(&user(&format!("password = \"{costly}\"")), &[
-        "the password hash cannot be used: each try would take 1048576 KiB and 1 passes: at most 262144 and 64 are accepted",
-    ]);
+    refused(
+        &user(&format!("password = \"{costly}\"")),
+        &[
+            "the password hash cannot be used: each try would take 1048576 KiB and 1 passes: at most 262144 and 64 are accepted",
+        ],
+    );
     let good = user(&format!("password = \"{HASH}\"\n"));
     refused(&format!("{good}password_file = \"x\""), &["`password` and `password_file` are both given"]);
     refused(&format!("{good}{good}"), &["two users are called \"u\""]);
-    refused(&format!("{good}role = \"edge\""), &["role \"edge\" is for ferrule-cloud: an edge has no edges behind it"]);
-    refused(&format!("{good}role = \"admin\""), &["`user.0.role`: expected \"device\" or \"edge\", found \"admin\""]);
+    refused(
+        &format!("{good}role = \"edge\""),
+        &["role \"edge\" is for ferrule-cloud: an edge has no edges behind it"],
+    );
+    refused(
+        &format!("{good}role = \"admin\""),
+        &["`user.0.role`: expected \"device\" or \"edge\", found \"admin\""],
+    );
     refused(&format!("{good}edge = \"x\""), &["`edge` needs `role = \"edge\"` beside it"]);
-    refused(&format!("{good}deny = [\"${{name}}/#\"]"), &[
-        "`deny`: \"${name}/#\" has a `${...}` other than ${clientid} and ${username}",
-    ]);
+    refused(
+        &format!("{good}deny = [\"${{name}}/#\"]"),
+        &["`deny`: \"${name}/#\" has a `${...}` other than ${clientid} and ${username}"],
+    );
 
-    let shown = edge(&format!("{}\n{LISTENER}", user("password = \"secret\""))).unwrap_err().errors[0].hint.clone();
+    let shown =
+        edge(&format!("{}\n{LISTENER}", user("password = \"secret\""))).unwrap_err().errors[0].hint.clone();
     assert!(shown.unwrap().contains("`ferrule-edge passwd`"));
 
     let config = cloud(&format!(
@@ -241,7 +284,9 @@ fn users() {
     assert_eq!(users[0].access.publish.as_deref(), Some(&["a/${clientid}".to_owned()][..]));
     assert_eq!(users[1].role, UserRole::Edge("press-8".into()));
     assert!(!format!("{users:?}").contains("argon2"), "hashes are not shown");
-    let errors = cloud(&format!("{LISTENER}[[user]]\nname = \"a b\"\npassword = \"{HASH}\"\nrole = \"edge\"")).unwrap_err();
+    let errors =
+        cloud(&format!("{LISTENER}[[user]]\nname = \"a b\"\npassword = \"{HASH}\"\nrole = \"edge\""))
+            .unwrap_err();
     assert!(errors.errors[0].message.starts_with("an id has"), "{errors}");
 }
 
@@ -256,7 +301,9 @@ fn password_files() {
     };
     let hash = Credential::Hash(PasswordHash::parse(HASH).unwrap());
     assert_eq!(parse(&format!("{HASH}\n")).unwrap(), hash);
-    for (content, password) in [("secret\n", "secret"), ("secret", "secret"), (" a b \r\n", " a b "), ("$x", "$x")] {
+    for (content, password) in
+        [("secret\n", "secret"), ("secret", "secret"), (" a b \r\n", " a b "), ("$x", "$x")]
+    {
         assert_eq!(parse(content).unwrap(), Credential::Plain(Secret::new(password.into())), "{content:?}");
     }
     for (content, part) in [("", "found nothing"), ("\n", "found nothing"), ("a\nb\n", "found several")] {
@@ -270,18 +317,35 @@ fn uplinks() {
     let uplink = |lines: &str| format!("[uplink]\n{lines}");
     refused(&uplink(""), &["[uplink] needs `url`"]);
     refused(&uplink("url = []"), &["[uplink] needs `url`"]);
-    refused(&uplink("url = 7"), &["`uplink.url`: expected a list of texts like [\"a/#\", \"b\"], found the number 7"]);
-    refused(&uplink("url = [\"mqtt://a\", \"mqtts://b\"]"), &[
-        "`url`: 'mqtts://' is not supported yet, use 'mqtt://host:port' (plain TCP)",
-    ]);
+    refused(
+        &uplink("url = 7"),
+        &["`uplink.url`: expected a list of texts like [\"a/#\", \"b\"], found the number 7"],
+    );
+    refused(
+        &uplink("url = [\"mqtt://a\", \"mqtts://b\"]"),
+        &["`url`: 'mqtts://' is not supported yet, use 'mqtt://host:port' (plain TCP)"],
+    );
     let url = "url = \"mqtt://cloud\"\n";
-    refused(&uplink(&format!("{url}keep_alive = \"0s\"")), &["`keep_alive` is 0s: it must be whole seconds from 1 to 65535"]);
-    refused(&uplink(&format!("{url}version = 3")), &["`version` is 3: it must be 5 (MQTT 5) or 4 (MQTT 3.1.1)"]);
-    refused(&uplink(&format!("{url}version = 4\nidentity = \"properties\"")), &[
-        "`identity = \"properties\"` needs `version = 5`: MQTT 3.1.1 has no user properties",
-    ]);
-    refused(&uplink(&format!("{url}connect_timeout = \"0s\"")), &["`connect_timeout` is 0s: no connection would ever be made"]);
-    let config = edge(&format!("{LISTENER}[uplink]\nurl = [\"mqtt://a\", \"mqtt://[::1]:7\"]")).unwrap().uplink.unwrap();
+    refused(
+        &uplink(&format!("{url}keep_alive = \"0s\"")),
+        &["`keep_alive` is 0s: it must be whole seconds from 1 to 65535"],
+    );
+    refused(
+        &uplink(&format!("{url}version = 3")),
+        &["`version` is 3: it must be 5 (MQTT 5) or 4 (MQTT 3.1.1)"],
+    );
+    refused(
+        &uplink(&format!("{url}version = 4\nidentity = \"properties\"")),
+        &["`identity = \"properties\"` needs `version = 5`: MQTT 3.1.1 has no user properties"],
+    );
+    refused(
+        &uplink(&format!("{url}connect_timeout = \"0s\"")),
+        &["`connect_timeout` is 0s: no connection would ever be made"],
+    );
+    let config = edge(&format!("{LISTENER}[uplink]\nurl = [\"mqtt://a\", \"mqtt://[::1]:7\"]"))
+        .unwrap()
+        .uplink
+        .unwrap();
     assert_eq!(config.servers, [Server::new("a", 1883), Server::new("::1", 7)]);
     assert_eq!((config.version, config.keep_alive), (Version::V5, Duration::from_secs(15)));
     let errors = cloud(&format!("{LISTENER}[uplink]\nurl = \"mqtt://a\"")).unwrap_err();
@@ -293,19 +357,22 @@ fn uplinks() {
 #[test]
 fn the_environment_wins_over_the_file() {
     let text = format!("{LISTENER}[mqtt]\nreceive_max = 10\n");
-    let config = edge_env(&text, &[
-        ("FERRULE__MQTT__RECEIVE_MAX", "20"),
-        ("FERRULE__EDGE__ID", "7"),
-        ("FERRULE__OUTBOX__ACK_DEADLINE", "500ms"),
-        ("FERRULE__LISTENER__0__BIND", "127.0.0.1:2"),
-        ("FERRULE__LISTENER__1__BIND", "127.0.0.1:3"),
-        ("FERRULE__LISTENER__1__ANONYMOUS", "true"),
-        ("FERRULE__ANONYMOUS__PUBLISH", "[\"a,b\", 'c']"),
-        ("FERRULE__ANONYMOUS__DENY__0", "x"),
-        ("FERRULE__ANONYMOUS__DENY__1", "y"),
-        ("FERRULE__UPLINK__URL", "mqtt://a"),
-        ("PATH", "/bin"),
-    ]);
+    let config = edge_env(
+        &text,
+        &[
+            ("FERRULE__MQTT__RECEIVE_MAX", "20"),
+            ("FERRULE__EDGE__ID", "7"),
+            ("FERRULE__OUTBOX__ACK_DEADLINE", "500ms"),
+            ("FERRULE__LISTENER__0__BIND", "127.0.0.1:2"),
+            ("FERRULE__LISTENER__1__BIND", "127.0.0.1:3"),
+            ("FERRULE__LISTENER__1__ANONYMOUS", "true"),
+            ("FERRULE__ANONYMOUS__PUBLISH", "[\"a,b\", 'c']"),
+            ("FERRULE__ANONYMOUS__DENY__0", "x"),
+            ("FERRULE__ANONYMOUS__DENY__1", "y"),
+            ("FERRULE__UPLINK__URL", "mqtt://a"),
+            ("PATH", "/bin"),
+        ],
+    );
     let EdgeConfig { broker, uplink } = config.unwrap();
     assert_eq!(broker.mqtt.receive_max, 20);
     assert_eq!(broker.node.id.as_deref(), Some("7"));
@@ -322,15 +389,16 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(receive_max.value.as_deref(), Some("20"));
     assert_eq!(receive_max.source, Source::Env("FERRULE__MQTT__RECEIVE_MAX".into()));
     assert_eq!(source("listener.0.anonymous").source, Source::File { line: 3 });
-    assert_eq!(source("mqtt.max_inflight").value.as_deref(), Some("32"));
+    assert_eq!(source("mqtt.max_inflight").value.as_deref(), Some("1024"));
     assert_eq!(source("mqtt.max_inflight").source, Source::Default);
     assert_eq!(source("edge.rules").value, None);
 }
 
 #[test]
 fn elements_are_added_in_order_of_number() {
-    let vars: Vec<(String, String)> =
-        (0..12).map(|i| (format!("FERRULE__LISTENER__{i}__BIND"), format!("127.0.0.1:{}", 100 + i))).collect();
+    let vars: Vec<(String, String)> = (0..12)
+        .map(|i| (format!("FERRULE__LISTENER__{i}__BIND"), format!("127.0.0.1:{}", 100 + i)))
+        .collect();
     let config = EdgeConfig::parse("e", "", Path::new(""), &Overrides::from_env(vars)).unwrap();
     let ports: Vec<u16> = config.broker.listeners.iter().map(|l| l.bind.port()).collect();
     assert_eq!(ports, (100..112).collect::<Vec<u16>>());
@@ -345,7 +413,11 @@ fn wrong_variables_are_named() {
         ("FERRULE__MQTT", "1", "`mqtt`: expected a section, found \"1\""),
         ("FERRULE__MQTT__", "1", "two underscores part section and key, as in FERRULE__MQTT__RECEIVE_MAX"),
         ("FERRULE__MQTT__RECEIVE_MAX", "ten", "`mqtt.receive_max`: expected a whole number, found \"ten\""),
-        ("FERRULE__LISTENER__0__ANONYMOUS", "yes", "`listener.0.anonymous`: expected true or false, found \"yes\""),
+        (
+            "FERRULE__LISTENER__0__ANONYMOUS",
+            "yes",
+            "`listener.0.anonymous`: expected true or false, found \"yes\"",
+        ),
         ("FERRULE__MQQT__RECEIVE_MAX", "1", "unknown section `mqqt`"),
     ] {
         let errors = edge_env(&format!("{LISTENER}[mqtt]\nreceive_max = 1"), &[(name, value)]).unwrap_err();
@@ -388,7 +460,10 @@ fn without_a_file() {
 
     let overrides = env(&[("FERRULE__EDGE__RULES", "r.sql"), ("FERRULE__MQTT__X", "1")]);
     let errors = EdgeConfig::plain_with(listen, Path::new("d"), &overrides).unwrap_err();
-    assert!(errors.to_string().starts_with("environment FERRULE__MQTT__X: error: unknown key `x`"), "{errors}");
+    assert!(
+        errors.to_string().starts_with("environment FERRULE__MQTT__X: error: unknown key `x`"),
+        "{errors}"
+    );
     let overrides = env(&[("FERRULE__EDGE__RULES", "r.sql")]);
     let config = EdgeConfig::plain_with(listen, Path::new("d"), &overrides).unwrap();
     assert_eq!(config.broker.node.rules.as_deref(), Some(Path::new("r.sql")));
@@ -414,7 +489,8 @@ fn compare_settings(file: &str, broker: &BrokerConfig, examples: &BrokerConfig, 
         }
         if setting.value.is_some() {
             // Some defaults stand in a section that is an example as a whole.
-            let shown = find(broker).filter(|s| s.source != Source::Default).or_else(|| find(examples)).unwrap();
+            let shown =
+                find(broker).filter(|s| s.source != Source::Default).or_else(|| find(examples)).unwrap();
             assert_eq!(shown.value, setting.value, "{}", setting.path);
         }
         assert_ne!(find(examples).unwrap().source, Source::Default, "{} is not in the file", setting.path);

@@ -81,7 +81,8 @@ async fn garbage_is_answered_and_closed() {
     ] {
         let shown = String::from_utf8_lossy(&garbage[..garbage.len().min(20)]).into_owned();
         let answer = raw(dir.path(), garbage).await;
-        let value: Value = serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{shown}: {e} in {answer:?}"));
+        let value: Value =
+            serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{shown}: {e} in {answer:?}"));
         assert!(value["error"].is_string(), "{shown}: {answer}");
         assert_eq!(answer.lines().count(), 1, "closed after it: {shown}");
     }
