@@ -63,7 +63,8 @@ pub enum Does {
 #[derive(Default)]
 pub struct HookState {
     pub does: Does,
-    pub held: VecDeque<Option<End>>,
+    /// With the QoS of their publishes.
+    pub held: VecDeque<(QoS, Option<End>)>,
     pub said: Vec<(End, Outcome)>,
     pub local: Vec<LocalPublish>,
     /// `topic payload` of each publish seen.
@@ -79,7 +80,7 @@ impl Hook for ScriptedHook {
         state.seen.push(format!("{} {}", message.topic, String::from_utf8_lossy(message.payload)));
         match state.does {
             Does::Pass => {}
-            Does::Hold => state.held.push_back(ends.end()),
+            Does::Hold => state.held.push_back((message.qos, ends.end())),
             Does::Now(Some(outcome)) => ends.discard(outcome),
             Does::Now(None) => drop(ends.end()),
         }
@@ -326,6 +327,14 @@ impl Rig {
         self.turn();
     }
 
+    /// A commit without a turn.
+    pub fn commit_only(&mut self) {
+        self.store.0.borrow_mut().commit();
+        for event in self.store.0.borrow_mut().take_events() {
+            self.shard.store_event(event, self.now);
+        }
+    }
+
     /// The socket breaks.
     pub fn drop_peer(&mut self, name: &str) {
         if let Some(conn) = self.peer(name).conn.take() {
@@ -346,7 +355,7 @@ impl Rig {
 
     pub fn resolve(&mut self, outcome: Outcome) {
         let mut hook = self.hook.0.borrow_mut();
-        let end = hook.held.pop_front().expect("the hook holds an end");
+        let (_, end) = hook.held.pop_front().expect("the hook holds an end");
         hook.said.extend(end.map(|end| (end, outcome)));
         drop(hook);
         self.turn();
@@ -484,7 +493,11 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
     let first = words.first().and_then(|w| w.parse::<u16>().ok());
     let packet = match kind {
         "raw" => {
-            out = words.iter().map(|w| u8::from_str_radix(w, 16).unwrap()).collect();
+            out = words
+                .iter()
+                .filter(|w| !w.contains('='))
+                .map(|w| u8::from_str_radix(w, 16).unwrap())
+                .collect();
             return (out, version);
         }
         "connect" => {

@@ -1,0 +1,342 @@
+//! Power cuts between every pair of steps: what was acknowledged is there.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+use common::{check, check_with, limits};
+use ferrule_broker::Limits;
+
+#[test]
+fn an_acknowledged_session_and_subscription_are_there() {
+    check(
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:1 f=y:2
+         commit
+         s< suback 1 01 02
+         s> unsubscribe id=2 f=y
+         commit
+         s< unsuback 2
+         crash
+         p> connect id=p v=5
+         p< connack sp=0
+         p> publish t=y q=1 id=1
+         p< puback 1 10
+         p> publish t=x q=1 id=2 p=m
+         p< -
+         wait 400
+         commit
+         p< puback 2
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< publish x q1 id=1 m",
+    );
+}
+
+#[test]
+fn what_was_not_committed_was_not_acknowledged() {
+    check(
+        "s> connect id=s clean=0
+         s< -
+         crash
+         s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:1
+         s< -
+         crash
+         s> connect id=s clean=0
+         s< connack sp=1
+         p> connect id=p v=5
+         p< connack sp=0
+         p> publish t=x q=1 id=1
+         p< puback 1 10",
+    );
+}
+
+#[test]
+fn acknowledged_messages_for_a_persistent_session_are_there_in_order() {
+    check(
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:2
+         commit
+         s< suback 1 02
+         s> disconnect
+         s! closed
+         p> connect id=p
+         p< connack sp=0
+         p> publish t=x q=1 id=1 p=1
+         p> publish t=x q=2 id=2 p=2
+         p> publish t=x q=1 id=3 p=3
+         commit
+         p< puback 1
+         p< pubrec 2
+         p< puback 3
+         crash
+         crash
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< publish x q1 id=1 dup 1
+         commit
+         s< publish x q1 id=3 dup 3
+         s< publish x q2 id=2 2",
+    );
+}
+
+#[test]
+fn retained_messages_are_there() {
+    check(
+        "p> connect id=p
+         p< connack sp=0
+         p> publish t=x q=1 id=1 r=1 p=1
+         p> publish t=y q=1 id=2 r=1 p=2
+         p> publish t=z r=1 p=3
+         commit
+         p< puback 1
+         p< puback 2
+         p> publish t=y q=1 id=3 r=1
+         commit
+         p< puback 3
+         p> publish t=x q=1 id=4 r=1 p=lost
+         wait 1100
+         crash
+         a> connect id=a
+         a< connack sp=0
+         a> subscribe id=1 f=x f=y f=z
+         a< suback 1 00 00 00
+         a< publish x q0 r 1
+         a< publish z q0 r 3  -- went with the commit of the others",
+    );
+}
+
+#[test]
+fn retained_at_qos_0_is_written_within_a_second() {
+    check(
+        "p> connect id=p
+         p< connack sp=0
+         p> publish t=x r=1 p=1
+         p> publish t=x r=1 p=2
+         wait 1100
+         commit
+         crash
+         a> connect id=a
+         a< connack sp=0
+         a> subscribe id=1 f=x
+         a< suback 1 00
+         a< publish x q0 r 2",
+    );
+}
+
+#[test]
+fn inbound_qos_2_ids_are_there_until_their_release() {
+    check(
+        "rule x
+         p> connect id=p clean=0 v=5 expiry=100
+         commit
+         p< connack sp=0
+         p> publish t=x q=2 id=7
+         commit
+         p< pubrec 7
+         crash
+         p> connect id=p clean=0 v=5 expiry=100
+         p< connack sp=1
+         hold
+         p> publish t=x q=2 id=7 dup=1
+         p< pubrec 7
+         open 0
+         p> pubrel 7
+         crash
+         p> connect id=p clean=0 v=5 expiry=100
+         p< connack sp=1
+         p> pubrel 7
+         commit
+         p< pubcomp 7
+         crash
+         p> connect id=p clean=0 v=5 expiry=100
+         p< connack sp=1
+         hold
+         p> publish t=x q=2 id=7
+         commit
+         open 1
+         resolve delivered
+         p< pubrec 7",
+    );
+}
+
+#[test]
+fn an_inbound_qos_2_publish_that_was_not_committed_is_routed_again() {
+    check(
+        "rule x
+         p> connect id=p clean=0 v=5 expiry=100
+         commit
+         p< connack sp=0
+         p> publish t=x q=2 id=7
+         p< -
+         crash
+         p> connect id=p clean=0 v=5 expiry=100
+         p< connack sp=1
+         hold
+         p> publish t=x q=2 id=7 dup=1
+         open 1
+         commit
+         resolve delivered
+         p< pubrec 7",
+    );
+}
+
+/// A QoS 2 delivery to a persistent session, cut after each of its steps.
+#[test]
+fn outbound_qos_2_goes_on_where_it_was() {
+    let steps = [
+        "s> connect id=s clean=0\ncommit\ns< connack sp=0\ns> subscribe id=1 f=x:2\ncommit\ns< suback 1 02
+         p> connect id=p\np< connack sp=0\np> publish t=x q=2 id=1 p=m",
+        "commit\np< pubrec 1\ns< publish x q2 id=1 m",
+        "s> pubrec 1",
+        "commit\ns< pubrel 1",
+        "s> pubcomp 1",
+    ];
+    let again = |rest: &str| format!("s> connect id=s clean=0\ns< connack sp=1\n{rest}");
+    let after = [
+        String::new(), // Not acknowledged: the publisher has it.
+        again("s< publish x q2 id=1 dup m\ns> pubrec 1\ncommit\ns< pubrel 1\ns> pubcomp 1"),
+        again("s< publish x q2 id=1 dup m\ns> pubrec 1\ncommit\ns< pubrel 1\ns> pubcomp 1"),
+        again("s< pubrel 1\ns> pubcomp 1"),
+        again("s< pubrel 1\ns> pubcomp 1"),
+    ];
+    for cut in 0..steps.len() {
+        let before = steps[..=cut].join("\n");
+        check(&format!("{before}\ncrash\n{}\nwait 2000\ncommit\ncrash\n{}", after[cut], again("")));
+    }
+}
+
+#[test]
+fn a_new_message_never_takes_a_packet_id_that_the_client_still_holds() {
+    check(
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:2
+         commit
+         s< suback 1 02
+         p> connect id=p
+         p< connack sp=0
+         p> publish t=x q=2 id=1 p=old
+         commit
+         p< pubrec 1
+         s< publish x q2 id=1 old
+         crash
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< publish x q2 id=1 dup old
+         p> connect id=p
+         p< connack sp=0
+         p> publish t=x q=1 id=1 p=new
+         s< publish x q1 id=2 new
+         s> puback 2
+         p< puback 1",
+    );
+}
+
+#[test]
+fn a_delivery_whose_connection_breaks_before_its_commit_goes_out_later() {
+    check(
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:2
+         commit
+         s< suback 1 02
+         p> connect id=p
+         p< connack sp=0
+         p> publish t=x q=2 id=1 p=1
+         drop s
+         commit
+         p< pubrec 1
+         p> publish t=x q=2 id=2 p=2
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< publish x q2 id=1 dup 1
+         commit
+         p< pubrec 2
+         s< publish x q2 id=2 2",
+    );
+}
+
+#[test]
+fn a_session_ends_while_the_process_is_down() {
+    check(
+        "s> connect id=s clean=0 v=5 expiry=10
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:1
+         commit
+         s< suback 1 01
+         drop s
+         wait 1100
+         commit
+         crash
+         s> connect id=s clean=0 v=5 expiry=10
+         s< connack sp=1
+         drop s
+         wait 11000
+         crash
+         wait 1100
+         s> connect id=s clean=0 v=5 expiry=10
+         commit
+         s< connack sp=0",
+    );
+}
+
+#[test]
+fn a_discarded_session_does_not_come_back() {
+    check(
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:1
+         commit
+         s< suback 1 01
+         s> disconnect
+         s! closed
+         s> connect id=s clean=1
+         s< -
+         commit
+         s< connack sp=0
+         crash
+         s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         p> connect id=p v=5
+         p< connack sp=0
+         p> publish t=x q=1 id=1
+         p< puback 1 10",
+    );
+}
+
+#[test]
+fn a_backlog_larger_than_memory_comes_back_in_order() {
+    let mut script = String::from(
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:1
+         commit
+         s< suback 1 01
+         s> disconnect
+         s! closed
+         p> connect id=p
+         p< connack sp=0\n",
+    );
+    let big = "m".repeat(20_000);
+    for n in 1..=300 {
+        script += &format!("p> publish t=x q=1 id={n} p={n}{big}\nwait 400\ncommit\np< puback {n}\n");
+    }
+    script += "crash\ns> connect id=s clean=0\ns< connack sp=1\n";
+    for n in 1..=300 {
+        script += &format!("s< publish x q1 id={n} dup {n}{big}\ns> puback {n}\n");
+    }
+    check_with(Limits { inflight_max: 16, ..limits() }, &script);
+}
