@@ -456,6 +456,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
         std::mem::take(&mut self.commands)
     }
 
+    /// The node stops: says so to clients that can be told. Connections and sessions stay as they are, so that no will
+    /// is published and none is lost.
+    pub fn goodbye(&mut self, now: Now) {
+        self.now = now;
+        for id in self.conns.ids() {
+            if self.conns.get(id).is_some_and(|c| c.phase == Phase::Open && c.version == Version::V5) {
+                self.write_disconnect(id, ReasonCode::SERVER_SHUTTING_DOWN);
+            }
+        }
+    }
+
     // --- the store's side ---
 
     /// The store has something to say.
@@ -986,13 +997,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
             && conn.version == Version::V5
             && matches!(conn.phase, Phase::Open)
         {
-            self.write(id, |out, version| {
-                let packet = Packet::Disconnect(Disconnect { reason, properties: Properties::EMPTY });
-                // Only topics and properties can be too long to encode.
-                let _ = packet.encode(version, out);
-            });
+            self.write_disconnect(id, reason);
         }
         self.close(id);
+    }
+
+    fn write_disconnect(&mut self, id: ConnId, reason: ReasonCode) {
+        self.write(id, |out, version| {
+            let packet = Packet::Disconnect(Disconnect { reason, properties: Properties::EMPTY });
+            // Only topics and properties can be too long to encode.
+            let _ = packet.encode(version, out);
+        });
     }
 
     /// Flushes and closes: the connection is as good as gone for its session.

@@ -104,6 +104,17 @@ impl<M, V> Slots<M, V> {
         Some(value)
     }
 
+    pub(crate) fn ids(&self) -> Vec<Id<M>> {
+        (self.places.iter().enumerate())
+            .filter(|(_, (_, value))| value.is_some())
+            .map(|(index, (generation, _))| Id {
+                index: index as u32,
+                generation: *generation,
+                of: PhantomData,
+            })
+            .collect()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.places.len() - self.free.len()
     }

@@ -77,6 +77,8 @@ struct Socket {
     again: bool,
     /// Not read although there may be more, since it is held.
     paused: bool,
+    /// The peer has closed its side: an edge that comes once, so it is read to its end.
+    ended: bool,
     linger_until_us: u64,
 }
 
@@ -92,6 +94,8 @@ pub struct Worker<H, S, M> {
     /// Index of a connection -> key of its socket.
     by_conn: Vec<usize>,
     again: Vec<usize>,
+    /// Have more output than one turn writes: epoll has no edge for them.
+    unwritten: Vec<ConnId>,
     lingering: usize,
     stats: WorkerStats,
 }
@@ -132,6 +136,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             sockets: Slab::new(),
             by_conn: Vec::new(),
             again: Vec::new(),
+            unwritten: Vec::new(),
             lingering: 0,
             stats: WorkerStats::default(),
         })
@@ -155,6 +160,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             let now = self.clock.now();
             self.stats.turns += 1;
             ready.extend(self.again.drain(..).map(|key| (key, false)));
+            dirty.append(&mut self.unwritten);
             for event in &events {
                 match event.token() {
                     WAKER => {}
@@ -182,19 +188,17 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                     Mail::Store(event) => self.shard.store_event(event, now),
                     Mail::Admitted(conn, verdict) => self.shard.admitted(conn, verdict, now),
                     Mail::App(message) => app(&mut self.shard, &self.stats, message, now),
-                    Mail::Stop => return Ok(()),
-                }
-            }
-            self.shard.end_turn(now);
-            // A resumed connection may bring more: once more round before writing, at most.
-            for _ in 0..2 {
-                for command in self.shard.take_commands() {
-                    match command {
-                        Command::Resume(conn) => self.resume(conn, now),
-                        Command::Close(conn) => self.close(conn, now),
+                    Mail::Stop => {
+                        self.goodbye(now);
+                        return Ok(());
                     }
                 }
             }
+            // What a connection sent ahead belongs to this turn's batch.
+            self.obey(now);
+            self.shard.end_turn(now);
+            // What comes up only now and makes new work has the next turn, which the shard then wants at once.
+            self.obey(now);
             self.shard.take_dirty(&mut dirty);
             for conn in dirty.drain(..) {
                 self.write(conn, now);
@@ -206,9 +210,26 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         }
     }
 
+    fn obey(&mut self, now: Now) {
+        for command in self.shard.take_commands() {
+            match command {
+                Command::Resume(conn) => self.resume(conn, now),
+                Command::Close(conn) => self.close(conn, now),
+            }
+        }
+    }
+
+    /// Tells clients that we stop, as far as their sockets take it at once.
+    fn goodbye(&mut self, now: Now) {
+        self.shard.goodbye(now);
+        let mut dirty = Vec::new();
+        self.shard.take_dirty(&mut dirty);
+        dirty.into_iter().for_each(|conn| self.write(conn, now));
+    }
+
     fn timeout(&self) -> Option<Duration> {
         let accepting = self.listeners.iter().any(|(_, ready)| *ready);
-        if !self.again.is_empty() || (accepting && self.accept_after_us == 0) {
+        if !self.again.is_empty() || !self.unwritten.is_empty() || (accepting && self.accept_after_us == 0) {
             return Some(Duration::ZERO);
         }
         let mut wake = self.shard.next_wake_us();
@@ -274,6 +295,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             partial: Vec::new(),
             again: false,
             paused: false,
+            ended: false,
             linger_until_us: 0,
         });
     }
@@ -282,6 +304,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn read(&mut self, key: usize, ending: bool, buffer: &mut [u8], now: Now) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
         socket.again = false;
+        socket.ended |= ending;
         let Some(conn) = socket.conn else {
             self.discard_input(key, buffer);
             return;
@@ -296,7 +319,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                 self.stats.bytes_in += size as u64;
                 offer(&mut self.shard, socket, conn, &buffer[..size], now);
                 // A short read has drained a stream socket; an end is seen by reading on.
-                if size == buffer.len() || ending {
+                if size == buffer.len() || socket.ended {
                     self.read_on(key);
                 }
             }
@@ -329,6 +352,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         let Some(out) = self.shard.output(conn) else { return };
         let socket = &mut self.sockets[key];
         let mut written = 0;
+        let mut blocked = false;
         let failed = loop {
             if written == out.len() || written >= WRITE_BYTES {
                 break false;
@@ -337,7 +361,10 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             match socket.stream.write(&out[written..end]) {
                 Ok(0) => break true,
                 Ok(size) => written += size,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    blocked = true;
+                    break false;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => break true,
             }
@@ -349,6 +376,9 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             }
         } else {
             out.drain(..written);
+            if !blocked && !failed {
+                self.unwritten.push(conn);
+            }
         }
         self.stats.bytes_out += written as u64;
         if failed {
