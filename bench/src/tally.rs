@@ -5,7 +5,7 @@
 //! message costs one comparison. Numbers that were skipped are kept as ranges until they come (late: a break of order)
 //! or the run ends (lost). A number below the next one that is in no range has come before (a duplicate).
 //!
-//! Bound: [`GAPS_MAX`] ranges a stream; past it the oldest is given up as lost, and if it comes after all it is counted
+//! Bound: 4,096 ranges a stream; past it the oldest is given up as lost, and if it comes after all it is counted
 //! as a duplicate.
 
 use hdrhistogram::Histogram;

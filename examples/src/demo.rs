@@ -371,7 +371,7 @@ fn rules(status: &Value) -> Vec<(String, [u64; 5])> {
     let list = status["rules"].as_array().map_or(&[][..], Vec::as_slice);
     list.iter()
         .map(|rule| {
-            let counts = ["matched", "passed", "filtered", "failed", "rows"];
+            let counts = ["matched", "passed", "filtered", "failed", "rows_out"];
             (
                 rule["name"].as_str().unwrap_or_default().to_owned(),
                 counts.map(|name| rule[name].as_u64().unwrap_or_default()),
@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn rules_of_a_status() {
-        let status = serde_json::json!({"rules": [{"name": "a", "matched": 3, "passed": 2, "filtered": 1, "rows": 2}]});
+        let status = serde_json::json!({"rules": [{"name": "a", "matched": 3, "passed": 2, "filtered": 1, "rows_out": 2}]});
         assert_eq!(rules(&status), [("a".to_owned(), [3, 2, 1, 0, 2])]);
         assert_eq!(rules(&Value::Null), []);
     }

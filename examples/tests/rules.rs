@@ -1,9 +1,10 @@
-//! Every rule file in this folder loads; those in `rules/` pass the message that they name themselves.
+//! Every configuration and rule file in this folder loads; those in `rules/` pass the message that they name themselves.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ferrule_node::config::{CloudConfig, EdgeConfig, Overrides};
 use ferrule_rules::{
     ConnectorSchema, Host, Message, Now, OptionKind, OptionSchema, Rows, RuleSet, RuleState, Scratch, Source,
     Step, TargetKind, TargetSchema, load, step,
@@ -119,18 +120,17 @@ fn rules_of_the_set_ups_load() {
 }
 
 #[test]
-fn configurations_name_files_that_are_there() {
+fn configurations_load() {
+    let overrides = Overrides::default();
     for folder in ["demo", "edge-to-cloud"] {
-        for (file, head) in [("edge.toml", "edge"), ("cloud.toml", "node")] {
-            let text = fs::read_to_string(here().join(folder).join(file)).unwrap();
-            let table: toml::Table = text.parse().unwrap();
-            let mut names = vec![table[head]["rules"].as_str().unwrap().to_owned()];
-            let users = table.get("user").and_then(|users| users.as_array()).into_iter().flatten();
-            let with_password = users.chain(table.get("uplink"));
-            names.extend(with_password.map(|user| user["password_file"].as_str().unwrap().to_owned()));
-            for name in names {
-                assert!(here().join(folder).join(&name).is_file(), "{folder}/{file} names {name}");
-            }
+        let folder = here().join(folder);
+        let edge = EdgeConfig::load(&folder.join("edge.toml"), &overrides)
+            .unwrap_or_else(|errors| panic!("{errors}"));
+        let cloud = CloudConfig::load(&folder.join("cloud.toml"), &overrides)
+            .unwrap_or_else(|errors| panic!("{errors}"));
+        for rules in [edge.broker.node.rules.unwrap(), cloud.broker.node.rules.unwrap()] {
+            assert!(rules.is_file(), "{}", rules.display());
         }
+        assert!(edge.uplink.is_some());
     }
 }
