@@ -55,6 +55,9 @@ pub struct Message<'a> {
     pub hops: u8,
     /// Hash over the (rule, row) steps of this node behind it; 0 for a client's own.
     pub path: u64,
+    /// A QoS 2 publish whose packet id survives a kill: what is made of it must not leave for any destination before this
+    /// turn's batch is durable (`Queue::hold`), or a repetition would leave again.
+    pub hold: bool,
 }
 
 /// Hands out the ends of the receipt of one publish. The receipt is opened by the first end, so that a publish for which

@@ -101,6 +101,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             return;
         }
+        let hold =
+            publish.qos == QoS::ExactlyOnce && self.sessions.get(key).is_some_and(Session::is_persistent);
         let message = Message {
             topic,
             payload: publish.payload,
@@ -112,6 +114,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             received: Stamp { wall_ms: self.now.wall_ms, mono_us: self.now.mono_us, synced: true },
             hops: 0,
             path: 0,
+            hold,
         };
         let routed = self.route(&message, Some(key), owner, None);
         if let Some(owner) = owner {
@@ -489,6 +492,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             received: Stamp { wall_ms: self.now.wall_ms, mono_us: self.now.mono_us, synced: true },
             hops: 0,
             path: 0,
+            hold: false,
         };
         self.route(&message, None, None, None);
     }
@@ -528,6 +532,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             received: publish.received,
             hops: publish.hops,
             path: publish.path,
+            hold: false,
         };
         self.route(&message, None, None, publish.end.as_ref());
         if let Some(end) = publish.end {

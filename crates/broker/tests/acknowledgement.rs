@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
-use common::{check, check_with, limits};
+use common::{Rig, check, check_with, limits, run};
 use ferrule_broker::Limits;
 
 /// A persistent subscriber `s` of `x` at QoS `q`, connected, and a clean publisher `p`.
@@ -595,4 +595,26 @@ fn a_publisher_whose_window_is_full_waits_no_longer_than_50_ms() {
          p< puback 1
          p< puback 2",
     ));
+}
+
+#[test]
+fn rules_are_told_what_must_not_leave_before_the_commit() {
+    let mut rig = Rig::new(limits());
+    run(
+        &mut rig,
+        "rule x
+         p> connect id=p clean=0
+         commit
+         p< connack sp=0
+         c> connect id=c clean=1
+         c< connack sp=0
+         p> publish t=x q=1 id=1
+         p< puback 1
+         p> publish t=x q=2 id=2
+         c> publish t=x q=2 id=2
+         c< pubrec 2
+         commit
+         p< pubrec 2",
+    );
+    assert_eq!(rig.hook.0.borrow().seen, ["x q1", "x q2 hold", "x q2"]);
 }

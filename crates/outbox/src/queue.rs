@@ -170,6 +170,8 @@ struct Slot<R> {
     disk: Disk,
     done: bool,
     again: bool,
+    /// Not handed out before it is on disk.
+    held: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -319,8 +321,18 @@ impl<R: Row> Queue<R> {
         self.counters.queued += 1;
         self.unwritten_bytes += size;
         let came_us = now.mono_us;
-        let slot =
-            Slot { seq, row, size, end, came_us, sent_us: None, disk: Disk::No, done: false, again: false };
+        let slot = Slot {
+            seq,
+            row,
+            size,
+            end,
+            came_us,
+            sent_us: None,
+            disk: Disk::No,
+            done: false,
+            again: false,
+            held: false,
+        };
         if self.gap.is_some() || !self.fresh.is_empty() || self.head_bytes >= self.policy.head_bytes {
             self.fresh.push_back(slot);
         } else {
@@ -334,13 +346,27 @@ impl<R: Row> Queue<R> {
     ///
     /// # Errors
     /// As [`Queue::push`].
-    pub fn push_until_answered(&mut self, row: R, end: Option<End>, now: Now) -> Result<u64, (R, Option<End>)> {
+    pub fn push_until_answered(
+        &mut self,
+        row: R,
+        end: Option<End>,
+        now: Now,
+    ) -> Result<u64, (R, Option<End>)> {
         match self.push(row, None, now) {
             Ok(seq) => {
                 self.answers.extend(end.map(|end| (seq, end)));
                 Ok(seq)
             }
             Err((row, _)) => Err((row, end)),
+        }
+    }
+
+    /// The row that was pushed last, and so all behind it, is not handed out before it is on disk: that of a QoS 2 publish
+    /// whose packet id survives a kill, or its repetition would make a second row of something that had left.
+    pub fn hold(&mut self) {
+        let last = if self.fresh.is_empty() { self.head.back_mut() } else { self.fresh.back_mut() };
+        if let Some(slot) = last {
+            slot.held = true;
         }
     }
 
@@ -355,6 +381,9 @@ impl<R: Row> Queue<R> {
         self.merge();
         while self.counters.in_flight < window as u64 {
             let Some(slot) = self.head.get_mut(self.cursor) else { break };
+            if slot.held && slot.disk != Disk::Yes {
+                break;
+            }
             self.cursor += 1;
             if slot.done || slot.sent_us.is_some() {
                 continue;
@@ -597,6 +626,7 @@ impl<R: Row> Queue<R> {
                         disk: Disk::Yes,
                         done: false,
                         again: true,
+                        held: false,
                     });
                 }
                 Err(_) => {

@@ -67,7 +67,7 @@ pub struct HookState {
     pub held: VecDeque<(QoS, Option<End>)>,
     pub said: Vec<(End, Outcome)>,
     pub local: Vec<LocalPublish>,
-    /// `topic payload` of each publish seen.
+    /// Each publish seen.
     pub seen: Vec<String>,
 }
 
@@ -77,7 +77,8 @@ pub struct ScriptedHook(pub Rc<RefCell<HookState>>);
 impl Hook for ScriptedHook {
     fn publish(&mut self, message: &Message<'_>, _: &[u32], ends: &mut Ends<'_>, _: Now) {
         let mut state = self.0.borrow_mut();
-        state.seen.push(format!("{} {}", message.topic, String::from_utf8_lossy(message.payload)));
+        let hold = if message.hold { " hold" } else { "" };
+        state.seen.push(format!("{} q{}{hold}", message.topic, message.qos));
         match state.does {
             Does::Pass => {}
             Does::Hold => state.held.push_back((message.qos, ends.end())),

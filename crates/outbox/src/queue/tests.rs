@@ -122,6 +122,49 @@ fn a_full_disk_withholds_and_a_full_memory_refuses() {
     assert_eq!(store.rows(QueueId(1)).len(), 40);
 }
 
+#[test]
+fn a_full_disk_has_no_deadline_that_nothing_can_meet() {
+    let mut q = queue(Policy { disk_bytes: 250, ..Policy::EDGE });
+    let mut ended = Vec::new();
+    q.set_up(true, at(0));
+    (0..3).for_each(|i| drop(q.push(Text(i, 100), None, at(0))));
+    assert!(q.due(at(2_000), false, Duration::ZERO));
+    q.write(at(2_000), &mut Vec::new());
+    q.submitted(Ticket(1));
+    q.committed(Ticket(1), &mut ended);
+    assert_eq!(
+        (q.counters().stored, q.next_due_us(true, Duration::ZERO)),
+        (2, None),
+        "or its worker would spin"
+    );
+    q.take(1, at(2_000), |_, _, _| {});
+    q.answer(1, Outcome::Delivered, at(2_000), &mut ended);
+    assert!(q.due(at(3_000), false, Duration::ZERO), "there is room again");
+}
+
+#[test]
+fn a_held_row_and_those_behind_it_leave_after_its_commit() {
+    let mut q = queue(Policy::EDGE);
+    let taken = |q: &mut Queue<Text>| {
+        let mut rows = Vec::new();
+        q.take(10, at(0), |seq, _, _| rows.push(seq));
+        rows
+    };
+    q.set_up(true, at(0));
+    for i in 1..=3 {
+        q.push(Text(i, 10), None, at(0)).unwrap();
+        if i == 2 {
+            q.hold();
+        }
+    }
+    assert_eq!(taken(&mut q), [1]);
+    q.write(at(0), &mut Vec::new());
+    q.submitted(Ticket(1));
+    assert_eq!(taken(&mut q), []);
+    q.committed(Ticket(1), &mut Vec::new());
+    assert_eq!(taken(&mut q), [2, 3]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Push(usize, bool),
