@@ -159,6 +159,11 @@ pub trait Hook {
     /// Adds all that waits to the turn's batch.
     fn write(&mut self, now: Now, batch: &mut Vec<Op>);
 
+    /// Whether rows are left that the last `write` could not add, since their queue is full (`Queue::is_withholding`).
+    fn withholds(&self) -> bool {
+        false
+    }
+
     /// The batch has this ticket.
     fn submitted(&mut self, ticket: Ticket);
 

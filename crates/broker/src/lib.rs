@@ -11,8 +11,17 @@
 //! [`Shard::end_turn`], which runs timers and submits the turn's one batch to the store. Then it writes the
 //! output of each connection in [`Shard::take_dirty`] once and obeys [`Shard::take_commands`].
 //!
+//! # Invariants
+//! - What leaves a shard as an acknowledgement is owed to nobody any more: each waits for what contract 1 says, by a receipt or
+//!   by a place in the turn's batch.
+//! - A QoS 2 packet id of a persistent session is durable in every state that the other side may hold it in: from the
+//!   publisher before PUBREC, with the rows that its message became and never before them; to the subscriber
+//!   before PUBLISH, with its row; each release before PUBCOMP and PUBREL.
+//! - Work that comes up after a turn's end makes [`Shard::next_wake_us`] say *now*: nothing waits for a chance event.
+//! - An end is resolved once, whoever disappears meanwhile.
+//!
 //! # Reading order
-//! [`hook`] (what hangs on a shard), [`shard`] (connections and sessions), `route` (one publish), `deliver`
+//! [`hook`] (what hangs on a shard), [`shard`] (connections and sessions), `publish` (one publish), `deliver`
 //! (to one session), [`trie`], [`retained`], `wheel`, `slots`.
 
 #![forbid(unsafe_code)]

@@ -408,7 +408,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some(owner) = owner.filter(|o| o.qos2)
             && let Some(store_id) = self.sessions.get(owner.session).and_then(Session::store_id)
         {
-            self.batch.waits.extend(ends.end().map(Wait::End));
             let record = record::Inflight::Received.to_bytes();
             let op = Op::InflightPut {
                 session: store_id,
@@ -416,7 +415,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 packet_id: owner.packet_id,
                 record,
             };
-            self.batch.op(op, true, self.now);
+            self.batch.received.extend(ends.end().map(|end| (op, end)));
+            self.batch.due = true;
         }
         let mut retain_end = None;
         if message.retain && message.qos > QoS::AtMostOnce {

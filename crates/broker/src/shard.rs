@@ -10,7 +10,7 @@ use crate::wheel::Wheel;
 use crate::{ConnId, SessionKey, marker};
 use ferrule_mqtt::{
     AckType, DecodeError, Disconnect, PINGRESP, Packet, Properties, QoS, ReasonCode, Version,
-    connect_version, decode, encode_ack,
+    connect_version, decode, encode_ack, frame_len,
 };
 use ferrule_outbox::{End, Outcome, Policy, Queue, Receipts};
 use ferrule_store::record::{self, Record, Retained, Subscription};
@@ -70,6 +70,9 @@ pub(crate) struct Batch {
     pub(crate) due: bool,
     since_us: u64,
     pub(crate) waits: Vec<Wait>,
+    /// Packet ids of QoS 2 publishes, to be written with what was made of them and never before.
+    pub(crate) received: Vec<(Op, End)>,
+    received_us: u64,
     /// Of batches that were submitted.
     commits: VecDeque<(Ticket, Vec<Wait>)>,
 }
@@ -508,6 +511,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
         self.ended = ended;
+        // Their rows may be on disk now.
+        self.batch.due |= !self.batch.received.is_empty();
         while self.batch.commits.front().is_some_and(|(t, _)| *t <= ticket) {
             let Some((_, waits)) = self.batch.commits.pop_front() else { break };
             for wait in waits {
@@ -572,6 +577,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if !self.batch.ops.is_empty() {
             at(Some(self.batch.since_us + LAZY_US));
         }
+        if !self.batch.received.is_empty() {
+            at(Some(self.batch.received_us + LAZY_US));
+        }
         if !self.retained_lazy.is_empty() {
             at(Some(self.retained_lazy_since_us + LAZY_US));
         }
@@ -590,6 +598,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let lazy_due = |since: u64| now.since(since) >= LAZY_US;
         let mut due = self.batch.due
             || (!self.batch.ops.is_empty() && lazy_due(self.batch.since_us))
+            || (!self.batch.received.is_empty() && lazy_due(self.batch.received_us))
             || (!self.retained_lazy.is_empty() && lazy_due(self.retained_lazy_since_us))
             || self.hook.due(now, urgent, smoothed);
         for &key in &self.touched {
@@ -612,12 +621,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 });
             }
             self.hook.write(now, &mut batch);
+            let mut withheld = self.hook.withholds();
             for &key in &self.touched {
                 if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key)
                 {
                     queue.write(now, &mut batch);
+                    withheld |= queue.is_withholding();
                 }
             }
+            self.write_received(withheld, &mut batch);
             if !batch.is_empty() || !self.batch.waits.is_empty() {
                 let ticket = self.store.submit(batch);
                 self.hook.submitted(ticket);
@@ -645,6 +657,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             None => false,
         });
+    }
+
+    /// Adds the packet ids of QoS 2 publishes. One whose message has a row that found no room waits for it: alone on disk it
+    /// would, after a kill, be answered and the message gone. (Its other rows may then be made twice.)
+    fn write_received(&mut self, withheld: bool, batch: &mut Vec<Op>) {
+        for (op, end) in std::mem::take(&mut self.batch.received) {
+            match self.receipts.pending(end.receipt()) {
+                Some((_, Outcome::Retry)) => self.ended.push((end, Outcome::Delivered)),
+                Some((2.., _)) if withheld => {
+                    self.batch.received_us = self.now.mono_us;
+                    self.batch.received.push((op, end));
+                }
+                _ => {
+                    batch.push(op);
+                    self.batch.waits.push(Wait::End(end));
+                }
+            }
+        }
     }
 
     /// An op of the shard's own. `due`: somebody waits for it.
@@ -977,7 +1007,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let version = match error {
             DecodeError::UnsupportedVersion(level) if *level > 5 => Some(Version::V5),
             DecodeError::UnsupportedVersion(_) => Some(Version::V3_1_1),
-            _ => connect_version(bytes),
+            _ => {
+                // What follows the frame says nothing about it.
+                let frame = frame_len(bytes, usize::MAX).ok().flatten().unwrap_or(usize::MAX);
+                connect_version(&bytes[..frame.min(bytes.len())])
+            }
         };
         if let Some(version) = version {
             let reason = error.reason();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
-use common::{check, check_with, limits};
+use common::{Rig, check, check_with, limits, run};
 use ferrule_broker::Limits;
 
 #[test]
@@ -339,4 +339,51 @@ fn a_backlog_larger_than_memory_comes_back_in_order() {
         script += &format!("s< publish x q1 id={n} dup {n}{big}\ns> puback {n}\n");
     }
     check_with(Limits { inflight_max: 16, ..limits() }, &script);
+}
+
+#[test]
+fn a_qos_2_id_whose_message_found_no_room_is_not_written_before_it() {
+    let mut rig = Rig::new(limits());
+    rig.policy.disk_bytes = 200; // One row.
+    rig.crash();
+    run(
+        &mut rig,
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:1
+         commit
+         s< suback 1 01
+         s> disconnect
+         s! closed
+         p> connect id=p clean=0
+         commit
+         p< connack sp=0
+         p> publish t=x q=2 id=1 p=1
+         commit
+         p< pubrec 1
+         p> publish t=x q=2 id=2 p=2
+         p> publish t=y q=2 id=3 p=3  -- not concerned
+         commit
+         p< -
+         wait 1100
+         commit
+         wait 1100
+         commit
+         crash
+         p> connect id=p clean=0
+         p< connack sp=1
+         p> publish t=x q=2 id=2 p=2 dup=1
+         commit
+         p< pubrec 2  -- there is room again: what is counted after a start is smaller
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< publish x q1 id=1 dup 1
+         s< publish x q1 id=2 dup 2
+         s> puback 1
+         s> puback 2
+         wait 20000
+         commit
+         open 0",
+    );
 }

@@ -516,6 +516,12 @@ impl<R: Row> Queue<R> {
         self.disk_bytes + next <= self.policy.disk_bytes
     }
 
+    /// Whether rows wait that are not on their way to the disk: after [`Queue::write`], those that have no room there.
+    #[must_use]
+    pub fn is_withholding(&self) -> bool {
+        self.unsubmitted().next().is_some()
+    }
+
     /// Slots that have not been submitted or answered, oldest first.
     fn unsubmitted(&self) -> impl Iterator<Item = &Slot<R>> {
         let from = self.submitted_to;

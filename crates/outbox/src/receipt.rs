@@ -194,6 +194,14 @@ impl<T: Copy> Receipts<T> {
         self.slots.len() - self.free.len()
     }
 
+    /// Ends of an open receipt that nobody has said yet, and the worst of those that were.
+    #[must_use]
+    pub fn pending(&self, id: ReceiptId) -> Option<(u32, Outcome)> {
+        let (generation, slot) = self.slots.get(id.index as usize)?;
+        let receipt = slot.as_ref().filter(|_| *generation == id.generation)?;
+        Some((receipt.pending, receipt.worst))
+    }
+
     /// Marks that the publisher can send nothing more until this receipt completes (contract 2: its window is
     /// full).
     pub fn set_urgent(&mut self, id: ReceiptId) {
@@ -269,6 +277,7 @@ mod tests {
         let mut receipts = Receipts::new();
         let first = receipts.open(1);
         let second = receipts.add_end(first.receipt());
+        assert_eq!(receipts.pending(second.receipt()), Some((2, Outcome::Delivered)));
         drop(first);
         assert_eq!(receipts.resolve(second, Outcome::Delivered), None);
         let swept = receipts.sweep();
