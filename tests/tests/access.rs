@@ -60,8 +60,6 @@ fn users_do_what_their_lists_say() {
         ("#", false),
         ("+/a", false),
         ("other", false),
-        ("$share/g/commands/x", true),
-        ("$share/g/#", false),
         ("$SYS/#", false),
         ("$ferrule/#", false),
     ] {

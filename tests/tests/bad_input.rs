@@ -90,7 +90,9 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 fn rubbish_at(node: &Node) {
     let mut witness = Witness::new(node);
     for (name, bytes) in rubbish() {
-        let mut bad = Client::open(node.addr(), Version::V3_1_1).unwrap();
+        // A protocol level that nobody knows is refused in the newest version's words.
+        let version = if name == "protocol level 9" { Version::V5 } else { Version::V3_1_1 };
+        let mut bad = Client::open(node.addr(), version).unwrap();
         let _ = bad.send_raw(&bytes); // the broker may have closed it after the first of them
         let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| bad.expect_closed()));
         assert!(end.is_ok(), "{name}: not closed");
@@ -300,7 +302,7 @@ fn a_full_disk_at_the_start_is_told() {
     let ended = start_to_exit(&Config::edge().data_dir(&data_dir));
     assert_clear(&ended, &[disk.path().to_str().unwrap()]);
     assert!(
-        ended.output.contains("No space left") || ended.output.contains("full"),
+        ended.output.to_lowercase().contains("no space left"),
         "what is wrong is not told:\n{}",
         ended.output
     );

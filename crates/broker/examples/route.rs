@@ -40,7 +40,13 @@ struct Open;
 impl Gate for Open {
     fn admit(&mut self, _: ConnId, _: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
         let access = Arc::new(Everything);
-        Some(Ok(Grant { role: Role::Device, username: None, access, properties: PropertiesBuf::new() }))
+        Some(Ok(Grant {
+            role: Role::Device,
+            username: None,
+            access,
+            properties: PropertiesBuf::new(),
+            life: None,
+        }))
     }
 }
 

@@ -136,6 +136,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.refuse(id, ReasonCode::NOT_AUTHORIZED);
             return;
         }
+        let old = self.by_client.get(&connecting.client_id).and_then(|&key| self.sessions.get(key)?.conn);
+        let other_life =
+            |old: &crate::session::Conn| old.life.is_some() && grant.life.is_some() && old.life != grant.life;
+        if old.and_then(|old| self.conns.get(old)).is_some_and(other_life) {
+            self.refuse(id, ReasonCode::QUOTA_EXCEEDED);
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.life = grant.life;
         conn.publisher = Arc::new(Publisher {
             client_id: Arc::clone(&connecting.client_id),
             username: grant.username.clone(),

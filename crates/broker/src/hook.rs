@@ -138,6 +138,8 @@ pub struct LocalPublish {
     pub hops: u8,
     /// Hash over the (rule, row) steps behind it.
     pub path: u64,
+    /// As that message's.
+    pub hold: bool,
     /// The end to resolve when this publish has gone where it must.
     pub end: Option<End>,
 }
@@ -207,6 +209,9 @@ pub struct Grant {
     pub access: Arc<dyn Access>,
     /// User properties for its CONNACK.
     pub properties: PropertiesBuf,
+    /// Which process life it says it is. While one life of a client id is connected another is refused (0x97): two
+    /// gateways that were cloned from one card would throw each other out for ever.
+    pub life: Option<Box<str>>,
 }
 
 /// Why a client is not admitted.

@@ -141,8 +141,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             return None;
         }
-        let session = self.sessions.get_mut(key)?;
         let qos2 = publish.qos == QoS::ExactlyOnce;
+        if publish.dup && !qos2 && conn.recent.iter().any(|(known, _)| *known == packet_id) {
+            // Sent again while its PUBACK was under way: a new message under this id would not be a duplicate.
+            let content = content(&self.hasher, publish, topic);
+            if conn.recent.contains(&(packet_id, content)) {
+                self.stats.joined += 1;
+                self.write_ack(id, packet_id, false, ReasonCode::SUCCESS);
+                return None;
+            }
+        }
+        let session = self.sessions.get_mut(key)?;
         if qos2 {
             match session.received.get_mut(&packet_id) {
                 None => {}
@@ -265,7 +274,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let Ok(index) = conn.waiting.binary_search_by_key(&serial, |w| w.serial) else { return };
         if conn.unordered {
-            conn.waiting.remove(index);
+            if let Some(acknowledged) = conn.waiting.remove(index) {
+                conn.remember(acknowledged);
+            }
             self.write_ack(to, packet_id, qos2, ReasonCode::SUCCESS);
             return;
         }
@@ -274,6 +285,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let Some(conn) = self.conns.get_mut(to) else { return };
             let Some(front) = conn.waiting.front().copied().filter(|w| w.receipt.is_none()) else { return };
             conn.waiting.pop_front();
+            conn.remember(front);
             self.write_ack(to, front.packet_id, front.qos2, front.reason);
         }
     }
@@ -532,7 +544,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             received: publish.received,
             hops: publish.hops,
             path: publish.path,
-            hold: false,
+            hold: publish.hold,
         };
         self.route(&message, None, None, publish.end.as_ref());
         if let Some(end) = publish.end {

@@ -336,11 +336,31 @@ pub(crate) struct Conn {
     /// Topic aliases that the client has set.
     pub(crate) aliases: Vec<Option<Arc<str>>>,
     pub(crate) waiting: VecDeque<Waiting>,
+    /// QoS 1 publishes that waited and were acknowledged lately: packet id and content.
+    pub(crate) recent: VecDeque<(u16, u64)>,
+    /// Which process life the client says it is (a gateway's boot).
+    pub(crate) life: Option<Box<str>>,
     pub(crate) next_serial: u64,
     /// Acknowledgements may leave in any order: a gateway's.
     pub(crate) unordered: bool,
     /// CONNACK due when the gate and the store have answered.
     pub(crate) connecting: Option<Box<crate::connect::Connecting>>,
+}
+
+/// As many as common libraries have in flight; a repetition crosses its PUBACK within a round trip.
+const RECENT: usize = 64;
+
+impl Conn {
+    /// A publish that waited has its acknowledgement: a repetition that crosses it is known again.
+    pub(crate) fn remember(&mut self, acknowledged: Waiting) {
+        if acknowledged.qos2 {
+            return; // Known by its packet id until PUBREL.
+        }
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((acknowledged.packet_id, acknowledged.content));
+    }
 }
 
 #[cfg(test)]

@@ -369,6 +369,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             peer_packet_bytes: usize::MAX,
             aliases: Vec::new(),
             waiting: VecDeque::new(),
+            recent: VecDeque::new(),
+            life: None,
             next_serial: 0,
             unordered: false,
             connecting: None,

@@ -76,6 +76,7 @@ fn grant() -> Grant {
         username: None,
         access: Arc::new(Everything),
         properties: PropertiesBuf::new(),
+        life: None,
     }
 }
 

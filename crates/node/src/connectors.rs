@@ -50,9 +50,9 @@ fn schema(connector: &dyn Connector) -> rules::ConnectorSchema {
 #[must_use]
 pub fn given(sink: &rules::SinkDecl) -> Vec<(String, String)> {
     let text = |value: &rules::OptionValue| match value {
-        rules::OptionValue::Text(text) | rules::OptionValue::Template(text) | rules::OptionValue::Secret(text) => {
-            text.clone()
-        }
+        rules::OptionValue::Text(text)
+        | rules::OptionValue::Template(text)
+        | rules::OptionValue::Secret(text) => text.clone(),
         rules::OptionValue::Int(number) => number.to_string(),
         rules::OptionValue::Bool(flag) => flag.to_string(),
         rules::OptionValue::DurationMs(ms) => format!("{ms}ms"),

@@ -24,6 +24,8 @@ struct Claim {
     ferrule: bool,
     /// `ferrule-edge`.
     edge: Option<String>,
+    /// `ferrule-boot`.
+    boot: Option<Box<str>>,
 }
 
 impl Claim {
@@ -33,6 +35,7 @@ impl Claim {
             match name {
                 "ferrule" => claim.ferrule = value == "1",
                 "ferrule-edge" => claim.edge = Some(value.into()),
+                "ferrule-boot" => claim.boot = Some(value.into()),
                 _ => {}
             }
         }
@@ -60,7 +63,8 @@ impl Claim {
             // A gateway's user without a gateway's CONNECT is any client.
             (AccessRole::Edge { .. } | AccessRole::Device, _) => Role::Device,
         };
-        Ok(Grant { role, username: principal.username, access: principal.acl, properties })
+        let life = self.boot.filter(|_| role != Role::Device);
+        Ok(Grant { role, username: principal.username, access: principal.acl, properties, life })
     }
 }
 
@@ -70,7 +74,12 @@ impl NodeGate {
     /// # Errors
     /// When no thread can be started.
     pub fn new<M: Send + 'static>(config: &BrokerConfig, inbox: Inbox<M>) -> std::io::Result<Self> {
-        Self::with(&config.users, &config.anonymous, config.listeners.iter().map(|l| l.anonymous).collect(), inbox)
+        Self::with(
+            &config.users,
+            &config.anonymous,
+            config.listeners.iter().map(|l| l.anonymous).collect(),
+            inbox,
+        )
     }
 
     fn with<M: Send + 'static>(
@@ -82,7 +91,8 @@ impl NodeGate {
         let claims: Arc<Mutex<HashMap<u64, Claim>>> = Arc::default();
         let known = Arc::clone(&claims);
         let authenticator = Authenticator::new(users, anonymous, move |conn, verdict| {
-            let claim = known.lock().unwrap_or_else(PoisonError::into_inner).remove(&conn).unwrap_or_default();
+            let claim =
+                known.lock().unwrap_or_else(PoisonError::into_inner).remove(&conn).unwrap_or_default();
             let verdict = verdict.map_err(refusal).and_then(|principal| claim.grant(principal));
             inbox.post(Mail::Admitted(ConnId::from_bits(conn), verdict));
         })?;

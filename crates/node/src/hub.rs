@@ -12,17 +12,19 @@
 //! - Identity (contract 3): at the edge each row gets a number of its own when it enters an outbox; in the cloud a row keeps
 //!   that of the forwarded message it was made from, and a direct client's message gets one here.
 
+use crate::control::{OutboxStatus, RuleStatus, Status};
+use bytes::Bytes;
 use ferrule_broker::{Ends, Hook, LocalPublish, Message, Publisher, Role, Shard};
 use ferrule_mqtt::{Properties, PropertiesBuf, PropertyId, QoS};
 use ferrule_net::WorkerStats;
-use ferrule_outbox::{ConsumerEvent, Counters, Delivered, End, OutRow, Outcome, Policy, Queue, Reason};
-use ferrule_rules::{Ack, Body, Rule, RuleState, Rows, Scratch, Step, UserProperties, extend_rule_path, step};
+use ferrule_outbox::{ConsumerEvent, Delivered, End, OutRow, Outcome, Policy, Queue, Reason};
+use ferrule_rules::{
+    Ack, Body, Failure, Rows, Rule, RuleState, Scratch, Step, UserProperties, extend_rule_path, step,
+};
 use ferrule_store::record::Entry;
 use ferrule_store::{
     Boot, Identity, MessageId, Now, Op, Origin, QueueId, QueueSummary, Stamp, Store, StoredRow, Ticket,
 };
-use bytes::Bytes;
-use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -53,13 +55,15 @@ pub enum HubMessage {
     /// New rules and sinks.
     Load(Box<Load>),
     /// A snapshot for people and programs.
-    Status(oneshot::Sender<Value>),
+    Status(oneshot::Sender<Status>),
 }
 
 /// Rules and the sinks they use, checked and started.
 pub struct Load {
     /// All rules.
     pub rules: Vec<Rule>,
+    /// Names of the files that they are from.
+    pub files: Vec<Arc<str>>,
     /// All outboxes that have a consumer now. An outbox that is not named keeps its rows and has none.
     pub outboxes: Vec<Connected>,
 }
@@ -97,6 +101,7 @@ enum Target {
 
 struct Loaded {
     rule: Rule,
+    file: Arc<str>,
     state: RuleState,
     targets: Vec<Target>,
     publisher: Publisher,
@@ -125,7 +130,6 @@ pub struct Hub {
     local: Vec<LocalPublish>,
     next_seq: u64,
     loops: u64,
-    refused: u64,
     started: Now,
 }
 
@@ -143,7 +147,6 @@ impl Hub {
             local: Vec::new(),
             next_seq: 1,
             loops: 0,
-            refused: 0,
             started: now,
         }
     }
@@ -168,9 +171,16 @@ impl Hub {
     }
 
     /// Handles a message of another thread.
-    pub fn message<S: Store>(shard: &mut Shard<Self, S>, worker: &WorkerStats, message: HubMessage, now: Now) {
+    pub fn message<S: Store>(
+        shard: &mut Shard<Self, S>,
+        worker: &WorkerStats,
+        message: HubMessage,
+        now: Now,
+    ) {
         match message {
-            HubMessage::Consumer { outbox, generation, event } => shard.hook().consumer(&outbox, generation, event, now),
+            HubMessage::Consumer { outbox, generation, event } => {
+                shard.hook().consumer(&outbox, generation, event, now)
+            }
             HubMessage::Load(load) => Self::load(shard, *load, now),
             HubMessage::Status(reply) => {
                 let status = Self::status(shard, worker, now);
@@ -226,7 +236,8 @@ impl Hub {
                 peer: None,
                 role: Role::Device,
             };
-            hub.rules.push(Loaded { rule, state, targets, publisher });
+            let file = load.files.get(rule.file).cloned().unwrap_or_default();
+            hub.rules.push(Loaded { rule, file, state, targets, publisher });
         }
         for index in 0..shard.hook().rules.len() {
             let rule = &shard.hook().rules[index].rule;
@@ -237,7 +248,8 @@ impl Hub {
     }
 
     fn consumer(&mut self, name: &str, generation: u64, event: ConsumerEvent, now: Now) {
-        let Some(outbox) = self.outboxes.iter_mut().find(|o| *o.name == *name && o.generation == generation) else {
+        let Some(outbox) = self.outboxes.iter_mut().find(|o| *o.name == *name && o.generation == generation)
+        else {
             return;
         };
         match event {
@@ -262,40 +274,49 @@ impl Hub {
         }
     }
 
-    fn status<S: Store>(shard: &mut Shard<Self, S>, worker: &WorkerStats, now: Now) -> Value {
-        let [connections, sessions, subscriptions, retained, waiting, lost_ends] = shard.sizes();
+    /// What the worker knows; the rest of the snapshot is the node's.
+    fn status<S: Store>(shard: &mut Shard<Self, S>, worker: &WorkerStats, now: Now) -> Status {
+        let [connections, sessions, subscriptions, retained, waiting, lost_ends] =
+            shard.sizes().map(|n| n as u64);
         let stats = shard.stats();
-        let failure = shard.store_failure().map(str::to_owned);
         let hub = shard.hook();
-        let outboxes: Vec<Value> = hub.outboxes.iter().map(Outbox::status).collect();
-        let rules: Vec<Value> = hub.rules.iter().map(Loaded::status).collect();
-        json!({
-            "uptime_s": now.since(hub.started.mono_us) / 1_000_000,
-            "connections": connections,
-            "sessions": sessions,
-            "subscriptions": subscriptions,
-            "retained": retained,
-            "waiting_acknowledgements": waiting,
-            "lost_ends": lost_ends,
-            "messages": {
-                "received": stats.received, "sent": stats.sent, "unmatched": stats.unmatched,
-                "acknowledged": stats.acknowledged, "acked_discarded": stats.acked_discarded, "joined": stats.joined,
-                "denied": stats.denied, "dropped_slow": stats.dropped_slow, "dropped_full": stats.dropped_full,
-                "dropped_too_large": stats.dropped_too_large, "dropped_expired": stats.dropped_expired,
-                "retained_refused": stats.retained_refused, "loops": stats.loops + hub.loops,
-                "refused_by_outbox": hub.refused,
-            },
-            "clients": {
-                "connected": stats.connected, "refused": stats.refused, "protocol_errors": stats.protocol_errors,
-            },
-            "outboxes": outboxes,
-            "rules": rules,
-            "store_failure": failure,
-            "worker": {
-                "turns": worker.turns, "bytes_in": worker.bytes_in, "bytes_out": worker.bytes_out,
-                "accept_failures": worker.accept_failures, "turn_us_max": worker.turn_us_max,
-            },
-        })
+        let counters = [
+            ("received", stats.received),
+            ("sent", stats.sent),
+            ("unmatched", stats.unmatched),
+            ("acknowledged", stats.acknowledged),
+            ("acked_discarded", stats.acked_discarded),
+            ("joined", stats.joined),
+            ("denied", stats.denied),
+            ("dropped_slow", stats.dropped_slow),
+            ("dropped_full", stats.dropped_full),
+            ("dropped_too_large", stats.dropped_too_large),
+            ("dropped_expired", stats.dropped_expired),
+            ("retained_refused", stats.retained_refused),
+            ("loops", stats.loops + hub.loops),
+            ("clients_connected", stats.connected),
+            ("clients_refused", stats.refused),
+            ("protocol_errors", stats.protocol_errors),
+            // Bugs, when they are not 0.
+            ("lost_ends", lost_ends),
+            ("turns", worker.turns),
+            ("turn_us_max", worker.turn_us_max),
+            ("bytes_in", worker.bytes_in),
+            ("bytes_out", worker.bytes_out),
+            ("accept_failures", worker.accept_failures),
+        ];
+        Status {
+            uptime_ms: now.since(hub.started.mono_us) / 1_000,
+            connections,
+            sessions,
+            subscriptions,
+            retained,
+            waiting,
+            outboxes: hub.outboxes.iter().map(|o| o.status(now)).collect(),
+            rules: hub.rules.iter().map(Loaded::status).collect(),
+            counters: counters.into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect(),
+            ..Status::default()
+        }
     }
 
     /// The message as rules see it, and what a row keeps of it.
@@ -355,7 +376,11 @@ impl Hub {
                     }
                     Body::Json(bytes) | Body::Text(bytes) => Bytes::from(bytes),
                 };
-                let path = if message.path == 0 { rule.id } else { extend_rule_path(message.path, row.row, rule.id) };
+                let path = if message.path == 0 {
+                    rule.id
+                } else {
+                    extend_rule_path(message.path, row.row, rule.id)
+                };
                 match loaded.targets[row.insert] {
                     Target::Log => {
                         tracing::info!(target: "rules", rule = rule.name, "{}", String::from_utf8_lossy(&body));
@@ -370,6 +395,7 @@ impl Hub {
                         received: origin.received,
                         hops: message.hops + 1,
                         path,
+                        hold: message.hold,
                         end: if rule.ack == Ack::None { None } else { ends.end() },
                     }),
                     Target::Outbox(index) => {
@@ -378,9 +404,8 @@ impl Hub {
                             identity.seq = self.next_seq;
                             self.next_seq += 1;
                         }
-                        let properties = kept_properties
-                            .get_or_insert_with(|| forwardable(message.properties))
-                            .clone();
+                        let properties =
+                            kept_properties.get_or_insert_with(|| forwardable(message.properties)).clone();
                         let entry = Arc::new(Entry {
                             identity,
                             rule: path,
@@ -406,8 +431,10 @@ impl Hub {
                             Ack::Stored | Ack::Local | Ack::None => queue.push(entry, end, now),
                         };
                         if let Err((_, end)) = pushed {
-                            self.refused += 1;
+                            // Memory is full of rows that cannot be written: the publisher keeps the message.
                             ends.resolve(end, Outcome::Retry);
+                        } else if message.hold {
+                            queue.hold();
                         }
                     }
                 }
@@ -437,6 +464,10 @@ impl Hook for Hub {
         for outbox in &mut self.outboxes {
             outbox.queue.write(now, batch);
         }
+    }
+
+    fn withholds(&self) -> bool {
+        self.outboxes.iter().any(|o| o.queue.is_withholding())
     }
 
     fn submitted(&mut self, ticket: Ticket) {
@@ -503,35 +534,57 @@ impl Outbox {
         }
     }
 
-    fn status(&self) -> Value {
-        let Counters { entered, recovered, delivered, discarded, in_flight, queued, stored, written, again, refused } =
-            self.queue.counters();
-        let reasons: serde_json::Map<String, Value> =
-            self.discarded.iter().map(|(reason, count)| (reason.to_string(), (*count).into())).collect();
-        json!({
-            "name": &*self.name,
-            "state": if self.rows.is_none() { "removed" } else if self.queue.is_up() { "up" } else { "down" },
-            "last_error": self.error,
-            "window": self.window,
-            "entered": entered, "recovered": recovered, "delivered": delivered, "discarded": discarded,
-            // Rows that a destination refuses are discarded with a reason; others are tried until they are delivered.
-            "failed": 0,
-            "in_flight": in_flight, "queued": queued, "stored": stored, "written": written, "again": again,
-            "refused": refused, "reasons": reasons,
-            "acknowledgement_us": self.queue.smoothed_ack().as_micros() as u64,
-        })
+    fn status(&self, now: Now) -> OutboxStatus {
+        let c = self.queue.counters();
+        let (bytes, oldest_us) = self.queue.backlog(now);
+        let state = match (&self.rows, self.queue.is_up()) {
+            (None, _) => "removed",
+            (Some(_), true) => "up",
+            (Some(_), false) => "down",
+        };
+        OutboxStatus {
+            name: self.name.to_string(),
+            state: state.to_owned(),
+            entered: c.entered,
+            recovered: c.recovered,
+            delivered: c.delivered,
+            // What a destination refuses is discarded with a reason, all else is tried until it is delivered.
+            failed: 0,
+            in_flight: c.in_flight,
+            queued: c.queued,
+            discarded: c.discarded,
+            discarded_by: self.discarded.iter().map(|(r, count)| (r.to_string(), (*count).into())).collect(),
+            stored: c.stored,
+            written: c.written,
+            again: c.again,
+            refused: c.refused,
+            window: self.window as u64,
+            answer_us: self.queue.smoothed_ack().as_micros() as u64,
+            bytes,
+            oldest_ms: oldest_us / 1_000,
+            last_error: self.error.clone(),
+        }
     }
 }
 
 impl Loaded {
-    fn status(&self) -> Value {
+    fn status(&self) -> RuleStatus {
         let c = &self.state.counters;
-        json!({
-            "name": self.rule.name, "enabled": self.rule.enabled,
-            "matched": c.matched, "passed": c.passed, "filtered": c.filtered, "failed": c.failed.iter().sum::<u64>(),
-            "rows": c.rows_out,
-            "last_failure": self.state.last_failure.as_ref().map(|f| json!({"reason": f.reason, "at_ms": f.at_ms})),
-        })
+        let failed_by = (Failure::ALL.iter().zip(c.failed))
+            .filter(|(_, count)| *count > 0)
+            .map(|(failure, count)| (failure.name().to_owned(), count.into()));
+        RuleStatus {
+            name: self.rule.name.clone(),
+            file: self.file.to_string(),
+            state: if self.rule.enabled { "running" } else { "disabled" }.to_owned(),
+            matched: c.matched,
+            passed: c.passed,
+            filtered: c.filtered,
+            failed: c.failed.iter().sum(),
+            failed_by: failed_by.collect(),
+            rows_out: c.rows_out,
+            last_error: self.state.last_failure.as_ref().map(|f| format!("{} on {}", f.reason, f.topic)),
+        }
     }
 }
 

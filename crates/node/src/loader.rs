@@ -67,14 +67,18 @@ impl Loader {
     /// # Errors
     /// All mistakes, rendered; nothing has changed then.
     pub fn load(&mut self, files: &[RuleFile]) -> Result<(), String> {
-        let sources: Vec<Source<'_>> = files.iter().map(|f| Source { name: &f.name, text: &f.text }).collect();
+        let sources: Vec<Source<'_>> =
+            files.iter().map(|f| Source { name: &f.name, text: &f.text }).collect();
         let rules = check(&sources, &self.host, &self.connectors)?;
         // Secrets, too, before anything is stopped.
         let mut prepared = Vec::new();
         let mut mistakes = Vec::new();
         for sink in &rules.sinks {
             let given = connectors::given(sink);
-            let same = self.sinks.get(&sink.name).is_some_and(|s| s.connector == sink.connector && s.options == given);
+            let same = self
+                .sinks
+                .get(&sink.name)
+                .is_some_and(|s| s.connector == sink.connector && s.options == given);
             if same {
                 prepared.push((sink, given, None));
                 continue;
@@ -105,14 +109,27 @@ impl Loader {
                 SinkContext { rows, events, runtime: self.runtime.clone(), finish_within: FINISH_WITHIN };
             match connector.start(&sink.name, &options, context) {
                 Ok(running) => {
-                    outboxes.push(Connected { name: sink.name.as_str().into(), generation, rows: Some(sender) });
+                    outboxes.push(Connected {
+                        name: sink.name.as_str().into(),
+                        generation,
+                        rows: Some(sender),
+                    });
                     sinks.insert(
                         sink.name.clone(),
-                        Sink { connector: sink.connector.clone(), options: given, generation, _running: running },
+                        Sink {
+                            connector: sink.connector.clone(),
+                            options: given,
+                            generation,
+                            _running: running,
+                        },
                     );
                 }
                 Err(found) => {
-                    return Err(found.into_iter().map(|m| place(&sources, sink, &m)).collect::<Vec<_>>().join("\n"));
+                    return Err(found
+                        .into_iter()
+                        .map(|m| place(&sources, sink, &m))
+                        .collect::<Vec<_>>()
+                        .join("\n"));
                 }
             }
         }
@@ -122,7 +139,8 @@ impl Loader {
             let rows = uplink.rows.take();
             outboxes.push(Connected { name: Arc::clone(&uplink.name), generation: uplink.generation, rows });
         }
-        self.inbox.post(Mail::App(HubMessage::Load(Box::new(Load { rules: rules.rules, outboxes }))));
+        let files = files.iter().map(|f| f.name.as_str().into()).collect();
+        self.inbox.post(Mail::App(HubMessage::Load(Box::new(Load { rules: rules.rules, files, outboxes }))));
         Ok(())
     }
 }

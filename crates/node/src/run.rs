@@ -14,7 +14,7 @@
 
 use crate::config::{BrokerConfig, UplinkConfig};
 use crate::connectors::{self, Connectors};
-use crate::control::{Control, ControlError, DataDirLock};
+use crate::control::{Control, ControlError, DataDirLock, ListenerStatus, Status, StoreStatus, UplinkStatus};
 use crate::gate::NodeGate;
 use crate::hub::{BATCHES, Hub, HubMessage, Node};
 use crate::loader::{self, Loader, UPLINK};
@@ -28,7 +28,8 @@ use ferrule_rules::Source;
 use ferrule_store::{Boot, Op, Origin, Restored, Stamp, Store, StoreEvent};
 use ferrule_store_sqlite::{Options as StoreOptions, SqliteStore, State, Writer};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -104,7 +105,8 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     let boot = Boot::new(random()? as u64);
 
     let (poll, inbox) = Worker::<Hub, SqliteStore, HubMessage>::poll().map_err(system("epoll"))?;
-    let node = Node { origin: Arc::clone(&origin), boot, edge: product.edge, policy: policy(product, config) };
+    let node =
+        Node { origin: Arc::clone(&origin), boot, edge: product.edge, policy: policy(product, config) };
     let stored = opened.restored.queues.iter().filter(|q| q.queue.as_session().is_none()).copied().collect();
     let hub = Hub::new(node, stored, random()?, clock.now());
     let posts = inbox.clone();
@@ -115,14 +117,15 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         store,
         gate: Box::new(gate),
         limits: limits(config),
-        policy: policy(product, config),
+        // Sessions are many: each keeps little of its backlog in memory.
+        policy: Policy { head_bytes: 128 << 10, unwritten_bytes: 1 << 20, ..policy(product, config) },
         seed: random()? as u64,
     };
     let shard = Shard::new(parts, &opened.restored, clock.now());
     drop(opened.restored);
     let addresses: Vec<String> = listeners.iter().map(|l| l.address().to_string()).collect();
-    let worker =
-        Worker::new(poll, inbox.clone(), clock, listeners, shard).map_err(system("registering the listeners"))?;
+    let worker = Worker::new(poll, inbox.clone(), clock, listeners, shard)
+        .map_err(system("registering the listeners"))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One for a gateway's uplink; a cloud's sinks encode and compress beside each other.
@@ -131,13 +134,19 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         .enable_all()
         .build()
         .map_err(system("the runtime"))?;
-    let mut loader = Loader::new(product.edge, product.connectors.clone(), inbox.clone(), runtime.handle().clone());
+    let mut loader =
+        Loader::new(product.edge, product.connectors.clone(), inbox.clone(), runtime.handle().clone());
     let stats = Arc::new(UplinkStats::default());
     if let Some(uplink) = uplink {
         let (generation, events) = loader.events(UPLINK);
         let (sender, rows) = mpsc::channel(BATCHES);
         loader.connect_uplink(generation, sender);
-        runtime.spawn(ferrule_link::run(link(uplink, &origin, boot, clock), rows, events, Arc::clone(&stats)));
+        runtime.spawn(ferrule_link::run(
+            link(uplink, &origin, boot, clock),
+            rows,
+            events,
+            Arc::clone(&stats),
+        ));
     }
     loader.load(&texts).map_err(RunError::Rules)?;
 
@@ -153,18 +162,26 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         .map_err(system("the worker's thread"))?;
 
     let about = About {
-        product: product.name,
         edge: product.edge,
         origin: Arc::clone(&origin),
-        boot,
+        data_dir: config.node.data_dir.clone(),
         listeners: addresses.clone(),
+        clock,
         inbox: inbox.clone(),
-        uplink: uplink.map(|_| stats),
+        uplink: uplink
+            .map(|u| (u.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), stats)),
+        rules_error: Arc::default(),
         writer: Arc::new(opened.writer),
     };
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let stopped = runtime.block_on(async {
         let control = Control::bind(&lock)?;
-        tracing::info!(id = &*origin, listeners = addresses.join(" "), version = env!("CARGO_PKG_VERSION"), "started");
+        tracing::info!(
+            id = &*origin,
+            listeners = addresses.join(" "),
+            version = env!("CARGO_PKG_VERSION"),
+            "started"
+        );
         serve(control, &about, files, loader, &ended).await.map_err(system("signals"))
     });
     tracing::info!("stopping");
@@ -192,8 +209,15 @@ async fn serve(
 ) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let rules_error = Arc::clone(&about.rules_error);
     let watching = async move {
-        let Some(files) = files else { return std::future::pending().await };
+        let Some(files) = files else {
+            // Nothing to read again; but the signal must not end the process.
+            loop {
+                hangup.recv().await;
+            }
+        };
         let place = files.path().display().to_string();
         let mut watcher = match Watcher::start(files) {
             Ok((watcher, _)) => watcher,
@@ -207,10 +231,13 @@ async fn serve(
             let loaded = read
                 .map_err(|e| format!("cannot read {}: {}", e.path.display(), e.problem))
                 .and_then(|texts| loader.load(&texts));
-            match loaded {
+            match &loaded {
                 Ok(()) => tracing::info!(rules = place, ?cause, "new rules are in force"),
-                Err(mistakes) => tracing::error!("the rules in {place} are wrong, the old ones stay:\n{mistakes}"),
+                Err(mistakes) => {
+                    tracing::error!("the rules in {place} are wrong, the old ones stay:\n{mistakes}")
+                }
             }
+            *rules_error.lock().unwrap_or_else(PoisonError::into_inner) = loaded.err();
         }
     };
     let asked = about.clone();
@@ -227,63 +254,82 @@ async fn serve(
 /// What the control socket knows.
 #[derive(Clone)]
 struct About {
-    product: &'static str,
     edge: bool,
     origin: Origin,
-    boot: Boot,
+    data_dir: PathBuf,
     listeners: Vec<String>,
+    clock: Clock,
     inbox: Inbox<HubMessage>,
-    uplink: Option<Arc<UplinkStats>>,
+    /// Where to, and how it goes.
+    uplink: Option<(String, Arc<UplinkStats>)>,
+    /// Why the rules on disk are not those in force.
+    rules_error: Arc<Mutex<Option<String>>>,
     writer: Arc<Writer>,
 }
 
 async fn answer(about: About, request: Value) -> Result<Value, String> {
     match request.get("do").and_then(Value::as_str) {
-        Some("status") => status(&about).await,
-        Some("rules.counters") => Ok(json!({ "rules": status(&about).await?["rules"] })),
-        Some("outbox.list") => Ok(json!({ "outboxes": status(&about).await?["outboxes"] })),
-        Some(other) => Err(format!("unknown request `{other}`; there are status, outbox.list, rules.counters")),
+        Some("status") => serde_json::to_value(status(&about).await?).map_err(|e| e.to_string()),
+        Some("rules.counters") => Ok(json!({ "rules": status(&about).await?.rules })),
+        Some("outbox.list") => Ok(json!({ "outboxes": status(&about).await?.outboxes })),
+        Some(other) => {
+            Err(format!("unknown request `{other}`; there are status, outbox.list, rules.counters"))
+        }
         None => Err("say what to do: {\"do\":\"status\"}".into()),
     }
 }
 
-async fn status(about: &About) -> Result<Value, String> {
+async fn status(about: &About) -> Result<Status, String> {
     let (reply, answer) = oneshot::channel();
     about.inbox.post(Mail::App(HubMessage::Status(reply)));
     let hub = answer.await.map_err(|_| "the node is stopping".to_owned())?;
-    let store = about.writer.status();
-    let (state, error) = match &store.state {
+    let now_ms = about.clock.now().wall_ms;
+    let uplink = about.uplink.as_ref().map(|(url, stats)| {
+        let s = stats.snapshot();
+        UplinkStatus {
+            url: url.clone(),
+            state: s.state.as_str().to_owned(),
+            since_ms: s.connected_since_wall_ms.map_or(0, |since| (now_ms - since).max(0) as u64),
+            connects: s.connects,
+            failures: s.failures,
+            sent: s.sent,
+            acknowledged: s.acknowledged,
+            in_flight: s.in_flight,
+            bytes_out: s.bytes_out,
+            bytes_in: s.bytes_in,
+            last_error: s.last_error,
+        }
+    });
+    let s = about.writer.status();
+    let (state, last_error) = match s.state {
         State::Running => ("ok", None),
-        State::Failing(message) => ("failing", Some(message.clone())),
+        State::Failing(message) => ("failing", Some(message)),
         State::Stopped => ("stopped", None),
     };
-    let mut status = json!({
-        "role": if about.edge { "edge" } else { "cloud" },
-        "program": about.product,
-        "version": env!("CARGO_PKG_VERSION"),
-        "id": &*about.origin,
-        "boot": about.boot.to_string(),
-        "pid": std::process::id(),
-        "listeners": about.listeners.iter().map(|bind| json!({ "bind": bind })).collect::<Vec<_>>(),
-        "uplink": about.uplink.as_ref().map(|stats| {
-            let s = stats.snapshot();
-            json!({
-                "state": s.state.as_str(), "connected_since_ms": s.connected_since_wall_ms, "connects": s.connects,
-                "failures": s.failures, "sent": s.sent, "acknowledged": s.acknowledged, "discarded": s.discarded,
-                "in_flight": s.in_flight, "bytes_out": s.bytes_out, "bytes_in": s.bytes_in, "error": s.last_error,
-            })
+    let listener = |bind: &String| ListenerStatus { bind: bind.clone(), protocol: "mqtt".to_owned() };
+    Ok(Status {
+        role: if about.edge { "edge" } else { "cloud" }.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        id: about.origin.to_string(),
+        pid: std::process::id(),
+        data_dir: about.data_dir.display().to_string(),
+        listeners: about.listeners.iter().map(listener).collect(),
+        uplink,
+        rules_error: about.rules_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        store: Some(StoreStatus {
+            state: state.to_owned(),
+            path: about.data_dir.join(ferrule_store_sqlite::FILE).display().to_string(),
+            bytes: s.file_bytes,
+            commits: s.commits,
+            commit_us: s.last_commit.as_micros() as u64,
+            wal_bytes: s.wal_bytes,
+            free_bytes: s.free_bytes.unwrap_or_default(),
+            low_on_space: s.low_on_space,
+            damage: s.damage.as_ref().map(ToString::to_string),
+            last_error,
         }),
-        "store": {
-            "state": state, "error": error, "commits": store.commits, "ops": store.ops, "bytes": store.bytes,
-            "last_commit_us": store.last_commit.as_micros() as u64, "failures": store.failures,
-            "file_bytes": store.file_bytes, "wal_bytes": store.wal_bytes, "low_on_space": store.low_on_space,
-            "damage": store.damage.as_ref().map(ToString::to_string),
-        },
-    });
-    if let (Value::Object(all), Value::Object(hub)) = (&mut status, hub) {
-        all.extend(hub);
-    }
-    Ok(status)
+        ..hub
+    })
 }
 
 /// Checks the rules as a start would.
@@ -300,7 +346,7 @@ fn bind(config: &BrokerConfig) -> Result<Vec<Listener>, RunError> {
             Listener::bind(address).map_err(|error| {
                 let reason = match error.kind() {
                     std::io::ErrorKind::AddrInUse => format!(
-                        "the port is taken: `ss -ltnp 'sport = :{}'` shows by whom; choose another in `bind`",
+                        "the port is in use: `ss -ltnp 'sport = :{}'` shows by whom; choose another in `bind`",
                         address.port()
                     ),
                     std::io::ErrorKind::PermissionDenied => {
@@ -367,6 +413,7 @@ fn limits(config: &BrokerConfig) -> Limits {
         topic_alias_max: mqtt.topic_alias_max,
         inflight_max: usize::from(mqtt.max_inflight),
         queue_messages: mqtt.max_queued_messages,
+        pending_bytes: mqtt.max_queued_bytes as usize,
         retained_messages: mqtt.retained_max_messages as usize,
         retained_bytes: mqtt.retained_max_bytes as usize,
         ..Limits::default()

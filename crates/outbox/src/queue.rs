@@ -299,6 +299,13 @@ impl<R: Row> Queue<R> {
         self.up
     }
 
+    /// Bytes that wait, in memory and on disk, and for how many microseconds the oldest row in memory has.
+    #[must_use]
+    pub fn backlog(&self, now: Now) -> (u64, u64) {
+        let oldest = self.head.front().or(self.fresh.front());
+        (self.disk_bytes + self.unwritten_bytes as u64, oldest.map_or(0, |slot| now.since(slot.came_us)))
+    }
+
     /// The smoothed time from handing out to answer.
     #[must_use]
     pub fn smoothed_ack(&self) -> Duration {

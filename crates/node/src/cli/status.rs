@@ -16,16 +16,19 @@ fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
     writeln!(out, "ferrule-{} {} {:?}, up {}, process {}", s.role, s.version, s.id, age(s.uptime_ms), s.pid)?;
     writeln!(out, "data folder  {}", s.data_dir)?;
     for listener in &s.listeners {
-        writeln!(
-            out,
-            "listener     {} {}: {} connections",
-            listener.protocol, listener.bind, listener.connections
-        )?;
+        writeln!(out, "listener     {} {}", listener.protocol, listener.bind)?;
     }
     writeln!(out, "clients      {} connected, {} sessions", s.connections, s.sessions)?;
     if let Some(uplink) = &s.uplink {
-        let kind = if uplink.ferrule { ", a Ferrule" } else { "" };
-        writeln!(out, "uplink       {}: {} for {}{kind}", uplink.url, uplink.state, age(uplink.since_ms))?;
+        writeln!(
+            out,
+            "uplink       {}: {} for {}, {} acknowledged, {} in flight",
+            uplink.url,
+            uplink.state,
+            age(uplink.since_ms),
+            uplink.acknowledged,
+            uplink.in_flight
+        )?;
         if let Some(error) = &uplink.last_error {
             writeln!(out, "             last error: {error}")?;
         }

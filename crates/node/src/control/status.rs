@@ -28,6 +28,12 @@ pub struct Status {
     pub connections: u64,
     /// Sessions, connected or not.
     pub sessions: u64,
+    /// Subscriptions and the filters of rules.
+    pub subscriptions: u64,
+    /// Retained messages.
+    pub retained: u64,
+    /// Publishes whose acknowledgement waits.
+    pub waiting: u64,
     /// The uplink, if one is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uplink: Option<UplinkStatus>,
@@ -54,8 +60,6 @@ pub struct ListenerStatus {
     pub bind: String,
     /// `"mqtt"`.
     pub protocol: String,
-    /// Open connections.
-    pub connections: u64,
 }
 
 /// The uplink.
@@ -68,8 +72,20 @@ pub struct UplinkStatus {
     pub state: String,
     /// In this state since, in milliseconds.
     pub since_ms: u64,
-    /// Whether the other side is a Ferrule that believes identity properties.
-    pub ferrule: bool,
+    /// Connections made since the start.
+    pub connects: u64,
+    /// Connections that failed or ended since the start.
+    pub failures: u64,
+    /// Publishes sent.
+    pub sent: u64,
+    /// Publishes acknowledged.
+    pub acknowledged: u64,
+    /// Publishes sent and not acknowledged.
+    pub in_flight: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
     /// Why the last connection ended or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -103,6 +119,16 @@ pub struct OutboxStatus {
     pub discarded_by: Map<String, Value>,
     /// Of the waiting, on disk.
     pub stored: u64,
+    /// Ever written to disk.
+    pub written: u64,
+    /// Sent again.
+    pub again: u64,
+    /// Not taken, since memory was full of rows that could not be written: their publishers keep the messages.
+    pub refused: u64,
+    /// Rows that may be unanswered at a time.
+    pub window: u64,
+    /// Smoothed time from sending to answer, in microseconds.
+    pub answer_us: u64,
     /// Bytes waiting, in memory and on disk.
     pub bytes: u64,
     /// Age of the oldest waiting row, in milliseconds.
@@ -152,10 +178,17 @@ pub struct StoreStatus {
     pub bytes: u64,
     /// Commits since the start.
     pub commits: u64,
-    /// Smoothed time of a commit, in microseconds.
+    /// Time of the last commit, in microseconds.
     pub commit_us: u64,
+    /// Bytes of its write-ahead log.
+    pub wal_bytes: u64,
     /// Free on its file system, in bytes.
     pub free_bytes: u64,
+    /// Less than the reserve is free.
+    pub low_on_space: bool,
+    /// What the last start had to salvage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// The last failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
