@@ -18,8 +18,9 @@ type MakeOptions = fn(&str) -> Options;
 const VERSIONS: [(&str, MakeOptions); 2] = [("v4", Options::v4), ("v5", Options::v5)];
 
 /// Publishes the fence that ends `messages_until`, from a client of its own.
+/// At QoS 2, so that it comes after all that was published before it, whatever the reader was granted.
 fn fence(addr: SocketAddr, topic: &str) {
-    Client::connect(addr, &Options::v4("")).publish(topic, b"", QoS::AtLeastOnce, false);
+    Client::connect(addr, &Options::v4("")).publish(topic, b"", QoS::ExactlyOnce, false);
 }
 
 fn texts(client: &mut Client, addr: SocketAddr, topic: &str) -> Vec<String> {
