@@ -221,7 +221,19 @@ impl Checker<'_> {
         let mut spans = Vec::new();
         if let Some(schema) = schema {
             for setting in settings.iter().filter(|s| s.key.text != "connector") {
-                let Some(option) = schema.options.iter().find(|o| o.name == setting.key.text) else {
+                let key = &setting.key.text;
+                if schema.passthrough.is_some_and(|p| key.len() > p.len() && key.starts_with(p)) {
+                    let value = match &setting.value {
+                        Literal::Text(text) => text.clone(),
+                        Literal::Int(n) => n.to_string(),
+                        Literal::Float(x) => x.to_string(),
+                        Literal::Bool(b) => b.to_string(),
+                    };
+                    options.push((key.clone(), OptionValue::Text(value)));
+                    spans.push((key.clone(), setting.span));
+                    continue;
+                }
+                let Some(option) = schema.options.iter().find(|o| o.name == *key) else {
                     self.unknown_option(
                         file,
                         &setting.key,

@@ -36,6 +36,8 @@ pub struct ConnectorSchema {
     pub target: TargetSchema,
     /// Its options, `connector` itself not among them.
     pub options: Vec<OptionSchema>,
+    /// Options whose names begin with this (`librdkafka.`) are taken as text, whatever they are called.
+    pub passthrough: Option<&'static str>,
     /// One line for documentation and errors.
     pub help: &'static str,
 }

@@ -42,6 +42,7 @@ fn schema(connector: &dyn Connector) -> rules::ConnectorSchema {
                 help: option.help,
             })
             .collect(),
+        passthrough: schema.passthrough,
         help: schema.summary,
     }
 }

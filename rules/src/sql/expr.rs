@@ -81,6 +81,11 @@ fn climb(c: &mut Cursor<'_>, floor: u8, level: u16) -> Parsed<Expr> {
             let next = suffix(c, left, level)?;
             refuse_second_comparison(c)?;
             next
+        } else if is("LIKE") || is("ILIKE") {
+            return Err(no_like(c));
+        } else if token.kind == Kind::Bars {
+            let hint = Some("write `concat(a, b)`".to_owned());
+            return Err(c.stop(token.span, "the operator `||` is not yet implemented", hint));
         } else {
             break;
         };
@@ -175,7 +180,47 @@ fn suffix(c: &mut Cursor<'_>, left: Expr, level: u16) -> Parsed<Expr> {
         let span = start.to(high.span);
         return Ok(Expr::new(ExprKind::Between { of, low, high, negated }, span));
     }
+    if c.at_word("LIKE") || c.at_word("ILIKE") {
+        return Err(no_like(c));
+    }
     Err(c.unexpected("`IN` or `BETWEEN` after NOT"))
+}
+
+/// At `LIKE`: what to write instead.
+fn no_like(c: &mut Cursor<'_>) -> super::cursor::Stop {
+    let token = c.peek();
+    let word = c.text(token).to_uppercase();
+    let hint = "compare a part: `substr(x, 1, 3) = 'abc'`; topics are chosen by a filter in FROM";
+    c.stop(token.span, format!("{word} is not yet implemented"), Some(hint.to_owned()))
+}
+
+/// The dots of a range, when `[` was just read and `]` closes one: `1..3`, `..3`, `a..b`. The tokenizer makes `1.` or
+/// `.3` of them, which as numbers would only confuse.
+fn range_dots(c: &Cursor<'_>) -> Option<Span> {
+    // An index is short; the bound keeps brackets in brackets from costing their square.
+    const AHEAD: usize = 32;
+    let mut depth = 0_u32;
+    for ahead in 0..AHEAD {
+        let (token, next) = (c.peek_at(ahead), c.peek_at(ahead + 1));
+        match token.kind {
+            Kind::End | Kind::Semicolon => return None,
+            Kind::Open | Kind::OpenBracket => depth += 1,
+            Kind::Close | Kind::CloseBracket => depth = depth.checked_sub(1)?,
+            Kind::Dot | Kind::Number if depth == 0 => {
+                let start = token.span.start;
+                if let Some(at) = c.text(token).find("..") {
+                    let at = start + u32::try_from(at).unwrap_or(0);
+                    return Some(Span { start: at, end: at + 2 });
+                }
+                let touching = token.span.end == next.span.start;
+                if touching && c.text(token).ends_with('.') && c.text(next).starts_with('.') {
+                    return Some(Span { start: token.span.end - 1, end: next.span.start + 1 });
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 fn prefix(c: &mut Cursor<'_>, floor: u8, level: u16) -> Parsed<Expr> {
@@ -335,11 +380,13 @@ fn postfix(c: &mut Cursor<'_>, base: Expr, level: u16) -> Parsed<Expr> {
             c.next();
             steps.push(Access::Key(key));
         } else if c.eat(Kind::OpenBracket) {
-            let index = climb(c, 0, level + 1)?;
-            if c.peek().kind == Kind::Dot {
-                let at = c.peek().span;
-                return Err(c.stop(at, "ranges `[a..b]` are not yet implemented", None));
+            if let Some(dots) = range_dots(c) {
+                let hint = Some(
+                    "name the elements one by one: `x[1]`, `x[2]`; of text `substr(x, 1, 3)`".to_owned(),
+                );
+                return Err(c.stop(dots, "ranges `[a..b]` are not yet implemented", hint));
             }
+            let index = climb(c, 0, level + 1)?;
             steps.push(match index.kind {
                 ExprKind::Int(0) => {
                     let hint = Some("the first element is `[1]`, the last `[-1]`".to_owned());

@@ -60,6 +60,8 @@ pub(crate) enum Kind {
     Slash,
     /// `%`
     Percent,
+    /// `||`
+    Bars,
     /// Anything that the language does not use.
     Other,
     /// The end of the file.
@@ -162,6 +164,7 @@ fn kind(raw: &Raw) -> Option<Kind> {
         Raw::Mul => Kind::Star,
         Raw::Div => Kind::Slash,
         Raw::Mod => Kind::Percent,
+        Raw::StringConcat => Kind::Bars,
         _ => Kind::Other,
     })
 }

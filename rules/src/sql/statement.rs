@@ -213,12 +213,23 @@ fn settings(c: &mut Cursor<'_>) -> Parsed<Vec<Setting>> {
 fn setting(c: &mut Cursor<'_>) -> Parsed<Setting> {
     let token = c.peek();
     let text = c.text(token);
-    let key = match token.kind {
+    let mut key = match token.kind {
         Kind::Word => text.to_owned(),
         Kind::Quoted => unquote(text),
         _ => return Err(c.unexpected("the name of an option")),
     };
     c.next();
+    // `librdkafka.batch.size`: an option that a connector passes on.
+    while c.eat(Kind::Dot) {
+        let part = c.peek();
+        if !matches!(part.kind, Kind::Word | Kind::Number) {
+            return Err(c.unexpected("the rest of the option's name after `.`"));
+        }
+        key.push('.');
+        key.push_str(c.text(part));
+        c.next();
+    }
+    let key_span = token.span.to(c.last());
     c.expect(Kind::Eq, "`=` and a value")?;
     let minus = c.peek().kind == Kind::Minus;
     let start = c.peek().span;
@@ -245,5 +256,5 @@ fn setting(c: &mut Cursor<'_>) -> Parsed<Setting> {
         return Err(stop);
     };
     c.next();
-    Ok(Setting { key: Name { text: key, span: token.span }, value: literal, span: start.to(value.span) })
+    Ok(Setting { key: Name { text: key, span: key_span }, value: literal, span: start.to(value.span) })
 }

@@ -20,6 +20,7 @@ pub fn host() -> Host {
             option("compression", OptionKind::Word(&["none", "zstd", "lz4"]), false, Some("none"), "codec"),
             option("password", OptionKind::Secret, false, None, "SASL password"),
         ],
+        passthrough: Some("librdkafka."),
         help: "Apache Kafka",
     };
     let sqlite = ConnectorSchema {
@@ -30,6 +31,7 @@ pub fn host() -> Host {
             option("table", OptionKind::Template, false, None, "the table"),
             option("columns", OptionKind::Columns, false, None, "columns of a new table"),
         ],
+        passthrough: None,
         help: "a SQLite file",
     };
     Host::edge(vec![kafka, sqlite])
