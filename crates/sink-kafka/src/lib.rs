@@ -137,7 +137,7 @@ impl Connector for Kafka {
             }
         }
         if options.get("tls_ca").is_some() && options.flag("tls") != Some(true) {
-            mistakes.push("option `tls_ca` is of no use without `tls = 'true'`".into());
+            mistakes.push("option `tls_ca` is of no use without `tls = TRUE`".into());
         }
         if let Some(topic) = static_topic(options)
             && let Err(why) = record::check_topic(topic)
