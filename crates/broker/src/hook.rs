@@ -55,6 +55,8 @@ pub struct Message<'a> {
     pub hops: u8,
     /// Hash over the (rule, row) steps of this node behind it; 0 for a client's own.
     pub path: u64,
+    /// What the hook attached to a publish of its own; opaque here.
+    pub attachment: Option<&'a Attachment>,
     /// A QoS 2 publish whose packet id survives a kill: what is made of it must not leave for any destination before this
     /// turn's batch is durable (`Queue::hold`), or a repetition would leave again.
     pub hold: bool,
@@ -117,6 +119,9 @@ impl<'a> Ends<'a> {
     }
 }
 
+/// Something of the hook's that goes with its publishes.
+pub type Attachment = Arc<dyn std::any::Any + Send + Sync>;
+
 /// A publish that a rule makes in this broker.
 #[derive(Debug)]
 pub struct LocalPublish {
@@ -138,6 +143,8 @@ pub struct LocalPublish {
     pub hops: u8,
     /// Hash over the (rule, row) steps behind it.
     pub path: u64,
+    /// For the hook itself, when this publish comes back to it.
+    pub attachment: Option<Attachment>,
     /// As that message's.
     pub hold: bool,
     /// The end to resolve when this publish has gone where it must.
@@ -157,6 +164,11 @@ pub trait Hook {
 
     /// When it next must, in microseconds of the monotonic clock.
     fn next_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64>;
+
+    /// Whether the medium takes new rows (`Queue::set_admitted`). Called before `due` and `write` when it changes.
+    fn set_admitted(&mut self, admitted: bool) {
+        let _ = admitted;
+    }
 
     /// Adds all that waits to the turn's batch.
     fn write(&mut self, now: Now, batch: &mut Vec<Op>);

@@ -41,7 +41,8 @@ mod wheel;
 
 pub use config::Limits;
 pub use hook::{
-    Access, ConnectRequest, Ends, Gate, Grant, Hook, LocalPublish, Message, Publisher, Refusal, Role,
+    Access, Attachment, ConnectRequest, Ends, Gate, Grant, Hook, LocalPublish, Message, Publisher, Refusal,
+    Role,
 };
 pub use shard::{Command, Shard, Stats};
 pub use slots::Id;

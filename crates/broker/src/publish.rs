@@ -114,6 +114,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             received: Stamp { wall_ms: self.now.wall_ms, mono_us: self.now.mono_us, synced: true },
             hops: 0,
             path: 0,
+            attachment: None,
             hold,
         };
         let routed = self.route(&message, Some(key), owner, None);
@@ -504,6 +505,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             received: Stamp { wall_ms: self.now.wall_ms, mono_us: self.now.mono_us, synced: true },
             hops: 0,
             path: 0,
+            attachment: None,
             hold: false,
         };
         self.route(&message, None, None, None);
@@ -544,6 +546,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             received: publish.received,
             hops: publish.hops,
             path: publish.path,
+            attachment: publish.attachment.as_ref(),
             hold: publish.hold,
         };
         self.route(&message, None, None, publish.end.as_ref());

@@ -165,6 +165,8 @@ pub struct Shard<H, S> {
     pub(crate) now: Now,
     pub(crate) stats: Stats,
     pub(crate) failing: Option<String>,
+    /// The store takes new rows.
+    pub(crate) admitted: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -226,6 +228,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             now,
             stats: Stats::default(),
             failing: None,
+            admitted: true,
         };
         shard.restore(restored);
         shard
@@ -573,6 +576,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             // What came after the turn's end has to have a turn of its own.
             at(Some(0));
         }
+        if !self.admitted {
+            at(Some(self.now.mono_us + ADMISSION_US));
+        }
         if !self.scratch.quiet.is_empty() {
             at(Some(self.now.mono_us + QUIET_US));
         }
@@ -597,6 +603,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let now = self.now;
         let urgent = self.receipts.urgent_count() > 0;
         let smoothed = self.smoothed_commit;
+        let admitted = !self.store.low_on_space() && self.store.pending_bytes() < PENDING_BYTES;
+        if admitted != self.admitted {
+            self.admitted = admitted;
+            self.hook.set_admitted(admitted);
+        }
         let lazy_due = |since: u64| now.since(since) >= LAZY_US;
         let mut due = self.batch.due
             || (!self.batch.ops.is_empty() && lazy_due(self.batch.since_us))
@@ -605,6 +616,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             || self.hook.due(now, urgent, smoothed);
         for &key in &self.touched {
             if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key) {
+                queue.set_admitted(admitted);
                 due = due || queue.due(now, urgent, smoothed);
                 // The backlog of an absent client stays where it is.
                 if queue.is_up()
@@ -1154,6 +1166,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         QoS::try_from(number).unwrap_or(QoS::AtMostOnce)
     }
 }
+
+/// Bytes on their way to the store beyond which nothing new is admitted: 64 MiB, a second of what a slow disk takes.
+const PENDING_BYTES: usize = 64 << 20;
+
+/// While the store admits nothing it is asked again this often.
+const ADMISSION_US: u64 = 250_000;
 
 /// A publisher that sent nothing for this long has sent all that its window admits: 1 ms is far above a turn and far
 /// below the 50 ms that a row waits anyway.

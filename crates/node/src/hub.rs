@@ -14,12 +14,12 @@
 
 use crate::control::{OutboxStatus, RuleStatus, Status};
 use bytes::Bytes;
-use ferrule_broker::{Ends, Hook, LocalPublish, Message, Publisher, Role, Shard};
+use ferrule_broker::{Attachment, Ends, Hook, LocalPublish, Message, Publisher, Role, Shard};
 use ferrule_mqtt::{Properties, PropertiesBuf, PropertyId, QoS};
 use ferrule_net::WorkerStats;
 use ferrule_outbox::{ConsumerEvent, Delivered, End, OutRow, Outcome, Policy, Queue, Reason};
 use ferrule_rules::{
-    Ack, Body, Failure, Rows, Rule, RuleState, Scratch, Step, UserProperties, extend_rule_path, step,
+    Ack, Body, Failure, Qos0, Rows, Rule, RuleState, Scratch, Step, UserProperties, extend_rule_path, step,
 };
 use ferrule_store::record::Entry;
 use ferrule_store::{
@@ -327,7 +327,7 @@ impl Hub {
             ends.discard(Outcome::Discarded(Reason::Loop));
             return;
         }
-        if origin.own_identity && !self.node.edge {
+        if origin.own_identity && message.attachment.is_none() && !self.node.edge {
             self.next_seq += 1;
         }
         let peer = message.publisher.peer.map(|p| p.ip().to_canonical().to_string());
@@ -351,6 +351,8 @@ impl Hub {
         self.scratch.begin();
         let mut payload: Option<Bytes> = None;
         let mut kept_properties: Option<Bytes> = None;
+        // What a rule publishes keeps the identity of what it was made from, through as many rules as there are.
+        let mut attached: Option<Attachment> = None;
         for &index in matched {
             let Some(loaded) = self.rules.get_mut(index as usize) else { continue };
             let mut fuel = FUEL;
@@ -364,8 +366,14 @@ impl Hub {
                 &mut fuel,
                 &mut self.rows,
             );
-            if outcome != Step::Emit {
-                continue;
+            match outcome {
+                Step::Emit => {}
+                Step::NoMatch => continue,
+                // Counted by its rule, acknowledged, and counted there too.
+                Step::Failed(_) | Step::OutOfFuel => {
+                    ends.discard(Outcome::Discarded(Reason::Rule));
+                    continue;
+                }
             }
             let rule = &loaded.rule;
             for row in self.rows.rows.drain(..) {
@@ -395,6 +403,9 @@ impl Hub {
                         received: origin.received,
                         hops: message.hops + 1,
                         path,
+                        attachment: Some(Arc::clone(
+                            attached.get_or_insert_with(|| Arc::new(origin.clone())),
+                        )),
                         hold: message.hold,
                         end: if rule.ack == Ack::None { None } else { ends.end() },
                     }),
@@ -425,6 +436,10 @@ impl Hub {
                             payload: body,
                         });
                         let queue = &mut self.outboxes[index].queue;
+                        if message.qos == QoS::AtMostOnce && rule.qos0 == Qos0::Drop && !queue.is_up() {
+                            queue.count_dropped();
+                            continue;
+                        }
                         let end = if rule.ack == Ack::None { None } else { ends.end() };
                         let pushed = match rule.ack {
                             Ack::Sink => queue.push_until_answered(entry, end, now),
@@ -466,6 +481,10 @@ impl Hook for Hub {
         }
     }
 
+    fn set_admitted(&mut self, admitted: bool) {
+        self.outboxes.iter_mut().for_each(|o| o.queue.set_admitted(admitted));
+    }
+
     fn withholds(&self) -> bool {
         self.outboxes.iter().any(|o| o.queue.is_withholding())
     }
@@ -496,7 +515,8 @@ impl Hook for Hub {
 impl Outbox {
     fn hand_out(&mut self, now: Now) {
         let Some(channel) = &self.rows else { return };
-        while self.queue.is_up() {
+        // Also while it is down: a sink that waits for one table goes on with the others, and keeps what it cannot deliver.
+        loop {
             let in_flight = self.queue.counters().in_flight as usize;
             let room = self.window.saturating_sub(in_flight).min(BATCH_ROWS);
             if room == 0 || self.queue.counters().queued == 0 {
@@ -538,7 +558,8 @@ impl Outbox {
         let c = self.queue.counters();
         let (bytes, oldest_us) = self.queue.backlog(now);
         let state = match (&self.rows, self.queue.is_up()) {
-            (None, _) => "removed",
+            // No [uplink], or its sink is not in the rules any more.
+            (None, _) => "unconnected",
             (Some(_), true) => "up",
             (Some(_), false) => "down",
         };
@@ -589,6 +610,7 @@ impl Loaded {
 }
 
 /// Where a message comes from, gateway and all.
+#[derive(Clone)]
 struct Source {
     identity: Identity,
     /// The identity was given here.
@@ -603,6 +625,9 @@ struct Source {
 impl Source {
     /// Reads a gateway's properties (FORMATS.md, "A forwarded message"); only a gateway's are believed.
     fn of(message: &Message<'_>, node: &Node, next_seq: u64) -> Self {
+        if let Some(source) = message.attachment.and_then(|a| a.downcast_ref::<Self>()) {
+            return Self { hops: source.hops.saturating_add(1), ..source.clone() };
+        }
         let publisher = message.publisher;
         let mut source = Self {
             identity: Identity { origin: Arc::clone(&node.origin), boot: node.boot, class: 0, seq: next_seq },

@@ -207,6 +207,8 @@ pub struct Queue<R> {
     /// Answered rows that are on disk, as ranges to remove.
     removals: Vec<(u64, u64)>,
     removal_since_us: Option<u64>,
+    /// The medium takes new rows.
+    admitted: bool,
     up: bool,
     last_answer_us: u64,
     last_write_us: u64,
@@ -235,6 +237,7 @@ impl<R: Row> Queue<R> {
             answers: BTreeMap::new(),
             removals: Vec::new(),
             removal_since_us: None,
+            admitted: true,
             up: false,
             last_answer_us: 0,
             last_write_us: 0,
@@ -375,6 +378,12 @@ impl<R: Row> Queue<R> {
         if let Some(slot) = last {
             slot.held = true;
         }
+    }
+
+    /// A row was given up before it entered, since its rule says so for QoS 0 while the destination is away.
+    pub fn count_dropped(&mut self) {
+        self.counters.entered += 1;
+        self.counters.discarded += 1;
     }
 
     /// The destination can be reached, or cannot.
@@ -520,7 +529,13 @@ impl<R: Row> Queue<R> {
     /// Whether the oldest row that is not on its way to disk fits there.
     fn has_room(&self) -> bool {
         let next = self.unsubmitted().next().map_or(0, |slot| slot.size as u64);
-        self.disk_bytes + next <= self.policy.disk_bytes
+        self.admitted && self.disk_bytes + next <= self.policy.disk_bytes
+    }
+
+    /// Whether the medium takes new rows. While it does not, rows wait in memory, their acknowledgements are withheld, and
+    /// removals are written alone.
+    pub fn set_admitted(&mut self, admitted: bool) {
+        self.admitted = admitted;
     }
 
     /// Whether rows wait that are not on their way to the disk: after [`Queue::write`], those that have no room there.
@@ -548,7 +563,7 @@ impl<R: Row> Queue<R> {
         let fresh = self.fresh.partition_point(|s| s.seq <= from);
         for slot in self.head.range_mut(start..).chain(self.fresh.range_mut(fresh..)) {
             if !slot.done {
-                if self.disk_bytes + slot.size as u64 > self.policy.disk_bytes {
+                if !self.admitted || self.disk_bytes + slot.size as u64 > self.policy.disk_bytes {
                     break; // Full: this row's acknowledgement, and all later ones', are withheld.
                 }
                 self.disk_bytes += slot.size as u64;

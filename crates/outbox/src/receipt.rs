@@ -17,6 +17,8 @@ pub enum Reason {
     TooLarge,
     /// The destination's schema or a constraint refuses it.
     Refused,
+    /// The rule failed on the message.
+    Rule,
     /// It passed too many brokers.
     Loop,
     /// It expired before it could be sent.
@@ -38,6 +40,7 @@ impl Reason {
         match self {
             Self::TooLarge => "too_large",
             Self::Refused => "refused",
+            Self::Rule => "rule",
             Self::Loop => "loop",
             Self::Expired => "expired",
             Self::Limit => "limit",

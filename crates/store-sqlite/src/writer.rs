@@ -289,15 +289,11 @@ pub struct SqliteStore {
     shared: Arc<Shared>,
 }
 
-impl SqliteStore {
-    /// Less than the reserve is free beside the file: admit nothing new that has to be stored.
-    #[must_use]
-    pub fn low_on_space(&self) -> bool {
+impl Store for SqliteStore {
+    fn low_on_space(&self) -> bool {
         self.shared.low_on_space.load(Ordering::Relaxed)
     }
-}
 
-impl Store for SqliteStore {
     fn submit(&mut self, ops: Vec<Op>) -> Ticket {
         let bytes = ops.iter().map(Op::size).sum();
         self.shared.pending_bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -51,6 +51,11 @@ pub trait Store {
 
     /// Bytes submitted and not committed yet: what back-pressure looks at.
     fn pending_bytes(&self) -> usize;
+
+    /// Less than the medium's reserve is free: admit nothing new, so that removals still find room.
+    fn low_on_space(&self) -> bool {
+        false
+    }
 }
 
 /// What a store tells the shard that owns the handle.
