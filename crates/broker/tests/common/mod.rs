@@ -141,6 +141,7 @@ impl GateState {
             username: self.users.get(&conn.to_bits()).cloned().flatten(),
             access: Arc::new(self.denies.clone()),
             properties: PropertiesBuf::new(),
+            life: None,
         }
     }
 }
