@@ -2,7 +2,8 @@
 
 use crate::hook::{ConnectRequest, Grant, Hook, Publisher, Refusal, Role};
 use crate::session::{Kind, OutboundState, Phase, Session, Will};
-use crate::shard::{Command, Shard, Wait};
+use crate::shard::{Command, Shard};
+use crate::turn::Wait;
 use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{

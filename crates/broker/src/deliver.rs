@@ -4,8 +4,9 @@ use crate::config::Limits;
 use crate::hook::{Ends, Hook, Message};
 use crate::publish::{Target, expired};
 use crate::session::{Conn, Kind, OutboundState, Pending, Phase, Queued, Session, delivery_size};
-use crate::shard::{Batch, Shard, Stats, Wait};
+use crate::shard::{Shard, Stats};
 use crate::slots::Slots;
+use crate::turn::{Batch, Wait};
 use crate::{ConnId, SessionKey, marker};
 use bytes::Bytes;
 use ferrule_mqtt::{

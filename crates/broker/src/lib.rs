@@ -21,15 +21,18 @@
 //! - An end is resolved once, whoever disappears meanwhile.
 //!
 //! # Reading order
-//! [`hook`] (what hangs on a shard), [`shard`] (connections and sessions), `publish` (one publish), `deliver`
-//! (to one session), [`trie`], [`retained`], `wheel`, `slots`.
+//! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `subscribe`, `publish` (one
+//! publish in), `deliver`
+//! (to one session), `outbound` (acknowledgements of deliveries), `ending`, [`trie`], [`retained`], `wheel`, `slots`.
 
 #![forbid(unsafe_code)]
 
 mod config;
 mod connect;
 mod deliver;
+mod ending;
 pub mod hook;
+mod outbound;
 mod publish;
 pub mod retained;
 mod session;
@@ -37,6 +40,7 @@ pub mod shard;
 mod slots;
 mod subscribe;
 pub mod trie;
+mod turn;
 mod wheel;
 
 pub use config::Limits;

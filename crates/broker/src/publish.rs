@@ -3,7 +3,8 @@
 use crate::deliver::{Delivering, Outgoing};
 use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
 use crate::session::{Conn, Received, Session, Waiting, Will};
-use crate::shard::{Destination, Owner, Shard, Wait};
+use crate::shard::{Destination, Owner, Shard};
+use crate::turn::Wait;
 use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{

@@ -3,7 +3,8 @@
 use crate::ConnId;
 use crate::hook::Hook;
 use crate::publish::expired;
-use crate::shard::{Destination, Shard, Wait};
+use crate::shard::{Destination, Shard};
+use crate::turn::Wait;
 use ferrule_mqtt::{Packet, Properties, QoS, ReasonCode, Suback, Subscribe, Unsubscribe, Version, topic};
 use ferrule_store::record::{Delivery, Record, Retained, Subscription};
 use ferrule_store::{Op, Store};

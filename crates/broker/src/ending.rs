@@ -1,0 +1,164 @@
+//! How connections and sessions end.
+
+use crate::hook::Hook;
+use crate::session::{Kind, LateWill, Phase};
+use crate::shard::{Command, Destination, Shard};
+use crate::{ConnId, SessionKey};
+use ferrule_mqtt::{
+    DecodeError, Disconnect, Packet, Properties, ReasonCode, Version, connect_version, frame_len,
+};
+use ferrule_outbox::Outcome;
+use ferrule_store::{Op, Store};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+impl<H: Hook, S: Store> Shard<H, S> {
+    pub(crate) fn client_disconnects(&mut self, id: ConnId, disconnect: &Disconnect<'_>) {
+        if let Some(key) = self.session_of(id)
+            && let Some(session) = self.sessions.get_mut(key)
+        {
+            if let Some(expiry) = disconnect.properties.session_expiry_interval() {
+                if session.expiry_s == 0 && expiry != 0 {
+                    // [MQTT-3.14.2-2]: a session that was to end with its connection cannot be kept now.
+                    self.protocol_error(id);
+                    return;
+                }
+                session.expiry_s = expiry.min(self.limits.session_expiry_max_s);
+            }
+            if disconnect.reason != ReasonCode::DISCONNECT_WITH_WILL {
+                // [MQTT-3.14.4-3].
+                session.will = None;
+            }
+        }
+        self.close(id);
+    }
+
+    pub(crate) fn session_of(&self, id: ConnId) -> Option<SessionKey> {
+        self.conns.get(id)?.session
+    }
+
+    pub(crate) fn refuse_bytes(&mut self, id: ConnId, error: &DecodeError, bytes: &[u8]) {
+        self.stats.protocol_errors += 1;
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.phase != Phase::AwaitConnect {
+            self.disconnect(id, error.reason());
+            return;
+        }
+        // A CONNACK only where the bytes were a CONNECT of sorts: garbage gets no answer.
+        let version = match error {
+            DecodeError::UnsupportedVersion(level) if *level > 5 => Some(Version::V5),
+            DecodeError::UnsupportedVersion(_) => Some(Version::V3_1_1),
+            _ => {
+                // What follows the frame says nothing about it.
+                let frame = frame_len(bytes, usize::MAX).ok().flatten().unwrap_or(usize::MAX);
+                connect_version(&bytes[..frame.min(bytes.len())])
+            }
+        };
+        if let Some(version) = version {
+            let reason = error.reason();
+            self.write(id, |out, _| crate::connect::write_refusal(out, version, reason));
+        }
+        self.close(id);
+    }
+
+    pub(crate) fn protocol_error(&mut self, id: ConnId) {
+        self.stats.protocol_errors += 1;
+        self.disconnect(id, ReasonCode::PROTOCOL_ERROR);
+    }
+
+    /// Tells the client why, where its version can be told, and closes.
+    pub(crate) fn disconnect(&mut self, id: ConnId, reason: ReasonCode) {
+        if let Some(conn) = self.conns.get(id)
+            && conn.version == Version::V5
+            && matches!(conn.phase, Phase::Open)
+        {
+            self.write_disconnect(id, reason);
+        }
+        self.close(id);
+    }
+
+    pub(crate) fn write_disconnect(&mut self, id: ConnId, reason: ReasonCode) {
+        self.write(id, |out, version| {
+            let packet = Packet::Disconnect(Disconnect { reason, properties: Properties::EMPTY });
+            // Only topics and properties can be too long to encode.
+            let _ = packet.encode(version, out);
+        });
+    }
+
+    /// Flushes and closes: the connection is as good as gone for its session.
+    pub(crate) fn close(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.phase != Phase::Closing {
+            conn.phase = Phase::Closing;
+            self.commands.push(Command::Close(id));
+        }
+        self.detach(id, true);
+    }
+
+    /// Parts a connection from its session, which ends or waits.
+    pub(crate) fn detach(&mut self, id: ConnId, publish_will: bool) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.waiting.clear();
+        let publisher = Arc::clone(&conn.publisher);
+        let Some(key) = conn.session.take() else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.conn != Some(id) {
+            return;
+        }
+        session.conn = None;
+        session.backlog = VecDeque::new();
+        let mut will = session.will.take().filter(|_| publish_will);
+        let expiry_s = session.expiry_s;
+        if expiry_s == 0 || !session.is_persistent() {
+            self.drop_session(key);
+        } else {
+            if expiry_s != u32::MAX {
+                session.expires_us = self.now.mono_us + u64::from(expiry_s) * 1_000_000;
+            }
+            if let Some(will) = will.take_if(|will| will.delay_s > 0) {
+                let due_us = self.now.mono_us + u64::from(will.delay_s) * 1_000_000;
+                session.late_will = Some(LateWill { will, publisher: Arc::clone(&publisher), due_us });
+            }
+            session.inflight.park();
+            if let Kind::Persistent { queue, .. } = &mut session.kind {
+                queue.set_up(false, self.now);
+                queue.reset();
+            }
+            self.arm_session(key);
+            self.touch(key);
+            if let Some(op) = self.session_op(key, Some(self.now.wall_ms)) {
+                self.op(op, false);
+            }
+        }
+        if let Some(will) = will {
+            self.publish_will(&publisher, &will);
+        }
+    }
+
+    /// Forgets a session: its subscriptions, its queue, its packet ids.
+    pub(crate) fn drop_session(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.remove(key) else { return };
+        self.by_client.remove(&session.client_id);
+        for filter in session.subscriptions.keys() {
+            self.trie.remove(filter, |d| matches!(d, Destination::Session(k, _) if *k == key));
+        }
+        match session.kind {
+            Kind::Clean { pending, .. } => {
+                // A session that ends with its connection: nothing more is owed to it.
+                self.ended
+                    .extend(pending.into_iter().filter_map(|p| p.end).map(|end| (end, Outcome::Delivered)));
+                self.settle();
+            }
+            Kind::Persistent { id, queue } => {
+                self.by_store_id.remove(&id);
+                // The subscriber is gone by its own wish or by its expiry: what it had not taken is nobody's.
+                queue.close(ferrule_outbox::Reason::Removed, &mut self.ended);
+                self.op(Op::SessionDelete { session: id }, true);
+                self.settle();
+            }
+        }
+        if let Some(LateWill { will, publisher, .. }) = session.late_will {
+            self.publish_will(&publisher, &will);
+        }
+    }
+}

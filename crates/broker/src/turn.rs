@@ -1,0 +1,443 @@
+//! A turn's end: timers, what rules published, and the one batch for the store; and what its commits release.
+
+use crate::hook::Hook;
+use crate::session::{Kind, LateWill, Phase, Session};
+use crate::shard::{Command, Shard, Timer};
+use crate::{ConnId, SessionKey};
+use ferrule_mqtt::ReasonCode;
+use ferrule_outbox::{End, Outcome};
+use ferrule_store::record::{Record, Subscription};
+use ferrule_store::{Now, Op, QueueId, Store, StoreEvent, Ticket};
+use std::collections::VecDeque;
+
+/// What waits for a commit.
+#[derive(Debug)]
+pub(crate) enum Wait {
+    /// An end of a receipt.
+    End(End),
+    /// The CONNACK of a connection.
+    Connack(ConnId),
+    /// A SUBACK, UNSUBACK or PUBCOMP, and the subscriptions whose retained messages follow it.
+    Reply(ConnId, Vec<u8>, Vec<(Box<str>, Subscription)>),
+    /// The PUBLISH of a QoS 2 delivery under this packet id.
+    Publish(SessionKey, u16),
+    /// The PUBREL of one.
+    Pubrel(SessionKey, u16),
+}
+
+/// This turn's ops of the shard's own, and what waits for their commit.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) ops: Vec<Op>,
+    /// Somebody waits for them.
+    pub(crate) due: bool,
+    since_us: u64,
+    pub(crate) waits: Vec<Wait>,
+    /// Packet ids of QoS 2 publishes, to be written with what was made of them and never before.
+    pub(crate) received: Vec<(Op, End)>,
+    received_us: u64,
+    /// Of batches that were submitted.
+    commits: VecDeque<(Ticket, Vec<Wait>)>,
+}
+
+impl Batch {
+    /// Adds an op. `due`: somebody waits for it.
+    pub(crate) fn op(&mut self, op: Op, due: bool, now: Now) {
+        if self.ops.is_empty() {
+            self.since_us = now.mono_us;
+        }
+        self.ops.push(op);
+        self.due |= due;
+    }
+
+    /// Whether something that somebody waits for is not durable yet.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.due || !self.commits.is_empty()
+    }
+}
+
+impl<H: Hook, S: Store> Shard<H, S> {
+    /// The store has something to say.
+    pub fn store_event(&mut self, event: StoreEvent, now: Now) {
+        self.now = now;
+        match event {
+            StoreEvent::Committed { ticket, took } => {
+                // As RFC 6298 smooths: a gain of 1/8.
+                self.smoothed_commit =
+                    if self.smoothed_commit.is_zero() { took } else { (self.smoothed_commit * 7 + took) / 8 };
+                self.committed(ticket);
+            }
+            StoreEvent::Rows { queue, rows } => match queue.as_session() {
+                None => self.hook.rows(queue, rows, now),
+                Some(id) => {
+                    let Some(&key) = self.by_store_id.get(&id) else { return };
+                    if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) =
+                        self.sessions.get_mut(key)
+                    {
+                        queue.loaded(rows, now);
+                    }
+                    self.pump(key);
+                    self.touch(key);
+                }
+            },
+            StoreEvent::Failing { message } => self.failing = Some(message),
+            StoreEvent::Recovered => self.failing = None,
+        }
+    }
+
+    pub(crate) fn committed(&mut self, ticket: Ticket) {
+        let mut ended = std::mem::take(&mut self.ended);
+        self.hook.committed(ticket, &mut ended);
+        let mut at = 0;
+        while let Some(&key) = self.touched.get(at) {
+            at += 1;
+            if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key) {
+                queue.committed(ticket, &mut ended);
+            }
+        }
+        self.ended = ended;
+        // Their rows may be on disk now.
+        self.batch.due |= !self.batch.received.is_empty();
+        while self.batch.commits.front().is_some_and(|(t, _)| *t <= ticket) {
+            let Some((_, waits)) = self.batch.commits.pop_front() else { break };
+            for wait in waits {
+                match wait {
+                    Wait::End(end) => self.ended.push((end, Outcome::Delivered)),
+                    Wait::Connack(conn) => self.store_ready(conn),
+                    Wait::Reply(conn, packet, subscriptions) => self.reply(conn, &packet, subscriptions),
+                    Wait::Publish(key, packet_id) => self.outbound_committed(key, packet_id),
+                    Wait::Pubrel(key, packet_id) => self.release_committed(key, packet_id),
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// Tells publishers whose last end was said.
+    pub(crate) fn settle(&mut self) {
+        while !self.ended.is_empty() {
+            for (end, outcome) in std::mem::take(&mut self.ended) {
+                if let Some(done) = self.receipts.resolve(end, outcome) {
+                    self.complete(done.owner, done.outcome);
+                }
+            }
+        }
+    }
+
+    /// Runs timers, routes what rules published, and hands the turn's batch to the store. Call it once a turn, after all input.
+    pub fn end_turn(&mut self, now: Now) {
+        self.now = now;
+        self.run_timers();
+        let mut reads = Vec::new();
+        let mut ended = std::mem::take(&mut self.ended);
+        self.hook.turn(now, &mut ended, &mut reads);
+        self.ended = ended;
+        for done in self.receipts.sweep() {
+            self.complete(done.owner, done.outcome);
+        }
+        self.settle();
+        self.route_local();
+        self.mark_full_windows();
+        self.flush(&mut reads);
+        for (queue, from) in reads {
+            // 256 rows or 1 MiB a read: the writer serves reads between commits.
+            self.store.read(queue, from, 256, 1 << 20);
+        }
+    }
+
+    /// When `end_turn` must be called at the latest, in microseconds of the monotonic clock.
+    pub fn next_wake_us(&self) -> Option<u64> {
+        let urgent = self.receipts.urgent_count() > 0;
+        let mut next = self.wheel.next_us();
+        let mut at = |due: Option<u64>| next = [next, due].into_iter().flatten().min();
+        at(self.hook.next_due_us(urgent, self.smoothed_commit));
+        let unfinished = !self.dirty.is_empty() || !self.commands.is_empty() || !self.ended.is_empty();
+        if unfinished || self.batch.due || !self.local.is_empty() {
+            // What came after the turn's end has to have a turn of its own.
+            at(Some(0));
+        }
+        if !self.admitted {
+            at(Some(self.now.mono_us + ADMISSION_US));
+        }
+        if !self.scratch.quiet.is_empty() {
+            at(Some(self.now.mono_us + QUIET_US));
+        }
+        if !self.batch.ops.is_empty() {
+            at(Some(self.batch.since_us + LAZY_US));
+        }
+        if !self.batch.received.is_empty() {
+            at(Some(self.batch.received_us + LAZY_US));
+        }
+        if !self.retained_lazy.is_empty() {
+            at(Some(self.retained_lazy_since_us + LAZY_US));
+        }
+        for &key in &self.touched {
+            if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get(key) {
+                at(queue.next_due_us(urgent, self.smoothed_commit));
+            }
+        }
+        next
+    }
+
+    pub(crate) fn flush(&mut self, reads: &mut Vec<(QueueId, u64)>) {
+        let now = self.now;
+        let urgent = self.receipts.urgent_count() > 0;
+        let smoothed = self.smoothed_commit;
+        let admitted = !self.store.low_on_space() && self.store.pending_bytes() < PENDING_BYTES;
+        if admitted != self.admitted {
+            self.admitted = admitted;
+            self.hook.set_admitted(admitted);
+        }
+        let lazy_due = |since: u64| now.since(since) >= LAZY_US;
+        let mut due = self.batch.due
+            || (!self.batch.ops.is_empty() && lazy_due(self.batch.since_us))
+            || (!self.batch.received.is_empty() && lazy_due(self.batch.received_us))
+            || (!self.retained_lazy.is_empty() && lazy_due(self.retained_lazy_since_us))
+            || self.hook.due(now, urgent, smoothed);
+        for &key in &self.touched {
+            if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key) {
+                queue.set_admitted(admitted);
+                due = due || queue.due(now, urgent, smoothed);
+                // The backlog of an absent client stays where it is.
+                if queue.is_up()
+                    && let Some(from) = queue.want_read()
+                {
+                    reads.push((queue.id(), from));
+                }
+            }
+        }
+        if due {
+            let mut batch = std::mem::take(&mut self.batch.ops);
+            for topic in self.retained_lazy.drain() {
+                batch.push(match self.retained.get(&topic) {
+                    Some(message) => Op::RetainPut { record: message.to_bytes(), topic },
+                    None => Op::RetainDelete { topic },
+                });
+            }
+            self.hook.write(now, &mut batch);
+            let mut withheld = self.hook.withholds();
+            for &key in &self.touched {
+                if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key)
+                {
+                    queue.write(now, &mut batch);
+                    withheld |= queue.is_withholding();
+                }
+            }
+            self.write_received(withheld, &mut batch);
+            if !batch.is_empty() || !self.batch.waits.is_empty() {
+                let ticket = self.store.submit(batch);
+                self.hook.submitted(ticket);
+                for &key in &self.touched {
+                    if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) =
+                        self.sessions.get_mut(key)
+                    {
+                        queue.submitted(ticket);
+                    }
+                }
+                if !self.batch.waits.is_empty() {
+                    let waits = std::mem::take(&mut self.batch.waits);
+                    self.batch.commits.push_back((ticket, waits));
+                }
+            }
+            self.batch.due = false;
+        }
+        // A session stays in the list while its queue has anything at all that a commit or a deadline concerns.
+        let sessions = &mut self.sessions;
+        self.touched.retain(|&key| match sessions.get_mut(key) {
+            Some(session) => {
+                session.touched =
+                    matches!(&session.kind, Kind::Persistent { queue, .. } if queue.is_unsettled());
+                session.touched
+            }
+            None => false,
+        });
+    }
+
+    /// Adds the packet ids of QoS 2 publishes. One whose message has a row that found no room waits for it: alone on disk it
+    /// would, after a kill, be answered and the message gone. (Its other rows may then be made twice.)
+    pub(crate) fn write_received(&mut self, withheld: bool, batch: &mut Vec<Op>) {
+        for (op, end) in std::mem::take(&mut self.batch.received) {
+            match self.receipts.pending(end.receipt()) {
+                Some((_, Outcome::Retry)) => self.ended.push((end, Outcome::Delivered)),
+                Some((2.., _)) if withheld => {
+                    self.batch.received_us = self.now.mono_us;
+                    self.batch.received.push((op, end));
+                }
+                _ => {
+                    batch.push(op);
+                    self.batch.waits.push(Wait::End(end));
+                }
+            }
+        }
+    }
+
+    /// An op of the shard's own. `due`: somebody waits for it.
+    pub(crate) fn op(&mut self, op: Op, due: bool) {
+        self.batch.op(op, due, self.now);
+    }
+
+    /// Waits for the commit of all that was said so far.
+    pub(crate) fn wait(&mut self, wait: Wait) {
+        self.batch.due = true;
+        self.batch.waits.push(wait);
+    }
+
+    /// Sees to it that a connection's deadlines are looked at by then.
+    pub(crate) fn arm_conn(&mut self, id: ConnId, deadline_us: u64) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && (conn.timer_us == 0 || deadline_us < conn.timer_us)
+        {
+            conn.timer_us = deadline_us;
+            self.wheel.add(deadline_us, Timer::Conn(id));
+        }
+    }
+
+    /// Sees to it that the end of a session that has no connection, or its late will, is not missed.
+    pub(crate) fn arm_session(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let will = session.late_will.as_ref().map(|late| late.due_us);
+        let expiry = (session.expires_us != 0).then_some(session.expires_us);
+        let Some(deadline_us) = [will, expiry].into_iter().flatten().min() else { return };
+        if session.timer_us == 0 || deadline_us < session.timer_us {
+            session.timer_us = deadline_us;
+            self.wheel.add(deadline_us, Timer::Session(key));
+        }
+    }
+
+    /// The session's queue has to be looked at when the turn ends.
+    pub(crate) fn touch(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && !session.touched
+        {
+            session.touched = true;
+            self.touched.push(key);
+        }
+    }
+
+    /// Contract 2: a publisher whose window is full waits no longer than it must. Its window is full when half of it
+    /// waits, or when all that it sent waits and it sent nothing more in this turn.
+    pub(crate) fn mark_full_windows(&mut self) {
+        for id in std::mem::take(&mut self.heard) {
+            let Some(conn) = self.conns.get_mut(id) else { continue };
+            conn.heard = false;
+            // Heard in this turn: it is stalled only when half its window waits. What it sent now is looked at again
+            // when a turn brings nothing more.
+            let half = usize::from(self.limits.receive_max) / 2;
+            if conn.waiting.len() >= half.max(1) {
+                for waiting in &conn.waiting {
+                    if let Some(receipt) = waiting.receipt {
+                        self.receipts.set_urgent(receipt);
+                    }
+                }
+            } else if !conn.waiting.is_empty() {
+                self.scratch.quiet.push((id, self.now.mono_us));
+            }
+        }
+        let now = self.now;
+        let (conns, receipts) = (&mut self.conns, &mut self.receipts);
+        self.scratch.quiet.retain(|&(id, since)| {
+            let Some(conn) = conns.get_mut(id) else { return false };
+            if conn.waiting.is_empty() || conn.heard_us > since {
+                return false;
+            }
+            if now.since(since) < QUIET_US {
+                return true;
+            }
+            conn.waiting.iter().filter_map(|w| w.receipt).for_each(|r| receipts.set_urgent(r));
+            false
+        });
+    }
+
+    pub(crate) fn run_timers(&mut self) {
+        while let Some(timers) = self.wheel.pop(self.now.mono_us) {
+            for timer in timers {
+                match timer {
+                    Timer::Conn(id) => self.conn_timer(id),
+                    Timer::Session(key) => self.session_timer(key),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn conn_timer(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.timer_us == 0 || now.mono_us < conn.timer_us {
+            return; // It was moved forward, and has been seen to.
+        }
+        conn.timer_us = 0;
+        let Some(conn) = self.conns.get(id) else { return };
+        let stalled_us = self.limits.stalled.as_micros() as u64;
+        match conn.phase {
+            Phase::Closing => {
+                // The peer does not take its last bytes.
+                self.commands.push(Command::Close(id));
+                return;
+            }
+            Phase::AwaitConnect | Phase::AwaitGate => {
+                if now.since(conn.came_us) >= self.limits.connect_timeout.as_micros() as u64 {
+                    self.disconnect(id, ReasonCode::KEEP_ALIVE_TIMEOUT);
+                    return;
+                }
+            }
+            Phase::AwaitStore => {}
+            Phase::Open => {
+                // [MQTT-3.1.2-22]: one and a half times the keep alive.
+                if conn.keep_alive_us > 0 && now.since(conn.heard_us) >= conn.keep_alive_us * 3 / 2 {
+                    self.disconnect(id, ReasonCode::KEEP_ALIVE_TIMEOUT);
+                    return;
+                }
+                if conn.out.len() > self.limits.output_bytes / 2 && now.since(conn.drained_us) >= stalled_us {
+                    self.disconnect(id, ReasonCode::QUOTA_EXCEEDED);
+                    return;
+                }
+                // It reads and does not acknowledge, and publishers wait for its room.
+                if let Some(session) = conn.session.and_then(|key| self.sessions.get(key))
+                    && let Kind::Clean { pending_bytes, taken_us, .. } = &session.kind
+                    && *pending_bytes >= self.limits.pending_bytes
+                    && now.since(*taken_us) >= stalled_us
+                {
+                    self.disconnect(id, ReasonCode::QUOTA_EXCEEDED);
+                    return;
+                }
+            }
+        }
+        let next = if conn.keep_alive_us > 0 {
+            (conn.heard_us + conn.keep_alive_us * 3 / 2).min(now.mono_us + stalled_us)
+        } else {
+            now.mono_us + stalled_us
+        };
+        self.arm_conn(id, next.max(now.mono_us + 1));
+    }
+
+    pub(crate) fn session_timer(&mut self, key: SessionKey) {
+        let now_us = self.now.mono_us;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.timer_us == 0 || now_us < session.timer_us {
+            return;
+        }
+        session.timer_us = 0;
+        if session.expires_us != 0 && session.expires_us <= now_us {
+            self.drop_session(key);
+            return;
+        }
+        let late = session.late_will.take_if(|late| late.due_us <= now_us);
+        self.arm_session(key);
+        if let Some(LateWill { will, publisher, .. }) = late {
+            self.publish_will(&publisher, &will);
+        }
+    }
+}
+
+/// Bytes on their way to the store beyond which nothing new is admitted: 64 MiB, a second of what a slow disk takes.
+const PENDING_BYTES: usize = 64 << 20;
+
+/// While the store admits nothing it is asked again this often.
+const ADMISSION_US: u64 = 250_000;
+
+/// A publisher that sent nothing for this long has sent all that its window admits: 1 ms is far above a turn and far
+/// below the 50 ms that a row waits anyway.
+const QUIET_US: u64 = 1_000;
+
+/// What nobody waits for is written with the next commit, or after this: 1 s (contract 2).
+const LAZY_US: u64 = 1_000_000;
