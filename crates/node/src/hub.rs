@@ -687,3 +687,6 @@ impl UserProperties for Pairs<'_> {
         self.0.user_properties().nth(index)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -155,7 +155,7 @@ struct Sink {
     progress_at: Instant,
     rebuild_at: Option<Instant>,
     rebuild_backoff: Backoff,
-    probe: Option<tokio::task::JoinHandle<Result<(), String>>>,
+    probe: Option<tokio::task::JoinHandle<Result<Option<String>, String>>>,
     probe_at: Instant,
     probe_backoff: Backoff,
     last_error: String,
@@ -196,12 +196,19 @@ pub(crate) async fn run(name: &str, settings: Settings, mut context: SinkContext
             _ => {}
         }
         tokio::select! {
-            rows = context.rows.recv(), if deadline.is_none() => match rows {
+            // Held topics and absent brokers do not stop it, the window does: others' rows may be among what comes.
+            rows = context.rows.recv(), if deadline.is_none() && sink.unanswered.len() < WINDOW => match rows {
                 Some(rows) => rows.into_iter().for_each(|row| sink.take(row)),
                 None => deadline = Some(Instant::now() + context.finish_within),
             },
             () = shared.wake.notified() => sink.reports(),
-            _ = tick.tick() => sink.tick().await,
+            _ = tick.tick() => {
+                // At the window nobody else sees that the channel has ended.
+                if deadline.is_none() && sink.unanswered.len() >= WINDOW && context.rows.is_closed() {
+                    deadline = Some(Instant::now() + context.finish_within);
+                }
+                sink.tick().await;
+            }
         }
         sink.pump();
         sink.flush();
@@ -558,7 +565,12 @@ impl Sink {
     async fn probe(&mut self, now: Instant) {
         if let Some(probe) = self.probe.take_if(|probe| probe.is_finished()) {
             match probe.await {
-                Ok(Ok(())) => self.up(),
+                Ok(Ok(None)) => self.up(),
+                Ok(Ok(Some(error))) => {
+                    self.last_error.clone_from(&error);
+                    self.health.blocked(error);
+                    self.probe_at = now + self.probe_backoff.next_wait();
+                }
                 Ok(Err(error)) => {
                     self.last_error = error;
                     self.down();
@@ -586,17 +598,24 @@ impl Sink {
     }
 }
 
-/// Asks the cluster for the topic, or for all when there is no fixed one. Blocks.
-fn look(producer: &ThreadedProducer<Context>, topic: Option<&str>, brokers: &str) -> Result<(), String> {
+/// Asks the cluster for the topic, or for all when there is no fixed one: none, or why the topic is of no use. Blocks.
+///
+/// # Errors
+/// The cluster does not answer.
+fn look(
+    producer: &ThreadedProducer<Context>,
+    topic: Option<&str>,
+    brokers: &str,
+) -> Result<Option<String>, String> {
     let metadata = producer
         .client()
         .fetch_metadata(topic, PROBE)
         .map_err(|error| format!("Kafka at {brokers}: {error}"))?;
-    let Some(topic) = topic else { return Ok(()) };
+    let Some(topic) = topic else { return Ok(None) };
     match metadata.topics().iter().find(|t| t.name() == topic).and_then(|t| t.error()) {
-        None => Ok(()),
+        None => Ok(None),
         Some(code) => match verdict::of(code.into(), topic, brokers) {
-            Verdict::Topic(why) => Err(why),
+            Verdict::Topic(why) => Ok(Some(why)),
             other => Err(format!("Kafka at {brokers}, topic {topic}: {other:?}")),
         },
     }

@@ -144,7 +144,15 @@ async fn the_configured_topic_is_looked_for_at_the_start(broker: &Broker) {
     let mut sink = start(broker, &[("topic", "nowhere")]);
     let error = sink.until_down().await;
     assert!(error.contains("--create --topic nowhere"), "{error}");
+    // Rows for another topic go all the same, also after the first of its own has waited.
+    sink.send(vec![row(0, "", "0"), row(1, "t", "1")]).await;
+    sink.until_answered(1).await;
+    assert_eq!(sink.answers.get(&1), Some(&YES));
+    sink.until_down().await;
+    sink.send(vec![row(2, "t", "2")]).await;
+    sink.until_answered(2).await;
+    assert_eq!(sink.answers.get(&2), Some(&YES));
     broker.create_topic("nowhere", 1);
-    sink.until_up().await;
+    sink.until_answered(3).await;
     sink.stop().await;
 }

@@ -88,6 +88,16 @@ impl Harness {
         self.rows.as_ref().unwrap().send(rows).await.unwrap();
     }
 
+    /// Batches that the sink has not taken.
+    ///
+    /// # Panics
+    /// When the rows are closed.
+    #[must_use]
+    pub fn untaken(&self) -> usize {
+        let rows = self.rows.as_ref().unwrap();
+        rows.max_capacity() - rows.capacity()
+    }
+
     /// The next event.
     ///
     /// # Panics

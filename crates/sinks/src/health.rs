@@ -37,6 +37,8 @@ pub struct Health {
     sink: Arc<str>,
     events: Arc<dyn Fn(ConsumerEvent) + Send + Sync>,
     window: usize,
+    /// The window was told: from then on rows come, also while the destination is down.
+    announced: bool,
     state: State,
 }
 
@@ -51,7 +53,7 @@ impl Health {
     /// `window`: rows that may be unanswered, told with every `Up`.
     #[must_use]
     pub fn new(sink: &str, window: usize, events: Arc<dyn Fn(ConsumerEvent) + Send + Sync>) -> Self {
-        Self { sink: sink.into(), events, window, state: State::Starting }
+        Self { sink: sink.into(), events, window, announced: false, state: State::Starting }
     }
 
     /// The destination works.
@@ -61,6 +63,7 @@ impl Health {
         }
         tracing::info!(sink = &*self.sink, "destination reachable");
         self.state = State::Up;
+        self.announced = true;
         (self.events)(ConsumerEvent::Up { window: self.window });
     }
 
@@ -72,6 +75,16 @@ impl Health {
         tracing::warn!(sink = &*self.sink, error, "destination not reachable, trying again");
         self.state = State::Down(error.clone());
         (self.events)(ConsumerEvent::Down { error });
+    }
+
+    /// The destination answers, but a table or topic of its own cannot be used: `Down`, but after the window was told, so that
+    /// rows for others come.
+    pub fn blocked(&mut self, error: String) {
+        if !self.announced {
+            self.announced = true;
+            (self.events)(ConsumerEvent::Up { window: self.window });
+        }
+        self.down(error);
     }
 
     /// Whether the last word was `Up`.
@@ -127,5 +140,17 @@ mod tests {
         health.down("b".into());
         let down = |e: &str| ConsumerEvent::Down { error: e.into() };
         assert_eq!(*said.lock().unwrap(), [down("a"), down("b"), ConsumerEvent::Up { window: 7 }, down("b")]);
+    }
+
+    #[test]
+    fn what_is_blocked_tells_its_window_first() {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&said);
+        let mut health = Health::new("s", 7, Arc::new(move |e| into.lock().unwrap().push(e)));
+        health.blocked("a".into());
+        health.blocked("b".into());
+        let down = |e: &str| ConsumerEvent::Down { error: e.into() };
+        assert_eq!(*said.lock().unwrap(), [ConsumerEvent::Up { window: 7 }, down("a"), down("b")]);
+        assert!(!health.is_up());
     }
 }

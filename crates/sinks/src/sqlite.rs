@@ -87,7 +87,12 @@ impl Connector for Sqlite {
             log_is_suspect: false,
         };
         let (running, ended) = Running::new();
-        let (name, runtime) = (name.to_owned(), context.runtime.clone());
+        let name = name.to_owned();
+        // Timers of its own: the node's runtime may be gone while the database still blocks this thread.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|e| vec![format!("cannot make the thread's timers: {e}")])?;
         // A thread's name holds 15 bytes.
         std::thread::Builder::new()
             .name(format!("sqlite-{name}"))

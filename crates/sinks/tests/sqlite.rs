@@ -286,3 +286,56 @@ async fn a_full_disk_is_down_until_there_is_room() {
     assert!(sink.stop().await.values().all(|d| *d == YES));
     assert_eq!(table(&path, "SELECT count(*), count(DISTINCT n) FROM t"), ["100|100"]);
 }
+
+#[tokio::test]
+async fn a_blocked_table_stops_no_other_one_even_while_the_sink_is_down() {
+    let (_dir, path) = file();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE v (x int)").unwrap();
+    let mut sink = start(&path, &[("table", "v"), ("columns", "n int")]);
+    // It says how many rows it takes, so that there are any, and that its own table is of no use.
+    sink.until_up().await;
+    assert!(sink.until_down().await.contains("without the column"));
+    // A row of the blocked table, then one of a good table that comes when the sink is down again.
+    for n in 0..3 {
+        sink.send(vec![row(2 * n, "", r#"{"n":1}"#)]).await;
+        sink.send(vec![row(2 * n + 1, "good", r#"{"n":2}"#)]).await;
+        sink.until_answered(n as usize + 1).await;
+        sink.until_down().await;
+    }
+    assert!(sink.answers.keys().all(|seq| seq % 2 == 1));
+    other.execute_batch("ALTER TABLE v ADD COLUMN n int").unwrap();
+    sink.until_answered(6).await;
+    assert!(sink.stop().await.values().all(|d| *d == YES));
+    assert_eq!(table(&path, "SELECT (SELECT count(*) FROM v), (SELECT count(*) FROM good)"), ["3|3"]);
+}
+
+#[tokio::test]
+async fn a_blocked_table_of_its_own_is_tried_without_rows() {
+    let (_dir, path) = file();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE v (x int)").unwrap();
+    let mut sink = start(&path, &[("table", "v"), ("columns", "n int")]);
+    sink.until_down().await;
+    other.execute_batch("ALTER TABLE v ADD COLUMN n int").unwrap();
+    sink.until_up().await;
+    sink.stop().await;
+}
+
+#[test]
+fn a_stop_while_a_table_waits_is_quiet_even_without_the_nodes_runtime() {
+    let (_dir, path) = file();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE base (n int); CREATE VIEW v AS SELECT n FROM base").unwrap();
+    let node = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let sink = node.block_on(async {
+        let mut sink = start(&path, &[("table", "t"), ("columns", "n int")]);
+        sink.send(vec![row(1, "v", r#"{"n":1}"#)]).await;
+        sink.until_down().await;
+        sink
+    });
+    node.shutdown_timeout(Duration::from_secs(1));
+    // Its time is as long as the test's: it ends at once, since what waits for a table is the outbox's.
+    let end = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    assert!(end.block_on(sink.stop()).is_empty());
+}

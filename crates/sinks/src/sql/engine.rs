@@ -30,6 +30,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// A connection that lasted so long was a good one, even if no row came.
 const LASTING: Duration = Duration::from_secs(10);
 
+/// How soon a sink that is at its window sees that it is to stop.
+const WATCH: Duration = Duration::from_millis(100);
+
 /// Of discarded rows one is logged in this time, with how many there were.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -87,7 +90,7 @@ struct Engine<D> {
     sink: Arc<str>,
     settings: Settings,
     health: Health,
-    /// In order; at most [`WINDOW`], because the outbox hands out no more.
+    /// In order; nothing is taken from the channel while it is at [`WINDOW`], whatever the outbox hands out.
     waiting: VecDeque<OutRow>,
     layouts: HashMap<Table, Known>,
     held: HashMap<Table, Held>,
@@ -117,7 +120,7 @@ pub async fn run<D: Database>(db: D, sink: &str, settings: Settings, mut context
         let wait = match engine.connect(&mut input).await {
             Ok(()) => {
                 let connected_at = Instant::now();
-                let error = engine.work(&mut input).await;
+                let Some(error) = engine.work(&mut input).await else { break };
                 if engine.ended(&mut input) {
                     break;
                 }
@@ -131,11 +134,15 @@ pub async fn run<D: Database>(db: D, sink: &str, settings: Settings, mut context
             }
             Err(error) => {
                 engine.health.down(error);
+                if input.deadline.is_some() {
+                    break; // Stopping, and the destination is away: the rows are the outbox's.
+                }
                 backoff.next_wait()
             }
         };
         let until = Instant::now() + wait;
-        while Instant::now() < until && !engine.ended(&mut input) {
+        // Being told to stop ends the wait: one more attempt is made at once.
+        while Instant::now() < until && !engine.ended(&mut input) && input.deadline.is_none() {
             input.more(&mut engine.waiting, until).await;
         }
     }
@@ -150,7 +157,7 @@ struct Input<'a> {
 impl Input<'_> {
     /// Takes what has come.
     fn take(&mut self, into: &mut VecDeque<OutRow>) {
-        while self.deadline.is_none() {
+        while self.deadline.is_none() && into.len() < WINDOW {
             match self.context.rows.try_recv() {
                 Ok(rows) => into.extend(rows),
                 Err(TryRecvError::Empty) => return,
@@ -163,6 +170,13 @@ impl Input<'_> {
     async fn more(&mut self, into: &mut VecDeque<OutRow>, until: Instant) {
         match self.deadline {
             Some(deadline) => sleep_until(deadline.min(until)).await,
+            // At its bound the channel is only watched for its end, which a channel does not tell otherwise.
+            None if into.len() >= WINDOW => {
+                sleep_until(until.min(Instant::now() + WATCH)).await;
+                if self.context.rows.is_closed() {
+                    self.close();
+                }
+            }
             None => match timeout_at(until, self.context.rows.recv()).await {
                 Ok(Some(rows)) => into.extend(rows),
                 Ok(None) => self.close(),
@@ -200,7 +214,13 @@ impl<D: Database> Engine<D> {
             let table = Table::configured(name)?;
             match input.in_time(self.layout(&table)).await.ok_or_else(late)? {
                 Ok(_) => {}
-                Err(fault) => return Err(fault.message().to_owned()),
+                // Of no use itself, but rows may be for other tables.
+                Err(fault) => {
+                    let error = fault.message().to_owned();
+                    self.hold(table, fault)?;
+                    self.health.blocked(error);
+                    return Ok(());
+                }
             }
         }
         // With rows at hand the first commit tells: a full disk connects well.
@@ -210,31 +230,49 @@ impl<D: Database> Engine<D> {
         Ok(())
     }
 
-    /// Works on one connection, until it is lost (why) or the sink has ended.
-    async fn work(&mut self, input: &mut Input<'_>) -> String {
+    /// Works on one connection, until it is lost (why) or the sink has ended (none).
+    async fn work(&mut self, input: &mut Input<'_>) -> Option<String> {
         loop {
             if self.ended(input) {
-                return String::new();
+                return None;
             }
             let now = Instant::now();
             let batch = self.batch(now);
             if !batch.is_empty() {
                 match input.in_time(self.flush(&batch)).await {
                     Some(Ok(outcomes)) => self.answer(&batch, outcomes),
-                    Some(Err(error)) => return error,
-                    None => return String::new(),
+                    Some(Err(error)) => return Some(error),
+                    None => return None,
                 }
+            } else if input.deadline.is_some() {
+                return None; // Only tables that wait are left: the rows are the outbox's.
+            } else if let Some(table) = self.configured_to_try(now) {
+                match input.in_time(self.layout(&table)).await {
+                    Some(Ok(_)) => {
+                        self.held.remove(&table);
+                        self.health.up();
+                    }
+                    Some(Err(fault)) => {
+                        let error = fault.message().to_owned();
+                        if let Err(lost) = self.hold(table, fault) {
+                            return Some(lost);
+                        }
+                        self.health.blocked(error);
+                    }
+                    None => return None,
+                }
+                continue;
             } else if now < self.sweep_at {
                 let wake = self.held.values().map(|h| h.until).fold(self.sweep_at, Instant::min);
                 tokio::select! {
-                    error = self.db.lost() => return error,
+                    error = self.db.lost() => return Some(error),
                     () = input.more(&mut self.waiting, wake) => {}
                 }
                 continue;
             }
             if now >= self.sweep_at {
                 match input.in_time(self.sweep()).await {
-                    Some(Err(Fault::Lost(error))) => return error,
+                    Some(Err(Fault::Lost(error))) => return Some(error),
                     Some(Err(fault)) => {
                         tracing::warn!(sink = &*self.sink, error = fault.message(), "cannot delete old keys")
                     }
@@ -242,6 +280,12 @@ impl<D: Database> Engine<D> {
                 }
             }
         }
+    }
+
+    /// The configured table, when it waits, its time has come, and no row is there to try it with.
+    fn configured_to_try(&self, now: Instant) -> Option<Table> {
+        let table = Table::configured(self.settings.table.as_deref()?).ok()?;
+        self.held.get(&table).is_some_and(|held| held.until <= now).then_some(table)
     }
 
     /// Places in `waiting` of the rows to write now: the first ones whose table does not wait.
@@ -540,5 +584,32 @@ impl Discards {
             (self.logged_at, self.unlogged) = (Some(Instant::now()), 0);
         }
         Delivered::Discarded(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::harness::row;
+
+    #[tokio::test]
+    async fn nothing_is_taken_beyond_the_window_and_the_end_is_seen_all_the_same() {
+        let (sender, rows) = tokio::sync::mpsc::channel(20);
+        let second = Duration::from_secs(1);
+        let runtime = tokio::runtime::Handle::current();
+        let mut context = SinkContext { rows, events: Arc::new(drop), runtime, finish_within: second };
+        for _ in 0..12 {
+            sender.send((0..1_000).map(|n| row(n, "", "")).collect()).await.unwrap();
+        }
+        let mut input = Input { context: &mut context, deadline: None };
+        let mut waiting = VecDeque::new();
+        input.take(&mut waiting);
+        input.more(&mut waiting, Instant::now() + second).await;
+        assert_eq!((waiting.len(), sender.capacity()), (WINDOW, 18), "two batches are not taken");
+        assert_eq!(input.deadline, None);
+        drop(sender);
+        input.more(&mut waiting, Instant::now() + second).await;
+        assert!(waiting.len() == WINDOW && input.deadline.is_some());
     }
 }
