@@ -1,0 +1,215 @@
+//! The hub under a real shard: identity of rows, failed rules, blocked and missing consumers.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use ferrule_broker::hook::Everything;
+use ferrule_broker::shard::Parts;
+use ferrule_broker::{ConnId, ConnectRequest, Gate, Grant, Limits, Refusal};
+use ferrule_mqtt::{Connect, Packet, Property, Publish, Version};
+use ferrule_store::{MemoryStore, Restored};
+
+/// Everybody is let in: gateways by their user name.
+struct Open;
+
+impl Gate for Open {
+    fn admit(&mut self, _: ConnId, request: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
+        let role = request.username.map_or(Role::Device, |edge| Role::Edge(edge.into()));
+        let (access, properties) = (Arc::new(Everything), PropertiesBuf::new());
+        Some(Ok(Grant { role, username: None, access, properties, life: None }))
+    }
+}
+
+struct Bench {
+    shard: Shard<Hub, MemoryStore>,
+    rows: mpsc::Receiver<Vec<OutRow>>,
+    now: Now,
+}
+
+impl Bench {
+    /// A node with `rules`, whose sink `s` takes rows.
+    fn new(edge: bool, rules: &str) -> Self {
+        let now = Now { mono_us: 1_000, wall_ms: 1_700_000_000_000 };
+        let policy = if edge { Policy::EDGE } else { Policy::CLOUD };
+        let node = Node { origin: "me".into(), boot: Boot::new(7), edge, policy };
+        let hub = Hub::new(node, Vec::new(), 1, now);
+        let limits = Limits::default();
+        let parts =
+            Parts { hook: hub, store: MemoryStore::new(), gate: Box::new(Open), limits, policy, seed: 1 };
+        let mut shard = Shard::new(parts, &Restored::default(), now);
+        let mut host = ferrule_rules::Host::cloud(Vec::new());
+        let target = ferrule_rules::TargetSchema {
+            kind: ferrule_rules::TargetKind::Name,
+            option: None,
+            required: false,
+        };
+        host.builtins.push(ferrule_rules::Builtin { name: "s", target, help: "a sink" });
+        let set =
+            ferrule_rules::load(&[ferrule_rules::Source { name: "r.sql", text: rules }], &host).unwrap();
+        let (sender, rows) = mpsc::channel(BATCHES);
+        let connected = Connected { name: "s".into(), generation: 1, rows: Some(sender) };
+        let load = Load { rules: set.rules, files: vec!["r.sql".into()], outboxes: vec![connected] };
+        Hub::message(&mut shard, &WorkerStats::default(), HubMessage::Load(Box::new(load)), now);
+        let mut bench = Self { shard, rows, now };
+        bench.consumer(ConsumerEvent::Up { window: 100 });
+        bench
+    }
+
+    fn consumer(&mut self, event: ConsumerEvent) {
+        let message = HubMessage::Consumer { outbox: "s".into(), generation: 1, event };
+        Hub::message(&mut self.shard, &WorkerStats::default(), message, self.now);
+        self.shard.end_turn(self.now);
+    }
+
+    fn connect(&mut self, client_id: &str, edge: Option<&str>) -> ConnId {
+        let conn = self.shard.open("127.0.0.1:1".parse().unwrap(), 0, self.now).unwrap();
+        let connect = Packet::Connect(Connect {
+            version: Version::V5,
+            clean_start: true,
+            bridge: false,
+            keep_alive: 0,
+            properties: Properties::EMPTY,
+            client_id,
+            will: None,
+            username: edge,
+            password: None,
+        });
+        self.send(conn, &connect);
+        conn
+    }
+
+    fn send(&mut self, conn: ConnId, packet: &Packet<'_>) {
+        let mut bytes = Vec::new();
+        packet.encode(Version::V5, &mut bytes).unwrap();
+        assert_eq!(self.shard.receive(conn, &bytes, self.now), bytes.len());
+        self.shard.end_turn(self.now);
+    }
+
+    fn publish(&mut self, conn: ConnId, topic: &str, payload: &str, packet_id: u16, user: &[(&str, &str)]) {
+        let mut properties = PropertiesBuf::new();
+        for (name, value) in user {
+            properties.push(Property::UserProperty(name, value)).unwrap();
+        }
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic,
+            packet_id,
+            properties: properties.as_properties(),
+            payload: payload.as_bytes(),
+        };
+        self.send(conn, &Packet::Publish(publish));
+    }
+
+    /// Rows handed out so far.
+    fn take(&mut self) -> Vec<Arc<Entry>> {
+        std::iter::from_fn(|| self.rows.try_recv().ok()).flatten().map(|row| row.entry).collect()
+    }
+
+    /// Whether a PUBACK of this packet id has left.
+    fn acknowledged(&mut self, conn: ConnId, packet_id: u16) -> bool {
+        let out = self.shard.output(conn).unwrap();
+        let mut at = 0;
+        let mut found = false;
+        while let Some((packet, size)) = ferrule_mqtt::decode(&out[at..], Some(Version::V5), 1 << 20).unwrap()
+        {
+            found |= matches!(packet, Packet::Puback(ack) if ack.packet_id == packet_id);
+            at += size;
+        }
+        found
+    }
+}
+
+const ID: [(&str, &str); 3] = [("ferrule-id", "2a.0.9"), ("ferrule-client", "d1"), ("ferrule-hops", "1")];
+
+#[test]
+fn a_forwarded_message_keeps_its_identity_through_republishing() {
+    let mut bench = Bench::new(
+        false,
+        "CREATE RULE direct AS INSERT INTO s SELECT * FROM \"a/#\";
+         CREATE RULE again AS INSERT INTO local.\"b/x\" SELECT * FROM \"a/#\";
+         CREATE RULE stored AS INSERT INTO s SELECT * FROM \"b/#\";",
+    );
+    let edge = bench.connect("ferrule-e1", Some("e1"));
+    bench.publish(edge, "a/t", "{}", 1, &ID);
+    let rows = bench.take();
+    assert_eq!(rows.len(), 2);
+    for row in &rows {
+        assert_eq!(row.identity.to_string(), "e1.2a.0.9");
+        assert_eq!((&*row.client_id, row.edge.as_deref(), &*row.key), ("d1", Some("e1"), "d1"));
+    }
+    assert_ne!(rows[0].rule, rows[1].rule, "or the second row would be taken for the first");
+    assert_eq!(
+        rows[1].rule,
+        ferrule_rules::extend_rule_path(ferrule_rules::rule_id("again"), 0, ferrule_rules::rule_id("stored"))
+    );
+    // Sent again after a lost acknowledgement: the same keys, so that SQL keeps one row of each.
+    bench.publish(edge, "a/t", "{}", 2, &ID);
+    let again: Vec<_> = bench.take().iter().map(|r| (r.identity.clone(), r.rule, r.row)).collect();
+    assert_eq!(again, rows.iter().map(|r| (r.identity.clone(), r.rule, r.row)).collect::<Vec<_>>());
+}
+
+#[test]
+fn identity_is_believed_from_gateways_alone() {
+    let mut bench = Bench::new(false, "CREATE RULE r AS INSERT INTO s SELECT * FROM \"a/#\";");
+    let device = bench.connect("sly", None);
+    bench.publish(device, "a/t", "{}", 1, &ID);
+    bench.publish(device, "a/t", "{}", 2, &ID);
+    let ids: Vec<String> = bench.take().iter().map(|r| r.identity.to_string()).collect();
+    assert_eq!(ids, ["me.7.0.1", "me.7.0.2"]);
+}
+
+#[test]
+fn at_the_edge_each_row_has_a_number_of_its_own() {
+    let mut bench = Bench::new(
+        true,
+        "CREATE RULE r AS INSERT INTO s SELECT * FROM \"a/#\"; CREATE RULE q AS INSERT INTO s SELECT * FROM \"a/#\";",
+    );
+    let device = bench.connect("d", None);
+    bench.publish(device, "a/t", "{}", 1, &[]);
+    let ids: Vec<String> = bench.take().iter().map(|r| r.identity.to_string()).collect();
+    assert_eq!(ids, ["me.7.0.1", "me.7.0.2"]);
+}
+
+#[test]
+fn an_acknowledgement_waits_for_the_sink() {
+    let mut bench = Bench::new(false, "CREATE RULE r AS INSERT INTO s SELECT * FROM \"a/#\";");
+    let device = bench.connect("d", None);
+    bench.publish(device, "a/t", "{}", 1, &[]);
+    assert!(!bench.acknowledged(device, 1));
+    bench.consumer(ConsumerEvent::Done(vec![(1, Delivered::Yes)]));
+    assert!(bench.acknowledged(device, 1));
+}
+
+#[test]
+fn a_rule_that_fails_holds_nobody_up_and_is_counted() {
+    let mut bench =
+        Bench::new(false, "CREATE RULE r AS INSERT INTO s.\"${payload.gone}\" SELECT * FROM \"a/#\";");
+    let device = bench.connect("d", None);
+    bench.publish(device, "a/t", "{}", 1, &[]);
+    assert!(bench.acknowledged(device, 1));
+    assert_eq!(bench.shard.stats().acked_discarded, 1);
+}
+
+#[test]
+fn a_loop_of_rules_ends() {
+    let mut bench = Bench::new(
+        false,
+        "CREATE RULE ab AS INSERT INTO local.\"b\" SELECT * FROM \"a\"; CREATE RULE ba AS INSERT INTO local.\"a\" SELECT * FROM \"b\";",
+    );
+    let device = bench.connect("d", None);
+    bench.publish(device, "a", "{}", 1, &[]);
+    bench.shard.end_turn(bench.now);
+    assert!(bench.acknowledged(device, 1));
+    assert_eq!(bench.shard.stats().acked_discarded, 1);
+}
+
+#[test]
+fn while_a_sink_says_down_it_still_gets_rows() {
+    let mut bench = Bench::new(false, "CREATE RULE r AS INSERT INTO s SELECT * FROM \"a/#\";");
+    bench.consumer(ConsumerEvent::Down { error: "one table is missing".into() });
+    let device = bench.connect("d", None);
+    bench.publish(device, "a/t", "{}", 1, &[]);
+    assert_eq!(bench.take().len(), 1);
+}
