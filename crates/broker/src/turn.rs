@@ -128,6 +128,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn end_turn(&mut self, now: Now) {
         self.now = now;
         self.run_timers();
+        // Before rows are handed out: those that come of it go with them.
+        self.route_local();
         let mut reads = Vec::new();
         let mut ended = std::mem::take(&mut self.ended);
         self.hook.turn(now, &mut ended, &mut reads);
@@ -136,7 +138,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.complete(done.owner, done.outcome);
         }
         self.settle();
-        self.route_local();
         self.mark_full_windows();
         self.flush(&mut reads);
         for (queue, from) in reads {

@@ -180,19 +180,16 @@ mod tests {
             pid: 42,
             uptime_ms: 93_784_000,
             data_dir: "/var/lib/ferrule".into(),
-            listeners: vec![ListenerStatus {
-                bind: "0.0.0.0:1883".into(),
-                protocol: "mqtt".into(),
-                connections: 3,
-            }],
+            listeners: vec![ListenerStatus { bind: "0.0.0.0:1883".into(), protocol: "mqtt".into() }],
             connections: 3,
             sessions: 5,
             uplink: Some(UplinkStatus {
                 url: "mqtt://cloud:1883".into(),
                 state: "waiting".into(),
                 since_ms: 61_000,
-                ferrule: false,
+                acknowledged: 900,
                 last_error: Some("connection refused".into()),
+                ..UplinkStatus::default()
             }),
             outboxes: vec![
                 OutboxStatus {
@@ -221,7 +218,6 @@ mod tests {
                 rows_out: 990,
                 ..RuleStatus::default()
             }],
-            rules_error: None,
             store: Some(StoreStatus {
                 state: "ok".into(),
                 path: "/var/lib/ferrule/ferrule.db".into(),
@@ -229,16 +225,16 @@ mod tests {
                 commits: 77,
                 commit_us: 12_300,
                 free_bytes: 3 << 30,
-                last_error: None,
+                ..StoreStatus::default()
             }),
-            counters: Map::new(),
+            ..Status::default()
         };
         let expected = "\
 ferrule-edge 0.1.0 \"press-7\", up 1d 2h, process 42
 data folder  /var/lib/ferrule
-listener     mqtt 0.0.0.0:1883: 3 connections
+listener     mqtt 0.0.0.0:1883
 clients      3 connected, 5 sessions
-uplink       mqtt://cloud:1883: waiting for 1m 1s
+uplink       mqtt://cloud:1883: waiting for 1m 1s, 900 acknowledged, 0 in flight
              last error: connection refused
 store        /var/lib/ferrule/ferrule.db: ok, 5.0 MiB used, 3.0 GiB free, 77 commits of 12.3 ms
 
