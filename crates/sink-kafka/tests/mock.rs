@@ -67,8 +67,7 @@ async fn a_topic_that_is_not_permitted_waits_for_the_permission() {
 async fn nothing_is_taken_beyond_the_window_while_no_broker_is_there() {
     // A port that was free a moment ago: refused, or silent, but no Kafka.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut sink =
-        Harness::start(&Kafka, &[("brokers", &*format!("127.0.0.1:{port}")), ("topic", "t")]);
+    let mut sink = Harness::start(&Kafka, &[("brokers", &*format!("127.0.0.1:{port}")), ("topic", "t")]);
     for batch in 0..12 {
         sink.send((0..1_000).map(|n| row(batch * 1_000 + n, "", "x")).collect()).await;
     }
