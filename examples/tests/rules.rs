@@ -20,7 +20,8 @@ fn connectors() -> Vec<ConnectorSchema> {
     let table = TargetSchema { kind: TargetKind::Name, option: Some("table"), required: true };
     let topic = TargetSchema { kind: TargetKind::Name, option: Some("topic"), required: true };
     let (text, template) = (OptionKind::Text, OptionKind::Template);
-    let connector = |name, target, options| ConnectorSchema { name, target, options, help: "" };
+    let connector =
+        |name, target, options| ConnectorSchema { name, target, options, passthrough: None, help: "" };
     let columns = option("columns", OptionKind::Columns, false);
     vec![
         connector(

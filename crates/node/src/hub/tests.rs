@@ -142,7 +142,7 @@ fn a_forwarded_message_keeps_its_identity_through_republishing() {
     assert_ne!(rows[0].rule, rows[1].rule, "or the second row would be taken for the first");
     assert_eq!(
         rows[1].rule,
-        ferrule_rules::extend_rule_path(ferrule_rules::rule_id("again"), 0, ferrule_rules::rule_id("stored"))
+        extend_rule_path(ferrule_rules::rule_id("again"), 0, ferrule_rules::rule_id("stored"))
     );
     // Sent again after a lost acknowledgement: the same keys, so that SQL keeps one row of each.
     bench.publish(edge, "a/t", "{}", 2, &ID);
