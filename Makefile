@@ -40,7 +40,7 @@ test: tools ## the gate: servers, format, lints, docs, licences, unit tests, end
 check: tools ## format, lints, documentation; licences and sources when cargo-deny is installed
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --workspace --no-deps
 	@if command -v cargo-deny >/dev/null; then $(MAKE) --no-print-directory deny; \
 	else echo "licences and sources not checked: no cargo-deny here (make audit installs it)"; fi
 

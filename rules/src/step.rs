@@ -186,7 +186,7 @@ impl Scratch {
         self.scan.begin(&self.paths);
     }
 
-    /// A machine for one program and one message; [`Scratch::keep`] takes its buffers back.
+    /// A machine for one program and one message; its buffers come back.
     fn machine<'a, 's>(
         &'s mut self,
         program: &'a Program,

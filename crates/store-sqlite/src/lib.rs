@@ -47,7 +47,7 @@
 //!
 //! # Operation
 //! [`open`] makes a [`Writer`]; [`Writer::handle`] one [`SqliteStore`] a shard. When the disk is full the *ballast* file is
-//! given up, whose room lets removals through; below `reserve_bytes` [`SqliteStore::low_on_space`] asks for admission to
+//! given up, whose room lets removals through; below `reserve_bytes` [`low_on_space`](ferrule_store::Store::low_on_space) asks for admission to
 //! stop earlier. Idle time is used to take the ballast back and to return free pages to the file system.
 
 #![forbid(unsafe_code)]
