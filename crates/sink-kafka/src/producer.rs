@@ -392,7 +392,9 @@ impl Sink {
         if let Some((generation, code, reason)) = error
             && generation == self.generation
         {
-            self.last_error = format!("Kafka at {}: {reason}", self.settings.brokers);
+            // The client counts ("0/1 brokers are down", "1/1"), many times a second: one text for one state.
+            let said = if code == Code::AllBrokersDown { "no broker can be reached" } else { &*reason };
+            self.last_error = format!("Kafka at {}: {said}", self.settings.brokers);
             match code {
                 Code::Fatal => fatal = Some(reason),
                 Code::AllBrokersDown | Code::Authentication | Code::SSL => self.down(),

@@ -3,7 +3,10 @@
 use crate::ConsumerEvent;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Of changing reasons why a destination is down one is logged in this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Waits between attempts: doubling from 100 ms to 5 s, each drawn from its upper half, so that many nodes that lost one
 /// server do not come back in step. 5 s bounds what a recovered destination waits for us.
@@ -39,6 +42,7 @@ pub struct Health {
     window: usize,
     /// The window was told: from then on rows come, also while the destination is down.
     announced: bool,
+    logged_at: Option<Instant>,
     state: State,
 }
 
@@ -53,7 +57,7 @@ impl Health {
     /// `window`: rows that may be unanswered, told with every `Up`.
     #[must_use]
     pub fn new(sink: &str, window: usize, events: Arc<dyn Fn(ConsumerEvent) + Send + Sync>) -> Self {
-        Self { sink: sink.into(), events, window, announced: false, state: State::Starting }
+        Self { sink: sink.into(), events, window, announced: false, logged_at: None, state: State::Starting }
     }
 
     /// The destination works.
@@ -72,7 +76,12 @@ impl Health {
         if matches!(&self.state, State::Down(known) if *known == error) {
             return;
         }
-        tracing::warn!(sink = &*self.sink, error, "destination not reachable, trying again");
+        // A destination that is down for changing reasons is logged with one of them in ten seconds.
+        let was_down = matches!(self.state, State::Down(_));
+        if !was_down || self.logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+            tracing::warn!(sink = &*self.sink, error, "destination not reachable, trying again");
+            self.logged_at = Some(Instant::now());
+        }
         self.state = State::Down(error.clone());
         (self.events)(ConsumerEvent::Down { error });
     }
