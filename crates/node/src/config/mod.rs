@@ -237,13 +237,15 @@ pub struct UplinkConfig {
 /// `[outbox]`: what waits for a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxConfig {
-    /// Bytes on disk, of all outboxes together; then `on_full`.
+    /// Bytes on disk of each outbox, and of each session's queue; then `on_full`.
     ///
-    /// Default 1 GiB: nine days of 240-byte rows at 5 a second, and an eighth of a small SD card.
+    /// Default 1 GiB at an edge: nine days of 240-byte rows at 5 a second, and an eighth of a small SD card. 64 GiB in
+    /// the cloud: a day and more of 3,000 such rows a second.
     pub max_bytes: u64,
-    /// Bytes in memory that have neither been acknowledged nor written, of all outboxes together; then they are written.
+    /// Bytes in memory of each outbox that have neither been acknowledged nor written; then they are written.
     ///
-    /// Default 4 MiB: 17,000 rows of 240 bytes, what a power cut may take of those that nobody waits for.
+    /// Default 4 MiB at an edge: 17,000 rows of 240 bytes, what a power cut may take of those that nobody waits for.
+    /// 16 MiB in the cloud, where as many rows are a shorter time.
     pub mem_max: u64,
     /// The time between commits while a destination is down.
     ///
@@ -440,7 +442,7 @@ impl OutboxConfig {
     /// `ferrule-cloud`'s defaults.
     #[must_use]
     pub fn cloud() -> Self {
-        Self { offline_interval: Duration::ZERO, ..Self::edge() }
+        Self { max_bytes: 64 << 30, mem_max: 16 << 20, offline_interval: Duration::ZERO, ..Self::edge() }
     }
 }
 
