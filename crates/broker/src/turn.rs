@@ -146,6 +146,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
+    /// A last turn before the store is shut down: all that waits is handed to it, also what nobody waits for and what is not
+    /// due yet.
+    pub fn write_all(&mut self, now: Now) {
+        self.batch.due = true;
+        self.end_turn(now);
+    }
+
     /// When `end_turn` must be called at the latest, in microseconds of the monotonic clock.
     pub fn next_wake_us(&self) -> Option<u64> {
         let urgent = self.receipts.urgent_count() > 0;

@@ -152,6 +152,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         let mut mail = Vec::new();
         let mut ready = Vec::new();
         let mut dirty = Vec::new();
+        let mut stop = false;
         loop {
             match self.poll.poll(&mut events, self.timeout()) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -188,11 +189,13 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                     Mail::Store(event) => self.shard.store_event(event, now),
                     Mail::Admitted(conn, verdict) => self.shard.admitted(conn, verdict, now),
                     Mail::App(message) => app(&mut self.shard, &self.stats, message, now),
-                    Mail::Stop => {
-                        self.goodbye(now);
-                        return Ok(());
-                    }
+                    // The mail behind it is still read: a destination's answers spare their rows the way to the disk.
+                    Mail::Stop => stop = true,
                 }
+            }
+            if stop {
+                self.goodbye(now);
+                return Ok(());
             }
             // What a connection sent ahead belongs to this turn's batch.
             self.obey(now);
@@ -219,8 +222,12 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         }
     }
 
-    /// Tells clients that we stop, as far as their sockets take it at once.
+    /// Leaves nothing in memory that the store can have, and tells clients that we stop, as far as their sockets take it at
+    /// once.
     fn goodbye(&mut self, now: Now) {
+        // What a connection sent ahead of a held packet was read: it may hold messages that nobody will send again.
+        self.obey(now);
+        self.shard.write_all(now);
         self.shard.goodbye(now);
         let mut dirty = Vec::new();
         self.shard.take_dirty(&mut dirty);
