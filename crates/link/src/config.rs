@@ -51,7 +51,7 @@ pub enum UrlError {
     Port(String),
 }
 
-/// When identity properties (FORMATS.md, "A forwarded message") go with a message.
+/// When identity properties (the module `forward`) go with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IdentityMode {
     /// When the other side says in CONNACK that it is a Ferrule which believes them.

@@ -1,4 +1,4 @@
-//! What a row of the outbox looks like on the uplink (FORMATS.md, "A forwarded message").
+//! What a row of the outbox looks like on the uplink: a forwarded message.
 //!
 //! The MQTT client of an uplink is the gateway, so the device's identity travels in user properties. They come
 //! first, then what the device itself had set. A device's own user properties named `ferrule-*` never leave: behind

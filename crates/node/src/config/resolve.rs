@@ -160,7 +160,7 @@ fn bad_id(id: &str) -> Option<String> {
     if id.is_empty() || id.len() > 64 || !id.chars().all(allowed) {
         return Some(format!("an id has 1 to 64 letters, digits, `-`, `_` or `.`, found {id:?}"));
     }
-    // CONTRACTS: the origin of rows that windows make.
+    // Contract 3 (docs/contracts.md): the origin of rows that windows make.
     (id == "window").then(|| "the id \"window\" is taken: rows made by windows carry it".to_owned())
 }
 
