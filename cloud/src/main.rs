@@ -6,7 +6,7 @@
 
 use ferrule_node::cli::{self, Context, Flavor, Run};
 use ferrule_node::config::CloudConfig;
-use ferrule_node::connectors::{self, Connectors};
+use ferrule_node::connectors::Connectors;
 use ferrule_node::run::{Product, run};
 use std::error::Error;
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         name: NAME,
         version: env!("CARGO_PKG_VERSION"),
         about: "MQTT broker with SQL rules and sinks",
-        host: || connectors::host(false, &sinks()),
+        connectors: sinks,
         run: Run::Cloud(start),
     })
 }

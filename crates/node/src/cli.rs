@@ -5,10 +5,12 @@
 //!
 //! Exit codes: 0 done; 1 a mistake found or an operation that failed; 2 wrong usage, or a file that cannot be read.
 
+mod check;
 mod passwd;
 mod status;
 
 use crate::config::{BrokerConfig, CloudConfig, ConfigErrors, EdgeConfig, Overrides, Source};
+use crate::connectors::{self, Connectors};
 use crate::control::{self, Status};
 use crate::telemetry;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -38,8 +40,8 @@ pub struct Flavor {
     pub version: &'static str,
     /// One line for `--help`.
     pub about: &'static str,
-    /// The sinks that rules may name.
-    pub host: fn() -> Host,
+    /// What `CREATE SINK` may name.
+    pub connectors: fn() -> Connectors,
     /// How it runs.
     pub run: Run,
 }
@@ -303,7 +305,7 @@ fn check(flavor: &Flavor, args: &CheckArgs) -> Result<u8, Failure> {
     let code = match &broker.node.rules {
         Some(path) => {
             let files = rule_files(std::slice::from_ref(path))?;
-            rules::check(&files, &(flavor.host)(), Format::Text, &mut out).map_err(failed)?
+            check::rules(flavor, &files, Format::Text, &mut out).map_err(failed)?
         }
         None => 0,
     };
@@ -359,7 +361,7 @@ fn show_status(flavor: &Flavor, args: &StatusArgs) -> Result<u8, Failure> {
 }
 
 fn rules(flavor: &Flavor, command: RulesCommand) -> Result<u8, Failure> {
-    let host = (flavor.host)();
+    let host = flavor.host();
     let mut out = io::BufWriter::new(io::stdout().lock());
     let code = match command {
         RulesCommand::Check { files, format } => {
@@ -367,7 +369,7 @@ fn rules(flavor: &Flavor, command: RulesCommand) -> Result<u8, Failure> {
                 FormatArg::Text => Format::Text,
                 FormatArg::Json => Format::Json,
             };
-            rules::check(&rule_files(&files)?, &host, format, &mut out)
+            check::rules(flavor, &rule_files(&files)?, format, &mut out)
         }
         RulesCommand::Test(args) => {
             let files = rule_files(&args.files)?;
@@ -435,6 +437,11 @@ impl Flavor {
             Run::Edge(_) => "edge",
             Run::Cloud(_) => "node",
         }
+    }
+
+    /// What rules may name.
+    fn host(&self) -> Host {
+        connectors::host(matches!(self.run, Run::Edge(_)), &(self.connectors)())
     }
 }
 

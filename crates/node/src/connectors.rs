@@ -2,6 +2,7 @@
 
 use ferrule_rules as rules;
 use ferrule_sinks::{Connector, OptionKind, Options};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The connectors of a binary.
@@ -47,19 +48,35 @@ fn schema(connector: &dyn Connector) -> rules::ConnectorSchema {
     }
 }
 
-/// A declared sink's options as text, as they were written.
+/// A declared sink's options as text, as they were written, but for paths: those are relative to the folder of `file`, the
+/// rules file, as a configuration's are to the configuration file.
 #[must_use]
-pub fn given(sink: &rules::SinkDecl) -> Vec<(String, String)> {
-    let text = |value: &rules::OptionValue| match value {
+pub fn given(sink: &rules::SinkDecl, file: &str) -> Vec<(String, String)> {
+    let folder = Path::new(file).parent().unwrap_or(Path::new(""));
+    // An absolute path stays what it is. A rules file's name and its text are UTF-8, so nothing is lost.
+    let path = |path: &str| folder.join(path).to_string_lossy().into_owned();
+    let text = |name: &str, value: &rules::OptionValue| match value {
+        // The schema knows no paths: this is the one name for them among all connectors. What is no file's path is left to
+        // the connector to refuse.
         rules::OptionValue::Text(text)
-        | rules::OptionValue::Template(text)
-        | rules::OptionValue::Secret(text) => text.clone(),
+            if name == "path"
+                && !text.is_empty()
+                && !text.starts_with(":memory:")
+                && !text.starts_with("file:") =>
+        {
+            path(text)
+        }
+        rules::OptionValue::Secret(text) => match text.strip_prefix("file:") {
+            Some(file) => format!("file:{}", path(file)),
+            None => text.clone(),
+        },
+        rules::OptionValue::Text(text) | rules::OptionValue::Template(text) => text.clone(),
         rules::OptionValue::Int(number) => number.to_string(),
         rules::OptionValue::Bool(flag) => flag.to_string(),
         rules::OptionValue::DurationMs(ms) => format!("{ms}ms"),
         rules::OptionValue::SizeBytes(bytes) => bytes.to_string(),
     };
-    sink.options.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+    sink.options.iter().map(|(name, value)| (name.clone(), text(name, value))).collect()
 }
 
 /// The connector of a declared sink.
@@ -68,13 +85,13 @@ pub fn find<'a>(connectors: &'a Connectors, name: &str) -> Option<&'a Arc<dyn Co
     connectors.iter().find(|c| c.schema().name == name)
 }
 
-/// Checks what the connectors know and the rules do not.
+/// Checks what the connectors know and the rules do not, of a sink declared in `file`.
 #[must_use]
-pub fn mistakes(connectors: &Connectors, sink: &rules::SinkDecl) -> Vec<String> {
+pub fn mistakes(connectors: &Connectors, sink: &rules::SinkDecl, file: &str) -> Vec<String> {
     let Some(connector) = find(connectors, &sink.connector) else {
         return vec![format!("there is no connector `{}`", sink.connector)];
     };
-    match Options::parse(connector.schema(), &given(sink)) {
+    match Options::parse(connector.schema(), &given(sink, file)) {
         Ok(options) => connector.check(&options).err().unwrap_or_default(),
         Err(mistakes) => mistakes,
     }

@@ -17,7 +17,7 @@ pub struct NodeGate {
     claims: Arc<Mutex<HashMap<u64, Claim>>>,
 }
 
-/// What a CONNECT says of itself in user properties (FORMATS.md).
+/// What a CONNECT says of itself in user properties: how a gateway shows that it is one (`ferrule_link`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Claim {
     /// `ferrule: 1`.
@@ -140,5 +140,62 @@ impl Access for Acl {
     }
     fn receive(&self, topic: &str) -> bool {
         self.may_receive(topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::access::AclTemplate;
+
+    #[test]
+    fn a_gateway_is_who_its_user_may_be() {
+        let edge = |id: &str| AccessRole::Edge { edge_id: id.into() };
+        for (role, said, granted) in [
+            (
+                edge("press-7"),
+                &[("ferrule", "1"), ("ferrule-edge", "press-7")][..],
+                Some(Role::Edge("press-7".into())),
+            ),
+            (edge("press-7"), &[("ferrule", "1"), ("ferrule-edge", "press-8")], None),
+            (edge("press-7"), &[("ferrule", "1")], None),
+            // A gateway's user at another program.
+            (edge("press-7"), &[("ferrule-edge", "press-8")], Some(Role::Device)),
+            (edge("press-7"), &[("ferrule", "2"), ("ferrule-edge", "press-8")], Some(Role::Device)),
+            // A device is believed nothing.
+            (AccessRole::Device, &[("ferrule", "1"), ("ferrule-edge", "press-7")], Some(Role::Device)),
+        ] {
+            let mut properties = PropertiesBuf::new();
+            for (name, value) in said {
+                properties.push(Property::UserProperty(name, value)).unwrap();
+            }
+            properties.push(Property::UserProperty("ferrule-boot", "77")).unwrap();
+            let acl = AclTemplate::new(AccessLists::default(), None).fill("c", None);
+            let principal = Principal { username: Some("u".into()), role, acl };
+            let grant = Claim::of(properties.as_properties()).grant(principal);
+            match granted {
+                None => {
+                    let refusal = grant.err().unwrap();
+                    assert_eq!(refusal.reason, ReasonCode::NOT_AUTHORIZED, "0x87");
+                    assert!(
+                        refusal.message.contains("its user may speak for `press-7` alone"),
+                        "{}",
+                        refusal.message
+                    );
+                }
+                Some(role) => {
+                    let grant = grant.ok().unwrap();
+                    let is_edge = role != Role::Device;
+                    assert_eq!(
+                        (grant.role, grant.life.as_deref()),
+                        (role, is_edge.then_some("77")),
+                        "{said:?}"
+                    );
+                    let answer: Vec<_> = grant.properties.as_properties().user_properties().collect();
+                    assert_eq!(answer, if is_edge { vec![("ferrule", "1")] } else { vec![] });
+                }
+            }
+        }
     }
 }

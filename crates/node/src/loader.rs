@@ -6,10 +6,10 @@ use crate::hub::{BATCHES, Connected, HubMessage, Load};
 use crate::watch::RuleFile;
 use ferrule_net::{Inbox, Mail};
 use ferrule_outbox::{ConsumerEvent, OutRow};
-use ferrule_rules::{Host, RuleSet, SinkDecl, Source};
+use ferrule_rules::{Diagnostic, Host, RuleSet, Severity, SinkDecl, Source, Span};
 use ferrule_sinks::{Options, Running, SinkContext};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -20,6 +20,8 @@ const FINISH_WITHIN: Duration = Duration::from_secs(5);
 /// The name of the edge's uplink among the sinks.
 pub const UPLINK: &str = "cloud";
 
+const NO_UPLINK: &str = "rules send rows to `cloud`, but there is no [uplink]: they are kept in the outbox";
+
 struct Sink {
     connector: String,
     options: Vec<(String, String)>,
@@ -28,8 +30,12 @@ struct Sink {
     _running: Running,
 }
 
+/// What a consumer has said so far; none once the worker knows it.
+type Held = Arc<Mutex<Option<Vec<HubMessage>>>>;
+
 /// What is in force outside the worker.
 pub struct Loader {
+    edge: bool,
     host: Host,
     connectors: Connectors,
     inbox: Inbox<HubMessage>,
@@ -37,22 +43,45 @@ pub struct Loader {
     sinks: BTreeMap<String, Sink>,
     next_generation: u64,
     uplink: Option<Connected>,
+    /// Of consumers that the worker does not know yet.
+    held: Vec<Held>,
+    /// What was said of the rules in force.
+    warned: Vec<String>,
 }
 
 impl Loader {
     /// Nothing in force yet. `edge` decides the built-in sinks.
     pub fn new(edge: bool, connectors: Connectors, inbox: Inbox<HubMessage>, runtime: Handle) -> Self {
         let host = connectors::host(edge, &connectors);
-        Self { host, connectors, inbox, runtime, sinks: BTreeMap::new(), next_generation: 1, uplink: None }
+        Self {
+            edge,
+            host,
+            connectors,
+            inbox,
+            runtime,
+            sinks: BTreeMap::new(),
+            next_generation: 1,
+            uplink: None,
+            held: Vec::new(),
+            warned: Vec::new(),
+        }
     }
 
-    /// What a consumer of this outbox calls, and its generation.
+    /// What a consumer of this outbox calls, and its generation. What it says before the load that connects it is held back:
+    /// the worker does not know it yet.
     pub fn events(&mut self, name: &str) -> (u64, Arc<dyn Fn(ConsumerEvent) + Send + Sync>) {
         let generation = self.next_generation;
         self.next_generation += 1;
         let (inbox, outbox): (_, Arc<str>) = (self.inbox.clone(), name.into());
+        let held = Held::new(Mutex::new(Some(Vec::new())));
+        self.held.push(Arc::clone(&held));
         let events = move |event| {
-            inbox.post(Mail::App(HubMessage::Consumer { outbox: Arc::clone(&outbox), generation, event }));
+            let message = HubMessage::Consumer { outbox: Arc::clone(&outbox), generation, event };
+            // Posting, which never blocks, under the lock keeps the order.
+            match &mut *held.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(held) => held.push(message),
+                None => inbox.post(Mail::App(message)),
+            }
         };
         (generation, Arc::new(events))
     }
@@ -67,71 +96,71 @@ impl Loader {
     /// # Errors
     /// All mistakes, rendered; nothing has changed then.
     pub fn load(&mut self, files: &[RuleFile]) -> Result<(), String> {
-        let sources: Vec<Source<'_>> =
-            files.iter().map(|f| Source { name: &f.name, text: &f.text }).collect();
-        let rules = check(&sources, &self.host, &self.connectors)?;
-        // Secrets, too, before anything is stopped.
-        let mut prepared = Vec::new();
+        let sources = sources(files);
+        let rules = check(&sources, &self.host, &self.connectors).map_err(|m| render(&sources, &m))?;
+        let file = |sink: &SinkDecl| sources.get(sink.file).map_or("", |s| s.name);
+
+        // Secrets of all, before anything is started.
         let mut mistakes = Vec::new();
+        let mut fresh = Vec::new();
         for sink in &rules.sinks {
-            let given = connectors::given(sink);
-            let same = self
-                .sinks
-                .get(&sink.name)
-                .is_some_and(|s| s.connector == sink.connector && s.options == given);
-            if same {
-                prepared.push((sink, given, None));
+            let given = connectors::given(sink, file(sink));
+            let known = self.sinks.get(&sink.name);
+            if known.is_some_and(|s| s.connector == sink.connector && s.options == given) {
                 continue;
             }
+            // `check` has found it.
             let Some(connector) = connectors::find(&self.connectors, &sink.connector) else { continue };
             match Options::resolve(connector.schema(), &given, &ProcessSecrets) {
-                Ok(options) => prepared.push((sink, given, Some((Arc::clone(connector), options)))),
-                Err(found) => mistakes.extend(found.into_iter().map(|m| place(&sources, sink, &m))),
+                Ok(options) => fresh.push((sink, given, Arc::clone(connector), options)),
+                Err(found) => mistakes.extend(found.iter().map(|m| diagnostic(&sources, sink, m))),
             }
         }
         if !mistakes.is_empty() {
-            return Err(mistakes.join("\n"));
+            return Err(render(&sources, &mistakes));
         }
-        let mut outboxes = Vec::new();
-        let mut sinks = BTreeMap::new();
-        for (sink, given, start) in prepared {
-            let Some((connector, options)) = start else {
-                if let Some(running) = self.sinks.remove(&sink.name) {
-                    let (name, generation) = (sink.name.as_str().into(), running.generation);
-                    outboxes.push(Connected { name, generation, rows: None });
-                    sinks.insert(sink.name.clone(), running);
-                }
-                continue;
-            };
+
+        // New ones beside the old: a sink that cannot start leaves the old ones in force. Those that did start end with their
+        // rows' senders, which go with `started`.
+        let mut started = BTreeMap::new();
+        let held = self.held.len();
+        for (sink, options, connector, resolved) in fresh {
             let (generation, events) = self.events(&sink.name);
             let (sender, rows) = mpsc::channel(BATCHES);
             let context =
                 SinkContext { rows, events, runtime: self.runtime.clone(), finish_within: FINISH_WITHIN };
-            match connector.start(&sink.name, &options, context) {
+            match connector.start(&sink.name, &resolved, context) {
                 Ok(running) => {
-                    outboxes.push(Connected {
-                        name: sink.name.as_str().into(),
-                        generation,
-                        rows: Some(sender),
-                    });
-                    sinks.insert(
-                        sink.name.clone(),
-                        Sink {
-                            connector: sink.connector.clone(),
-                            options: given,
-                            generation,
-                            _running: running,
-                        },
-                    );
+                    let connector = sink.connector.clone();
+                    let running = Sink { connector, options, generation, _running: running };
+                    started.insert(sink.name.as_str(), (running, sender));
                 }
-                Err(found) => {
-                    return Err(found
-                        .into_iter()
-                        .map(|m| place(&sources, sink, &m))
-                        .collect::<Vec<_>>()
-                        .join("\n"));
-                }
+                Err(found) => mistakes.extend(found.iter().map(|m| diagnostic(&sources, sink, m))),
             }
+        }
+        if !mistakes.is_empty() {
+            self.held.truncate(held);
+            return Err(render(&sources, &mistakes));
+        }
+
+        // From here on nothing can fail.
+        self.warn(&rules, &sources);
+        let mut outboxes = Vec::new();
+        let mut sinks = BTreeMap::new();
+        for sink in &rules.sinks {
+            let (running, rows) = match started.remove(sink.name.as_str()) {
+                Some((running, sender)) => (running, Some(sender)),
+                None => match self.sinks.remove(&sink.name) {
+                    Some(running) => (running, None),
+                    None => continue,
+                },
+            };
+            outboxes.push(Connected {
+                name: sink.name.as_str().into(),
+                generation: running.generation,
+                rows,
+            });
+            sinks.insert(sink.name.clone(), running);
         }
         self.sinks = sinks;
         if let Some(uplink) = &mut self.uplink {
@@ -141,32 +170,83 @@ impl Loader {
         }
         let files = files.iter().map(|f| f.name.as_str().into()).collect();
         self.inbox.post(Mail::App(HubMessage::Load(Box::new(Load { rules: rules.rules, files, outboxes }))));
+        for held in self.held.drain(..) {
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.take().into_iter().flatten().for_each(|message| self.inbox.post(Mail::App(message)));
+        }
         Ok(())
+    }
+
+    /// Logs what works but is probably not meant: once, not again with each load that still has it.
+    fn warn(&mut self, rules: &RuleSet, sources: &[Source<'_>]) {
+        let mut warnings: Vec<String> =
+            rules.warnings.iter().map(|w| render(sources, std::slice::from_ref(w))).collect();
+        let forwards = || rules.rules.iter().any(|r| r.inserts.iter().any(|i| i.sink == UPLINK));
+        if self.edge && self.uplink.is_none() && forwards() {
+            warnings.push(NO_UPLINK.to_owned());
+        }
+        for warning in warnings.iter().filter(|w| !self.warned.contains(w)) {
+            tracing::warn!("{warning}");
+        }
+        self.warned = warnings;
     }
 }
 
-/// Checks sources against what this binary offers, sinks' own checks included.
-///
-/// # Errors
-/// All mistakes, rendered with line and caret where there is one.
-pub fn check(sources: &[Source<'_>], host: &Host, connectors: &Connectors) -> Result<RuleSet, String> {
-    let rules = ferrule_rules::load(sources, host).map_err(|found| {
-        let render = |d: &ferrule_rules::Diagnostic| match sources.iter().find(|s| s.name == d.file) {
-            Some(source) => d.render(source),
-            None => d.to_string(),
-        };
-        found.iter().map(render).collect::<Vec<_>>().join("\n")
-    })?;
-    let mistakes: Vec<String> = (rules.sinks.iter())
-        .flat_map(|sink| connectors::mistakes(connectors, sink).into_iter().map(|m| place(sources, sink, &m)))
-        .collect();
-    if mistakes.is_empty() { Ok(rules) } else { Err(mistakes.join("\n")) }
+/// The files as the rules take them.
+#[must_use]
+pub fn sources(files: &[RuleFile]) -> Vec<Source<'_>> {
+    files.iter().map(|f| Source { name: &f.name, text: &f.text }).collect()
 }
 
-/// `file:line:1: error: sink ...`.
-fn place(sources: &[Source<'_>], sink: &SinkDecl, mistake: &str) -> String {
-    let Some(source) = sources.get(sink.file) else { return format!("sink `{}`: {mistake}", sink.name) };
-    let before = source.text.get(..sink.span.start as usize).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    format!("{}:{line}:1: error: sink `{}`: {mistake}", source.name, sink.name)
+/// Checks sources against what this binary offers, connectors' own checks included.
+///
+/// # Errors
+/// All mistakes, and warnings beside them. What connectors find is told once the rules themselves have no error.
+pub fn check(
+    sources: &[Source<'_>],
+    host: &Host,
+    connectors: &Connectors,
+) -> Result<RuleSet, Vec<Diagnostic>> {
+    let rules = ferrule_rules::load(sources, host)?;
+    let mut mistakes = Vec::new();
+    for sink in &rules.sinks {
+        let file = sources.get(sink.file).map_or("", |s| s.name);
+        let found = connectors::mistakes(connectors, sink, file);
+        mistakes.extend(found.iter().map(|m| diagnostic(sources, sink, m)));
+    }
+    if mistakes.is_empty() {
+        return Ok(rules);
+    }
+    Err(rules.warnings.into_iter().chain(mistakes).collect())
 }
+
+/// As `rules check` prints them.
+#[must_use]
+pub fn render(sources: &[Source<'_>], diagnostics: &[Diagnostic]) -> String {
+    let text = |d: &Diagnostic| match sources.iter().find(|s| s.name == d.file) {
+        Some(source) => d.render(source),
+        None => d.to_string(),
+    };
+    diagnostics.iter().map(text).collect::<Vec<_>>().join("\n")
+}
+
+/// A connector's words about a sink, at the first line of its declaration.
+fn diagnostic(sources: &[Source<'_>], sink: &SinkDecl, mistake: &str) -> Diagnostic {
+    let (file, text) = sources.get(sink.file).map_or(("", ""), |s| (s.name, s.text));
+    let before = text.get(..sink.span.start as usize).unwrap_or_default();
+    let rest = text.get(sink.span.start as usize..sink.span.end as usize).unwrap_or_default();
+    let (line, column) = (before.matches('\n').count() + 1, before.rsplit('\n').next().unwrap_or_default());
+    let first = rest.lines().next().unwrap_or_default();
+    Diagnostic {
+        file: file.to_owned(),
+        line: u32::try_from(line).unwrap_or(u32::MAX),
+        column: u32::try_from(column.chars().count() + 1).unwrap_or(u32::MAX),
+        span: Span { start: sink.span.start, end: sink.span.start + first.len() as u32 },
+        message: format!("sink `{}`: {mistake}", sink.name),
+        hint: None,
+        severity: Severity::Error,
+    }
+}
+
+#[cfg(test)]
+mod tests;

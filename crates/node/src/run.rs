@@ -24,7 +24,6 @@ use ferrule_broker::{Limits, Shard};
 use ferrule_link::UplinkStats;
 use ferrule_net::{Clock, Inbox, Listener, Mail, Worker};
 use ferrule_outbox::Policy;
-use ferrule_rules::Source;
 use ferrule_store::{Boot, Op, Origin, Restored, Stamp, Store, StoreEvent};
 use ferrule_store_sqlite::{Options as StoreOptions, SqliteStore, State, Writer};
 use serde_json::{Value, json};
@@ -334,9 +333,12 @@ async fn status(about: &About) -> Result<Status, String> {
 
 /// Checks the rules as a start would.
 fn check_rules(product: &Product, texts: &[RuleFile]) -> Result<(), RunError> {
-    let sources: Vec<Source<'_>> = texts.iter().map(|f| Source { name: &f.name, text: &f.text }).collect();
+    let sources = loader::sources(texts);
     let host = connectors::host(product.edge, &product.connectors);
-    loader::check(&sources, &host, &product.connectors).map(drop).map_err(RunError::Rules)
+    match loader::check(&sources, &host, &product.connectors) {
+        Ok(_) => Ok(()),
+        Err(mistakes) => Err(RunError::Rules(loader::render(&sources, &mistakes))),
+    }
 }
 
 fn bind(config: &BrokerConfig) -> Result<Vec<Listener>, RunError> {

@@ -6,7 +6,7 @@ fn flavor() -> Flavor {
         name: "ferrule-edge",
         version: "1.2.3",
         about: "A broker",
-        host: || Host::edge(Vec::new()),
+        connectors: || vec![std::sync::Arc::new(ferrule_sinks::Sqlite)],
         run: Run::Edge(|_, _| Ok(())),
     }
 }
@@ -117,4 +117,42 @@ fn status_says_when_nothing_runs() {
         text.starts_with("no ferrule runs on ") && text.ends_with("start it with `ferrule-edge run`"),
         "{text}"
     );
+}
+
+#[test]
+fn rules_check_finds_what_run_finds() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("r.sql");
+    let text = "-- two sinks\nCREATE SINK a WITH (connector = 'sqlite', path = '', table = 't');\n\
+                CREATE SINK b WITH (connector = 'sqlite', path = ':memory:', table = 't');\n";
+    std::fs::write(&file, text).unwrap();
+    let run = |format| {
+        let mut out = Vec::new();
+        let code = check::rules(&flavor(), std::slice::from_ref(&file), format, &mut out).unwrap();
+        (code, String::from_utf8(out).unwrap())
+    };
+    let (code, out) = run(Format::Text);
+    let name = file.display().to_string();
+    assert_eq!(code, 1);
+    assert!(out.contains(&format!("{name}:2:1: error: sink `a`: option `path` = '': ")), "{out}");
+    assert!(out.contains(&format!("{name}:3:1: error: sink `b`: option `path` = ':memory:': ")), "{out}");
+    assert!(out.ends_with("2 errors in 1 file\n"), "{out}");
+    let (code, out) = run(Format::Json);
+    let lines: Vec<serde_json::Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((code, lines.len()), (1, 2), "{out}");
+    assert_eq!((&lines[1]["line"], &lines[1]["column"]), (&json!(3), &json!(1)));
+    assert_eq!(lines[1]["file"], name);
+
+    // `check --config` looks through the same eyes.
+    let config = dir.path().join("edge.toml");
+    std::fs::write(
+        &config,
+        "[edge]\nrules = \"r.sql\"\n[[listener]]\nbind = \"127.0.0.1:0\"\nanonymous = true\n",
+    )
+    .unwrap();
+    let args = CheckArgs { config, all: false };
+    assert!(matches!(check(&flavor(), &args), Ok(1)));
+    std::fs::write(&file, text.replace("''", "'x'").replace(":memory:", "y")).unwrap();
+    assert_eq!(run(Format::Text), (0, "1 file, 0 rules, 2 sinks: no errors\n".to_owned()));
+    assert!(matches!(check(&flavor(), &args), Ok(0)));
 }

@@ -1,0 +1,56 @@
+//! `rules check`, and the rules' part of `check`: what `run` finds at its start, connectors' own checks included.
+
+use super::Flavor;
+use crate::loader;
+use ferrule_rules::Severity;
+use ferrule_rules::cli::{
+    EXIT_INVALID, EXIT_OK, EXIT_UNREADABLE, Format, print_diagnostics, read_files, sources,
+};
+use serde_json::json;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Prints every mistake and gives the exit code.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub(super) fn rules(
+    flavor: &Flavor,
+    files: &[PathBuf],
+    format: Format,
+    out: &mut dyn Write,
+) -> io::Result<i32> {
+    let texts = match read_files(files) {
+        Ok(texts) => texts,
+        Err(message) => {
+            match format {
+                Format::Text => writeln!(out, "error: {message}")?,
+                Format::Json => writeln!(out, "{}", json!({"severity": "error", "message": message}))?,
+            }
+            return Ok(EXIT_UNREADABLE);
+        }
+    };
+    let sources = sources(&texts);
+    let checked = loader::check(&sources, &flavor.host(), &(flavor.connectors)());
+    let (code, diagnostics, summary) = match checked {
+        Ok(set) => {
+            let [files, rules, sinks] =
+                [(sources.len(), "file"), (set.rules.len(), "rule"), (set.sinks.len(), "sink")].map(count);
+            (EXIT_OK, set.warnings, format!("{files}, {rules}, {sinks}: no errors"))
+        }
+        Err(diagnostics) => {
+            let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
+            let summary = format!("{} in {}", count((errors, "error")), count((sources.len(), "file")));
+            (EXIT_INVALID, diagnostics, summary)
+        }
+    };
+    print_diagnostics(&sources, &diagnostics, format, out)?;
+    if format == Format::Text {
+        writeln!(out, "{summary}")?;
+    }
+    Ok(code)
+}
+
+fn count((n, what): (usize, &str)) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
