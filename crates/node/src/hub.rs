@@ -38,7 +38,7 @@ pub const BATCHES: usize = 64;
 /// Rows in one batch: small enough that a consumer begins early, large enough that channels cost nothing.
 const BATCH_ROWS: usize = 512;
 
-/// A message that has passed more brokers and rules than this is a loop (FORMATS.md).
+/// A message that has passed more brokers and rules than this is a loop (docs/contracts.md, 3).
 const HOPS_MAX: u8 = 8;
 
 /// What other threads tell the hub.
@@ -623,7 +623,7 @@ struct Source {
 }
 
 impl Source {
-    /// Reads a gateway's properties (FORMATS.md, "A forwarded message"); only a gateway's are believed.
+    /// Reads a gateway's properties (docs/contracts.md, 3); only a gateway's are believed.
     fn of(message: &Message<'_>, node: &Node, next_seq: u64) -> Self {
         if let Some(source) = message.attachment.and_then(|a| a.downcast_ref::<Self>()) {
             return Self { hops: source.hops.saturating_add(1), ..source.clone() };
