@@ -79,10 +79,11 @@ impl Peer {
         })
     }
 
-    /// Its command line, for people.
+    /// Its command line, for people: without the folder, which is another one on each machine.
     #[must_use]
     pub fn command(&self) -> String {
-        format!("{} {}", self.program.display(), self.args.join(" "))
+        let program = self.program.file_name().unwrap_or(self.program.as_os_str());
+        format!("{} {}", program.display(), self.args.join(" "))
     }
 
     /// What `--version` or `-h` says, its first line: a figure without a version is no figure.
