@@ -151,6 +151,12 @@ impl Hub {
         }
     }
 
+    /// Rows in the store of outboxes that no rule names any more: kept, and told, until a rule names their sink again.
+    fn unclaimed_rows(&self) -> u64 {
+        let claimed = |id| self.outboxes.iter().any(|o| o.queue.id() == id);
+        self.stored.iter().filter(|s| !claimed(s.queue)).map(|s| s.rows).sum()
+    }
+
     fn outbox(&mut self, name: &Arc<str>) -> usize {
         if let Some(index) = self.outboxes.iter().position(|o| o.name == *name) {
             return index;
@@ -239,6 +245,13 @@ impl Hub {
             let file = load.files.get(rule.file).cloned().unwrap_or_default();
             hub.rules.push(Loaded { rule, file, state, targets, publisher });
         }
+        let unclaimed = hub.unclaimed_rows();
+        if unclaimed > 0 {
+            tracing::warn!(
+                rows = unclaimed,
+                "the store holds rows of sinks that the rules do not name: they are kept"
+            );
+        }
         for index in 0..shard.hook().rules.len() {
             let rule = &shard.hook().rules[index].rule;
             for filter in rule.filters.iter().filter(|_| rule.enabled).cloned().collect::<Vec<_>>() {
@@ -297,6 +310,7 @@ impl Hub {
             ("clients_connected", stats.connected),
             ("clients_refused", stats.refused),
             ("protocol_errors", stats.protocol_errors),
+            ("unclaimed_rows", hub.unclaimed_rows()),
             // Bugs, when they are not 0.
             ("lost_ends", lost_ends),
             ("turns", worker.turns),

@@ -213,3 +213,14 @@ fn while_a_sink_says_down_it_still_gets_rows() {
     bench.publish(device, "a/t", "{}", 1, &[]);
     assert_eq!(bench.take().len(), 1);
 }
+
+#[test]
+fn rows_of_sinks_that_no_rule_names_are_told() {
+    let stored =
+        |name| QueueSummary { queue: QueueId::outbox(name, 0), first: 1, last: 9, rows: 7, bytes: 70 };
+    let node = Node { origin: "me".into(), boot: Boot::new(7), edge: false, policy: Policy::CLOUD };
+    let mut hub = Hub::new(node, vec![stored("s"), stored("gone")], 1, Now::default());
+    assert_eq!(hub.unclaimed_rows(), 14);
+    hub.outbox(&"s".into());
+    assert_eq!(hub.unclaimed_rows(), 7);
+}
