@@ -149,7 +149,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         conn.publisher = Arc::new(Publisher {
             client_id: Arc::clone(&connecting.client_id),
             username: grant.username.clone(),
-            peer: Some(conn.peer),
+            host: Some(conn.peer.ip().to_canonical().to_string().into()),
             role: grant.role.clone(),
         });
         conn.unordered = matches!(grant.role, Role::Edge(_));

@@ -31,6 +31,24 @@ pub(crate) struct Delivering<'a> {
     pub(crate) now: Now,
 }
 
+/// Borrows a shard's fields one by one, so that its receipts can be borrowed beside them: a method would borrow all of it.
+macro_rules! delivering {
+    ($shard:expr) => {
+        $crate::deliver::Delivering {
+            conns: &mut $shard.conns,
+            sessions: &mut $shard.sessions,
+            dirty: &mut $shard.dirty,
+            touched: &mut $shard.touched,
+            ended: &mut $shard.ended,
+            batch: &mut $shard.batch,
+            stats: &mut $shard.stats,
+            limits: &$shard.limits,
+            now: $shard.now,
+        }
+    };
+}
+pub(crate) use delivering;
+
 /// A message on its way to its subscribers: encoded once per layout, copied once for those who keep it.
 pub(crate) struct Outgoing<'a> {
     pub(crate) message: &'a Message<'a>,
@@ -437,23 +455,14 @@ fn append(
     true
 }
 
-fn qos(number: u8) -> QoS {
+/// Quality of service from its number in a record; a damaged number counts as 0.
+pub(crate) fn qos(number: u8) -> QoS {
     QoS::try_from(number).unwrap_or(QoS::AtMostOnce)
 }
 
 impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn delivering(&mut self) -> Delivering<'_> {
-        Delivering {
-            conns: &mut self.conns,
-            sessions: &mut self.sessions,
-            dirty: &mut self.dirty,
-            touched: &mut self.touched,
-            ended: &mut self.ended,
-            batch: &mut self.batch,
-            stats: &mut self.stats,
-            limits: &self.limits,
-            now: self.now,
-        }
+        delivering!(self)
     }
 
     /// Sends what waits for a session, and tells publishers who waited for room.

@@ -17,8 +17,8 @@ pub struct Publisher {
     pub client_id: Arc<str>,
     /// User name.
     pub username: Option<Arc<str>>,
-    /// Address of the peer.
-    pub peer: Option<SocketAddr>,
+    /// IP address of the peer, as text: made once a connection, since rules may show it for each message.
+    pub host: Option<Arc<str>>,
     /// What the connection may claim.
     pub role: Role,
 }

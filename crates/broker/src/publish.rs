@@ -1,6 +1,6 @@
 //! One publish: in, to its destinations, and its acknowledgement.
 
-use crate::deliver::{Delivering, Outgoing};
+use crate::deliver::{Outgoing, delivering, qos as record_qos};
 use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
 use crate::session::{Conn, Received, Session, Waiting, Will};
 use crate::shard::{Destination, Owner, Shard};
@@ -347,7 +347,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                         continue;
                     }
                     let Some(state) = self.sessions.get_mut(session) else { continue };
-                    let qos = Self::qos(subscription.qos).min(message.qos);
+                    let qos = record_qos(subscription.qos).min(message.qos);
                     let index = if state.routed.0 == number {
                         // Overlapping subscriptions: once, at the highest QoS [MQTT-3.3.5-1].
                         let target = &mut scratch.targets[state.routed.1];
@@ -395,17 +395,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 kept: None,
             };
             self.next_body += u64::from(keepers > 1);
-            let mut delivering = Delivering {
-                conns: &mut self.conns,
-                sessions: &mut self.sessions,
-                dirty: &mut self.dirty,
-                touched: &mut self.touched,
-                ended: &mut self.ended,
-                batch: &mut self.batch,
-                stats: &mut self.stats,
-                limits: &self.limits,
-                now: self.now,
-            };
+            let mut delivering = delivering!(self);
             let mut ids = Vec::new();
             for (index, target) in scratch.targets.iter().enumerate() {
                 ids.clear();
@@ -521,11 +511,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.local.extend(self.hook.take_local());
         }
         self.settle();
-    }
-
-    /// Whether rules published more than a turn routes.
-    pub fn has_local(&self) -> bool {
-        !self.local.is_empty()
     }
 
     fn route_one_local(&mut self, publish: LocalPublish) {

@@ -9,7 +9,7 @@ use crate::trie::Trie;
 use crate::turn::Batch;
 use crate::wheel::Wheel;
 use crate::{ConnId, SessionKey, marker};
-use ferrule_mqtt::{PINGRESP, Packet, QoS, ReasonCode, Version, decode};
+use ferrule_mqtt::{PINGRESP, Packet, ReasonCode, Version, decode};
 use ferrule_outbox::{End, Outcome, Policy, Queue, Receipts};
 use ferrule_store::record::{self, Record, Retained, Subscription};
 use ferrule_store::{Now, Op, QueueId, Restored, SessionId, Side, Store};
@@ -309,7 +309,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             publisher: Arc::new(Publisher {
                 client_id: "".into(),
                 username: None,
-                peer: Some(peer),
+                host: None,
                 role: Role::Device,
             }),
             access: Arc::new(Everything),
@@ -474,10 +474,5 @@ impl<H: Hook, S: Store> Shard<H, S> {
             ended_wall_ms,
         };
         Some(Op::SessionPut { session: session.store_id()?, record: record.to_bytes() })
-    }
-
-    /// Quality of service from its number in a record; damaged numbers count as 0.
-    pub(crate) fn qos(number: u8) -> QoS {
-        QoS::try_from(number).unwrap_or(QoS::AtMostOnce)
     }
 }

@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
 use crate::ConnId;
+use crate::deliver::qos as record_qos;
 use crate::hook::Hook;
 use crate::publish::expired;
 use crate::shard::{Destination, Shard};
@@ -140,7 +141,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.retain_later(&topic);
         }
         for (topic, message) in found {
-            let qos = Self::qos(message.qos.min(subscription.qos));
+            let qos = record_qos(message.qos.min(subscription.qos));
             let delivery = Arc::new(Delivery {
                 topic,
                 qos: qos.into(),

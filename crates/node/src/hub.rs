@@ -239,7 +239,7 @@ impl Hub {
             let publisher = Publisher {
                 client_id: format!("rule:{}", rule.name).into(),
                 username: None,
-                peer: None,
+                host: None,
                 role: Role::Device,
             };
             let file = load.files.get(rule.file).cloned().unwrap_or_default();
@@ -344,7 +344,6 @@ impl Hub {
         if origin.own_identity && message.attachment.is_none() && !self.node.edge {
             self.next_seq += 1;
         }
-        let peer = message.publisher.peer.map(|p| p.ip().to_canonical().to_string());
         let properties = Pairs(message.properties);
         let input = ferrule_rules::Message {
             topic: message.topic,
@@ -354,7 +353,7 @@ impl Hub {
             dup: message.dup,
             clientid: &origin.client_id,
             username: origin.username.as_deref(),
-            peerhost: peer.as_deref(),
+            peerhost: message.publisher.host.as_deref(),
             edge: origin.edge.as_deref(),
             // A device's message has no identity at the edge: its rows get one each.
             message_id: (!self.node.edge).then_some(&origin.identity as &dyn std::fmt::Display),

@@ -31,6 +31,7 @@ use crate::receipt::{End, Outcome, Reason};
 use bytes::Bytes;
 use ferrule_store::record::{Entry, Record, RecordError};
 use ferrule_store::{Body, Now, Op, QueueId, QueueSummary, StoredRow, Ticket};
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,6 +197,8 @@ pub struct Queue<R> {
     next_seq: u64,
     /// Every slot up to this number has been submitted (or was answered before it had to be).
     submitted_to: u64,
+    /// Nobody waits for the slots up to this number that are not submitted.
+    unawaited_to: Cell<u64>,
     /// Submits not committed yet: the ticket and the last number that it covers.
     tickets: VecDeque<(Ticket, u64)>,
     /// Bytes of slots that are not known to be on disk.
@@ -231,6 +234,7 @@ impl<R: Row> Queue<R> {
             fresh: VecDeque::new(),
             next_seq: 1,
             submitted_to: 0,
+            unawaited_to: Cell::new(0),
             tickets: VecDeque::new(),
             unwritten_bytes: 0,
             disk_bytes: 0,
@@ -290,12 +294,6 @@ impl<R: Row> Queue<R> {
         Some(&self.head[index]).filter(|s| !s.done).map(|s| &s.row)
     }
 
-    /// The number that the next row will get.
-    #[must_use]
-    pub fn next_seq(&self) -> u64 {
-        self.next_seq
-    }
-
     /// Whether the destination was said to be reachable.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -315,7 +313,7 @@ impl<R: Row> Queue<R> {
         Duration::from_micros(self.smoothed_ack_us)
     }
 
-    /// Takes a row. Its number is the one that [`Queue::next_seq`] told.
+    /// Takes a row and tells its number.
     ///
     /// # Errors
     /// Gives row and end back when memory is full of rows that cannot be written: the publisher has to keep the message.
@@ -473,11 +471,6 @@ impl<R: Row> Queue<R> {
         self.cursor = 0;
     }
 
-    /// Rows that are in memory and not answered, oldest first: number, row, in flight.
-    pub fn in_memory(&self) -> impl Iterator<Item = (u64, &R, bool)> {
-        self.head.iter().chain(&self.fresh).filter(|s| !s.done).map(|s| (s.seq, &s.row, s.sent_us.is_some()))
-    }
-
     // --- the store's side ---
 
     /// When [`Queue::due`] may next say yes, in microseconds of the monotonic clock; none when nothing waits to be written.
@@ -487,17 +480,11 @@ impl<R: Row> Queue<R> {
         if !self.has_room() {
             return removal; // Full: only a removal can help, and there is no deadline for what cannot be written.
         }
-        let (mut unawaited, mut awaited) = (None, None);
-        for slot in self.unsubmitted() {
-            if slot.end.is_some() {
-                awaited = Some(slot.came_us);
-                break;
-            }
-            unawaited = unawaited.or(Some(slot.came_us + us(self.policy.unawaited)));
-        }
-        let awaited = awaited.map(|came| self.awaited_due_us(came, urgent, smoothed_commit));
+        let first = self.unsubmitted().next();
+        let unawaited = first.filter(|s| s.end.is_none()).map(|s| s.came_us + us(self.policy.unawaited));
+        let awaited = self.first_awaited_us().map(|came| self.awaited_due_us(came, urgent, smoothed_commit));
         let mut due = [removal, unawaited, awaited].into_iter().flatten().min();
-        if self.unwritten_bytes >= self.policy.unwritten_bytes && self.unsubmitted().next().is_some() {
+        if self.unwritten_bytes >= self.policy.unwritten_bytes && first.is_some() {
             due = Some(0);
         }
         due
@@ -546,10 +533,26 @@ impl<R: Row> Queue<R> {
 
     /// Slots that have not been submitted or answered, oldest first.
     fn unsubmitted(&self) -> impl Iterator<Item = &Slot<R>> {
-        let from = self.submitted_to;
-        let start = self.head.partition_point(|s| s.seq <= from);
-        let fresh = self.fresh.partition_point(|s| s.seq <= from);
-        self.head.range(start..).chain(self.fresh.range(fresh..)).filter(|s| !s.done)
+        self.after(self.submitted_to).filter(|s| !s.done)
+    }
+
+    /// When the oldest row came that is not submitted and that somebody waits for. Asked several times a turn, perhaps behind
+    /// thousands of rows that nobody waits for: ends only ever go, so what was passed once is not looked at again.
+    fn first_awaited_us(&self) -> Option<u64> {
+        for slot in self.after(self.submitted_to.max(self.unawaited_to.get())) {
+            if slot.end.is_some() {
+                return Some(slot.came_us);
+            }
+            self.unawaited_to.set(slot.seq);
+        }
+        None
+    }
+
+    /// Slots in memory with numbers above `seq`.
+    fn after(&self, seq: u64) -> impl Iterator<Item = &Slot<R>> {
+        let head = self.head.partition_point(|s| s.seq <= seq);
+        let fresh = self.fresh.partition_point(|s| s.seq <= seq);
+        self.head.range(head..).chain(self.fresh.range(fresh..))
     }
 
     /// Appends all that waits to `batch`: rows that are not on disk and removals of rows that are answered.
