@@ -7,7 +7,8 @@
 use ferrule_broker::hook::Everything;
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
-    ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Refusal, Role, Shard,
+    ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place, Refusal, Role,
+    Shard,
 };
 use ferrule_mqtt::PropertiesBuf;
 use ferrule_outbox::{End, Outcome, Policy};
@@ -59,9 +60,17 @@ fn main() {
     assert!(qos < 2, "QoS 2 needs more than two packets");
     let mut now = Now { mono_us: 1, wall_ms: 1 };
     let (hook, store, gate) = (NoHook, MemoryStore::new(), Box::new(Open));
-    let parts = Parts { hook, store, gate, limits: Limits::default(), policy: Policy::EDGE, seed: 1 };
+    let parts = Parts {
+        hook,
+        store,
+        gate,
+        limits: Limits::default(),
+        policy: Policy::EDGE,
+        seed: 1,
+        place: Place::ALONE,
+    };
     let mut shard = Shard::new(parts, &Restored::default(), now);
-    let peer = "127.0.0.1:1".parse().unwrap();
+    let peer = "127.0.0.1".parse().unwrap();
     let (p, s) = (shard.open(peer, 0, now).unwrap(), shard.open(peer, 0, now).unwrap());
     let taken = [
         shard.receive(p, b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01p", now),

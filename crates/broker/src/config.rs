@@ -20,7 +20,7 @@ pub struct Limits {
     /// Topic aliases that a client may set: 32.
     pub topic_alias_max: u16,
     /// Deliveries in flight to one client: 1,024, or the client's Receive Maximum if that is lower.
-    pub inflight_max: usize,
+    pub inflight_max: u16,
     /// Messages that wait for one client.
     pub queue_messages: u64,
     /// Bytes of messages that wait in memory for one client without a persistent session. Past it the publishers of

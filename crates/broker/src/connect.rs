@@ -1,7 +1,7 @@
 //! CONNECT: admission, takeover, the session, and the CONNACK when all of it is safe.
 
-use crate::hook::{ConnectRequest, Grant, Hook, Publisher, Refusal, Role};
-use crate::session::{Kind, OutboundState, Phase, Session, Will};
+use crate::hook::{ConnectRequest, Grant, Hook, Refusal, Role};
+use crate::session::{Kind, OutboundState, Phase, Rare, Session, Will};
 use crate::shard::{Command, Shard};
 use crate::turn::Wait;
 use crate::{ConnId, SessionKey};
@@ -12,7 +12,6 @@ use ferrule_mqtt::{
 };
 use ferrule_outbox::Queue;
 use ferrule_store::{QueueId, SessionId, Store};
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A CONNECT whose answer is due.
@@ -26,9 +25,9 @@ pub(crate) struct Connecting {
     expiry_cut: bool,
     keep_alive: u16,
     keep_alive_cut: bool,
-    window: usize,
-    packet_bytes: usize,
-    will: Option<Will>,
+    window: u16,
+    packet_bytes: u32,
+    will: Option<Box<Will>>,
     session_present: bool,
     properties: PropertiesBuf,
 }
@@ -42,7 +41,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         conn.version = connect.version;
-        let (peer, listener) = (conn.peer, conn.listener);
+        let (peer, listener) = (conn.peer, usize::from(conn.listener));
         let v5 = connect.version == Version::V5;
         let assigned = connect.client_id.is_empty();
         if assigned && !v5 && (!connect.clean_start || connect.version == Version::V3_1) {
@@ -76,20 +75,19 @@ impl<H: Hook, S: Store> Shard<H, S> {
             expiry_cut: v5 && expiry_s != expiry_asked,
             keep_alive,
             keep_alive_cut: keep_alive != connect.keep_alive,
-            window: usize::from(properties.receive_maximum().unwrap_or(u16::MAX))
-                .min(self.limits.inflight_max),
-            packet_bytes: properties.maximum_packet_size().map_or(usize::MAX, |n| n as usize),
+            window: properties.receive_maximum().unwrap_or(u16::MAX).min(self.limits.inflight_max),
+            packet_bytes: properties.maximum_packet_size().unwrap_or(u32::MAX),
             will: connect.will.map(|will| {
                 let mut forward = PropertiesBuf::new();
                 forward.extend(will.properties, |p| p != PropertyId::WillDelayInterval);
-                Will {
+                Box::new(Will {
                     topic: will.topic.into(),
                     payload: Bytes::copy_from_slice(will.payload),
                     qos: will.qos,
                     retain: will.retain,
                     properties: Bytes::copy_from_slice(forward.as_properties().as_bytes()),
                     delay_s: will.properties.will_delay_interval().unwrap_or(0),
-                }
+                })
             }),
             session_present: false,
             properties: PropertiesBuf::new(),
@@ -137,36 +135,33 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.refuse(id, ReasonCode::NOT_AUTHORIZED);
             return;
         }
-        let old = self.by_client.get(&connecting.client_id).and_then(|&key| self.sessions.get(key)?.conn);
-        let other_life =
-            |old: &crate::session::Conn| old.life.is_some() && grant.life.is_some() && old.life != grant.life;
-        if old.and_then(|old| self.conns.get(old)).is_some_and(other_life) {
+        let old = self.by_client(&connecting.client_id).and_then(|key| self.sessions.get(key)?.conn);
+        let old_life = old.and_then(|old| self.conns.get(old)?.publishing.get()?.life.as_deref());
+        if old_life.is_some_and(|old| grant.life.as_deref().is_some_and(|life| life != old)) {
             self.refuse(id, ReasonCode::QUOTA_EXCEEDED);
             return;
         }
         let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.life = grant.life;
-        conn.publisher = Arc::new(Publisher {
-            client_id: Arc::clone(&connecting.client_id),
-            username: grant.username.clone(),
-            host: Some(conn.peer.ip().to_canonical().to_string().into()),
-            role: grant.role.clone(),
-        });
-        conn.unordered = matches!(grant.role, Role::Edge(_));
+        if let Role::Edge(edge) = grant.role {
+            let publishing = conn.publishing.make();
+            publishing.edge = Some(edge);
+            publishing.life = grant.life;
+            conn.unordered = true;
+        }
         conn.access = grant.access;
         conn.peer_packet_bytes = connecting.packet_bytes;
-        conn.keep_alive_us = u64::from(connecting.keep_alive) * 1_000_000;
+        conn.keep_alive_s = connecting.keep_alive;
         connecting.properties = grant.properties;
         self.stats.connected += 1;
 
         // Take over: the older connection is told and ends, with its will.
-        if let Some(&old) = self.by_client.get(&connecting.client_id)
+        if let Some(old) = self.by_client(&connecting.client_id)
             && let Some(old_conn) = self.sessions.get(old).and_then(|s| s.conn)
         {
             self.disconnect(old_conn, ReasonCode::SESSION_TAKEN_OVER);
         }
         let mut awaits = false;
-        if let Some(&old) = self.by_client.get(&connecting.client_id) {
+        if let Some(old) = self.by_client(&connecting.client_id) {
             // Another user's messages are not this one's, whatever the client id says.
             let other = self.sessions.get(old).is_some_and(|s| s.username != grant.username);
             if connecting.clean_start || other {
@@ -174,7 +169,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 awaits = true;
             }
         }
-        let key = match self.by_client.get(&connecting.client_id).copied() {
+        let key = match self.by_client(&connecting.client_id) {
             Some(key) => {
                 connecting.session_present = true;
                 awaits |= self.sessions.get(key).is_some_and(|s| s.expiry_s != connecting.expiry_s);
@@ -211,16 +206,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     fn new_session(&mut self, connecting: &Connecting, username: Option<Arc<str>>) -> SessionKey {
         let kind = if connecting.expiry_s > 0 {
-            let id = SessionId(self.next_session);
-            self.next_session += 1;
+            let id = SessionId(Self::draw(self.peers.place, &mut self.next_session));
             let queue = Queue::new(QueueId::session(id), self.policy, None);
             Kind::Persistent { id, queue: Box::new(queue) }
         } else {
-            Kind::Clean { pending: VecDeque::new(), pending_bytes: 0, taken_us: 0 }
+            Kind::Clean(Rare::default())
         };
         let client_id = Arc::clone(&connecting.client_id);
         let key = self.sessions.insert(Session::new(client_id, username, kind, connecting.expiry_s));
-        self.by_client.insert(Arc::clone(&connecting.client_id), key);
+        self.add_client(key);
         if let Some(id) = self.sessions.get(key).and_then(Session::store_id) {
             self.by_store_id.insert(id, key);
         }
@@ -238,8 +232,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         conn.phase = Phase::Open;
         // It could not be heard while it was held.
         conn.heard_us = self.now.mono_us;
-        if conn.keep_alive_us > 0 {
-            let deadline_us = self.now.mono_us + conn.keep_alive_us * 3 / 2;
+        if conn.keep_alive_s > 0 {
+            let deadline_us = self.now.mono_us + conn.keep_alive_us() * 3 / 2;
             self.arm_conn(id, deadline_us);
         }
         let mut properties = connecting.properties.clone();
@@ -300,7 +294,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.close(id);
     }
 
-    /// An id that nobody else has: 64 bits from a seeded generator (splitmix64).
+    /// An id that nobody else has, and that belongs to this shard: 64 bits from a seeded generator (splitmix64).
     fn draw_client_id(&mut self) -> Arc<str> {
         loop {
             self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -308,7 +302,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             let id: Arc<str> = format!("auto-{:016x}", z ^ (z >> 31)).into();
-            if !self.by_client.contains_key(&id) {
+            if self.by_client(&id).is_none() && self.belongs_elsewhere(&id).is_none() {
                 return id;
             }
         }

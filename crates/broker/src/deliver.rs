@@ -1,10 +1,10 @@
 //! One message to one session.
 
 use crate::config::Limits;
-use crate::hook::{Ends, Hook, Message};
+use crate::hook::{Access, Ends, Hook, Message};
 use crate::publish::{Target, expired};
-use crate::session::{Conn, Kind, OutboundState, Pending, Phase, Queued, Session, delivery_size};
-use crate::shard::{Shard, Stats};
+use crate::session::{Conn, Kind, OutboundState, Pending, Phase, Queued, Rare, Session, delivery_size};
+use crate::shard::{Buffers, Shard, Stats};
 use crate::slots::Slots;
 use crate::turn::{Batch, Wait};
 use crate::{ConnId, SessionKey, marker};
@@ -23,6 +23,7 @@ pub(crate) struct Delivering<'a> {
     pub(crate) conns: &'a mut Slots<marker::Conn, Conn>,
     pub(crate) sessions: &'a mut Slots<marker::Session, Session>,
     pub(crate) dirty: &'a mut Vec<ConnId>,
+    pub(crate) buffers: &'a mut Buffers,
     pub(crate) touched: &'a mut Vec<SessionKey>,
     pub(crate) ended: &'a mut Vec<(End, Outcome)>,
     pub(crate) batch: &'a mut Batch,
@@ -38,6 +39,7 @@ macro_rules! delivering {
             conns: &mut $shard.conns,
             sessions: &mut $shard.sessions,
             dirty: &mut $shard.dirty,
+            buffers: &mut $shard.buffers,
             touched: &mut $shard.touched,
             ended: &mut $shard.ended,
             batch: &mut $shard.batch,
@@ -51,19 +53,54 @@ pub(crate) use delivering;
 
 /// A message on its way to its subscribers: encoded once per layout, copied once for those who keep it.
 pub(crate) struct Outgoing<'a> {
-    pub(crate) message: &'a Message<'a>,
+    message: &'a Message<'a>,
     /// To forward: as published, without topic alias.
-    pub(crate) properties: Properties<'a>,
-    pub(crate) expires_wall_ms: Option<i64>,
+    properties: Properties<'a>,
+    expires_wall_ms: Option<i64>,
     /// More than one receiver: templates pay.
-    pub(crate) many: bool,
+    many: bool,
     /// More than one persistent session keeps it: its body is stored once.
-    pub(crate) shared: Option<BodyId>,
-    pub(crate) templates: [Option<PublishTemplate>; 4],
-    pub(crate) kept: Option<Arc<Delivery>>,
+    shared: Option<BodyId>,
+    templates: [Option<PublishTemplate>; 4],
+    kept: Option<Arc<Delivery>>,
+    /// What the lists that were asked last said of the topic: many receivers have the same.
+    asked: Option<(Arc<dyn Access>, bool)>,
 }
 
-impl Outgoing<'_> {
+impl<'a> Outgoing<'a> {
+    pub(crate) fn new(
+        message: &'a Message<'a>,
+        expires_wall_ms: Option<i64>,
+        many: bool,
+        shared: Option<BodyId>,
+    ) -> Self {
+        Self {
+            message,
+            properties: message.properties,
+            expires_wall_ms,
+            many,
+            shared,
+            templates: [const { None }; 4],
+            kept: None,
+            asked: None,
+        }
+    }
+
+    /// Whether a receiver with these lists may have it.
+    fn may_receive(&mut self, access: &Arc<dyn Access>) -> bool {
+        if !self.many {
+            return access.receive(self.message.topic);
+        }
+        match &self.asked {
+            Some((asked, answer)) if std::ptr::addr_eq(Arc::as_ptr(asked), Arc::as_ptr(access)) => *answer,
+            _ => {
+                let answer = access.receive(self.message.topic);
+                self.asked = Some((Arc::clone(access), answer));
+                answer
+            }
+        }
+    }
+
     /// The message as a queue keeps it; shared among receivers who get it alike.
     fn keep(&mut self, qos: QoS, retain: bool, ids: &[u32]) -> Arc<Delivery> {
         if let Some(kept) = &self.kept
@@ -139,7 +176,7 @@ impl Delivering<'_> {
         if let Some(id) = conn_id
             && let Some(conn) = self.conns.get_mut(id)
         {
-            if !conn.access.receive(out.message.topic) {
+            if !out.may_receive(&conn.access) {
                 return;
             }
             let room = conn.out.len() < self.limits.output_bytes;
@@ -149,22 +186,25 @@ impl Delivering<'_> {
                     return;
                 }
                 let flags = PublishFlags { qos, retain, dup: false };
-                if append(conn, self.dirty, self.now, id, |buf, v| out.encode(buf, v, flags, 0, ids)) {
+                if append(conn, self.dirty, self.buffers, self.now, id, |buf, v| {
+                    out.encode(buf, v, flags, 0, ids)
+                }) {
                     self.stats.sent += 1;
                 } else {
                     self.stats.dropped_too_large += 1;
                 }
                 return;
             }
-            if let Kind::Clean { pending, .. } = &session.kind
-                && pending.is_empty()
+            if let Kind::Clean(waiters) = &session.kind
+                && waiters.get().is_none_or(|waiters| waiters.pending.is_empty())
                 && room
-                && session.inflight.len() < session.window
+                && session.has_room()
                 && let Some(packet_id) = session.inflight.push(0, awaited(qos))
             {
                 let flags = PublishFlags { qos, retain, dup: false };
-                if append(conn, self.dirty, self.now, id, |buf, v| out.encode(buf, v, flags, packet_id, ids))
-                {
+                if append(conn, self.dirty, self.buffers, self.now, id, |buf, v| {
+                    out.encode(buf, v, flags, packet_id, ids)
+                }) {
                     self.stats.sent += 1;
                 } else {
                     session.inflight.finish(packet_id);
@@ -197,14 +237,15 @@ impl Delivering<'_> {
     ) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         match &mut session.kind {
-            Kind::Clean { pending, pending_bytes, taken_us } => {
-                if pending.is_empty() {
-                    *taken_us = self.now.mono_us;
+            Kind::Clean(waiters) => {
+                let waiters = waiters.make();
+                if waiters.pending.is_empty() {
+                    waiters.taken_us = self.now.mono_us;
                 }
                 let mut end = None;
                 match ends {
                     // Past the bound its publisher waits; one that cannot wait is not kept.
-                    Some(ends) if *pending_bytes >= self.limits.pending_bytes => {
+                    Some(ends) if waiters.bytes >= self.limits.pending_bytes => {
                         end = ends.end();
                         if end.is_none() {
                             self.stats.dropped_slow += 1;
@@ -213,14 +254,14 @@ impl Delivering<'_> {
                     }
                     Some(_) => {}
                     // Retained: the index holds the payload anyway.
-                    None if pending.len() as u64 >= self.limits.queue_messages => {
+                    None if waiters.pending.len() as u64 >= self.limits.queue_messages => {
                         self.stats.dropped_full += 1;
                         return;
                     }
                     None => {}
                 }
-                *pending_bytes += delivery_size(delivery);
-                pending.push_back(Pending { delivery: Arc::clone(delivery), end });
+                waiters.bytes += delivery_size(delivery);
+                waiters.pending.push_back(Pending { delivery: Arc::clone(delivery), end });
             }
             Kind::Persistent { queue, .. } => {
                 if queue.counters().queued >= self.limits.queue_messages {
@@ -256,15 +297,19 @@ impl Delivering<'_> {
             if conn.phase != Phase::Open || conn.out.len() >= self.limits.output_bytes {
                 return;
             }
-            if let Some(delivery) = session.backlog.pop_front() {
+            if let Some(backlog) = session.backlog.get_mut() {
+                let Some(delivery) = backlog.pop_front() else {
+                    session.backlog = Rare::default();
+                    continue;
+                };
                 let _ = self.write_delivery(id, &delivery, 0, false);
                 continue;
             }
-            if session.inflight.len() >= session.window {
+            if !session.has_room() {
                 return;
             }
             let more = match session.kind {
-                Kind::Clean { .. } => self.pump_clean(key, id),
+                Kind::Clean(_) => self.pump_clean(key, id),
                 Kind::Persistent { .. } => self.pump_row(key, id),
             };
             if !more {
@@ -353,12 +398,17 @@ impl Delivering<'_> {
     /// The next message that waits in memory. False when there is none.
     fn pump_clean(&mut self, key: SessionKey, id: ConnId) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return false };
-        let Kind::Clean { pending, pending_bytes, taken_us } = &mut session.kind else { return false };
-        let Some(state) = pending.front().map(|p| awaited(qos(p.delivery.qos))) else { return false };
+        let Kind::Clean(rare) = &mut session.kind else { return false };
+        let Some(waiters) = rare.get_mut() else { return false };
+        let Some(state) = waiters.pending.front().map(|p| awaited(qos(p.delivery.qos))) else {
+            // Its memory was for the time of need.
+            *rare = Rare::default();
+            return false;
+        };
         let Some(packet_id) = session.inflight.push(0, state) else { return false };
-        let Some(Pending { delivery, end }) = pending.pop_front() else { return false };
-        *pending_bytes -= delivery_size(&delivery);
-        *taken_us = self.now.mono_us;
+        let Some(Pending { delivery, end }) = waiters.pending.pop_front() else { return false };
+        waiters.bytes -= delivery_size(&delivery);
+        waiters.taken_us = self.now.mono_us;
         if let Some(end) = end {
             self.ended.push((end, Outcome::Delivered));
         }
@@ -405,7 +455,7 @@ impl Delivering<'_> {
         let own = Properties::checked(&delivery.properties, scope).unwrap_or(Properties::EMPTY);
         let properties = [own, extra.as_properties()];
         let flags = PublishFlags { qos: qos(delivery.qos), retain: delivery.retain, dup };
-        let sent = append(conn, self.dirty, self.now, id, |out, version| {
+        let sent = append(conn, self.dirty, self.buffers, self.now, id, |out, version| {
             let _ = encode_publish(
                 out,
                 version,
@@ -435,6 +485,7 @@ fn awaited(qos: QoS) -> OutboundState {
 fn append(
     conn: &mut Conn,
     dirty: &mut Vec<ConnId>,
+    buffers: &mut Buffers,
     now: Now,
     id: ConnId,
     encode: impl FnOnce(&mut Vec<u8>, Version),
@@ -442,9 +493,10 @@ fn append(
     let before = conn.out.len();
     if before == 0 {
         conn.drained_us = now.mono_us;
+        buffers.ready(&mut conn.out);
     }
     encode(&mut conn.out, conn.version);
-    if conn.out.len() == before || conn.out.len() - before > conn.peer_packet_bytes {
+    if conn.out.len() == before || conn.out.len() - before > conn.peer_packet_bytes as usize {
         conn.out.truncate(before);
         return false;
     }

@@ -1,16 +1,14 @@
 //! How connections and sessions end.
 
 use crate::hook::Hook;
-use crate::session::{Kind, LateWill, Phase};
-use crate::shard::{Command, Destination, Shard};
+use crate::session::{Kind, LateWill, Phase, Rare};
+use crate::shard::{Command, Shard};
 use crate::{ConnId, SessionKey};
 use ferrule_mqtt::{
     DecodeError, Disconnect, Packet, Properties, ReasonCode, Version, connect_version, frame_len,
 };
 use ferrule_outbox::Outcome;
 use ferrule_store::{Op, Store};
-use std::collections::VecDeque;
-use std::sync::Arc;
 
 impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn client_disconnects(&mut self, id: ConnId, disconnect: &Disconnect<'_>) {
@@ -98,16 +96,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Parts a connection from its session, which ends or waits.
     pub(crate) fn detach(&mut self, id: ConnId, publish_will: bool) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.waiting.clear();
-        let publisher = Arc::clone(&conn.publisher);
-        let Some(key) = conn.session.take() else { return };
+        if let Some(publishing) = conn.publishing.get_mut() {
+            publishing.waiting.clear();
+        }
+        let Some(key) = conn.session else { return };
+        let will = self.sessions.get(key).is_some_and(|s| s.will.is_some());
+        let publisher = if will && publish_will { self.publisher(id) } else { None };
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.session = None;
+        }
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.conn != Some(id) {
             return;
         }
         session.conn = None;
-        session.backlog = VecDeque::new();
-        let mut will = session.will.take().filter(|_| publish_will);
+        session.backlog = Rare::default();
+        let mut will = session.will.take().zip(publisher);
         let expiry_s = session.expiry_s;
         if expiry_s == 0 || !session.is_persistent() {
             self.drop_session(key);
@@ -115,9 +119,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if expiry_s != u32::MAX {
                 session.expires_us = self.now.mono_us + u64::from(expiry_s) * 1_000_000;
             }
-            if let Some(will) = will.take_if(|will| will.delay_s > 0) {
+            if let Some((will, publisher)) = will.take_if(|(will, _)| will.delay_s > 0) {
                 let due_us = self.now.mono_us + u64::from(will.delay_s) * 1_000_000;
-                session.late_will = Some(LateWill { will, publisher: Arc::clone(&publisher), due_us });
+                session.late_will = Some(Box::new(LateWill { will: *will, publisher, due_us }));
             }
             session.inflight.park();
             if let Kind::Persistent { queue, .. } = &mut session.kind {
@@ -130,21 +134,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.op(op, false);
             }
         }
-        if let Some(will) = will {
+        if let Some((will, publisher)) = will {
             self.publish_will(&publisher, &will);
         }
     }
 
     /// Forgets a session: its subscriptions, its queue, its packet ids.
     pub(crate) fn drop_session(&mut self, key: SessionKey) {
+        self.remove_client(key);
         let Some(session) = self.sessions.remove(key) else { return };
-        self.by_client.remove(&session.client_id);
-        for filter in session.subscriptions.keys() {
-            self.trie.remove(filter, |d| matches!(d, Destination::Session(k, _) if *k == key));
+        for (filter, _) in &session.subscriptions {
+            if self.routes.remove(filter, key.to_bits()).local {
+                self.peers.route_changed(filter, false);
+            }
         }
         match session.kind {
-            Kind::Clean { pending, .. } => {
+            Kind::Clean(mut waiters) => {
                 // A session that ends with its connection: nothing more is owed to it.
+                let pending = waiters.take().pending;
                 self.ended
                     .extend(pending.into_iter().filter_map(|p| p.end).map(|end| (end, Outcome::Delivered)));
                 self.settle();
@@ -157,7 +164,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.settle();
             }
         }
-        if let Some(LateWill { will, publisher, .. }) = session.late_will {
+        if let Some(late) = session.late_will {
+            let LateWill { will, publisher, .. } = *late;
             self.publish_will(&publisher, &will);
         }
     }

@@ -2,11 +2,11 @@
 //! ([`Access`]).
 
 use crate::ConnId;
-use crate::shard::Owner;
+use crate::peers::Owner;
 use ferrule_mqtt::{Properties, PropertiesBuf, QoS, ReasonCode, Version};
 use ferrule_outbox::{End, Outcome, ReceiptId, Receipts};
 use ferrule_store::{Now, Op, QueueId, Stamp, StoredRow, Ticket};
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,6 +187,20 @@ pub trait Hook {
     /// Rows of a queue that is the hook's.
     fn rows(&mut self, queue: QueueId, rows: Vec<StoredRow>, now: Now);
 
+    /// Rows for outboxes that other shards own: whose, the row as bytes, and the end that waits for it.
+    fn take_rows(&mut self) -> Vec<(u16, Vec<u8>, Option<End>)> {
+        Vec::new()
+    }
+
+    /// A row that another shard's hook made.
+    ///
+    /// # Errors
+    /// Gives the end back when the row cannot be taken: its publisher keeps the message.
+    fn row(&mut self, row: &[u8], end: Option<End>, now: Now) -> Result<(), Option<End>> {
+        let _ = (row, now);
+        Err(end)
+    }
+
     /// Called once at the end of each turn: hand rows to consumers, and name queues that want to be read (from a number on).
     fn turn(&mut self, now: Now, ended: &mut Vec<(End, Outcome)>, reads: &mut Vec<(QueueId, u64)>);
 }
@@ -203,7 +217,7 @@ pub struct ConnectRequest<'a> {
     /// Password.
     pub password: Option<&'a [u8]>,
     /// Address of the peer.
-    pub peer: SocketAddr,
+    pub peer: IpAddr,
     /// Which listener it came to.
     pub listener: usize,
     /// CONNECT properties.

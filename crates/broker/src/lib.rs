@@ -8,8 +8,9 @@
 //! # Operation
 //! A worker drives one shard in turns. In a turn it calls [`Shard::receive`] for what it read,
 //! [`Shard::store_event`] and [`Shard::admitted`] for what other threads answered, and then
-//! [`Shard::end_turn`], which runs timers and submits the turn's one batch to the store. Then it writes the
-//! output of each connection in [`Shard::take_dirty`] once and obeys [`Shard::take_commands`].
+//! [`Shard::end_turn`], which runs timers and submits the turn's one batch to the store. Then it sends
+//! [`Shard::take_parcels`] to the other shards, writes the output of each connection in [`Shard::take_dirty`] once and obeys
+//! [`Shard::take_commands`]. What other shards sent comes in by [`Shard::parcels`].
 //!
 //! # Invariants
 //! - What leaves a shard as an acknowledgement is owed to nobody any more: each waits for what contract 1 says, by a receipt or
@@ -23,7 +24,8 @@
 //! # Reading order
 //! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `subscribe`, `publish` (one
 //! publish in), `deliver`
-//! (to one session), `outbound` (acknowledgements of deliveries), `ending`, [`trie`], [`retained`], `wheel`, `slots`.
+//! (to one session), `outbound` (acknowledgements of deliveries), `ending`, `peers` (the other shards), `parcel` (what passes
+//! between them), `routes`, [`retained`], `wheel`, `slots`.
 
 #![forbid(unsafe_code)]
 
@@ -33,13 +35,15 @@ mod deliver;
 mod ending;
 pub mod hook;
 mod outbound;
+mod parcel;
+mod peers;
 mod publish;
 pub mod retained;
+mod routes;
 mod session;
 pub mod shard;
 mod slots;
 mod subscribe;
-pub mod trie;
 mod turn;
 mod wheel;
 
@@ -48,6 +52,8 @@ pub use hook::{
     Access, Attachment, ConnectRequest, Ends, Gate, Grant, Hook, LocalPublish, Message, Publisher, Refusal,
     Role,
 };
+pub use parcel::ParcelError;
+pub use peers::{Place, introduce};
 pub use shard::{Command, Shard, Stats};
 pub use slots::Id;
 
@@ -64,4 +70,7 @@ pub mod marker {
     /// Of sessions.
     #[derive(Debug)]
     pub enum Session {}
+    /// Of parcels whose answer is due.
+    #[derive(Debug)]
+    pub enum Parcel {}
 }

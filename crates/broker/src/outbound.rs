@@ -67,7 +67,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let open = session.conn.filter(|id| self.conns.get(*id).is_some_and(|c| c.phase == Phase::Open));
         let row = match &session.kind {
             Kind::Persistent { queue, .. } => queue.get(seq).map(|row| Arc::clone(&row.delivery)),
-            Kind::Clean { .. } => None,
+            Kind::Clean(_) => None,
         };
         match (open, row) {
             (Some(id), Some(delivery)) => {

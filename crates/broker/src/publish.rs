@@ -2,9 +2,11 @@
 
 use crate::deliver::{Outgoing, delivering, qos as record_qos};
 use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
-use crate::session::{Conn, Received, Session, Waiting, Will};
-use crate::shard::{Destination, Owner, Shard};
-use crate::turn::Wait;
+use crate::peers::Owner;
+use crate::retained::Set;
+use crate::session::{Inbound, Publishing, Received, Session, Waiting, Will};
+use crate::shard::{Destination, Shard};
+use crate::turn::{Receiving, Reply, Wait};
 use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{
@@ -38,16 +40,34 @@ pub(crate) struct Scratch {
     matches: Vec<Destination>,
     targets: Vec<Target>,
     /// (index of a target, subscription identifier).
-    ids: Vec<(usize, u32)>,
+    ids: Vec<(u32, u32)>,
     hooks: Vec<u32>,
-    /// Connections whose publishes wait, looked at when a turn brings nothing more of them.
-    pub(crate) quiet: Vec<(ConnId, u64)>,
+    peers: Vec<u16>,
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.matches.clear();
+        self.targets.clear();
+        self.ids.clear();
+        self.hooks.clear();
+        self.peers.clear();
+    }
+}
+
+/// Whom a publish concerns.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Scope {
+    /// Sessions, rules, other shards, the retained index. From a session, or from none.
+    Everyone(Option<SessionKey>),
+    /// Sessions alone: another shard has seen to the rest.
+    Sessions,
 }
 
 /// What became of a publish when it was routed.
-struct Routed {
+pub(crate) struct Routed {
     matched: bool,
-    receipt: Option<(ReceiptId, Option<ferrule_outbox::End>)>,
+    pub(crate) receipt: Option<(ReceiptId, Option<ferrule_outbox::End>)>,
 }
 
 pub(crate) fn expired(expires_wall_ms: Option<i64>, now_wall_ms: i64) -> bool {
@@ -57,13 +77,14 @@ pub(crate) fn expired(expires_wall_ms: Option<i64>, now_wall_ms: i64) -> bool {
 impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn publish(&mut self, id: ConnId, publish: &Publish<'_>) {
         self.stats.received += 1;
+        let Some(publisher) = self.publisher(id) else { return };
         let limits = &self.limits;
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Some(key) = conn.session else { return };
         let aliased: Arc<str>;
         let mut topic = publish.topic;
         if let Some(alias) = publish.properties.topic_alias() {
-            match resolve_alias(conn, alias, topic, limits.topic_alias_max) {
+            match resolve_alias(conn.publishing.make(), alias, topic, limits.topic_alias_max) {
                 Ok(None) => {}
                 Ok(Some(known)) => {
                     aliased = known;
@@ -76,7 +97,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
             }
         }
-        let publisher = Arc::clone(&conn.publisher);
         let version = conn.version;
         let refusal = if topic.len() > topic::MAX_LEVELS && topic::levels(topic).count() > topic::MAX_LEVELS {
             Some(ReasonCode::TOPIC_NAME_INVALID)
@@ -118,7 +138,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             attachment: None,
             hold,
         };
-        let routed = self.route(&message, Some(key), owner, None);
+        let routed = self.route(&message, Scope::Everyone(Some(key)), owner.map(Owner::Publisher), None);
         if let Some(owner) = owner {
             self.await_or_acknowledge(owner, publish, topic, routed);
         }
@@ -131,10 +151,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         key: SessionKey,
         publish: &Publish<'_>,
         topic: &str,
-    ) -> Option<Owner> {
+    ) -> Option<Inbound> {
         let packet_id = publish.packet_id;
         let conn = self.conns.get_mut(id)?;
-        if let Some(waiting) = conn.waiting.iter().find(|w| w.packet_id == packet_id) {
+        let publishing = conn.publishing.make();
+        if let Some(waiting) = publishing.waiting.iter().find(|w| w.packet_id == packet_id) {
             if waiting.content == content(&self.hasher, publish, topic) {
                 // Common device libraries send again after a second: it joins the wait.
                 self.stats.joined += 1;
@@ -144,10 +165,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return None;
         }
         let qos2 = publish.qos == QoS::ExactlyOnce;
-        if publish.dup && !qos2 && conn.recent.iter().any(|(known, _)| *known == packet_id) {
+        if publish.dup && !qos2 && publishing.recent.iter().any(|(known, _)| *known == packet_id) {
             // Sent again while its PUBACK was under way: a new message under this id would not be a duplicate.
             let content = content(&self.hasher, publish, topic);
-            if conn.recent.contains(&(packet_id, content)) {
+            if publishing.recent.contains(&(packet_id, content)) {
                 self.stats.joined += 1;
                 self.write_ack(id, packet_id, false, ReasonCode::SUCCESS);
                 return None;
@@ -155,7 +176,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let session = self.sessions.get_mut(key)?;
         if qos2 {
-            match session.received.get_mut(&packet_id) {
+            match session.received.get_mut().and_then(|received| received.get_mut(&packet_id)) {
                 None => {}
                 Some(Received::Waiting(on)) => {
                     // Sent again on a new connection: that one is told.
@@ -178,21 +199,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Version::V3_1 | Version::V3_1_1 => self.limits.waiting_max,
         };
         // A session keeps its QoS 2 packet ids until PUBREL; those that wait are among them.
-        if conn.waiting.len().max(session.received.len()) >= window {
+        let unreleased = session.received.get().map_or(0, |received| received.len());
+        if publishing.waiting.len().max(unreleased) >= window {
             self.stats.protocol_errors += 1;
             self.disconnect(id, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
             return None;
         }
         if qos2 {
-            session.received.insert(packet_id, Received::Waiting(id));
+            session.received.make().insert(packet_id, Received::Waiting(id));
         }
-        let serial = conn.next_serial;
-        conn.next_serial += 1;
-        Some(Owner { conn: id, session: key, serial, packet_id, qos2 })
+        let serial = publishing.next_serial;
+        publishing.next_serial += 1;
+        Some(Inbound { conn: id, session: key, serial, packet_id, qos2 })
     }
 
-    fn await_or_acknowledge(&mut self, owner: Owner, publish: &Publish<'_>, topic: &str, routed: Routed) {
-        let Owner { conn: id, serial, packet_id, qos2, .. } = owner;
+    fn await_or_acknowledge(&mut self, owner: Inbound, publish: &Publish<'_>, topic: &str, routed: Routed) {
+        let Inbound { conn: id, serial, packet_id, qos2, .. } = owner;
         let reason = if routed.matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
         let Some((receipt, guard)) = routed.receipt else {
             self.stats.acknowledged += 1;
@@ -201,7 +223,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         };
         let content = content(&self.hasher, publish, topic);
         if let Some(conn) = self.conns.get_mut(id) {
-            conn.waiting.push_back(Waiting {
+            if !conn.waits {
+                conn.waits = true;
+                self.waiters.push((id, self.now.mono_us));
+            }
+            conn.publishing.make().waiting.push_back(Waiting {
                 serial,
                 packet_id,
                 qos2,
@@ -216,22 +242,29 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     /// A publish that waits for nothing.
-    fn acknowledge(&mut self, owner: Owner, reason: ReasonCode, publish: &Publish<'_>, topic: &str) {
-        let Owner { conn: id, session, serial, packet_id, qos2 } = owner;
+    fn acknowledge(&mut self, owner: Inbound, reason: ReasonCode, publish: &Publish<'_>, topic: &str) {
+        let Inbound { conn: id, session, serial, packet_id, qos2 } = owner;
         if qos2 && let Some(session) = self.sessions.get_mut(session) {
             if reason.is_error() {
                 // The exchange ends here: no PUBREL follows [MQTT-4.3.3-9].
-                session.received.remove(&packet_id);
+                session.release(packet_id);
             } else {
-                session.received.insert(packet_id, Received::Answered(reason));
+                session.received.make().insert(packet_id, Received::Answered(reason));
             }
         }
         let Some(conn) = self.conns.get_mut(id) else { return };
-        if conn.waiting.is_empty() || conn.unordered {
+        if conn.waiting() == 0 || conn.unordered {
             self.write_ack(id, packet_id, qos2, reason);
         } else {
             let content = content(&self.hasher, publish, topic);
-            conn.waiting.push_back(Waiting { serial, packet_id, qos2, receipt: None, reason, content });
+            conn.publishing.make().waiting.push_back(Waiting {
+                serial,
+                packet_id,
+                qos2,
+                receipt: None,
+                reason,
+                content,
+            });
         }
     }
 
@@ -242,22 +275,28 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// The last end of a publish was said.
     pub(crate) fn complete(&mut self, owner: Owner, outcome: Outcome) {
-        let Owner { conn: id, session: key, serial, packet_id, qos2 } = owner;
+        let Inbound { conn: id, session: key, serial, packet_id, qos2 } = match owner {
+            Owner::Publisher(inbound) => inbound,
+            Owner::Peer { peer, number } => {
+                self.acknowledge_parcel(peer, number, outcome);
+                return;
+            }
+        };
         // A QoS 2 packet id belongs to the session: its PUBREC is due where it was last sent.
         let mut to = id;
         if qos2
             && let Some(session) = self.sessions.get_mut(key)
-            && let Some(&Received::Waiting(on)) = session.received.get(&packet_id)
+            && let Some(Received::Waiting(on)) = session.received(packet_id)
         {
             to = on;
             if outcome == Outcome::Retry {
-                session.received.remove(&packet_id);
+                session.release(packet_id);
                 if let Some(session) = session.store_id() {
                     // Or, after a kill, its repetition would be answered and go nowhere.
                     self.op(Op::InflightDelete { session, side: Side::Inbound, packet_id }, true);
                 }
             } else {
-                session.received.insert(packet_id, Received::Answered(ReasonCode::SUCCESS));
+                session.received.make().insert(packet_id, Received::Answered(ReasonCode::SUCCESS));
             }
         }
         match outcome {
@@ -274,20 +313,25 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.write_ack(to, packet_id, true, ReasonCode::SUCCESS);
             return;
         }
-        let Ok(index) = conn.waiting.binary_search_by_key(&serial, |w| w.serial) else { return };
-        if conn.unordered {
-            if let Some(acknowledged) = conn.waiting.remove(index) {
-                conn.remember(acknowledged);
+        let unordered = conn.unordered;
+        let Some(publishing) = conn.publishing.get_mut() else { return };
+        let Ok(index) = publishing.waiting.binary_search_by_key(&serial, |w| w.serial) else { return };
+        if unordered {
+            if let Some(acknowledged) = publishing.waiting.remove(index) {
+                publishing.remember(acknowledged);
             }
             self.write_ack(to, packet_id, qos2, ReasonCode::SUCCESS);
             return;
         }
-        conn.waiting[index].receipt = None;
+        publishing.waiting[index].receipt = None;
         loop {
-            let Some(conn) = self.conns.get_mut(to) else { return };
-            let Some(front) = conn.waiting.front().copied().filter(|w| w.receipt.is_none()) else { return };
-            conn.waiting.pop_front();
-            conn.remember(front);
+            let Some(publishing) = self.conns.get_mut(to).and_then(|c| c.publishing.get_mut()) else {
+                return;
+            };
+            let due = publishing.waiting.front().copied().filter(|w| w.receipt.is_none());
+            let Some(front) = due else { return };
+            publishing.waiting.pop_front();
+            publishing.remember(front);
             self.write_ack(to, front.packet_id, front.qos2, front.reason);
         }
     }
@@ -295,7 +339,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn pubrel(&mut self, id: ConnId, packet_id: u16) {
         let Some(key) = self.session_of(id) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let reason = match session.received.get(&packet_id) {
+        let reason = match session.received(packet_id) {
             Some(Received::Waiting(_)) => {
                 // PUBREL before its PUBREC.
                 self.protocol_error(id);
@@ -304,7 +348,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Some(Received::Answered(_)) => ReasonCode::SUCCESS,
             None => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
         };
-        session.received.remove(&packet_id);
+        session.release(packet_id);
         let store_id = session.store_id();
         if let Some(session) = store_id.filter(|_| reason == ReasonCode::SUCCESS) {
             // A packet id that came back after a kill would swallow the next message under it: freed before PUBCOMP.
@@ -315,56 +359,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let version = self.conns.get(id).map_or(Version::V3_1_1, |c| c.version);
             let mut pubcomp = Vec::with_capacity(5);
             encode_ack(&mut pubcomp, version, AckType::Pubcomp, packet_id, reason);
-            self.wait(Wait::Reply(id, pubcomp, Vec::new()));
+            self.wait(Wait::Reply(Reply { conn: id, packet: pubcomp, retained: Vec::new() }));
         } else {
             self.write(id, |out, version| encode_ack(out, version, AckType::Pubcomp, packet_id, reason));
         }
     }
 
-    /// To everyone whom it concerns: sessions, rules, the retained index.
-    fn route(
+    /// To everyone whom it concerns.
+    pub(crate) fn route(
         &mut self,
         message: &Message<'_>,
-        from: Option<SessionKey>,
+        scope: Scope,
         owner: Option<Owner>,
         joined: Option<&ferrule_outbox::End>,
     ) -> Routed {
-        let number = self.next_routed;
-        self.next_routed += 1;
         let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.matches.clear();
-        scratch.targets.clear();
-        scratch.ids.clear();
-        scratch.hooks.clear();
-        self.trie.matches(message.topic, |destination| scratch.matches.push(*destination));
-        let mut keepers = 0;
-        for destination in &scratch.matches {
-            match *destination {
-                Destination::Hook(hook) if !scratch.hooks.contains(&hook) => scratch.hooks.push(hook),
-                Destination::Hook(_) => {}
-                Destination::Session(session, subscription) => {
-                    if subscription.no_local && from == Some(session) {
-                        continue;
-                    }
-                    let Some(state) = self.sessions.get_mut(session) else { continue };
-                    let qos = record_qos(subscription.qos).min(message.qos);
-                    let index = if state.routed.0 == number {
-                        // Overlapping subscriptions: once, at the highest QoS [MQTT-3.3.5-1].
-                        let target = &mut scratch.targets[state.routed.1];
-                        target.qos = target.qos.max(qos);
-                        target.retain_as_published |= subscription.retain_as_published;
-                        state.routed.1
-                    } else {
-                        state.routed = (number, scratch.targets.len());
-                        keepers += usize::from(state.is_persistent());
-                        let retain_as_published = subscription.retain_as_published;
-                        scratch.targets.push(Target { session, qos, retain_as_published });
-                        state.routed.1
-                    };
-                    scratch.ids.extend(subscription.id.map(|id| (index, id)));
-                }
-            }
-        }
+        scratch.clear();
+        let lists = self.routes.matches(message.topic, &mut scratch.matches);
+        let keepers = self.choose(&mut scratch, lists, scope, message.qos);
         let matched = !scratch.matches.is_empty();
         self.stats.unmatched += u64::from(!matched);
 
@@ -385,94 +397,158 @@ impl<H: Hook, S: Store> Shard<H, S> {
             None => Ends::new(&mut self.receipts, owner),
         };
         if !scratch.targets.is_empty() {
-            let mut outgoing = Outgoing {
-                message,
-                properties,
-                expires_wall_ms,
-                many: scratch.targets.len() > 1,
-                shared: (keepers > 1).then_some(BodyId(self.next_body)),
-                templates: [const { None }; 4],
-                kept: None,
-            };
-            self.next_body += u64::from(keepers > 1);
+            let many = scratch.targets.len() > 1;
+            let shared = (keepers > 1).then(|| BodyId(Self::draw(self.peers.place, &mut self.next_body)));
+            let mut outgoing = Outgoing::new(message, expires_wall_ms, many, shared);
             let mut delivering = delivering!(self);
             let mut ids = Vec::new();
             for (index, target) in scratch.targets.iter().enumerate() {
                 ids.clear();
                 if !scratch.ids.is_empty() {
-                    ids.extend(scratch.ids.iter().filter(|(i, _)| *i == index).map(|(_, id)| *id));
+                    ids.extend(scratch.ids.iter().filter(|(i, _)| *i == index as u32).map(|(_, id)| *id));
                 }
                 delivering.deliver(&mut outgoing, target, &ids, &mut ends);
             }
         }
+        for &peer in &scratch.peers {
+            self.stats.forwarded_out += 1;
+            let end = if message.qos == QoS::AtMostOnce { None } else { ends.end() };
+            self.peers.forward(peer, message, end);
+        }
         if !scratch.hooks.is_empty() {
             self.hook.publish(message, &scratch.hooks, &mut ends, self.now);
         }
+        let retain = message.retain && matches!(scope, Scope::Everyone(_));
+        let retain_ends: Vec<_> = if retain && message.qos > QoS::AtMostOnce {
+            // The store's, and one of each other shard.
+            (0..self.peers.place.of).map(|_| ends.end()).collect()
+        } else {
+            Vec::new()
+        };
         // From a publisher with a persistent session the packet id is durable before PUBREC.
-        if let Some(owner) = owner.filter(|o| o.qos2)
-            && let Some(store_id) = self.sessions.get(owner.session).and_then(Session::store_id)
+        if let Some(Owner::Publisher(inbound)) = owner.filter(|_| message.hold)
+            && let Some(store_id) = self.sessions.get(inbound.session).and_then(Session::store_id)
         {
             let record = record::Inflight::Received.to_bytes();
             let op = Op::InflightPut {
                 session: store_id,
                 side: Side::Inbound,
-                packet_id: owner.packet_id,
+                packet_id: inbound.packet_id,
                 record,
             };
-            self.batch.received.extend(ends.end().map(|end| (op, end)));
+            let apart = !scratch.peers.is_empty() || (retain && !self.peers.is_alone());
+            self.batch.received.extend(ends.end().map(|end| Receiving { op, end, apart }));
             self.batch.due = true;
-        }
-        let mut retain_end = None;
-        if message.retain && message.qos > QoS::AtMostOnce {
-            retain_end = ends.end();
         }
         let receipt = ends.finish();
         self.scratch = scratch;
-        if message.retain {
-            self.retain(message, expires_wall_ms, retain_end);
+        if retain {
+            self.retain(message, expires_wall_ms, retain_ends);
         }
         Routed { matched, receipt }
     }
 
+    /// Sorts what matched into sessions, hooks and shards, each once. How many of the sessions keep the message beyond
+    /// their connection.
+    fn choose(&mut self, scratch: &mut Scratch, lists: usize, scope: Scope, qos: QoS) -> usize {
+        let number = self.next_routed;
+        self.next_routed += 1;
+        let mut keepers = 0;
+        for destination in &scratch.matches {
+            let (session, subscription, keeps) = match *destination {
+                Destination::Session(session, subscription, keeps) => (session, subscription, keeps),
+                Destination::Hook(hook) => {
+                    if matches!(scope, Scope::Everyone(_)) && !scratch.hooks.contains(&hook) {
+                        scratch.hooks.push(hook);
+                    }
+                    continue;
+                }
+                Destination::Peer(peer) => {
+                    if matches!(scope, Scope::Everyone(_)) && !scratch.peers.contains(&peer) {
+                        scratch.peers.push(peer);
+                    }
+                    continue;
+                }
+            };
+            if subscription.no_local && matches!(scope, Scope::Everyone(Some(from)) if from == session) {
+                continue;
+            }
+            let qos = record_qos(subscription.qos).min(qos);
+            let retain_as_published = subscription.retain_as_published;
+            let at = scratch.targets.len() as u32;
+            let mut index = at;
+            // Of one filter's destinations all are different: no need to look.
+            if lists > 1 {
+                let Some(state) = self.sessions.get_mut(session) else { continue };
+                if state.routed.0 == number {
+                    index = state.routed.1;
+                } else {
+                    state.routed = (number, at);
+                }
+            }
+            if index == at {
+                keepers += usize::from(keeps);
+                scratch.targets.push(Target { session, qos, retain_as_published });
+            } else {
+                // Overlapping subscriptions: once, at the highest QoS [MQTT-3.3.5-1].
+                let target = &mut scratch.targets[index as usize];
+                target.qos = target.qos.max(qos);
+                target.retain_as_published |= retain_as_published;
+            }
+            scratch.ids.extend(subscription.id.map(|id| (index, id)));
+        }
+        keepers
+    }
+
+    /// Sets or clears the retained message of a topic, here and in all other shards. `ends`: the store's, and one of each
+    /// other shard; none when nobody waits.
     fn retain(
         &mut self,
         message: &Message<'_>,
         expires_wall_ms: Option<i64>,
-        end: Option<ferrule_outbox::End>,
+        ends: Vec<Option<ferrule_outbox::End>>,
     ) {
         let topic = message.topic;
-        if message.payload.is_empty() {
+        let mut ends = ends.into_iter().flatten();
+        let stamp = self.peers.next_stamp(self.now);
+        let mut kept = None;
+        let set = if message.payload.is_empty() {
             // [MQTT-3.3.1-6]: an empty payload clears it.
-            self.retained.clear(topic);
+            let remember = !self.peers.is_alone();
+            if remember {
+                self.peers.remember_cleared(topic, stamp, self.now);
+            }
+            self.retained.clear(topic, stamp, remember)
         } else {
             let mut properties = PropertiesBuf::new();
             properties.extend(message.properties, |p| p != PropertyId::MessageExpiryInterval);
-            let kept = Arc::new(Retained {
+            let message = Arc::new(Retained {
                 qos: message.qos.into(),
                 expires_wall_ms,
                 at_wall_ms: self.now.wall_ms,
                 properties: Bytes::copy_from_slice(properties.as_properties().as_bytes()),
                 payload: Bytes::copy_from_slice(message.payload),
             });
-            if !self.retained.set(topic, kept) {
-                self.stats.retained_refused += 1;
-                if let Some(end) = end {
-                    self.ended.push((end, Outcome::Discarded(Reason::Limit)));
-                }
-                return;
-            }
+            kept = Some(Arc::clone(&message));
+            self.retained.set(topic, stamp, message)
+        };
+        if set != Set::Done {
+            self.stats.retained_refused += 1;
+            self.ended.extend(ends.map(|end| (end, Outcome::Discarded(Reason::Limit))));
+            return;
+        }
+        let own = ends.next();
+        if !self.peers.is_alone() {
+            let record = kept.map(|kept| kept.to_bytes()).unwrap_or_default();
+            self.peers.put_retained(stamp, topic, &record, || ends.next());
         }
         if message.qos == QoS::AtMostOnce {
             self.retain_later(topic);
             return;
         }
         self.retained_lazy.remove(topic);
-        let op = match self.retained.get(topic) {
-            Some(kept) => Op::RetainPut { topic: topic.into(), record: kept.to_bytes() },
-            None => Op::RetainDelete { topic: topic.into() },
-        };
-        self.op(op, true);
-        self.batch.waits.extend(end.map(Wait::End));
+        self.write_retained(topic, true);
+        self.batch.waits.extend(own.map(Wait::End));
     }
 
     /// The last value of a topic is written within 1 s.
@@ -499,7 +575,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             attachment: None,
             hold: false,
         };
-        self.route(&message, None, None, None);
+        self.route(&message, Scope::Everyone(None), None, None);
     }
 
     /// Routes what rules published.
@@ -535,7 +611,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             attachment: publish.attachment.as_ref(),
             hold: publish.hold,
         };
-        self.route(&message, None, None, publish.end.as_ref());
+        self.route(&message, Scope::Everyone(None), None, publish.end.as_ref());
         if let Some(end) = publish.end {
             self.ended.push((end, Outcome::Delivered));
         }
@@ -552,20 +628,25 @@ fn content(hasher: &FixedState, publish: &Publish<'_>, topic: &str) -> u64 {
 }
 
 /// The topic behind an alias: `Ok(None)` when the packet names its topic itself.
-fn resolve_alias(conn: &mut Conn, alias: u16, topic: &str, max: u16) -> Result<Option<Arc<str>>, ReasonCode> {
+fn resolve_alias(
+    publishing: &mut Publishing,
+    alias: u16,
+    topic: &str,
+    max: u16,
+) -> Result<Option<Arc<str>>, ReasonCode> {
     if alias == 0 || alias > max {
         return Err(ReasonCode::TOPIC_ALIAS_INVALID);
     }
     let index = usize::from(alias) - 1;
     if topic.is_empty() {
-        return match conn.aliases.get(index) {
+        return match publishing.aliases.get(index) {
             Some(Some(known)) => Ok(Some(Arc::clone(known))),
             _ => Err(ReasonCode::PROTOCOL_ERROR),
         };
     }
-    if conn.aliases.len() <= index {
-        conn.aliases.resize(index + 1, None);
+    if publishing.aliases.len() <= index {
+        publishing.aliases.resize(index + 1, None);
     }
-    conn.aliases[index] = Some(topic.into());
+    publishing.aliases[index] = Some(topic.into());
     Ok(None)
 }

@@ -8,10 +8,30 @@ use ferrule_store::record::Retained;
 use foldhash::HashMap;
 use std::sync::Arc;
 
+#[derive(Debug)]
+struct Kept {
+    name: Arc<str>,
+    /// The highest of a topic wins, wherever it was set.
+    stamp: u64,
+    /// None: it was cleared, and an older one that comes late must not bring it back.
+    message: Option<Arc<Retained>>,
+}
+
 #[derive(Debug, Default)]
 struct Node {
     children: HashMap<Box<str>, u32>,
-    message: Option<(Arc<str>, Arc<Retained>)>,
+    kept: Option<Kept>,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    /// It is in force.
+    Done,
+    /// A bound refuses it.
+    Refused,
+    /// A later one is in force.
+    Older,
 }
 
 /// The index.
@@ -46,20 +66,26 @@ impl RetainedIndex {
         self.len == 0
     }
 
-    /// Sets the message of a topic. False when a bound refuses it.
-    pub fn set(&mut self, name: &str, message: Arc<Retained>) -> bool {
-        let size = cost(name, &message);
+    /// Sets the message of a topic.
+    pub fn set(&mut self, name: &str, stamp: u64, message: Arc<Retained>) -> Set {
+        let size = cost(name, Some(&message));
+        let old = self.kept(name);
+        if old.is_some_and(|kept| kept.stamp > stamp) {
+            return Set::Older;
+        }
         if self.len >= self.max_messages || self.bytes + size > self.max_bytes {
-            let old = self
-                .find(name)
-                .and_then(|at| self.nodes[at as usize].message.as_ref())
-                .map(|(n, m)| cost(n, m));
+            let old = old.filter(|kept| kept.message.is_some()).map(Kept::cost);
             if old.is_none_or(|old| self.bytes + size > self.max_bytes + old) {
-                return false;
+                return Set::Refused;
             }
         }
+        self.put(Kept { name: name.into(), stamp, message: Some(message) });
+        Set::Done
+    }
+
+    fn put(&mut self, kept: Kept) {
         let mut at = ROOT;
-        for level in topic::levels(name) {
+        for level in topic::levels(&kept.name) {
             at = match self.nodes[at as usize].children.get(level) {
                 Some(&next) => next,
                 None => {
@@ -72,43 +98,69 @@ impl RetainedIndex {
                 }
             };
         }
-        self.bytes += size;
-        match self.nodes[at as usize].message.replace((name.into(), message)) {
-            Some((name, old)) => self.bytes -= cost(&name, &old),
-            None => self.len += 1,
+        self.bytes += kept.cost();
+        self.len += usize::from(kept.message.is_some());
+        if let Some(old) = self.nodes[at as usize].kept.replace(kept) {
+            self.bytes -= old.cost();
+            self.len -= usize::from(old.message.is_some());
         }
-        true
     }
 
-    /// Clears the message of a topic. False when there was none.
-    pub fn clear(&mut self, name: &str) -> bool {
+    /// Clears the message of a topic. `remember`: an older one may still be on its way from another shard.
+    pub fn clear(&mut self, name: &str, stamp: u64, remember: bool) -> Set {
+        match self.kept(name) {
+            Some(kept) if kept.stamp > stamp => return Set::Older,
+            None if !remember => return Set::Done,
+            _ => {}
+        }
+        if remember {
+            self.put(Kept { name: name.into(), stamp, message: None });
+        } else {
+            self.take(name);
+        }
+        Set::Done
+    }
+
+    /// Forgets that a topic was cleared, unless it has been set since.
+    pub fn forget_cleared(&mut self, name: &str, stamp: u64) {
+        if self.kept(name).is_some_and(|kept| kept.message.is_none() && kept.stamp == stamp) {
+            self.take(name);
+        }
+    }
+
+    /// Takes an entry out and gives back the branch that nobody uses any more.
+    fn take(&mut self, name: &str) {
         let mut path = Vec::with_capacity(8);
         let mut at = ROOT;
         for level in topic::levels(name) {
-            let Some(&next) = self.nodes[at as usize].children.get(level) else { return false };
+            let Some(&next) = self.nodes[at as usize].children.get(level) else { return };
             path.push((at, level));
             at = next;
         }
-        let Some((_, old)) = self.nodes[at as usize].message.take() else { return false };
-        self.len -= 1;
-        self.bytes -= cost(name, &old);
+        let Some(old) = self.nodes[at as usize].kept.take() else { return };
+        self.len -= usize::from(old.message.is_some());
+        self.bytes -= old.cost();
         for (parent, level) in path.into_iter().rev() {
             let node = &self.nodes[at as usize];
-            if !node.children.is_empty() || node.message.is_some() {
+            if !node.children.is_empty() || node.kept.is_some() {
                 break;
             }
             self.nodes[parent as usize].children.remove(level);
             self.free.push(at);
             at = parent;
         }
-        true
     }
 
     /// The message of a topic.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Retained>> {
-        let at = self.find(name)?;
-        self.nodes[at as usize].message.as_ref().map(|(_, m)| m)
+        self.kept(name)?.message.as_ref()
+    }
+
+    fn kept(&self, name: &str) -> Option<&Kept> {
+        let mut levels = topic::levels(name);
+        let at = levels.try_fold(ROOT, |at, level| self.nodes[at as usize].children.get(level).copied())?;
+        self.nodes[at as usize].kept.as_ref()
     }
 
     /// Calls `found` for each kept message whose topic the filter matches.
@@ -120,10 +172,10 @@ impl RetainedIndex {
             // Not matched by a leading wildcard [MQTT-4.7.2-1].
             let visible = |level: &str| depth > 0 || !level.starts_with('$');
             match levels.get(depth) {
-                None => node.message.iter().for_each(|(n, m)| found(n, m)),
+                None => node.each(&mut found),
                 Some(&"#") => {
                     // Of the whole subtree, the parent level included (the root has no message).
-                    node.message.iter().for_each(|(n, m)| found(n, m));
+                    node.each(&mut found);
                     for (_, &next) in node.children.iter().filter(|(level, _)| visible(level)) {
                         self.subtree(next, &mut found);
                     }
@@ -142,20 +194,30 @@ impl RetainedIndex {
         let mut stack = vec![from];
         while let Some(at) = stack.pop() {
             let node = &self.nodes[at as usize];
-            node.message.iter().for_each(|(n, m)| found(n, m));
+            node.each(found);
             stack.extend(node.children.values());
         }
     }
+}
 
-    fn find(&self, name: &str) -> Option<u32> {
-        topic::levels(name).try_fold(ROOT, |at, level| self.nodes[at as usize].children.get(level).copied())
+impl Node {
+    fn each(&self, found: &mut impl FnMut(&Arc<str>, &Arc<Retained>)) {
+        if let Some(Kept { name, message: Some(message), .. }) = &self.kept {
+            found(name, message);
+        }
     }
 }
 
-fn cost(name: &str, message: &Retained) -> usize {
+impl Kept {
+    fn cost(&self) -> usize {
+        cost(&self.name, self.message.as_deref())
+    }
+}
+
+fn cost(name: &str, message: Option<&Retained>) -> usize {
     // Node, map entry and allocations of a topic of its own.
     const FIXED: usize = 200;
-    FIXED + name.len() + message.payload.len() + message.properties.len()
+    FIXED + name.len() + message.map_or(0, |m| m.payload.len() + m.properties.len())
 }
 
 #[cfg(test)]
@@ -177,11 +239,27 @@ mod tests {
     #[test]
     fn bounds_refuse_new_topics_and_let_old_ones_be_replaced() {
         let mut index = RetainedIndex::new(2, 10_000);
-        assert!(index.set("a", message(1)) && index.set("b", message(1)));
-        assert!(!index.set("c", message(1)) && index.set("a", message(2)));
-        assert!(!index.set("a", message(20_000)));
+        let mut set = |name: &str, size| index.set(name, 1, message(size));
+        assert_eq!([set("a", 1), set("b", 1)], [Set::Done; 2]);
+        assert_eq!([set("c", 1), set("a", 2), set("a", 20_000)], [Set::Refused, Set::Done, Set::Refused]);
         assert_eq!((index.len(), index.get("a").map(|m| m.payload.len())), (2, Some(2)));
-        assert!(index.clear("b") && !index.clear("b") && index.set("c", message(1)));
+        assert_eq!([index.clear("b", 2, false), index.set("c", 2, message(1))], [Set::Done; 2]);
+    }
+
+    #[test]
+    fn the_highest_stamp_wins_in_any_order() {
+        let mut index = RetainedIndex::new(9, 10_000);
+        assert_eq!(index.set("a/b", 5, message(5)), Set::Done);
+        assert_eq!([index.set("a/b", 4, message(4)), index.clear("a/b", 4, true)], [Set::Older; 2]);
+        assert_eq!(index.clear("a/b", 6, true), Set::Done);
+        assert_eq!((index.get("a/b"), index.len()), (None, 0));
+        assert_eq!(index.set("a/b", 5, message(5)), Set::Older, "cleared since");
+        index.forget_cleared("a/b", 5);
+        assert_eq!(index.set("a/b", 5, message(5)), Set::Older, "not that one");
+        index.forget_cleared("a/b", 6);
+        assert_eq!((index.set("a/b", 5, message(5)), index.len()), (Set::Done, 1));
+        index.clear("a/b", 7, false);
+        assert_eq!((index.bytes, index.nodes.len()), (0, index.free.len() + 1));
     }
 
     proptest! {
@@ -193,7 +271,7 @@ mod tests {
             let names: Vec<String> = names.into_iter().filter(|n| !n.is_empty()).collect();
             let mut index = RetainedIndex::new(100, 1 << 20);
             for name in &names {
-                prop_assert!(index.set(name, message(1)));
+                prop_assert_eq!(index.set(name, 1, message(1)), Set::Done);
             }
             let mut found = Vec::new();
             index.matches(&filter, |name, _| found.push(name.to_string()));
@@ -202,7 +280,7 @@ mod tests {
             expect.sort_unstable();
             prop_assert_eq!(found, expect, "{}", filter);
             for name in &names {
-                prop_assert!(index.clear(name));
+                prop_assert_eq!(index.clear(name, 1, false), Set::Done);
             }
             prop_assert_eq!((index.len(), index.bytes, index.nodes.len()), (0, 0, index.free.len() + 1));
         }

@@ -1,11 +1,12 @@
 //! The shard's state, and what its worker calls.
 
 use crate::config::Limits;
-use crate::hook::{Everything, Gate, Hook, LocalPublish, Publisher, Role};
+use crate::hook::{Access, Everything, Gate, Hook, LocalPublish, Publisher, Role};
+use crate::peers::{Owner, Peers, Place};
 use crate::retained::RetainedIndex;
-use crate::session::{Conn, Kind, Phase, Received, Session};
+use crate::routes::{self, Routes};
+use crate::session::{Conn, Kind, Phase, Rare, Received, Session};
 use crate::slots::Slots;
-use crate::trie::Trie;
 use crate::turn::Batch;
 use crate::wheel::Wheel;
 use crate::{ConnId, SessionKey, marker};
@@ -15,25 +16,46 @@ use ferrule_store::record::{self, Record, Retained, Subscription};
 use ferrule_store::{Now, Op, QueueId, Restored, SessionId, Side, Store};
 use foldhash::fast::FixedState;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use hashbrown::HashTable;
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Whose acknowledgement a receipt is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    pub(crate) conn: ConnId,
-    pub(crate) session: SessionKey,
-    pub(crate) serial: u64,
-    pub(crate) packet_id: u16,
-    pub(crate) qos2: bool,
-}
 
 /// Where a matching filter leads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Destination {
-    Session(SessionKey, Subscription),
+    /// Whether it keeps messages beyond its connection.
+    Session(SessionKey, Subscription, bool),
     Hook(u32),
+    /// Another shard has subscribers.
+    Peer(u16),
+}
+
+impl Destination {
+    pub(crate) fn hook_key(hook: u32) -> u64 {
+        u64::from(hook)
+    }
+
+    /// Below the ids of sessions, which have a generation, and above those of hooks, of which there are some thousands.
+    pub(crate) fn peer_key(peer: u16) -> u64 {
+        u64::from(u32::MAX - u32::from(peer))
+    }
+}
+
+impl routes::Destination for Destination {
+    fn key(&self) -> u64 {
+        match self {
+            Self::Session(key, ..) => key.to_bits(),
+            Self::Hook(hook) => Self::hook_key(*hook),
+            Self::Peer(peer) => Self::peer_key(*peer),
+        }
+    }
+
+    fn is_local(&self) -> bool {
+        matches!(self, Self::Session(..))
+    }
 }
 
 /// What the worker has to do for the shard beside writing output.
@@ -43,6 +65,9 @@ pub enum Command {
     Close(ConnId),
     /// Bytes that were left over may be offered again, and reading goes on.
     Resume(ConnId),
+    /// The connection belongs to another shard, which gets the socket and the bytes that were left over; here call
+    /// [`Shard::closed`].
+    Move(ConnId, u16),
 }
 
 /// Counts since the shard started.
@@ -80,6 +105,10 @@ pub struct Stats {
     pub protocol_errors: u64,
     /// Publishes that passed too many rules.
     pub loops: u64,
+    /// Publishes sent to other shards, each counted once a shard.
+    pub forwarded_out: u64,
+    /// Publishes that came from other shards.
+    pub forwarded_in: u64,
 }
 
 /// A shard. See the crate's header for how it is driven.
@@ -91,9 +120,11 @@ pub struct Shard<H, S> {
     pub(crate) gate: Box<dyn Gate>,
     pub(crate) conns: Slots<marker::Conn, Conn>,
     pub(crate) sessions: Slots<marker::Session, Session>,
-    pub(crate) by_client: HashMap<Arc<str>, SessionKey>,
+    /// Sessions by client id.
+    by_client: HashTable<SessionKey>,
     pub(crate) by_store_id: HashMap<SessionId, SessionKey>,
-    pub(crate) trie: Trie<Destination>,
+    pub(crate) routes: Routes<Destination>,
+    pub(crate) peers: Peers,
     pub(crate) retained: RetainedIndex,
     /// Topics whose retained message, set by QoS 0, is not in the store yet.
     pub(crate) retained_lazy: HashSet<Box<str>>,
@@ -101,7 +132,11 @@ pub struct Shard<H, S> {
     pub(crate) receipts: Receipts<Owner>,
     pub(crate) wheel: Wheel<Timer>,
     pub(crate) dirty: Vec<ConnId>,
-    pub(crate) heard: Vec<ConnId>,
+    pub(crate) buffers: Buffers,
+    /// Connections whose publishes wait, and since when they bring nothing more.
+    pub(crate) waiters: Vec<(ConnId, u64)>,
+    /// When the last turn ended.
+    pub(crate) last_turn_us: u64,
     pub(crate) commands: Vec<Command>,
     pub(crate) touched: Vec<SessionKey>,
     pub(crate) batch: Batch,
@@ -114,6 +149,8 @@ pub struct Shard<H, S> {
     pub(crate) scratch: crate::publish::Scratch,
     pub(crate) hasher: FixedState,
     pub(crate) random: u64,
+    /// Of connections that are not admitted yet: they share one.
+    everything: Arc<dyn Access>,
     pub(crate) now: Now,
     pub(crate) stats: Stats,
     pub(crate) failing: Option<String>,
@@ -141,12 +178,42 @@ pub struct Parts<H, S> {
     pub policy: Policy,
     /// Seeds hashes and assigned client ids; random.
     pub seed: u64,
+    /// Which of how many shards.
+    pub place: Place,
+}
+
+/// Output buffers between a turn and the next: a connection has one of its own only while it has output.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers(Vec<Vec<u8>>);
+
+/// Buffers kept, and the largest that is: 16 MiB together at most, and what a busy turn uses in fact.
+const BUFFERS: usize = 1_024;
+const BUFFER_BYTES: usize = 16 << 10;
+
+impl Buffers {
+    /// Readies a connection's output for a packet.
+    pub(crate) fn ready(&mut self, out: &mut Vec<u8>) {
+        if out.capacity() == 0
+            && let Some(buffer) = self.0.pop()
+        {
+            *out = buffer;
+        }
+    }
+
+    fn give_back(&mut self, out: &mut Vec<u8>) {
+        let mut buffer = std::mem::take(out);
+        if self.0.len() < BUFFERS && buffer.capacity() <= BUFFER_BYTES {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
 }
 
 impl<H: Hook, S: Store> Shard<H, S> {
     /// A shard with what the store remembers. Rows of queues that are not sessions' are the hook's affair.
     pub fn new(parts: Parts<H, S>, restored: &Restored, now: Now) -> Self {
-        let Parts { hook, store, gate, limits, policy, seed } = parts;
+        let Parts { hook, store, gate, limits, policy, seed, place } = parts;
+        let hasher = FixedState::with_seed(seed);
         let mut shard = Self {
             limits,
             policy,
@@ -155,35 +222,48 @@ impl<H: Hook, S: Store> Shard<H, S> {
             gate,
             conns: Slots::new(),
             sessions: Slots::new(),
-            by_client: HashMap::new(),
+            by_client: HashTable::new(),
             by_store_id: HashMap::new(),
-            trie: Trie::new(),
+            routes: Routes::new(hasher.clone()),
+            peers: Peers::new(place),
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
             retained_lazy: HashSet::new(),
             retained_lazy_since_us: 0,
             receipts: Receipts::new(),
             wheel: Wheel::new(),
             dirty: Vec::new(),
-            heard: Vec::new(),
+            buffers: Buffers::default(),
+            waiters: Vec::new(),
+            last_turn_us: 0,
             commands: Vec::new(),
             touched: Vec::new(),
             batch: Batch::default(),
             ended: Vec::new(),
             local: VecDeque::new(),
             smoothed_commit: Duration::ZERO,
-            next_session: 1,
-            next_body: restored.last_body + 1,
+            // Numbers of the store are drawn by every shard: each has those of its residue.
+            next_session: u64::from(place.index),
+            next_body: restored.last_body,
             next_routed: 1,
             scratch: crate::publish::Scratch::default(),
-            hasher: FixedState::with_seed(seed),
-            random: seed,
+            hasher,
+            random: seed ^ u64::from(place.index),
+            everything: Arc::new(Everything),
             now,
             stats: Stats::default(),
             failing: None,
             admitted: true,
         };
         shard.restore(restored);
+        shard.advertise();
         shard
+    }
+
+    /// The next number after `last` that is this shard's to draw.
+    pub(crate) fn draw(place: Place, last: &mut u64) -> u64 {
+        let (of, index) = (u64::from(place.of), u64::from(place.index));
+        *last = (*last / of + 1) * of + index;
+        *last
     }
 
     /// Sessions with their subscriptions become routable, retained messages findable. A record that cannot be
@@ -191,8 +271,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
     fn restore(&mut self, restored: &Restored) {
         let queues: HashMap<QueueId, _> = restored.queues.iter().map(|q| (q.queue, *q)).collect();
         for (id, bytes) in &restored.sessions {
-            self.next_session = self.next_session.max(id.0 + 1);
+            self.next_session = self.next_session.max(id.0);
             let Ok(record) = record::Session::from_bytes(bytes) else { continue };
+            if self.belongs_elsewhere(&record.client_id).is_some() {
+                continue;
+            }
             let queue_id = QueueId::session(*id);
             let queue = Queue::new(queue_id, self.policy, queues.get(&queue_id).copied());
             let client_id: Arc<str> = record.client_id.into();
@@ -208,14 +291,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             let kind = Kind::Persistent { id: *id, queue: Box::new(queue) };
             let username = record.username.map(Into::into);
-            let mut session = Session::new(Arc::clone(&client_id), username, kind, record.expiry_s);
+            let mut session = Session::new(client_id, username, kind, record.expiry_s);
             if record.expiry_s != u32::MAX {
                 // The monotonic clock may be younger than the session: its life is what is left of it.
                 session.expires_us = self.now.mono_us + left_us;
             }
             let key = self.sessions.insert(session);
             self.arm_session(key);
-            self.by_client.insert(client_id, key);
+            self.add_client(key);
             self.by_store_id.insert(*id, key);
         }
         for (id, filter, bytes) in &restored.subscriptions {
@@ -224,9 +307,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 continue;
             };
             if let Some(session) = self.sessions.get_mut(key) {
-                session.subscriptions.insert(filter.clone(), subscription);
+                let filter: Arc<str> = filter.as_ref().into();
+                session.subscribe(Arc::clone(&filter), subscription);
+                self.routes.insert(&filter, Destination::Session(key, subscription, true));
             }
-            self.trie.insert(filter, Destination::Session(key, subscription), |_| false);
         }
         for (id, side, packet_id, bytes) in &restored.inflight {
             let Some(session) = self.by_store_id.get(id).and_then(|key| self.sessions.get_mut(*key)) else {
@@ -234,7 +318,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             };
             match (side, record::Inflight::from_bytes(bytes)) {
                 (Side::Inbound, Ok(record::Inflight::Received)) => {
-                    session.received.insert(*packet_id, Received::Answered(ReasonCode::SUCCESS));
+                    session.received.make().insert(*packet_id, Received::Answered(ReasonCode::SUCCESS));
                 }
                 (Side::Outbound, Ok(record::Inflight::Sent(seq))) => {
                     session.inflight.restore(*packet_id, seq)
@@ -245,7 +329,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         for (topic, bytes) in &restored.retained {
             if let Ok(message) = Retained::from_bytes(bytes) {
-                self.retained.set(topic, Arc::new(message));
+                let stamp = self.peers.stored_stamp(message.at_wall_ms);
+                self.retained.set(topic, stamp, Arc::new(message));
             }
         }
     }
@@ -257,16 +342,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Makes `filters` lead to a hook. A hook has each filter once.
     pub fn add_hook_filter(&mut self, filter: &str, hook: u32) {
-        self.trie.insert(
-            filter,
-            Destination::Hook(hook),
-            |d| matches!(d, Destination::Hook(h) if *h == hook),
-        );
+        self.routes.insert(&filter.into(), Destination::Hook(hook));
     }
 
     /// Ends that.
     pub fn remove_hook_filter(&mut self, filter: &str, hook: u32) {
-        self.trie.remove(filter, |d| matches!(d, Destination::Hook(h) if *h == hook));
+        self.routes.remove(filter, Destination::hook_key(hook));
     }
 
     /// Counts.
@@ -279,7 +360,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         [
             self.conns.len(),
             self.sessions.len(),
-            self.trie.len(),
+            self.routes.len(),
             self.retained.len(),
             self.receipts.open_count(),
             self.receipts.lost_ends() as usize,
@@ -294,41 +375,30 @@ impl<H: Hook, S: Store> Shard<H, S> {
     // --- the rim's side ---
 
     /// A connection came. None when there are too many: close it.
-    pub fn open(&mut self, peer: std::net::SocketAddr, listener: usize, now: Now) -> Option<ConnId> {
+    pub fn open(&mut self, peer: IpAddr, listener: u16, now: Now) -> Option<ConnId> {
         self.now = now;
         if self.conns.len() >= self.limits.connections {
             self.stats.refused += 1;
             return None;
         }
         let id = self.conns.insert(Conn {
+            out: Vec::new(),
+            access: Arc::clone(&self.everything),
+            session: None,
+            publishing: Rare::default(),
+            connecting: None,
+            heard_us: now.mono_us,
+            drained_us: now.mono_us,
+            timer_us: 0,
             peer,
             listener,
             phase: Phase::AwaitConnect,
             version: Version::V3_1_1,
-            session: None,
-            publisher: Arc::new(Publisher {
-                client_id: "".into(),
-                username: None,
-                host: None,
-                role: Role::Device,
-            }),
-            access: Arc::new(Everything),
-            out: Vec::new(),
             dirty: false,
-            heard: false,
-            came_us: now.mono_us,
-            heard_us: now.mono_us,
-            drained_us: now.mono_us,
-            timer_us: 0,
-            keep_alive_us: 0,
-            peer_packet_bytes: usize::MAX,
-            aliases: Vec::new(),
-            waiting: VecDeque::new(),
-            recent: VecDeque::new(),
-            life: None,
-            next_serial: 0,
+            waits: false,
             unordered: false,
-            connecting: None,
+            keep_alive_s: 0,
+            peer_packet_bytes: u32::MAX,
         });
         self.arm_conn(id, now.mono_us + self.limits.connect_timeout.as_micros() as u64);
         Some(id)
@@ -339,12 +409,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn receive(&mut self, id: ConnId, buf: &[u8], now: Now) -> usize {
         self.now = now;
         let mut at = 0;
-        if let Some(conn) = self.conns.get_mut(id) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.phase == Phase::Open
+        {
             conn.heard_us = now.mono_us;
-            if !conn.heard {
-                conn.heard = true;
-                self.heard.push(id);
-            }
         }
         loop {
             let Some(conn) = self.conns.get(id) else { return buf.len() };
@@ -352,7 +420,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 Phase::Closing => return buf.len(),
                 Phase::AwaitConnect => None,
                 Phase::Open => Some(conn.version),
-                Phase::AwaitGate | Phase::AwaitStore => return at,
+                Phase::AwaitGate | Phase::AwaitStore | Phase::Moving => return at,
             };
             match decode(&buf[at..], version, self.limits.packet_bytes) {
                 Ok(None) => return at,
@@ -360,6 +428,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     if let Err(error) = packet.check_sender(ferrule_mqtt::Side::Client, conn.version) {
                         self.refuse_bytes(id, &error, &[]);
                         return buf.len();
+                    }
+                    if let Packet::Connect(connect) = &packet
+                        && version.is_none()
+                        && let Some(to) = self.belongs_elsewhere(connect.client_id)
+                    {
+                        self.move_to(id, to);
+                        return at;
                     }
                     at += size;
                     self.packet(id, packet);
@@ -374,14 +449,30 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Whether the worker should stop reading from a connection for now.
     pub fn is_held(&self, id: ConnId) -> bool {
-        self.conns.get(id).is_some_and(|c| matches!(c.phase, Phase::AwaitGate | Phase::AwaitStore))
+        let held = |c: &Conn| matches!(c.phase, Phase::AwaitGate | Phase::AwaitStore | Phase::Moving);
+        self.conns.get(id).is_some_and(held)
+    }
+
+    /// The connection's CONNECT is another shard's to answer.
+    fn move_to(&mut self, id: ConnId, to: u16) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.phase = Phase::Moving;
+            self.commands.push(Command::Move(id, to));
+        }
+    }
+
+    /// Where a connection came from, and to which listener.
+    pub fn describe(&self, id: ConnId) -> Option<(IpAddr, u16)> {
+        self.conns.get(id).map(|conn| (conn.peer, conn.listener))
     }
 
     /// The socket ended, from either side.
     pub fn closed(&mut self, id: ConnId, now: Now) {
         self.now = now;
         self.detach(id, true);
-        self.conns.remove(id);
+        if let Some(mut conn) = self.conns.remove(id) {
+            self.buffers.give_back(&mut conn.out);
+        }
     }
 
     /// Output of a connection: the worker removes from the front what it has written.
@@ -394,6 +485,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.now = now;
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.drained_us = now.mono_us;
+        if conn.out.is_empty() {
+            self.buffers.give_back(&mut conn.out);
+        }
         if conn.out.len() < self.limits.output_bytes
             && let Some(key) = conn.session
         {
@@ -456,6 +550,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase != Phase::Closing) {
             if conn.out.is_empty() {
                 conn.drained_us = self.now.mono_us;
+                self.buffers.ready(&mut conn.out);
             }
             encode(&mut conn.out, conn.version);
             if !conn.dirty {
@@ -463,6 +558,46 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.dirty.push(id);
             }
         }
+    }
+
+    /// The session of a client id.
+    pub(crate) fn by_client(&self, client_id: &str) -> Option<SessionKey> {
+        let hash = self.hasher.hash_one(client_id);
+        let is = |key: &SessionKey| self.sessions.get(*key).is_some_and(|s| *s.client_id == *client_id);
+        self.by_client.find(hash, is).copied()
+    }
+
+    /// Makes a session findable by its client id, which no other has.
+    pub(crate) fn add_client(&mut self, key: SessionKey) {
+        let (hasher, sessions) = (&self.hasher, &self.sessions);
+        // A key that is in the table names a session.
+        let hash = |key: &SessionKey| sessions.get(*key).map_or(0, |s| hasher.hash_one(&*s.client_id));
+        self.by_client.insert_unique(hash(&key), key, hash);
+    }
+
+    /// Before the session goes.
+    pub(crate) fn remove_client(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let hash = self.hasher.hash_one(&*session.client_id);
+        if let Ok(entry) = self.by_client.find_entry(hash, |known| *known == key) {
+            entry.remove();
+        }
+    }
+
+    /// A client as a publisher; made with its first publish.
+    pub(crate) fn publisher(&mut self, id: ConnId) -> Option<Arc<Publisher>> {
+        let conn = self.conns.get_mut(id)?;
+        let publishing = conn.publishing.make();
+        if publishing.publisher.is_none() {
+            let session = self.sessions.get(conn.session?)?;
+            publishing.publisher = Some(Arc::new(Publisher {
+                client_id: Arc::clone(&session.client_id),
+                username: session.username.clone(),
+                host: Some(conn.peer.to_canonical().to_string().into()),
+                role: publishing.edge.clone().map_or(Role::Device, Role::Edge),
+            }));
+        }
+        publishing.publisher.clone()
     }
 
     pub(crate) fn session_op(&self, key: SessionKey, ended_wall_ms: Option<i64>) -> Option<Op> {

@@ -5,7 +5,7 @@ use crate::deliver::qos as record_qos;
 use crate::hook::Hook;
 use crate::publish::expired;
 use crate::shard::{Destination, Shard};
-use crate::turn::Wait;
+use crate::turn::{Reply, Wait};
 use ferrule_mqtt::{Packet, Properties, QoS, ReasonCode, Suback, Subscribe, Unsubscribe, Version, topic};
 use ferrule_store::record::{Delivery, Record, Retained, Subscription};
 use ferrule_store::{Op, Store};
@@ -34,9 +34,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 None
             };
             let Some(session) = self.sessions.get_mut(key) else { return };
+            let known = session.filter(filter).cloned();
             let refusal = refusal.or_else(|| {
                 let full = session.subscriptions.len() >= self.limits.subscriptions;
-                (full && !session.subscriptions.contains_key(filter)).then_some(ReasonCode::QUOTA_EXCEEDED)
+                (full && known.is_none()).then_some(ReasonCode::QUOTA_EXCEEDED)
             });
             if let Some(reason) = refusal {
                 // Before MQTT 5 there is one failure code.
@@ -51,12 +52,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 id: subscription_id,
             };
             let store_id = session.store_id();
-            let old = session.subscriptions.insert(filter.into(), subscription);
-            self.trie.insert(
-                filter,
-                Destination::Session(key, subscription),
-                |d| matches!(d, Destination::Session(k, _) if *k == key),
-            );
+            let text = known.unwrap_or_else(|| filter.into());
+            let old = session.subscribe(Arc::clone(&text), subscription);
+            if self.routes.insert(&text, Destination::Session(key, subscription, store_id.is_some())).local {
+                self.peers.route_changed(filter, true);
+            }
             if let Some(session) = store_id {
                 if old != Some(subscription) {
                     let record = subscription.to_bytes();
@@ -66,7 +66,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 durable |= self.batch.is_awaited();
             }
             if options.retain_handling == 0 || (options.retain_handling == 1 && old.is_none()) {
-                retained.push((filter.into(), subscription));
+                retained.push((text, subscription));
             }
             reasons.push(options.qos.into());
         }
@@ -76,9 +76,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let _ = Packet::Suback(suback).encode(version, &mut packet);
         if durable {
             // Otherwise an acknowledged subscription is not routable after a kill.
-            self.wait(Wait::Reply(id, packet, retained));
+            self.wait(Wait::Reply(Reply { conn: id, packet, retained }));
         } else {
-            self.reply(id, &packet, retained);
+            self.reply_when_routed(Reply { conn: id, packet, retained });
         }
     }
 
@@ -91,13 +91,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
         for filter in unsubscribe.filters.iter() {
             let Some(session) = self.sessions.get_mut(key) else { return };
             let store_id = session.store_id();
-            if session.subscriptions.remove(filter).is_none() {
+            if session.unsubscribe(filter).is_none() {
                 // Its end may still be on its way to the store.
                 durable |= store_id.is_some() && self.batch.is_awaited();
                 reasons.push(ReasonCode::NO_SUBSCRIPTION_EXISTED.0);
                 continue;
             }
-            self.trie.remove(filter, |d| matches!(d, Destination::Session(k, _) if *k == key));
+            if self.routes.remove(filter, key.to_bits()).local {
+                self.peers.route_changed(filter, false);
+            }
             if let Some(session) = store_id {
                 durable = true;
                 self.op(Op::SubscriptionDelete { session, filter: filter.into() }, true);
@@ -109,17 +111,18 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Suback { packet_id: unsubscribe.packet_id, properties: Properties::EMPTY, reasons: &reasons };
         let _ = Packet::Unsuback(unsuback).encode(version, &mut packet);
         if durable {
-            self.wait(Wait::Reply(id, packet, Vec::new()));
+            self.wait(Wait::Reply(Reply { conn: id, packet, retained: Vec::new() }));
         } else {
-            self.reply(id, &packet, Vec::new());
+            self.reply_when_routed(Reply { conn: id, packet, retained: Vec::new() });
         }
     }
 
     /// Sends a reply, and after a SUBACK the retained messages of its filters.
-    pub(crate) fn reply(&mut self, id: ConnId, packet: &[u8], retained: Vec<(Box<str>, Subscription)>) {
-        self.write(id, |out, _| out.extend_from_slice(packet));
+    pub(crate) fn reply(&mut self, reply: Reply) {
+        let Reply { conn, packet, retained } = reply;
+        self.write(conn, |out, _| out.extend_from_slice(&packet));
         for (filter, subscription) in retained {
-            self.send_retained(id, &filter, subscription);
+            self.send_retained(conn, &filter, subscription);
         }
     }
 
@@ -137,8 +140,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         });
         for topic in over {
-            self.retained.clear(&topic);
-            self.retain_later(&topic);
+            // Expired everywhere, so nobody is told. With others about, one of them may have set it anew on disk already: what is
+            // there goes at the next start.
+            let stamp = self.peers.next_stamp(self.now);
+            self.retained.clear(&topic, stamp, false);
+            if self.peers.is_alone() {
+                self.retain_later(&topic);
+            }
         }
         for (topic, message) in found {
             let qos = record_qos(message.qos.min(subscription.qos));
@@ -154,8 +162,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let Some(session) = self.sessions.get_mut(key) else { return };
             if qos > QoS::AtMostOnce {
                 self.delivering().enqueue(key, &delivery, None);
-            } else if session.backlog.len() < self.limits.retained_messages {
-                session.backlog.push_back(delivery);
+            } else if session.backlog.make().len() < self.limits.retained_messages {
+                session.backlog.make().push_back(delivery);
             } else {
                 self.stats.dropped_slow += 1;
             }

@@ -9,6 +9,7 @@ use ferrule_outbox::{End, Outcome};
 use ferrule_store::record::{Record, Subscription};
 use ferrule_store::{Now, Op, QueueId, Store, StoreEvent, Ticket};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// What waits for a commit.
 #[derive(Debug)]
@@ -17,12 +18,29 @@ pub(crate) enum Wait {
     End(End),
     /// The CONNACK of a connection.
     Connack(ConnId),
-    /// A SUBACK, UNSUBACK or PUBCOMP, and the subscriptions whose retained messages follow it.
-    Reply(ConnId, Vec<u8>, Vec<(Box<str>, Subscription)>),
+    /// A PUBCOMP, or what then waits for the other shards.
+    Reply(Reply),
     /// The PUBLISH of a QoS 2 delivery under this packet id.
     Publish(SessionKey, u16),
     /// The PUBREL of one.
     Pubrel(SessionKey, u16),
+}
+
+/// A SUBACK, UNSUBACK or PUBCOMP, and the subscriptions whose retained messages follow it.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) conn: ConnId,
+    pub(crate) packet: Vec<u8>,
+    pub(crate) retained: Vec<(Arc<str>, Subscription)>,
+}
+
+/// The packet id of a QoS 2 publish on its way to the store.
+#[derive(Debug)]
+pub(crate) struct Receiving {
+    pub(crate) op: Op,
+    pub(crate) end: End,
+    /// Something of the publish is another shard's, whose batch is another one.
+    pub(crate) apart: bool,
 }
 
 /// This turn's ops of the shard's own, and what waits for their commit.
@@ -34,7 +52,7 @@ pub(crate) struct Batch {
     since_us: u64,
     pub(crate) waits: Vec<Wait>,
     /// Packet ids of QoS 2 publishes, to be written with what was made of them and never before.
-    pub(crate) received: Vec<(Op, End)>,
+    pub(crate) received: Vec<Receiving>,
     received_us: u64,
     /// Of batches that were submitted.
     commits: VecDeque<(Ticket, Vec<Wait>)>,
@@ -104,7 +122,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 match wait {
                     Wait::End(end) => self.ended.push((end, Outcome::Delivered)),
                     Wait::Connack(conn) => self.store_ready(conn),
-                    Wait::Reply(conn, packet, subscriptions) => self.reply(conn, &packet, subscriptions),
+                    Wait::Reply(reply) => self.reply_when_routed(reply),
                     Wait::Publish(key, packet_id) => self.outbound_committed(key, packet_id),
                     Wait::Pubrel(key, packet_id) => self.release_committed(key, packet_id),
                 }
@@ -140,6 +158,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.settle();
         self.mark_full_windows();
         self.flush(&mut reads);
+        self.end_turn_of_peers();
         for (queue, from) in reads {
             // 256 rows or 1 MiB a read: the writer serves reads between commits.
             self.store.read(queue, from, 256, 1 << 20);
@@ -158,16 +177,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let urgent = self.receipts.urgent_count() > 0;
         let mut next = self.wheel.next_us();
         let mut at = |due: Option<u64>| next = [next, due].into_iter().flatten().min();
+        at(self.peers.next_us());
         at(self.hook.next_due_us(urgent, self.smoothed_commit));
         let unfinished = !self.dirty.is_empty() || !self.commands.is_empty() || !self.ended.is_empty();
-        if unfinished || self.batch.due || !self.local.is_empty() {
+        if unfinished || self.batch.due || !self.local.is_empty() || self.peers.has_parcels() {
             // What came after the turn's end has to have a turn of its own.
             at(Some(0));
         }
         if !self.admitted {
             at(Some(self.now.mono_us + ADMISSION_US));
         }
-        if !self.scratch.quiet.is_empty() {
+        if !self.waiters.is_empty() {
             at(Some(self.now.mono_us + QUIET_US));
         }
         if !self.batch.ops.is_empty() {
@@ -264,12 +284,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Adds the packet ids of QoS 2 publishes. One whose message has a row that found no room waits for it: alone on disk it
     /// would, after a kill, be answered and the message gone. (Its other rows may then be made twice.)
     pub(crate) fn write_received(&mut self, withheld: bool, batch: &mut Vec<Op>) {
-        for (op, end) in std::mem::take(&mut self.batch.received) {
+        for Receiving { op, end, apart } in std::mem::take(&mut self.batch.received) {
             match self.receipts.pending(end.receipt()) {
                 Some((_, Outcome::Retry)) => self.ended.push((end, Outcome::Delivered)),
-                Some((2.., _)) if withheld => {
+                Some((2.., _)) if withheld || apart => {
                     self.batch.received_us = self.now.mono_us;
-                    self.batch.received.push((op, end));
+                    self.batch.received.push(Receiving { op, end, apart });
                 }
                 _ => {
                     batch.push(op);
@@ -324,36 +344,34 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Contract 2: a publisher whose window is full waits no longer than it must. Its window is full when half of it
     /// waits, or when all that it sent waits and it sent nothing more in this turn.
-    pub(crate) fn mark_full_windows(&mut self) {
-        for id in std::mem::take(&mut self.heard) {
-            let Some(conn) = self.conns.get_mut(id) else { continue };
-            conn.heard = false;
-            // Heard in this turn: it is stalled only when half its window waits. What it sent now is looked at again
-            // when a turn brings nothing more.
-            let half = usize::from(self.limits.receive_max) / 2;
-            if conn.waiting.len() >= half.max(1) {
-                for waiting in &conn.waiting {
-                    if let Some(receipt) = waiting.receipt {
-                        self.receipts.set_urgent(receipt);
-                    }
-                }
-            } else if !conn.waiting.is_empty() {
-                self.scratch.quiet.push((id, self.now.mono_us));
-            }
-        }
-        let now = self.now;
+    fn mark_full_windows(&mut self) {
+        let before = self.receipts.urgent_count();
+        // What it sent now is looked at again when a turn brings nothing more; till then it is stalled only when half its window
+        // waits.
+        let half = (usize::from(self.limits.receive_max) / 2).max(1);
+        let (now, last_us) = (self.now, self.last_turn_us);
+        self.last_turn_us = now.mono_us;
         let (conns, receipts) = (&mut self.conns, &mut self.receipts);
-        self.scratch.quiet.retain(|&(id, since)| {
-            let Some(conn) = conns.get_mut(id) else { return false };
-            if conn.waiting.is_empty() || conn.heard_us > since {
+        self.waiters.retain_mut(|(id, since_us)| {
+            let Some(conn) = conns.get_mut(*id) else { return false };
+            let heard = conn.heard_us >= last_us;
+            let Some(publishing) = conn.publishing.get().filter(|p| !p.waiting.is_empty()) else {
+                conn.waits = false;
                 return false;
+            };
+            if heard {
+                *since_us = now.mono_us;
             }
-            if now.since(since) < QUIET_US {
-                return true;
+            let quiet = now.since(*since_us) >= QUIET_US;
+            if quiet || (heard && publishing.waiting.len() >= half) {
+                publishing.waiting.iter().filter_map(|w| w.receipt).for_each(|r| receipts.set_urgent(r));
             }
-            conn.waiting.iter().filter_map(|w| w.receipt).for_each(|r| receipts.set_urgent(r));
-            false
+            conn.waits = !quiet;
+            !quiet
         });
+        if self.receipts.urgent_count() > before {
+            self.hurry_peers();
+        }
     }
 
     pub(crate) fn run_timers(&mut self) {
@@ -383,15 +401,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 return;
             }
             Phase::AwaitConnect | Phase::AwaitGate => {
-                if now.since(conn.came_us) >= self.limits.connect_timeout.as_micros() as u64 {
+                if now.since(conn.heard_us) >= self.limits.connect_timeout.as_micros() as u64 {
                     self.disconnect(id, ReasonCode::KEEP_ALIVE_TIMEOUT);
                     return;
                 }
             }
-            Phase::AwaitStore => {}
+            Phase::AwaitStore | Phase::Moving => {}
             Phase::Open => {
                 // [MQTT-3.1.2-22]: one and a half times the keep alive.
-                if conn.keep_alive_us > 0 && now.since(conn.heard_us) >= conn.keep_alive_us * 3 / 2 {
+                if conn.keep_alive_s > 0 && now.since(conn.heard_us) >= conn.keep_alive_us() * 3 / 2 {
                     self.disconnect(id, ReasonCode::KEEP_ALIVE_TIMEOUT);
                     return;
                 }
@@ -401,17 +419,18 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
                 // It reads and does not acknowledge, and publishers wait for its room.
                 if let Some(session) = conn.session.and_then(|key| self.sessions.get(key))
-                    && let Kind::Clean { pending_bytes, taken_us, .. } = &session.kind
-                    && *pending_bytes >= self.limits.pending_bytes
-                    && now.since(*taken_us) >= stalled_us
+                    && let Kind::Clean(waiters) = &session.kind
+                    && let Some(waiters) = waiters.get()
+                    && waiters.bytes >= self.limits.pending_bytes
+                    && now.since(waiters.taken_us) >= stalled_us
                 {
                     self.disconnect(id, ReasonCode::QUOTA_EXCEEDED);
                     return;
                 }
             }
         }
-        let next = if conn.keep_alive_us > 0 {
-            (conn.heard_us + conn.keep_alive_us * 3 / 2).min(now.mono_us + stalled_us)
+        let next = if conn.keep_alive_s > 0 {
+            (conn.heard_us + conn.keep_alive_us() * 3 / 2).min(now.mono_us + stalled_us)
         } else {
             now.mono_us + stalled_us
         };
@@ -429,7 +448,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.drop_session(key);
             return;
         }
-        let late = session.late_will.take_if(|late| late.due_us <= now_us);
+        let late = session.late_will.take_if(|late| late.due_us <= now_us).map(|late| *late);
         self.arm_session(key);
         if let Some(LateWill { will, publisher, .. }) = late {
             self.publish_will(&publisher, &will);

@@ -52,7 +52,7 @@ fn output(first: &[u8], second: &[u8], pieces: &[usize]) -> (Vec<u8>, bool) {
     let mut out = Vec::new();
     let mut closed = false;
     for bytes in [first, second] {
-        let conn = rig.shard.open("127.0.0.1:1".parse().unwrap(), 0, rig.now).unwrap();
+        let conn = rig.shards[0].open("127.0.0.1".parse().unwrap(), 0, rig.now).unwrap();
         let mut rest = Vec::new();
         let mut at = 0;
         let mut sizes = pieces.iter().cycle();
@@ -60,27 +60,28 @@ fn output(first: &[u8], second: &[u8], pieces: &[usize]) -> (Vec<u8>, bool) {
             let size = (*sizes.next().unwrap()).min(bytes.len() - at);
             rest.extend_from_slice(&bytes[at..at + size]);
             at += size;
-            let taken = rig.shard.receive(conn, &rest, rig.now);
+            let taken = rig.shards[0].receive(conn, &rest, rig.now);
             rest.drain(..taken);
-            rig.shard.end_turn(rig.now);
+            rig.shards[0].end_turn(rig.now);
         }
         // The store answers when all is in, or the pieces would make a difference.
         let mut before = usize::MAX;
         while before != rest.len() {
             before = rest.len();
             rig.commit_only();
-            let taken = rig.shard.receive(conn, &rest, rig.now);
+            let taken = rig.shards[0].receive(conn, &rest, rig.now);
             rest.drain(..taken);
-            rig.shard.end_turn(rig.now);
+            rig.shards[0].end_turn(rig.now);
         }
-        rig.shard.end_turn(rig.now);
-        if let Some(said) = rig.shard.output(conn) {
+        rig.shards[0].end_turn(rig.now);
+        if let Some(said) = rig.shards[0].output(conn) {
             // A CONNECT that is too large is refused before it is whole: whether its version had arrived by then is chance.
             if *said != [0x20, 3, 0, 0x95, 0] {
                 out.append(said);
             }
         }
-        closed |= rig.shard.take_commands().iter().any(|c| matches!(c, ferrule_broker::Command::Close(_)));
+        closed |=
+            rig.shards[0].take_commands().iter().any(|c| matches!(c, ferrule_broker::Command::Close(_)));
     }
     rig.wait(20_000);
     while !rig.hook.0.borrow().held.is_empty() {
@@ -89,7 +90,7 @@ fn output(first: &[u8], second: &[u8], pieces: &[usize]) -> (Vec<u8>, bool) {
     rig.commit();
     rig.wait(60_000);
     rig.commit();
-    let [.., open, lost] = rig.shard.sizes();
+    let [.., open, lost] = rig.shards[0].sizes();
     assert_eq!((open, lost), (0, 0));
     // The order of several retained messages is nobody's business.
     out.sort_unstable();

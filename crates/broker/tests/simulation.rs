@@ -328,14 +328,14 @@ impl World {
 
     fn resolve(&mut self, retry: bool) {
         let held = self.rig.hook.0.borrow_mut().held.pop_front();
-        let Some((qos, end)) = held else { return };
+        let Some((qos, end, shard)) = held else { return };
         let outcome = match self.random.below(10) {
             // What went to some destinations is routed to all again: only QoS 1 allows that.
             0 if retry && qos == QoS::AtLeastOnce => Outcome::Retry,
             1 => Outcome::Discarded(Reason::Refused),
             _ => Outcome::Delivered,
         };
-        self.rig.hook.0.borrow_mut().said.extend(end.map(|end| (end, outcome)));
+        self.rig.hook.0.borrow_mut().said.extend(end.map(|end| (end, outcome, shard)));
         self.rig.turn();
         self.listen();
     }
@@ -434,7 +434,7 @@ impl World {
                 );
             }
         }
-        let [.., open, lost] = self.rig.shard.sizes();
+        let [.., open, lost] = self.rig.shards[0].sizes();
         assert_eq!((open, lost), (0, 0), "open receipts, lost ends");
     }
 }

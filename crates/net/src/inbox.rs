@@ -2,7 +2,9 @@
 
 use ferrule_broker::{ConnId, Grant, Refusal};
 use ferrule_store::StoreEvent;
+use mio::net::TcpStream;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What arrives.
@@ -13,8 +15,20 @@ pub enum Mail<M> {
     Admitted(ConnId, Result<Grant, Refusal>),
     /// For whatever hangs on the shard.
     App(M),
+    /// A connection that belongs to this worker's shard.
+    Moved(Moved),
     /// Stop: close all connections and return.
     Stop,
+}
+
+/// A connection on its way from one worker to another.
+#[derive(Debug)]
+pub struct Moved {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: IpAddr,
+    pub(crate) listener: u16,
+    /// What it sent and nobody has answered: its CONNECT, and what came behind.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Posting never blocks. What can be under way at once is bounded by the senders: one commit, one read a queue, one
@@ -25,7 +39,7 @@ pub struct Inbox<M> {
 
 struct Shared<M> {
     mail: Mutex<Vec<Mail<M>>>,
-    waker: mio::Waker,
+    waker: Arc<mio::Waker>,
 }
 
 impl<M> Clone for Inbox<M> {
@@ -42,7 +56,11 @@ impl<M> fmt::Debug for Inbox<M> {
 
 impl<M> Inbox<M> {
     pub(crate) fn new(waker: mio::Waker) -> Self {
-        Self { shared: Arc::new(Shared { mail: Mutex::new(Vec::new()), waker }) }
+        Self { shared: Arc::new(Shared { mail: Mutex::new(Vec::new()), waker: Arc::new(waker) }) }
+    }
+
+    pub(crate) fn waker(&self) -> Arc<mio::Waker> {
+        Arc::clone(&self.shared.waker)
     }
 
     /// Posts, and wakes the worker if nothing was there yet.

@@ -11,8 +11,12 @@
 //! with the turn's one batch for the store, then each connection with output is written once. epoll is edge-triggered: a
 //! socket that was not drained is in a list of its own.
 //!
+//! # Several workers
+//! All workers accept from the same listeners. The one that accepted reads the CONNECT; if the client id belongs to another
+//! shard, socket and bytes move there, and that one answers. Shards reach each other by bounded [`Links`].
+//!
 //! # Bounds
-//! A connection is read 256 KiB and written 256 KiB a turn at most; a connection that is held (its CONNECT
+//! A turn ends reading after 2 ms: the rest has the next one. A connection is read 256 KiB and written 256 KiB a turn at most; a connection that is held (its CONNECT
 //! waits for an answer) keeps 64 KiB of what arrives and is not read further; a closing one is flushed and then
 //! listened to for a second, so that its last packet is not destroyed by a reset.
 
@@ -20,8 +24,10 @@
 
 mod clock;
 mod inbox;
+mod ring;
 mod worker;
 
 pub use clock::Clock;
 pub use inbox::{Inbox, Mail};
+pub use ring::Links;
 pub use worker::{Listener, Worker, WorkerStats};

@@ -1,13 +1,15 @@
 //! The worker's loop.
 
-use crate::{Clock, Inbox, Mail};
+use crate::inbox::Moved;
+use crate::{Clock, Inbox, Links, Mail};
 use ferrule_broker::{Command, ConnId, Hook, Shard};
 use ferrule_store::{Now, Store};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use slab::Slab;
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 const EVENTS: usize = 1_024;
@@ -16,8 +18,12 @@ const READ_BYTES: usize = 256 * 1024;
 const HELD_BYTES: usize = 64 * 1024;
 /// Bytes written to one connection in one turn.
 const WRITE_BYTES: usize = 256 * 1024;
-/// Buffers above this are given back when they are empty.
-const KEEP_BYTES: usize = 16 * 1024;
+/// A turn reads for so long at most: others' answers, timers and output wait for its end.
+const READ_US: u64 = 2_000;
+/// Reads between two looks at the clock: a read costs some 500 ns, a look 50.
+const READS_A_LOOK: u32 = 32;
+/// While a ring has no room its shard's wish for a turn at once is granted this much later.
+const REFUSED_US: u64 = 1_000;
 /// Connections taken from one listener in one turn.
 const ACCEPTS: usize = 256;
 const LINGER_US: u64 = 1_000_000;
@@ -44,6 +50,15 @@ impl Listener {
         Ok(Self { socket, address })
     }
 
+    /// The same listener for one more worker.
+    ///
+    /// # Errors
+    /// When the system has no files left.
+    pub fn share(&self) -> io::Result<Self> {
+        let socket = std::net::TcpListener::from(self.socket.as_fd().try_clone_to_owned()?);
+        Ok(Self { socket: TcpListener::from_std(socket), address: self.address })
+    }
+
     /// Where it listens, with the port that the system chose.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -64,39 +79,54 @@ pub struct WorkerStats {
     pub accept_failures: u64,
     /// The longest turn in microseconds.
     pub turn_us_max: u64,
+    /// Turns that ended reading before all that was ready was read.
+    pub turns_cut: u64,
+    /// Connections that came from another worker.
+    pub moved_in: u64,
+    /// Batches for other workers.
+    pub batches_out: u64,
+    /// Times that one found its ring full.
+    pub rings_full: u64,
 }
 
+/// As small as it can be: there are many.
 #[derive(Debug)]
 struct Socket {
     stream: TcpStream,
-    /// None while it lingers.
-    conn: Option<ConnId>,
+    conn: ConnId,
     /// The front of a packet, or what a held connection sent ahead.
-    partial: Vec<u8>,
+    partial: Option<Box<Partial>>,
     /// Has more to read than was read: in the list `again`.
     again: bool,
     /// Not read although there may be more, since it is held.
     paused: bool,
     /// The peer has closed its side: an edge that comes once, so it is read to its end.
     ended: bool,
-    linger_until_us: u64,
+    /// The shard has closed: its last packet is on its way.
+    lingers: bool,
 }
+
+#[derive(Debug, Default)]
+struct Partial(Vec<u8>);
 
 /// One thread's worth of connections.
 pub struct Worker<H, S, M> {
     poll: Poll,
     inbox: Inbox<M>,
+    links: Links<M>,
     clock: Clock,
     listeners: Vec<(Listener, bool)>,
     accept_after_us: u64,
     shard: Shard<H, S>,
-    sockets: Slab<Socket>,
-    /// Index of a connection -> key of its socket.
-    by_conn: Vec<usize>,
+    /// By the index of their connection.
+    sockets: Vec<Option<Socket>>,
     again: Vec<usize>,
     /// Have more output than one turn writes: epoll has no edge for them.
     unwritten: Vec<ConnId>,
-    lingering: usize,
+    /// Connections that the shard has closed, and until when their sockets are kept.
+    lingering: VecDeque<(u64, ConnId)>,
+    /// Batches for which a ring had no room. While there is one no client is read.
+    refused: Vec<(usize, Vec<u8>)>,
     stats: WorkerStats,
 }
 
@@ -118,6 +148,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     pub fn new(
         poll: Poll,
         inbox: Inbox<M>,
+        links: Links<M>,
         clock: Clock,
         mut listeners: Vec<Listener>,
         shard: Shard<H, S>,
@@ -129,15 +160,16 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         Ok(Self {
             poll,
             inbox,
+            links,
             clock,
             listeners,
             accept_after_us: 0,
             shard,
-            sockets: Slab::new(),
-            by_conn: Vec::new(),
+            sockets: Vec::new(),
             again: Vec::new(),
             unwritten: Vec::new(),
-            lingering: 0,
+            lingering: VecDeque::new(),
+            refused: Vec::new(),
             stats: WorkerStats::default(),
         })
     }
@@ -150,15 +182,16 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         let mut events = Events::with_capacity(EVENTS);
         let mut buffer = vec![0; READ_BYTES];
         let mut mail = Vec::new();
-        let mut ready = Vec::new();
+        let mut ready = VecDeque::new();
         let mut dirty = Vec::new();
         let mut stop = false;
+        let mut now = self.clock.now();
         loop {
-            match self.poll.poll(&mut events, self.timeout()) {
+            match self.poll.poll(&mut events, self.timeout(now)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 result => result?,
             }
-            let now = self.clock.now();
+            now = self.clock.now();
             self.stats.turns += 1;
             ready.extend(self.again.drain(..).map(|key| (key, false)));
             dirty.append(&mut self.unwritten);
@@ -169,26 +202,30 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                     Token(key) => {
                         let key = key - self.listeners.len();
                         if event.is_writable()
-                            && let Some(conn) = self.sockets.get(key).and_then(|s| s.conn)
+                            && let Some(Some(socket)) = self.sockets.get(key)
+                            && !socket.lingers
                         {
-                            dirty.push(conn);
+                            dirty.push(socket.conn);
                         }
                         if event.is_readable() || event.is_read_closed() || event.is_error() {
-                            ready.push((key, event.is_read_closed() || event.is_error()));
+                            ready.push_back((key, event.is_read_closed() || event.is_error()));
                         }
                     }
                 }
             }
+            self.hear(now);
             self.accept(now);
-            for (key, ending) in ready.drain(..) {
-                self.read(key, ending, &mut buffer, now);
-            }
+            self.read_ready(&mut ready, &mut buffer, now);
             self.inbox.take(&mut mail);
             for mail in mail.drain(..) {
                 match mail {
                     Mail::Store(event) => self.shard.store_event(event, now),
                     Mail::Admitted(conn, verdict) => self.shard.admitted(conn, verdict, now),
                     Mail::App(message) => app(&mut self.shard, &self.stats, message, now),
+                    Mail::Moved(moved) => {
+                        self.stats.moved_in += 1;
+                        self.add(moved, now);
+                    }
                     // The mail behind it is still read: a destination's answers spare their rows the way to the disk.
                     Mail::Stop => stop = true,
                 }
@@ -202,14 +239,71 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             self.shard.end_turn(now);
             // What comes up only now and makes new work has the next turn, which the shard then wants at once.
             self.obey(now);
+            self.tell(now);
             self.shard.take_dirty(&mut dirty);
             for conn in dirty.drain(..) {
                 self.write(conn, now);
             }
-            if self.lingering > 0 {
-                self.end_lingering(now);
+            self.end_lingering(now);
+            let began_us = now.mono_us;
+            now = self.clock.now();
+            self.stats.turn_us_max = self.stats.turn_us_max.max(now.since(began_us));
+        }
+    }
+
+    /// What other workers sent.
+    fn hear(&mut self, now: Now) {
+        for from in self.links.others() {
+            while let Some(batch) = self.links.take(from, now.mono_us) {
+                // Indices are 16 bits wide: there are at most 256 shards.
+                if let Err(error) = self.shard.parcels(from as u16, &batch, now) {
+                    // Both ends are this binary: a bug. The rest of the batch is lost, and its publishers are not
+                    // acknowledged.
+                    tracing::error!(from, %error, "this is a bug");
+                }
             }
-            self.stats.turn_us_max = self.stats.turn_us_max.max(self.clock.now().since(now.mono_us));
+        }
+    }
+
+    /// To other workers: what the turn said, or what a ring had no room for, first.
+    fn tell(&mut self, now: Now) {
+        for (to, batch) in std::mem::take(&mut self.refused) {
+            if let Err(batch) = self.links.push(to, batch, now.mono_us) {
+                self.refused.push((to, batch));
+            }
+        }
+        for to in self.links.others() {
+            if self.refused.iter().any(|(of, _)| *of == to) {
+                continue; // The shard keeps what it says until then.
+            }
+            let Some(batch) = self.shard.take_parcels(to as u16) else { continue };
+            self.stats.batches_out += 1;
+            if let Err(batch) = self.links.push(to, batch, now.mono_us) {
+                self.stats.rings_full += 1;
+                self.refused.push((to, batch));
+            }
+        }
+    }
+
+    /// Reads what is ready, unless others cannot take what comes of it; for at most so long.
+    fn read_ready(&mut self, ready: &mut VecDeque<(usize, bool)>, buffer: &mut [u8], now: Now) {
+        if self.refused.is_empty() {
+            let mut read = 0;
+            while let Some((key, ending)) = ready.pop_front() {
+                self.read(key, ending, buffer, now);
+                read += 1;
+                if read % READS_A_LOOK == 0 && self.clock.now().since(now.mono_us) >= READ_US {
+                    self.stats.turns_cut += u64::from(!ready.is_empty());
+                    break;
+                }
+            }
+        }
+        // An edge comes once: what was not read is remembered.
+        for (key, ending) in ready.drain(..) {
+            if let Some(Some(socket)) = self.sockets.get_mut(key) {
+                socket.ended |= ending;
+                self.read_on(key);
+            }
         }
     }
 
@@ -218,8 +312,21 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             match command {
                 Command::Resume(conn) => self.resume(conn, now),
                 Command::Close(conn) => self.close(conn, now),
+                Command::Move(conn, to) => self.hand_over(conn, usize::from(to), now),
             }
         }
+    }
+
+    /// The connection's shard is another worker's.
+    fn hand_over(&mut self, conn: ConnId, to: usize, now: Now) {
+        let Some(key) = self.key_of(conn) else { return };
+        let Some(mut socket) = self.sockets[key].take() else { return };
+        let described = self.shard.describe(conn);
+        self.shard.closed(conn, now);
+        let _ = self.poll.registry().deregister(&mut socket.stream);
+        let (Some((peer, listener)), Some(inbox)) = (described, self.links.inboxes.get(to)) else { return };
+        let bytes = socket.partial.map(|partial| partial.0).unwrap_or_default();
+        inbox.post(Mail::Moved(Moved { stream: socket.stream, peer, listener, bytes }));
     }
 
     /// Leaves nothing in memory that the store can have, and tells clients that we stop, as far as their sockets take it at
@@ -234,21 +341,22 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         dirty.into_iter().for_each(|conn| self.write(conn, now));
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&self, now: Now) -> Option<Duration> {
         let accepting = self.listeners.iter().any(|(_, ready)| *ready);
-        if !self.again.is_empty() || !self.unwritten.is_empty() || (accepting && self.accept_after_us == 0) {
+        // A ring that is full wakes us when it has room.
+        let reading = !self.again.is_empty() && self.refused.is_empty();
+        if reading || !self.unwritten.is_empty() || (accepting && self.accept_after_us == 0) {
             return Some(Duration::ZERO);
         }
         let mut wake = self.shard.next_wake_us();
-        if accepting {
-            wake = Some(wake.map_or(self.accept_after_us, |w| w.min(self.accept_after_us)));
+        if !self.refused.is_empty() {
+            // The shard may keep what it has to say for the ring that has no room.
+            wake = wake.map(|w| w.max(now.mono_us + REFUSED_US));
         }
-        let now = self.clock.now().mono_us;
-        let mut timeout = wake.map(|w| Duration::from_micros(w.saturating_sub(now)));
-        if self.lingering > 0 {
-            let linger = Duration::from_micros(LINGER_US / 4);
-            timeout = Some(timeout.map_or(linger, |t| t.min(linger)));
-        }
+        let accept = accepting.then_some(self.accept_after_us);
+        let linger = self.lingering.front().map(|(until_us, _)| *until_us);
+        let wake = [wake, accept, linger, self.links.next_us()].into_iter().flatten().min();
+        let timeout = wake.map(|w| Duration::from_micros(w.saturating_sub(now.mono_us)));
         // epoll counts milliseconds: rounding up would not be early, rounding down would spin.
         timeout.map(|t| Duration::from_millis(t.as_micros().div_ceil(1_000) as u64))
     }
@@ -264,7 +372,13 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                     break;
                 }
                 match self.listeners[index].0.socket.accept() {
-                    Ok((stream, peer)) => self.add(stream, peer, index, now),
+                    Ok((stream, peer)) => {
+                        // Small packets leave when they are written: the turn has gathered them already.
+                        let _ = stream.set_nodelay(true);
+                        // A configuration has far fewer than 65,536 listeners.
+                        let listener = index as u16;
+                        self.add(Moved { stream, peer: peer.ip(), listener, bytes: Vec::new() }, now);
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => self.listeners[index].1 = false,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     // The peer gave up before it was accepted.
@@ -282,41 +396,42 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         }
     }
 
-    fn add(&mut self, mut stream: TcpStream, peer: SocketAddr, listener: usize, now: Now) {
-        // Small packets leave when they are written: the turn has gathered them already.
-        let _ = stream.set_nodelay(true);
-        let key = self.sockets.vacant_key();
+    fn add(&mut self, came: Moved, now: Now) {
+        let Moved { mut stream, peer, listener, bytes } = came;
+        let Some(conn) = self.shard.open(peer, listener, now) else { return };
+        let key = conn.index();
         let token = Token(key + self.listeners.len());
         if self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).is_err()
         {
+            self.shard.closed(conn, now);
             return;
         }
-        let Some(conn) = self.shard.open(peer, listener, now) else { return };
-        if self.by_conn.len() <= conn.index() {
-            self.by_conn.resize(conn.index() + 1, usize::MAX);
+        if self.sockets.len() <= key {
+            self.sockets.resize_with(key + 1, || None);
         }
-        self.by_conn[conn.index()] = key;
-        self.sockets.insert(Socket {
+        let socket = self.sockets[key].insert(Socket {
             stream,
-            conn: Some(conn),
-            partial: Vec::new(),
+            conn,
+            partial: None,
             again: false,
             paused: false,
             ended: false,
-            linger_until_us: 0,
+            lingers: false,
         });
+        offer(&mut self.shard, socket, &bytes, now);
     }
 
     /// One read, or to the end when the peer has closed.
     fn read(&mut self, key: usize, ending: bool, buffer: &mut [u8], now: Now) {
-        let Some(socket) = self.sockets.get_mut(key) else { return };
+        let Some(Some(socket)) = self.sockets.get_mut(key) else { return };
         socket.again = false;
         socket.ended |= ending;
-        let Some(conn) = socket.conn else {
-            self.discard_input(key, buffer);
+        if socket.lingers {
+            self.discard_input(key, buffer, now);
             return;
-        };
-        if socket.partial.len() >= HELD_BYTES && self.shard.is_held(conn) {
+        }
+        let conn = socket.conn;
+        if socket.partial.as_ref().is_some_and(|p| p.0.len() >= HELD_BYTES) && self.shard.is_held(conn) {
             socket.paused = true;
             return;
         }
@@ -324,7 +439,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             Ok(0) => self.gone(key, conn, now),
             Ok(size) => {
                 self.stats.bytes_in += size as u64;
-                offer(&mut self.shard, socket, conn, &buffer[..size], now);
+                offer(&mut self.shard, socket, &buffer[..size], now);
                 // A short read has drained a stream socket; an end is seen by reading on.
                 if size == buffer.len() || socket.ended {
                     self.read_on(key);
@@ -337,7 +452,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     }
 
     fn read_on(&mut self, key: usize) {
-        if let Some(socket) = self.sockets.get_mut(key)
+        if let Some(Some(socket)) = self.sockets.get_mut(key)
             && !socket.again
         {
             socket.again = true;
@@ -347,8 +462,8 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
 
     fn resume(&mut self, conn: ConnId, now: Now) {
         let Some(key) = self.key_of(conn) else { return };
-        let socket = &mut self.sockets[key];
-        offer(&mut self.shard, socket, conn, &[], now);
+        let Some(socket) = &mut self.sockets[key] else { return };
+        offer(&mut self.shard, socket, &[], now);
         if std::mem::take(&mut socket.paused) {
             self.read_on(key);
         }
@@ -357,7 +472,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn write(&mut self, conn: ConnId, now: Now) {
         let Some(key) = self.key_of(conn) else { return };
         let Some(out) = self.shard.output(conn) else { return };
-        let socket = &mut self.sockets[key];
+        let Some(socket) = &mut self.sockets[key] else { return };
         let mut written = 0;
         let mut blocked = false;
         let failed = loop {
@@ -378,9 +493,6 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         };
         if written == out.len() {
             out.clear();
-            if out.capacity() > KEEP_BYTES {
-                *out = Vec::new();
-            }
         } else {
             out.drain(..written);
             if !blocked && !failed {
@@ -399,77 +511,75 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn close(&mut self, conn: ConnId, now: Now) {
         self.write(conn, now);
         let Some(key) = self.key_of(conn) else { return };
-        self.shard.closed(conn, now);
-        let socket = &mut self.sockets[key];
-        socket.conn = None;
-        socket.partial = Vec::new();
-        socket.linger_until_us = now.mono_us + LINGER_US;
-        self.lingering += 1;
+        let Some(socket) = &mut self.sockets[key] else { return };
+        if socket.lingers {
+            return;
+        }
+        socket.lingers = true;
+        socket.partial = None;
+        self.lingering.push_back((now.mono_us + LINGER_US, conn));
         if socket.stream.shutdown(Shutdown::Write).is_err() {
-            self.remove(key);
+            self.gone(key, conn, now);
         } else {
             self.read_on(key);
         }
     }
 
-    fn discard_input(&mut self, key: usize, buffer: &mut [u8]) {
-        match self.sockets[key].stream.read(buffer) {
-            Ok(0) => self.remove(key),
+    fn discard_input(&mut self, key: usize, buffer: &mut [u8], now: Now) {
+        let Some(socket) = &mut self.sockets[key] else { return };
+        let conn = socket.conn;
+        match socket.stream.read(buffer) {
+            Ok(0) => self.gone(key, conn, now),
             Ok(_) => self.read_on(key),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => self.read_on(key),
-            Err(_) => self.remove(key),
+            Err(_) => self.gone(key, conn, now),
         }
     }
 
     fn end_lingering(&mut self, now: Now) {
-        let over: Vec<usize> = (self.sockets.iter())
-            .filter(|(_, s)| s.conn.is_none() && s.linger_until_us <= now.mono_us)
-            .map(|(key, _)| key)
-            .collect();
-        over.into_iter().for_each(|key| self.remove(key));
+        while let Some(&(until_us, conn)) = self.lingering.front() {
+            if until_us > now.mono_us {
+                return;
+            }
+            self.lingering.pop_front();
+            if let Some(key) = self.key_of(conn) {
+                self.gone(key, conn, now);
+            }
+        }
     }
 
     /// The socket ended.
     fn gone(&mut self, key: usize, conn: ConnId, now: Now) {
         self.shard.closed(conn, now);
-        self.remove(key);
-    }
-
-    fn remove(&mut self, key: usize) {
-        if let Some(mut socket) = self.sockets.try_remove(key) {
-            self.lingering -= usize::from(socket.conn.is_none());
+        if let Some(mut socket) = self.sockets.get_mut(key).and_then(Option::take) {
             let _ = self.poll.registry().deregister(&mut socket.stream);
         }
     }
 
     fn key_of(&self, conn: ConnId) -> Option<usize> {
-        let key = *self.by_conn.get(conn.index())?;
-        (self.sockets.get(key)?.conn == Some(conn)).then_some(key)
+        let key = conn.index();
+        (self.sockets.get(key)?.as_ref()?.conn == conn).then_some(key)
     }
 }
 
 /// Offers what was left over and what came; keeps what the shard leaves.
-fn offer<H: Hook, S: Store>(
-    shard: &mut Shard<H, S>,
-    socket: &mut Socket,
-    conn: ConnId,
-    bytes: &[u8],
-    now: Now,
-) {
-    if socket.partial.is_empty() {
-        let taken = shard.receive(conn, bytes, now);
-        socket.partial.extend_from_slice(&bytes[taken..]);
-    } else {
-        socket.partial.extend_from_slice(bytes);
-        let taken = shard.receive(conn, &socket.partial, now);
-        if taken == socket.partial.len() {
-            socket.partial.clear();
-            if socket.partial.capacity() > KEEP_BYTES {
-                socket.partial = Vec::new();
+fn offer<H: Hook, S: Store>(shard: &mut Shard<H, S>, socket: &mut Socket, bytes: &[u8], now: Now) {
+    match &mut socket.partial {
+        None => {
+            let taken = shard.receive(socket.conn, bytes, now);
+            if taken < bytes.len() {
+                socket.partial = Some(Box::new(Partial(bytes[taken..].to_vec())));
             }
-        } else {
-            socket.partial.drain(..taken);
+        }
+        Some(partial) => {
+            partial.0.extend_from_slice(bytes);
+            let taken = shard.receive(socket.conn, &partial.0, now);
+            if taken == partial.0.len() {
+                socket.partial = None;
+            } else {
+                partial.0.drain(..taken);
+            }
         }
     }
 }

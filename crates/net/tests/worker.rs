@@ -6,14 +6,14 @@ use bytes::Bytes;
 use ferrule_broker::hook::Everything;
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
-    ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Refusal, Role, Shard,
-    Stats,
+    ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place, Refusal, Role,
+    Shard, Stats,
 };
 use ferrule_mqtt::{
     Connect, Packet, Properties, PropertiesBuf, Publish, QoS, ReasonCode, Subscribe, SubscribeFiltersBuf,
     SubscribeOptions, Version, decode,
 };
-use ferrule_net::{Clock, Inbox, Listener, Mail, Worker};
+use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker};
 use ferrule_outbox::{End, Outcome, Policy};
 use ferrule_store::{MemoryStore, Now, Op, QueueId, Restored, Store, StoredRow, Ticket};
 use std::io::{ErrorKind, Read, Write};
@@ -117,9 +117,11 @@ impl Node {
                 limits,
                 policy: Policy::EDGE,
                 seed: 1,
+                place: Place::ALONE,
             };
             let shard = Shard::new(parts, &Restored::default(), clock.now());
-            Worker::new(poll, inbox, clock, vec![listener], shard)?.run(|shard, _, ask: Ask, _| {
+            let links = Links::mesh(&[inbox.clone()], None).remove(0);
+            Worker::new(poll, inbox, links, clock, vec![listener], shard)?.run(|shard, _, ask: Ask, _| {
                 let _ = ask.send((shard.stats(), shard.sizes()));
             })
         });

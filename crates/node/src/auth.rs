@@ -21,7 +21,7 @@ use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -55,7 +55,7 @@ pub struct Attempt<'a> {
     /// The password.
     pub password: Option<&'a [u8]>,
     /// Where it comes from.
-    pub peer: SocketAddr,
+    pub peer: IpAddr,
     /// Whom the listener admits without a name.
     pub anonymous: Anonymous,
 }

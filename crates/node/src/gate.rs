@@ -94,7 +94,10 @@ impl NodeGate {
             let claim =
                 known.lock().unwrap_or_else(PoisonError::into_inner).remove(&conn).unwrap_or_default();
             let verdict = verdict.map_err(refusal).and_then(|principal| claim.grant(principal));
-            inbox.post(Mail::Admitted(ConnId::from_bits(conn), verdict));
+            // It was made of an id: it is one.
+            ConnId::from_bits(conn)
+                .into_iter()
+                .for_each(|conn| inbox.post(Mail::Admitted(conn, verdict.clone())));
         })?;
         Ok(Self { authenticator, listeners, claims })
     }

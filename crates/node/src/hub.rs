@@ -7,6 +7,8 @@
 //!
 //! # Invariants
 //! - A row that a rule made is either in a queue with its end, or its end was said.
+//! - An outbox belongs to one shard ([`Place::owner`] of its name), and rows of all others go there: a destination has one
+//!   order and one window, however many workers there are.
 //! - An outbox outlives its consumer: a sink that a reload changes or removes leaves its rows in the store, and what is
 //!   not answered is handed out again to the next consumer, in order, with the same identities.
 //! - Identity (contract 3): at the edge each row gets a number of its own when it enters an outbox; in the cloud a row keeps
@@ -14,14 +16,14 @@
 
 use crate::control::{OutboxStatus, RuleStatus, Status};
 use bytes::Bytes;
-use ferrule_broker::{Attachment, Ends, Hook, LocalPublish, Message, Publisher, Role, Shard};
+use ferrule_broker::{Attachment, Ends, Hook, LocalPublish, Message, Place, Publisher, Role, Shard};
 use ferrule_mqtt::{Properties, PropertiesBuf, PropertyId, QoS};
 use ferrule_net::WorkerStats;
 use ferrule_outbox::{ConsumerEvent, Delivered, End, OutRow, Outcome, Policy, Queue, Reason};
 use ferrule_rules::{
     Ack, Body, Failure, Qos0, Rows, Rule, RuleState, Scratch, Step, UserProperties, extend_rule_path, step,
 };
-use ferrule_store::record::Entry;
+use ferrule_store::record::{Entry, Record};
 use ferrule_store::{
     Boot, Identity, MessageId, Now, Op, Origin, QueueId, QueueSummary, Stamp, Store, StoredRow, Ticket,
 };
@@ -58,7 +60,8 @@ pub enum HubMessage {
     Status(oneshot::Sender<Status>),
 }
 
-/// Rules and the sinks they use, checked and started.
+/// Rules and the sinks they use, checked and started; every worker gets them.
+#[derive(Clone)]
 pub struct Load {
     /// All rules.
     pub rules: Vec<Rule>,
@@ -68,7 +71,8 @@ pub struct Load {
     pub outboxes: Vec<Connected>,
 }
 
-/// An outbox and its consumer.
+/// An outbox and its consumer. Only the outbox's own shard sends rows.
+#[derive(Clone)]
 pub struct Connected {
     /// The sink's name.
     pub name: Arc<str>,
@@ -89,6 +93,8 @@ pub struct Node {
     pub edge: bool,
     /// Bounds and times of outboxes.
     pub policy: Policy,
+    /// Which of the node's shards this hub hangs on: an outbox belongs to the one that owns its name.
+    pub place: Place,
 }
 
 /// Where a row goes.
@@ -109,6 +115,8 @@ struct Loaded {
 
 struct Outbox {
     name: Arc<str>,
+    /// Its shard. Of another's only the name is used.
+    owner: u16,
     queue: Queue<Arc<Entry>>,
     generation: u64,
     rows: Option<mpsc::Sender<Vec<OutRow>>>,
@@ -128,6 +136,8 @@ pub struct Hub {
     scratch: Scratch,
     rows: Rows,
     local: Vec<LocalPublish>,
+    /// For outboxes of other shards.
+    elsewhere: Vec<(u16, Vec<u8>, Option<End>)>,
     next_seq: u64,
     loops: u64,
     started: Now,
@@ -138,16 +148,18 @@ impl Hub {
     #[must_use]
     pub fn new(node: Node, stored: Vec<QueueSummary>, seed: u128, now: Now) -> Self {
         Self {
-            node,
             rules: Vec::new(),
             outboxes: Vec::new(),
             stored,
             scratch: Scratch::new(seed),
             rows: Rows::default(),
             local: Vec::new(),
-            next_seq: 1,
+            elsewhere: Vec::new(),
+            // Each shard draws every `of`-th number.
+            next_seq: u64::from(node.place.index) + 1,
             loops: 0,
             started: now,
+            node,
         }
     }
 
@@ -162,9 +174,12 @@ impl Hub {
             return index;
         }
         let id = QueueId::outbox(name, 0);
-        let stored = self.stored.iter().find(|s| s.queue == id).copied();
+        let owner = self.node.place.owner(name);
+        let mine = owner == self.node.place.index;
+        let stored = self.stored.iter().find(|s| mine && s.queue == id).copied();
         self.outboxes.push(Outbox {
             name: Arc::clone(name),
+            owner,
             queue: Queue::new(id, self.node.policy, stored),
             generation: 0,
             rows: None,
@@ -246,7 +261,7 @@ impl Hub {
             hub.rules.push(Loaded { rule, file, state, targets, publisher });
         }
         let unclaimed = hub.unclaimed_rows();
-        if unclaimed > 0 {
+        if unclaimed > 0 && hub.node.place.index == 0 {
             tracing::warn!(
                 rows = unclaimed,
                 "the store holds rows of sinks that the rules do not name: they are kept"
@@ -293,6 +308,7 @@ impl Hub {
             shard.sizes().map(|n| n as u64);
         let stats = shard.stats();
         let hub = shard.hook();
+        let own = hub.outboxes.iter().filter(|o| o.owner == hub.node.place.index);
         let counters = [
             ("received", stats.received),
             ("sent", stats.sent),
@@ -310,7 +326,13 @@ impl Hub {
             ("clients_connected", stats.connected),
             ("clients_refused", stats.refused),
             ("protocol_errors", stats.protocol_errors),
-            ("unclaimed_rows", hub.unclaimed_rows()),
+            ("forwarded_out", stats.forwarded_out),
+            ("forwarded_in", stats.forwarded_in),
+            ("moved_in", worker.moved_in),
+            ("rings_full", worker.rings_full),
+            ("turns_cut", worker.turns_cut),
+            // All shards know of all rows.
+            ("unclaimed_rows", if hub.node.place.index == 0 { hub.unclaimed_rows() } else { 0 }),
             // Bugs, when they are not 0.
             ("lost_ends", lost_ends),
             ("turns", worker.turns),
@@ -326,7 +348,7 @@ impl Hub {
             subscriptions,
             retained,
             waiting,
-            outboxes: hub.outboxes.iter().map(|o| o.status(now)).collect(),
+            outboxes: own.map(|o| o.status(now)).collect(),
             rules: hub.rules.iter().map(Loaded::status).collect(),
             counters: counters.into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect(),
             ..Status::default()
@@ -342,7 +364,7 @@ impl Hub {
             return;
         }
         if origin.own_identity && message.attachment.is_none() && !self.node.edge {
-            self.next_seq += 1;
+            self.next_seq += u64::from(self.node.place.of);
         }
         let properties = Pairs(message.properties);
         let input = ferrule_rules::Message {
@@ -426,7 +448,7 @@ impl Hub {
                         let mut identity = origin.identity.clone();
                         if self.node.edge {
                             identity.seq = self.next_seq;
-                            self.next_seq += 1;
+                            self.next_seq += u64::from(self.node.place.of);
                         }
                         let properties =
                             kept_properties.get_or_insert_with(|| forwardable(message.properties)).clone();
@@ -448,21 +470,18 @@ impl Hub {
                             properties,
                             payload: body,
                         });
-                        let queue = &mut self.outboxes[index].queue;
-                        if message.qos == QoS::AtMostOnce && rule.qos0 == Qos0::Drop && !queue.is_up() {
-                            queue.count_dropped();
-                            continue;
-                        }
-                        let end = if rule.ack == Ack::None { None } else { ends.end() };
-                        let pushed = match rule.ack {
-                            Ack::Sink => queue.push_until_answered(entry, end, now),
-                            Ack::Stored | Ack::Local | Ack::None => queue.push(entry, end, now),
+                        let how = How {
+                            until_answered: rule.ack == Ack::Sink,
+                            hold: message.hold,
+                            droppable: message.qos == QoS::AtMostOnce && rule.qos0 == Qos0::Drop,
                         };
-                        if let Err((_, end)) = pushed {
+                        let end = if rule.ack == Ack::None { None } else { ends.end() };
+                        let outbox = &mut self.outboxes[index];
+                        if outbox.owner != self.node.place.index {
+                            self.elsewhere.push((outbox.owner, parcel(&outbox.name, how, &entry), end));
+                        } else if let Err(end) = outbox.push(entry, how, end, now) {
                             // Memory is full of rows that cannot be written: the publisher keeps the message.
                             ends.resolve(end, Outcome::Retry);
-                        } else if message.hold {
-                            queue.hold();
                         }
                     }
                 }
@@ -478,6 +497,20 @@ impl Hook for Hub {
 
     fn take_local(&mut self) -> Vec<LocalPublish> {
         std::mem::take(&mut self.local)
+    }
+
+    fn take_rows(&mut self) -> Vec<(u16, Vec<u8>, Option<End>)> {
+        std::mem::take(&mut self.elsewhere)
+    }
+
+    fn row(&mut self, row: &[u8], end: Option<End>, now: Now) -> Result<(), Option<End>> {
+        let Some((name, how, entry)) = unpack(row) else { return Err(end) };
+        // Rules may have reached the other shard first: the outbox is there from now on.
+        let index = match self.outboxes.iter().position(|o| *o.name == *name) {
+            Some(index) => index,
+            None => self.outbox(&name.into()),
+        };
+        self.outboxes[index].push(entry, how, end, now)
     }
 
     fn due(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool {
@@ -525,7 +558,66 @@ impl Hook for Hub {
     }
 }
 
+/// How a row enters its outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct How {
+    /// Its end is the destination's answer, not the store's commit.
+    until_answered: bool,
+    /// It must not leave before this turn's batch is durable.
+    hold: bool,
+    /// Not kept while the destination is down.
+    droppable: bool,
+}
+
+/// A row for another shard: flags, the outbox's name, the entry's record with their lengths before them, the payload.
+fn parcel(name: &str, how: How, entry: &Entry) -> Vec<u8> {
+    let head = entry.to_bytes();
+    let mut parcel = Vec::with_capacity(9 + name.len() + head.len() + entry.payload.len());
+    let flags = [how.until_answered, how.hold, how.droppable];
+    parcel.push(flags.iter().enumerate().fold(0, |bits, (at, set)| bits | u8::from(*set) << at));
+    for part in [name.as_bytes(), &head] {
+        // Names and records are far shorter than 4 GiB.
+        parcel.extend_from_slice(&(part.len() as u32).to_le_bytes());
+        parcel.extend_from_slice(part);
+    }
+    parcel.extend_from_slice(&entry.payload);
+    parcel
+}
+
+fn unpack(parcel: &[u8]) -> Option<(&str, How, Arc<Entry>)> {
+    fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+        let (len, rest) = bytes.split_first_chunk::<4>()?;
+        rest.split_at_checked(u32::from_le_bytes(*len) as usize)
+    }
+    let (flags, rest) = parcel.split_first()?;
+    let (name, rest) = part(rest)?;
+    let (head, payload) = part(rest)?;
+    let mut entry = Entry::from_bytes(head).ok()?;
+    entry.payload = Bytes::copy_from_slice(payload);
+    let flag = |at: u8| flags & 1 << at != 0;
+    let how = How { until_answered: flag(0), hold: flag(1), droppable: flag(2) };
+    Some((std::str::from_utf8(name).ok()?, how, Arc::new(entry)))
+}
+
 impl Outbox {
+    /// Puts a row in. An end comes back when memory is full of rows that cannot be written.
+    fn push(&mut self, entry: Arc<Entry>, how: How, end: Option<End>, now: Now) -> Result<(), Option<End>> {
+        if how.droppable && !self.queue.is_up() {
+            self.queue.count_dropped();
+            self.ended.extend(end.map(|end| (end, Outcome::Delivered)));
+            return Ok(());
+        }
+        let pushed = match how.until_answered {
+            true => self.queue.push_until_answered(entry, end, now),
+            false => self.queue.push(entry, end, now),
+        };
+        pushed.map_err(|(_, end)| end)?;
+        if how.hold {
+            self.queue.hold();
+        }
+        Ok(())
+    }
+
     fn hand_out(&mut self, now: Now) {
         let Some(channel) = &self.rows else { return };
         // Also while it is down: a sink that waits for one table goes on with the others, and keeps what it cannot deliver.

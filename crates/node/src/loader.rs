@@ -4,6 +4,7 @@
 use crate::connectors::{self, Connectors, ProcessSecrets};
 use crate::hub::{BATCHES, Connected, HubMessage, Load};
 use crate::watch::RuleFile;
+use ferrule_broker::Place;
 use ferrule_net::{Inbox, Mail};
 use ferrule_outbox::{ConsumerEvent, OutRow};
 use ferrule_rules::{Diagnostic, Host, RuleSet, Severity, SinkDecl, Source, Span};
@@ -38,7 +39,9 @@ pub struct Loader {
     edge: bool,
     host: Host,
     connectors: Connectors,
-    inbox: Inbox<HubMessage>,
+    /// Of every worker.
+    inboxes: Vec<Inbox<HubMessage>>,
+    place: Place,
     runtime: Handle,
     sinks: BTreeMap<String, Sink>,
     next_generation: u64,
@@ -51,13 +54,21 @@ pub struct Loader {
 
 impl Loader {
     /// Nothing in force yet. `edge` decides the built-in sinks.
-    pub fn new(edge: bool, connectors: Connectors, inbox: Inbox<HubMessage>, runtime: Handle) -> Self {
+    /// `inboxes` are the workers' in order; `place` is any worker's.
+    pub fn new(
+        edge: bool,
+        connectors: Connectors,
+        inboxes: Vec<Inbox<HubMessage>>,
+        place: Place,
+        runtime: Handle,
+    ) -> Self {
         let host = connectors::host(edge, &connectors);
         Self {
             edge,
             host,
             connectors,
-            inbox,
+            inboxes,
+            place,
             runtime,
             sinks: BTreeMap::new(),
             next_generation: 1,
@@ -72,7 +83,7 @@ impl Loader {
     pub fn events(&mut self, name: &str) -> (u64, Arc<dyn Fn(ConsumerEvent) + Send + Sync>) {
         let generation = self.next_generation;
         self.next_generation += 1;
-        let (inbox, outbox): (_, Arc<str>) = (self.inbox.clone(), name.into());
+        let (inbox, outbox): (_, Arc<str>) = (self.owner(name).clone(), name.into());
         let held = Held::new(Mutex::new(Some(Vec::new())));
         self.held.push(Arc::clone(&held));
         let events = move |event| {
@@ -84,6 +95,11 @@ impl Loader {
             }
         };
         (generation, Arc::new(events))
+    }
+
+    /// The worker whose shard has this outbox.
+    fn owner(&self, name: &str) -> &Inbox<HubMessage> {
+        &self.inboxes[usize::from(self.place.owner(name))]
     }
 
     /// The uplink's rows go here, from the next load on.
@@ -169,10 +185,18 @@ impl Loader {
             outboxes.push(Connected { name: Arc::clone(&uplink.name), generation: uplink.generation, rows });
         }
         let files = files.iter().map(|f| f.name.as_str().into()).collect();
-        self.inbox.post(Mail::App(HubMessage::Load(Box::new(Load { rules: rules.rules, files, outboxes }))));
+        let load = Load { rules: rules.rules, files, outboxes };
+        for inbox in &self.inboxes {
+            inbox.post(Mail::App(HubMessage::Load(Box::new(load.clone()))));
+        }
         for held in self.held.drain(..) {
             let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-            held.take().into_iter().flatten().for_each(|message| self.inbox.post(Mail::App(message)));
+            for message in held.take().into_iter().flatten() {
+                if let HubMessage::Consumer { outbox, .. } = &message {
+                    let owner = usize::from(self.place.owner(outbox));
+                    self.inboxes[owner].post(Mail::App(message));
+                }
+            }
         }
         Ok(())
     }

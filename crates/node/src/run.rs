@@ -3,7 +3,7 @@
 //! # Threads
 //! | thread | what runs on it |
 //! |---|---|
-//! | `ferrule-worker` | the shard, its rules and outboxes: [`crate::hub`] under [`ferrule_net::Worker`] |
+//! | `ferrule-worker-N` | a shard, its rules and outboxes: [`crate::hub`] under [`ferrule_net::Worker`]; one or several |
 //! | `ferrule-store` | the one durable writer |
 //! | `ferrule-node` (tokio) | uplink, sinks, control socket, rules files, signals |
 //! | authentication | password hashes, two threads |
@@ -20,12 +20,12 @@ use crate::hub::{BATCHES, Hub, HubMessage, Node};
 use crate::loader::{self, Loader, UPLINK};
 use crate::watch::{RuleFile, RuleFiles, Watcher};
 use ferrule_broker::shard::Parts;
-use ferrule_broker::{Limits, Shard};
+use ferrule_broker::{Limits, Place, Shard, introduce};
 use ferrule_link::UplinkStats;
-use ferrule_net::{Clock, Inbox, Listener, Mail, Worker};
+use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker};
 use ferrule_outbox::Policy;
 use ferrule_store::{Boot, Op, Origin, Restored, Stamp, Store, StoreEvent};
-use ferrule_store_sqlite::{Options as StoreOptions, SqliteStore, State, Writer};
+use ferrule_store_sqlite::{Opened, Options as StoreOptions, SqliteStore, State, Writer};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,28 +103,9 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     let origin = origin(product, config, &opened.writer, &opened.restored)?;
     let boot = Boot::new(random()? as u64);
 
-    let (poll, inbox) = Worker::<Hub, SqliteStore, HubMessage>::poll().map_err(system("epoll"))?;
-    let node =
-        Node { origin: Arc::clone(&origin), boot, edge: product.edge, policy: policy(product, config) };
-    let stored = opened.restored.queues.iter().filter(|q| q.queue.as_session().is_none()).copied().collect();
-    let hub = Hub::new(node, stored, random()?, clock.now());
-    let posts = inbox.clone();
-    let store = opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event))));
-    let gate = NodeGate::new(config, inbox.clone()).map_err(system("authentication"))?;
-    let parts = Parts {
-        hook: hub,
-        store,
-        gate: Box::new(gate),
-        limits: limits(config),
-        // Sessions are many: each keeps little of its backlog in memory.
-        policy: Policy { head_bytes: 128 << 10, unwritten_bytes: 1 << 20, ..policy(product, config) },
-        seed: random()? as u64,
-    };
-    let shard = Shard::new(parts, &opened.restored, clock.now());
-    drop(opened.restored);
     let addresses: Vec<String> = listeners.iter().map(|l| l.address().to_string()).collect();
-    let worker = Worker::new(poll, inbox.clone(), clock, listeners, shard)
-        .map_err(system("registering the listeners"))?;
+    let (workers, inboxes, place) = workers(product, config, clock, listeners, &opened, (&origin, boot))?;
+    drop(opened.restored);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One for a gateway's uplink; a cloud's sinks encode and compress beside each other.
@@ -133,8 +114,13 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         .enable_all()
         .build()
         .map_err(system("the runtime"))?;
-    let mut loader =
-        Loader::new(product.edge, product.connectors.clone(), inbox.clone(), runtime.handle().clone());
+    let mut loader = Loader::new(
+        product.edge,
+        product.connectors.clone(),
+        inboxes.clone(),
+        place,
+        runtime.handle().clone(),
+    );
     let stats = Arc::new(UplinkStats::default());
     if let Some(uplink) = uplink {
         let (generation, events) = loader.events(UPLINK);
@@ -150,15 +136,19 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     loader.load(&texts).map_err(RunError::Rules)?;
 
     let ended = Arc::new(tokio::sync::Notify::new());
-    let ending = Arc::clone(&ended);
-    let worker = std::thread::Builder::new()
-        .name("ferrule-worker".into())
-        .spawn(move || {
-            let result = worker.run(Hub::message);
-            ending.notify_one();
-            result
-        })
-        .map_err(system("the worker's thread"))?;
+    let mut threads = Vec::new();
+    for (index, worker) in workers.into_iter().enumerate() {
+        let ending = Arc::clone(&ended);
+        let thread = std::thread::Builder::new()
+            .name(format!("ferrule-worker-{index}"))
+            .spawn(move || {
+                let result = worker.run(Hub::message);
+                ending.notify_one();
+                result
+            })
+            .map_err(system("a worker's thread"))?;
+        threads.push(thread);
+    }
 
     let about = About {
         edge: product.edge,
@@ -166,7 +156,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         data_dir: config.node.data_dir.clone(),
         listeners: addresses.clone(),
         clock,
-        inbox: inbox.clone(),
+        inboxes: inboxes.clone(),
         uplink: uplink
             .map(|u| (u.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), stats)),
         rules_error: Arc::default(),
@@ -184,8 +174,9 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         serve(control, &about, files, loader, &ended).await.map_err(system("signals"))
     });
     tracing::info!("stopping");
-    inbox.post(Mail::Stop);
-    let worker = worker.join().map_err(|_| RunError::Worker("it panicked: this is a bug".into()));
+    inboxes.iter().for_each(|inbox| inbox.post(Mail::Stop));
+    // All of them end before any is judged.
+    let ends: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
     // Sinks and the uplink see their channels closed and finish what they hold.
     runtime.shutdown_timeout(Duration::from_secs(1));
     if let Ok(writer) = Arc::try_unwrap(about.writer)
@@ -195,7 +186,65 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     }
     drop(lock);
     stopped?;
-    worker?.map_err(|e| RunError::Worker(e.to_string()))
+    for end in ends {
+        let end = end.map_err(|_| RunError::Worker("it panicked: this is a bug".into()))?;
+        end.map_err(|e| RunError::Worker(e.to_string()))?;
+    }
+    Ok(())
+}
+
+type NodeWorker = Worker<Hub, SqliteStore, HubMessage>;
+
+/// One worker a shard, introduced to each other; their inboxes in order, and the place of the first.
+fn workers(
+    product: &Product,
+    config: &BrokerConfig,
+    clock: Clock,
+    listeners: Vec<Listener>,
+    opened: &Opened,
+    (origin, boot): (&Origin, Boot),
+) -> Result<(Vec<NodeWorker>, Vec<Inbox<HubMessage>>, Place), RunError> {
+    let of = match config.node.workers {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get().min(64) as u16),
+        of => of,
+    };
+    let seed = random()? as u64;
+    let stored: Vec<_> =
+        opened.restored.queues.iter().filter(|q| q.queue.as_session().is_none()).copied().collect();
+    let mut polls = Vec::new();
+    let mut inboxes = Vec::new();
+    let mut shards = Vec::new();
+    for index in 0..of {
+        let (poll, inbox) = NodeWorker::poll().map_err(system("epoll"))?;
+        let place = Place { index, of, seed };
+        let policy = policy(product, config);
+        let node = Node { origin: Arc::clone(origin), boot, edge: product.edge, policy, place };
+        let posts = inbox.clone();
+        let parts = Parts {
+            hook: Hub::new(node, stored.clone(), random()?, clock.now()),
+            store: opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event)))),
+            gate: Box::new(NodeGate::new(config, inbox.clone()).map_err(system("authentication"))?),
+            limits: limits(config),
+            // Sessions are many: each keeps little of its backlog in memory.
+            policy: Policy { head_bytes: 128 << 10, unwritten_bytes: 1 << 20, ..policy },
+            seed,
+            place,
+        };
+        shards.push(Shard::new(parts, &opened.restored, clock.now()));
+        polls.push(poll);
+        inboxes.push(inbox);
+    }
+    introduce(&mut shards, clock.now()).map_err(|e| RunError::Worker(e.to_string()))?;
+    let delay = Some(config.node.worker_delay).filter(|delay| !delay.is_zero());
+    let links = Links::mesh(&inboxes, delay);
+    let mut workers = Vec::new();
+    for (((poll, inbox), links), shard) in polls.into_iter().zip(&inboxes).zip(links).zip(shards) {
+        let listeners = listeners.iter().map(Listener::share).collect::<Result<_, _>>();
+        let listeners = listeners.map_err(system("the listeners"))?;
+        let worker = Worker::new(poll, inbox.clone(), links, clock, listeners, shard);
+        workers.push(worker.map_err(system("registering the listeners"))?);
+    }
+    Ok((workers, inboxes, Place { index: 0, of, seed }))
 }
 
 /// Serves what is not on a message's way until a signal comes or the worker ends.
@@ -258,7 +307,7 @@ struct About {
     data_dir: PathBuf,
     listeners: Vec<String>,
     clock: Clock,
-    inbox: Inbox<HubMessage>,
+    inboxes: Vec<Inbox<HubMessage>>,
     /// Where to, and how it goes.
     uplink: Option<(String, Arc<UplinkStats>)>,
     /// Why the rules on disk are not those in force.
@@ -279,9 +328,12 @@ async fn answer(about: About, request: Value) -> Result<Value, String> {
 }
 
 async fn status(about: &About) -> Result<Status, String> {
-    let (reply, answer) = oneshot::channel();
-    about.inbox.post(Mail::App(HubMessage::Status(reply)));
-    let hub = answer.await.map_err(|_| "the node is stopping".to_owned())?;
+    let mut hub = Status::default();
+    for inbox in &about.inboxes {
+        let (reply, answer) = oneshot::channel();
+        inbox.post(Mail::App(HubMessage::Status(reply)));
+        hub.add(answer.await.map_err(|_| "the node is stopping".to_owned())?);
+    }
     let now_ms = about.clock.now().wall_ms;
     let uplink = about.uplink.as_ref().map(|(url, stats)| {
         let s = stats.snapshot();
@@ -413,7 +465,7 @@ fn limits(config: &BrokerConfig) -> Limits {
             seconds => seconds,
         },
         topic_alias_max: mqtt.topic_alias_max,
-        inflight_max: usize::from(mqtt.max_inflight),
+        inflight_max: mqtt.max_inflight,
         queue_messages: mqtt.max_queued_messages,
         pending_bytes: mqtt.max_queued_bytes as usize,
         retained_messages: mqtt.retained_max_messages as usize,

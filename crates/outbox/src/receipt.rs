@@ -34,6 +34,19 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them. Shards tell each other places of this list: new ones go to its end.
+    pub const ALL: [Self; 9] = [
+        Self::TooLarge,
+        Self::Refused,
+        Self::Rule,
+        Self::Loop,
+        Self::Expired,
+        Self::Limit,
+        Self::Target,
+        Self::Damaged,
+        Self::Removed,
+    ];
+
     /// The word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -211,6 +224,16 @@ impl<T: Copy> Receipts<T> {
         if let Some(receipt) = self.get_mut(id).filter(|r| !r.urgent) {
             receipt.urgent = true;
             self.urgent += 1;
+        }
+    }
+
+    /// The same for all of some owners.
+    pub fn set_urgent_where(&mut self, is: impl Fn(&T) -> bool) {
+        for (_, slot) in &mut self.slots {
+            if let Some(receipt) = slot.as_mut().filter(|r| !r.urgent && is(&r.owner)) {
+                receipt.urgent = true;
+                self.urgent += 1;
+            }
         }
     }
 

@@ -4,6 +4,9 @@
 //! and data that stay the same over [`Node::restart`]. A node counts as started when its control socket
 //! (`DATA_DIR/ferrule.sock`) answers `{"do":"status"}`: by then it serves.
 //!
+//! With `FERRULE_TEST_WORKERS=3` (and `FERRULE_TEST_WORKER_DELAY=2ms`) in the environment every node has so many workers (and
+//! what passes between them takes a random time up to that).
+//!
 //! The binaries are looked for in `$FERRULE_BIN_DIR`, else in the folder above the running test's own (`target/release`).
 
 use std::fmt::Write as _;
@@ -225,6 +228,14 @@ impl Config {
         };
         if let Some(netns) = &self.netns {
             launch = launch.netns(netns);
+        }
+        // How a whole test run is done with several workers.
+        for (asked, key) in
+            [("FERRULE_TEST_WORKERS", "WORKERS"), ("FERRULE_TEST_WORKER_DELAY", "WORKER_DELAY")]
+        {
+            if let Some(value) = std::env::var_os(asked) {
+                launch = launch.env(format!("FERRULE__{}__{key}", self.role.table().to_uppercase()), value);
+            }
         }
         for (name, value) in &self.env {
             launch = launch.env(name, value);

@@ -34,7 +34,7 @@ fn attempt<'a>(username: Option<&'a str>, password: Option<&'a str>) -> Attempt<
         client_id: "c1",
         username,
         password: password.map(str::as_bytes),
-        peer: "127.0.0.1:5".parse().unwrap(),
+        peer: "127.0.0.1".parse().unwrap(),
         anonymous: Anonymous::Nobody,
     }
 }
@@ -127,10 +127,10 @@ fn clients_without_a_name() {
     for users in [users(), Vec::new()] {
         let (auth, _answers) = start(&users, 0, 2);
         for (peer, anonymous, admitted) in [
-            ("127.0.0.1:5", Anonymous::Loopback, true),
-            ("10.0.0.1:5", Anonymous::Loopback, false),
-            ("10.0.0.1:5", Anonymous::Anyone, true),
-            ("127.0.0.1:5", Anonymous::Nobody, false),
+            ("127.0.0.1", Anonymous::Loopback, true),
+            ("10.0.0.1", Anonymous::Loopback, false),
+            ("10.0.0.1", Anonymous::Anyone, true),
+            ("127.0.0.1", Anonymous::Nobody, false),
         ] {
             match auth.verify(1, open(peer, anonymous)) {
                 Verdict::Now(Ok(principal)) => {
@@ -146,7 +146,7 @@ fn clients_without_a_name() {
         }
         // A name that nobody can prove: refused where there are users, not believed where there are none.
         let named =
-            Attempt { username: Some("x"), password: Some(b"y"), ..open("127.0.0.1:5", Anonymous::Loopback) };
+            Attempt { username: Some("x"), password: Some(b"y"), ..open("127.0.0.1", Anonymous::Loopback) };
         assert_eq!(now(auth.verify(1, named)), if users.is_empty() { Some(Ok(None)) } else { None });
     }
 }

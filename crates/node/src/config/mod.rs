@@ -30,7 +30,7 @@ pub use units::{parse_duration, parse_size, show_duration, show_size};
 use crate::auth::{PasswordHash, Secret};
 use ferrule_link::{IdentityMode, Server};
 use ferrule_mqtt::Version;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -89,6 +89,10 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// A file of rules or a folder of them.
     pub rules: Option<PathBuf>,
+    /// Threads that serve clients, each with its share of them; 0: one a core.
+    pub workers: u16,
+    /// For tests: what passes between workers takes a random time up to this.
+    pub worker_delay: Duration,
 }
 
 /// One `[[listener]]`.
@@ -394,11 +398,11 @@ impl CloudConfig {
 impl Anonymous {
     /// Whether a client from `peer` may come without a name.
     #[must_use]
-    pub fn admits(self, peer: SocketAddr) -> bool {
+    pub fn admits(self, peer: IpAddr) -> bool {
         match self {
             Self::Nobody => false,
             // A socket bound to [::] shows IPv4 peers as ::ffff:127.0.0.1.
-            Self::Loopback => peer.ip().to_canonical().is_loopback(),
+            Self::Loopback => peer.to_canonical().is_loopback(),
             Self::Anyone => true,
         }
     }

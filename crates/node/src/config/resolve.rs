@@ -84,7 +84,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         Product::Edge => "edge",
         Product::Cloud => "node",
     };
-    let node = read_node(root.section(r, head), data_dir, r);
+    let node = read_node(product, root.section(r, head), data_dir, r);
     let listeners = read_listeners(&mut root, listen, r);
     let users = read_users(product, &mut root, r);
     let mut anonymous = root.section(r, "anonymous");
@@ -140,7 +140,12 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     (broker, uplink)
 }
 
-fn read_node(mut s: Section<'_>, data_dir: Option<PathBuf>, r: &mut Reader<'_>) -> NodeConfig {
+fn read_node(
+    product: Product,
+    mut s: Section<'_>,
+    data_dir: Option<PathBuf>,
+    r: &mut Reader<'_>,
+) -> NodeConfig {
     let id: Option<String> = s.get(r, "id");
     if let Some(problem) = id.as_deref().and_then(bad_id) {
         s.fail(r, "id", problem, None);
@@ -150,8 +155,16 @@ fn read_node(mut s: Section<'_>, data_dir: Option<PathBuf>, r: &mut Reader<'_>) 
     let data_dir = r.resolve(data_dir, s.place_of("data_dir"));
     let rules: Option<PathBuf> = s.get(r, "rules");
     let rules = rules.map(|path| r.resolve(path, s.place_of("rules")));
+    let workers = match product {
+        // A gateway has better uses for its other cores.
+        Product::Edge => 1,
+        Product::Cloud => 0,
+    };
+    // Each knows the others' filters, and has a ring to each.
+    let workers = s.number(r, "workers", workers, 0..=64) as u16;
+    let worker_delay = s.or(r, "worker_delay", Duration::ZERO);
     s.end(r, &[]);
-    NodeConfig { id, data_dir, rules }
+    NodeConfig { id, data_dir, rules, workers, worker_delay }
 }
 
 /// What is wrong with an edge's or a node's id. It becomes part of client ids, topics and keys.

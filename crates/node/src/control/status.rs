@@ -52,6 +52,34 @@ pub struct Status {
     pub counters: Map<String, Value>,
 }
 
+impl Status {
+    /// Adds what another worker of the same node says of itself.
+    pub(crate) fn add(&mut self, worker: Self) {
+        self.uptime_ms = self.uptime_ms.max(worker.uptime_ms);
+        self.connections += worker.connections;
+        self.sessions += worker.sessions;
+        self.subscriptions += worker.subscriptions;
+        // Each has all of them.
+        self.retained = self.retained.max(worker.retained);
+        self.waiting += worker.waiting;
+        self.outboxes.extend(worker.outboxes);
+        self.outboxes.sort_by(|a, b| a.name.cmp(&b.name));
+        for rule in worker.rules {
+            match self.rules.iter_mut().find(|known| known.name == rule.name) {
+                Some(known) => known.add(rule),
+                None => self.rules.push(rule),
+            }
+        }
+        for (name, count) in worker.counters {
+            let longest = name.ends_with("_max");
+            let known = self.counters.get(&name).and_then(Value::as_u64).unwrap_or_default();
+            let count = count.as_u64().unwrap_or_default();
+            let count = if longest { known.max(count) } else { known + count };
+            self.counters.insert(name, count.into());
+        }
+    }
+}
+
 /// A listener.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -164,6 +192,22 @@ pub struct RuleStatus {
     /// The last failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+}
+
+impl RuleStatus {
+    /// The same rule on another worker.
+    fn add(&mut self, other: Self) {
+        self.matched += other.matched;
+        self.passed += other.passed;
+        self.filtered += other.filtered;
+        self.failed += other.failed;
+        for (reason, count) in other.failed_by {
+            let known = self.failed_by.get(&reason).and_then(Value::as_u64).unwrap_or_default();
+            self.failed_by.insert(reason, (known + count.as_u64().unwrap_or_default()).into());
+        }
+        self.rows_out += other.rows_out;
+        self.last_error = other.last_error.or(self.last_error.take());
+    }
 }
 
 /// The store.

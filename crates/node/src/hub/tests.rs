@@ -31,11 +31,18 @@ impl Bench {
     fn new(edge: bool, rules: &str) -> Self {
         let now = Now { mono_us: 1_000, wall_ms: 1_700_000_000_000 };
         let policy = if edge { Policy::EDGE } else { Policy::CLOUD };
-        let node = Node { origin: "me".into(), boot: Boot::new(7), edge, policy };
+        let node = Node { origin: "me".into(), boot: Boot::new(7), edge, policy, place: Place::ALONE };
         let hub = Hub::new(node, Vec::new(), 1, now);
         let limits = Limits::default();
-        let parts =
-            Parts { hook: hub, store: MemoryStore::new(), gate: Box::new(Open), limits, policy, seed: 1 };
+        let parts = Parts {
+            hook: hub,
+            store: MemoryStore::new(),
+            gate: Box::new(Open),
+            limits,
+            policy,
+            seed: 1,
+            place: Place::ALONE,
+        };
         let mut shard = Shard::new(parts, &Restored::default(), now);
         let mut host = ferrule_rules::Host::cloud(Vec::new());
         let target = ferrule_rules::TargetSchema {
@@ -62,7 +69,7 @@ impl Bench {
     }
 
     fn connect(&mut self, client_id: &str, edge: Option<&str>) -> ConnId {
-        let conn = self.shard.open("127.0.0.1:1".parse().unwrap(), 0, self.now).unwrap();
+        let conn = self.shard.open("127.0.0.1".parse().unwrap(), 0, self.now).unwrap();
         let connect = Packet::Connect(Connect {
             version: Version::V5,
             clean_start: true,
@@ -218,7 +225,13 @@ fn while_a_sink_says_down_it_still_gets_rows() {
 fn rows_of_sinks_that_no_rule_names_are_told() {
     let stored =
         |name| QueueSummary { queue: QueueId::outbox(name, 0), first: 1, last: 9, rows: 7, bytes: 70 };
-    let node = Node { origin: "me".into(), boot: Boot::new(7), edge: false, policy: Policy::CLOUD };
+    let node = Node {
+        origin: "me".into(),
+        boot: Boot::new(7),
+        edge: false,
+        policy: Policy::CLOUD,
+        place: Place::ALONE,
+    };
     let mut hub = Hub::new(node, vec![stored("s"), stored("gone")], 1, Now::default());
     assert_eq!(hub.unclaimed_rows(), 14);
     hub.outbox(&"s".into());

@@ -4,9 +4,9 @@ use crate::control::Status;
 use crate::hub::{Hub, Node};
 use ferrule_broker::hook::Everything;
 use ferrule_broker::shard::Parts;
-use ferrule_broker::{ConnId, ConnectRequest, Gate, Grant, Limits, Refusal, Role, Shard};
+use ferrule_broker::{ConnId, ConnectRequest, Gate, Grant, Limits, Place, Refusal, Role, Shard};
 use ferrule_mqtt::PropertiesBuf;
-use ferrule_net::{Clock, Listener, Worker};
+use ferrule_net::{Clock, Links, Listener, Worker};
 use ferrule_outbox::Policy;
 use ferrule_sinks::{Connector, ConnectorSchema, Declared, OptionKind, OptionSchema};
 use ferrule_store::{Boot, QueueId};
@@ -105,7 +105,13 @@ impl Fixture {
         let clock = Clock::start();
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address();
-        let node = Node { origin: "n".into(), boot: Boot::new(1), edge: true, policy: Policy::EDGE };
+        let node = Node {
+            origin: "n".into(),
+            boot: Boot::new(1),
+            edge: true,
+            policy: Policy::EDGE,
+            place: Place::ALONE,
+        };
         let stored = opened.restored.queues.clone();
         let posts = inbox.clone();
         let parts = Parts {
@@ -115,14 +121,22 @@ impl Fixture {
             limits: Limits::default(),
             policy: Policy::EDGE,
             seed: 1,
+            place: Place::ALONE,
         };
         let shard = Shard::new(parts, &opened.restored, clock.now());
-        let worker = Worker::new(poll, inbox.clone(), clock, vec![listener], shard).unwrap();
+        let links = Links::mesh(&[inbox.clone()], None).remove(0);
+        let worker = Worker::new(poll, inbox.clone(), links, clock, vec![listener], shard).unwrap();
         let worker = std::thread::spawn(move || worker.run(Hub::message));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let deaf = Deaf::default();
         let log = Arc::clone(&deaf.log);
-        let loader = Loader::new(true, vec![Arc::new(deaf)], inbox.clone(), runtime.handle().clone());
+        let loader = Loader::new(
+            true,
+            vec![Arc::new(deaf)],
+            vec![inbox.clone()],
+            Place::ALONE,
+            runtime.handle().clone(),
+        );
         Self { log, loader, inbox, address, worker, writer: opened.writer, _runtime: runtime }
     }
 

@@ -1,0 +1,315 @@
+//! What passes between shards (contract 4), as bytes.
+//!
+//! # Constraints
+//! One protocol for shards of one process and for shards of different nodes, so there is one form: between threads a batch of
+//! bytes rides a ring, between nodes the same bytes a stream. A batch costs one allocation however many messages are in
+//! it, and the receiver reads topics and payloads where they lie.
+//!
+//! # Form
+//! A parcel is a tag, then its fields. Numbers are LEB128, texts and bytes have their length before them. Parcels tell their own
+//! length, so that a stream may be cut anywhere: what is incomplete is offered again, longer, as in [`crate::Shard::receive`].
+//!
+//! # Order
+//! From one shard to another parcels keep their order; everything below rests on that and on nothing else.
+
+use ferrule_mqtt::QoS;
+use ferrule_outbox::{Outcome, Reason};
+use std::fmt;
+
+/// Names what an [`Parcel::Ack`] is for. 0: nobody waits.
+pub(crate) type Number = u64;
+
+/// One thing that a shard tells another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parcel<'a> {
+    /// The sender has its first subscription to a filter, or lost its last.
+    RouteDelta {
+        /// Of the sender's filters, after this change.
+        version: u64,
+        add: bool,
+        filter: &'a str,
+    },
+    /// The sender forwards what matches the receiver's filters of this version.
+    RouteAck { version: u64 },
+    /// A publish, for the receiver's sessions alone.
+    Forward(Forward<'a>),
+    /// A retained message was set or, with an empty record, cleared. The highest stamp wins.
+    RetainedPut {
+        number: Number,
+        stamp: u64,
+        topic: &'a str,
+        /// `Retained::to_bytes`.
+        record: &'a [u8],
+    },
+    /// For the receiver's hook.
+    RuleRow { number: Number, row: &'a [u8] },
+    /// ForwardAck and RuleAck: all that a parcel led to has ended, thus.
+    Ack { number: Number, outcome: Outcome },
+    /// Publishers with a full window wait for what the sender sent.
+    Hurry,
+}
+
+/// A publish on its way to another shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Forward<'a> {
+    pub(crate) number: Number,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    /// What is made of it must not leave before it is durable.
+    pub(crate) hold: bool,
+    pub(crate) received_wall_ms: i64,
+    pub(crate) topic: &'a str,
+    /// As published, without topic alias.
+    pub(crate) properties: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+/// Bytes that are no parcel: the sender speaks another version, or has a bug. The link is of no use any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParcelError;
+
+impl fmt::Display for ParcelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a parcel of another shard cannot be read")
+    }
+}
+
+impl std::error::Error for ParcelError {}
+
+const ROUTE_ADD: u8 = 1;
+const ROUTE_REMOVE: u8 = 2;
+const ROUTE_ACK: u8 = 3;
+const RETAINED_PUT: u8 = 4;
+const RULE_ROW: u8 = 5;
+const ACK: u8 = 6;
+const HURRY: u8 = 7;
+/// Its low four bits are QoS (two), retain and hold.
+const FORWARD: u8 = 0x10;
+
+const RETAIN: u8 = 4;
+const HOLD: u8 = 8;
+
+impl<'a> Parcel<'a> {
+    /// Appends it.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::RouteDelta { version, add, filter } => {
+                out.push(if add { ROUTE_ADD } else { ROUTE_REMOVE });
+                put_number(out, version);
+                put_bytes(out, filter.as_bytes());
+            }
+            Self::RouteAck { version } => {
+                out.push(ROUTE_ACK);
+                put_number(out, version);
+            }
+            Self::Forward(forward) => {
+                let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+                let qos: u8 = forward.qos.into();
+                out.push(FORWARD | qos | flag(forward.retain, RETAIN) | flag(forward.hold, HOLD));
+                put_number(out, forward.number);
+                put_number(out, forward.received_wall_ms as u64);
+                put_bytes(out, forward.topic.as_bytes());
+                put_bytes(out, forward.properties);
+                put_bytes(out, forward.payload);
+            }
+            Self::RetainedPut { number, stamp, topic, record } => {
+                out.push(RETAINED_PUT);
+                put_number(out, number);
+                put_number(out, stamp);
+                put_bytes(out, topic.as_bytes());
+                put_bytes(out, record);
+            }
+            Self::RuleRow { number, row } => {
+                out.push(RULE_ROW);
+                put_number(out, number);
+                put_bytes(out, row);
+            }
+            Self::Ack { number, outcome } => {
+                out.push(ACK);
+                put_number(out, number);
+                out.push(outcome_to_byte(outcome));
+            }
+            Self::Hurry => out.push(HURRY),
+        }
+    }
+
+    /// The first parcel of `bytes` and its length; none when it is incomplete.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Option<(Self, usize)>, ParcelError> {
+        let mut reader = Reader { bytes, at: 0 };
+        match reader.parcel() {
+            Ok(parcel) => Ok(Some((parcel, reader.at))),
+            Err(Stop::Incomplete) => Ok(None),
+            Err(Stop::Wrong) => Err(ParcelError),
+        }
+    }
+}
+
+/// How an outcome travels: 0 delivered, 1 retry, from 2 on a reason for discarding.
+fn outcome_to_byte(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Delivered => 0,
+        Outcome::Retry => 1,
+        Outcome::Discarded(reason) => {
+            2 + Reason::ALL.iter().position(|known| *known == reason).unwrap_or_default() as u8
+        }
+    }
+}
+
+fn outcome_from_byte(byte: u8) -> Option<Outcome> {
+    match byte {
+        0 => Some(Outcome::Delivered),
+        1 => Some(Outcome::Retry),
+        byte => Reason::ALL.get(usize::from(byte) - 2).map(|reason| Outcome::Discarded(*reason)),
+    }
+}
+
+fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+enum Stop {
+    Incomplete,
+    Wrong,
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn byte(&mut self) -> Result<u8, Stop> {
+        let byte = *self.bytes.get(self.at).ok_or(Stop::Incomplete)?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    fn number(&mut self) -> Result<u64, Stop> {
+        let mut number = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(number);
+            }
+        }
+        Err(Stop::Wrong)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Stop> {
+        let len = usize::try_from(self.number()?).map_err(|_| Stop::Wrong)?;
+        let end = self.at.checked_add(len).ok_or(Stop::Wrong)?;
+        let bytes = self.bytes.get(self.at..end).ok_or(Stop::Incomplete)?;
+        self.at = end;
+        Ok(bytes)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Stop> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Stop::Wrong)
+    }
+
+    fn parcel(&mut self) -> Result<Parcel<'a>, Stop> {
+        let tag = self.byte()?;
+        Ok(match tag {
+            ROUTE_ADD | ROUTE_REMOVE => {
+                Parcel::RouteDelta { version: self.number()?, add: tag == ROUTE_ADD, filter: self.text()? }
+            }
+            ROUTE_ACK => Parcel::RouteAck { version: self.number()? },
+            RETAINED_PUT => Parcel::RetainedPut {
+                number: self.number()?,
+                stamp: self.number()?,
+                topic: self.text()?,
+                record: self.bytes()?,
+            },
+            RULE_ROW => Parcel::RuleRow { number: self.number()?, row: self.bytes()? },
+            ACK => Parcel::Ack {
+                number: self.number()?,
+                outcome: outcome_from_byte(self.byte()?).ok_or(Stop::Wrong)?,
+            },
+            HURRY => Parcel::Hurry,
+            FORWARD..0x20 => Parcel::Forward(Forward {
+                qos: QoS::try_from(tag & 3).map_err(|_| Stop::Wrong)?,
+                retain: tag & RETAIN != 0,
+                hold: tag & HOLD != 0,
+                number: self.number()?,
+                received_wall_ms: self.number()? as i64,
+                topic: self.text()?,
+                properties: self.bytes()?,
+                payload: self.bytes()?,
+            }),
+            _ => return Err(Stop::Wrong),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn every_parcel_survives_and_every_cut_of_it_is_incomplete() {
+        let forward = Forward {
+            number: u64::MAX,
+            qos: QoS::ExactlyOnce,
+            retain: true,
+            hold: false,
+            received_wall_ms: -1,
+            topic: "a/b",
+            properties: &[38, 0, 1, b'k', 0, 1, b'v'],
+            payload: &[0; 200],
+        };
+        let mut parcels = vec![
+            Parcel::RouteDelta { version: 300, add: true, filter: "a/+/#" },
+            Parcel::RouteDelta { version: 0, add: false, filter: "" },
+            Parcel::RouteAck { version: u64::MAX },
+            Parcel::Forward(forward),
+            Parcel::Forward(Forward {
+                qos: QoS::AtMostOnce,
+                retain: false,
+                hold: true,
+                number: 0,
+                ..forward
+            }),
+            Parcel::RetainedPut { number: 7, stamp: 1 << 63, topic: "t", record: &[] },
+            Parcel::RuleRow { number: 1, row: b"row" },
+            Parcel::Hurry,
+        ];
+        let outcomes = Reason::ALL.iter().map(|r| Outcome::Discarded(*r));
+        let outcomes = outcomes.chain([Outcome::Delivered, Outcome::Retry]);
+        parcels.extend(outcomes.map(|outcome| Parcel::Ack { number: 5, outcome }));
+        for parcel in parcels {
+            let mut bytes = Vec::new();
+            parcel.encode(&mut bytes);
+            for cut in 0..bytes.len() {
+                assert_eq!(Parcel::decode(&bytes[..cut]), Ok(None), "{parcel:?}");
+            }
+            let len = bytes.len();
+            bytes.push(99);
+            assert_eq!(Parcel::decode(&bytes).unwrap(), Some((parcel, len)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_parcel_is_an_error() {
+        for bytes in [
+            &[0][..],
+            &[0x13, 0],
+            &[0x20],
+            &[6, 1, 99],
+            &[3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255],
+        ] {
+            assert_eq!(Parcel::decode(bytes), Err(ParcelError), "{bytes:?}");
+        }
+        assert_eq!(Parcel::decode(&[1, 1, 1, 0xff]), Err(ParcelError), "not UTF-8");
+    }
+}

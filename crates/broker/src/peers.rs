@@ -1,0 +1,477 @@
+//! The other shards: of this process, and by the same protocol of other nodes ([`crate::parcel`]).
+//!
+//! # Data
+//! A link to each: what this turn sends it, what of our routes it has confirmed, and the ends that wait for its answers. A
+//! filter to which a peer has subscribers is a destination in our routes like a session.
+//!
+//! # Invariants
+//! - A SUBACK or UNSUBACK leaves when each peer has confirmed the routes behind it: a publish that starts afterwards
+//!   anywhere meets them.
+//! - A publish goes once to each peer with a match, and at QoS 1 and 2 its publisher's acknowledgement waits for that
+//!   peer's: bounds and back-pressure of its sessions are felt where the message came from.
+//! - Rules run where the message came in, and there alone; their rows go to the shard that owns the outbox.
+//! - Retained messages are the same everywhere: the highest stamp wins, and a cleared topic keeps its stamp for a while.
+//! - Wills and takeover never cross: a client id belongs to one shard ([`Place::owner`]), and shards of one process
+//!   end together.
+
+use crate::hook::{Hook, Message, Publisher, Role};
+use crate::marker;
+use crate::parcel::{Forward, Number, Parcel, ParcelError};
+use crate::publish::Scope;
+use crate::retained::Set;
+use crate::session::Inbound;
+use crate::shard::{Destination, Shard};
+use crate::slots::{Id, Slots};
+use crate::turn::Reply;
+use ferrule_mqtt::{PacketType, Properties, PropertyScope};
+use ferrule_outbox::{End, Outcome};
+use ferrule_store::record::{Record, Retained};
+use ferrule_store::{Now, Op, Stamp, Store};
+use foldhash::fast::FixedState;
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+/// Which of how many shards this one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// From 0.
+    pub index: u16,
+    /// All of them, at most 256.
+    pub of: u16,
+    /// The same for all of them, and random: nobody outside can choose client ids of one shard.
+    pub seed: u64,
+}
+
+impl Place {
+    /// The only one.
+    pub const ALONE: Self = Self { index: 0, of: 1, seed: 0 };
+
+    /// The shard that a client id, or anything else with a name, belongs to.
+    #[must_use]
+    pub fn owner(self, name: &str) -> u16 {
+        if self.of <= 1 {
+            return 0;
+        }
+        let hash = FixedState::with_seed(self.seed).hash_one(name);
+        // The high half of the product with `of`: evenly spread, without a division.
+        ((u128::from(hash) * u128::from(self.of)) >> 64) as u16
+    }
+}
+
+/// Whom a receipt's last end is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// A publisher of this shard.
+    Publisher(Inbound),
+    /// Another shard.
+    Peer { peer: u16, number: Number },
+}
+
+/// A link to another shard.
+#[derive(Debug, Default)]
+struct Link {
+    /// Parcels of this turn.
+    out: Vec<u8>,
+    /// The version of our routes that it has confirmed.
+    acked: u64,
+    /// The version of its routes that we have; to be confirmed when the turn ends.
+    heard: u64,
+    ack_due: bool,
+    /// Ends that wait for it.
+    awaiting: usize,
+}
+
+/// All links, and what waits for them.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    pub(crate) place: Place,
+    /// By index; our own is never used.
+    links: Vec<Link>,
+    awaiting: Slots<marker::Parcel, (u16, End)>,
+    /// Of our routes.
+    version: u64,
+    /// Replies that wait for every peer to have our routes of a version.
+    replies: VecDeque<(u64, Reply)>,
+    /// The last stamp that was given or seen.
+    stamp: u64,
+    /// Stamps of cleared topics: when they may be forgotten.
+    cleared: VecDeque<(u64, u64, Box<str>)>,
+    publisher: Arc<Publisher>,
+}
+
+/// How long a cleared topic keeps its stamp: far longer than anything is under way between threads.
+const CLEARED_US: u64 = 60_000_000;
+
+/// And how many at most: the oldest is forgotten early.
+const CLEARED: usize = 100_000;
+
+/// A stamp's low bits are the shard that gave it, the rest a clock of 1/16,384 ms that never goes back.
+const STAMP_SHARD: u64 = 256;
+const STAMP_MS: u32 = 22;
+
+impl Peers {
+    pub(crate) fn new(place: Place) -> Self {
+        Self {
+            place,
+            links: (0..place.of).map(|_| Link::default()).collect(),
+            awaiting: Slots::new(),
+            version: 0,
+            replies: VecDeque::new(),
+            stamp: 0,
+            cleared: VecDeque::new(),
+            publisher: Arc::new(Publisher {
+                client_id: "".into(),
+                username: None,
+                host: None,
+                role: Role::Device,
+            }),
+        }
+    }
+
+    /// No other shard: nothing below happens.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.place.of <= 1
+    }
+
+    fn others(&self) -> impl Iterator<Item = u16> + use<> {
+        let me = self.place.index;
+        (0..self.place.of).filter(move |peer| *peer != me)
+    }
+
+    fn send(&mut self, to: u16, parcel: &Parcel<'_>) {
+        if let Some(link) = self.links.get_mut(usize::from(to)) {
+            parcel.encode(&mut link.out);
+        }
+    }
+
+    /// Keeps an end until the peer's answer; the number to send. 0 when nobody waits.
+    fn number(&mut self, to: u16, end: Option<End>) -> Number {
+        let Some(end) = end else { return 0 };
+        if let Some(link) = self.links.get_mut(usize::from(to)) {
+            link.awaiting += 1;
+        }
+        self.awaiting.insert((to, end)).to_bits()
+    }
+
+    fn answered(&mut self, from: u16, number: Number) -> Option<End> {
+        let id = Id::from_bits(number)?;
+        if self.awaiting.get(id)?.0 != from {
+            return None;
+        }
+        let (_, end) = self.awaiting.remove(id)?;
+        if let Some(link) = self.links.get_mut(usize::from(from)) {
+            link.awaiting -= 1;
+        }
+        Some(end)
+    }
+
+    /// Tells all peers that a filter has its first local subscriber, or lost its last.
+    pub(crate) fn route_changed(&mut self, filter: &str, add: bool) {
+        if self.is_alone() {
+            return;
+        }
+        self.version += 1;
+        let version = self.version;
+        for peer in self.others() {
+            self.send(peer, &Parcel::RouteDelta { version, add, filter });
+        }
+    }
+
+    fn confirmed(&self) -> u64 {
+        self.others()
+            .filter_map(|peer| self.links.get(usize::from(peer)))
+            .map(|link| link.acked)
+            .min()
+            .unwrap_or(u64::MAX)
+    }
+
+    /// Whether all peers have all of our routes.
+    fn is_confirmed(&self) -> bool {
+        self.confirmed() >= self.version
+    }
+
+    /// A publish for a peer's sessions.
+    pub(crate) fn forward(&mut self, to: u16, message: &Message<'_>, end: Option<End>) {
+        let number = self.number(to, end);
+        let forward = Forward {
+            number,
+            qos: message.qos,
+            retain: message.retain,
+            hold: message.hold,
+            received_wall_ms: message.received.wall_ms,
+            topic: message.topic,
+            properties: message.properties.as_bytes(),
+            payload: message.payload,
+        };
+        self.send(to, &Parcel::Forward(forward));
+    }
+
+    /// The stamp of a retained message that is set or cleared now.
+    pub(crate) fn next_stamp(&mut self, now: Now) -> u64 {
+        let clock = (now.wall_ms.max(0) as u64) << STAMP_MS;
+        let next = (self.stamp / STAMP_SHARD + 1) * STAMP_SHARD;
+        self.stamp = next.max(clock) + u64::from(self.place.index);
+        self.stamp
+    }
+
+    /// The stamp of one that the store kept.
+    pub(crate) fn stored_stamp(&mut self, at_wall_ms: i64) -> u64 {
+        let stamp = (at_wall_ms.max(0) as u64) << STAMP_MS;
+        self.stamp = self.stamp.max(stamp);
+        stamp
+    }
+
+    /// Tells all peers of a retained message; `end` gives an end for each, or none when nobody waits.
+    pub(crate) fn put_retained(
+        &mut self,
+        stamp: u64,
+        topic: &str,
+        record: &[u8],
+        mut end: impl FnMut() -> Option<End>,
+    ) {
+        for peer in self.others() {
+            let number = self.number(peer, end());
+            self.send(peer, &Parcel::RetainedPut { number, stamp, topic, record });
+        }
+    }
+
+    /// A topic was cleared: its stamp is kept for a while.
+    pub(crate) fn remember_cleared(&mut self, topic: &str, stamp: u64, now: Now) {
+        self.cleared.push_back((now.mono_us + CLEARED_US, stamp, topic.into()));
+    }
+
+    /// Whether something is to be said since the turn's parcels were taken.
+    pub(crate) fn has_parcels(&self) -> bool {
+        self.links.iter().any(|link| link.ack_due || !link.out.is_empty())
+    }
+
+    /// When a stamp may be forgotten.
+    pub(crate) fn next_us(&self) -> Option<u64> {
+        self.cleared.front().map(|(until_us, ..)| *until_us)
+    }
+}
+
+impl<H: Hook, S: Store> Shard<H, S> {
+    /// What this turn said to a peer, to be taken after [`Shard::end_turn`]; none when nothing. A batch goes whole and in order to
+    /// [`Shard::parcels`] of that peer.
+    pub fn take_parcels(&mut self, to: u16) -> Option<Vec<u8>> {
+        let link = self.peers.links.get_mut(usize::from(to)).filter(|link| !link.out.is_empty())?;
+        Some(std::mem::take(&mut link.out))
+    }
+
+    /// Whether all peers have all of our routes: before that a worker accepts nobody.
+    pub fn is_known_to_peers(&self) -> bool {
+        self.peers.is_confirmed()
+    }
+
+    /// Takes parcels of a peer from the front of `bytes` and returns how many bytes it took; what is left is incomplete.
+    ///
+    /// # Errors
+    /// When they are no parcels: nothing more of this peer can be read.
+    pub fn parcels(&mut self, from: u16, bytes: &[u8], now: Now) -> Result<usize, ParcelError> {
+        self.now = now;
+        let mut at = 0;
+        while let Some((parcel, size)) = Parcel::decode(&bytes[at..])? {
+            at += size;
+            self.parcel(from, parcel);
+        }
+        self.settle();
+        Ok(at)
+    }
+
+    fn parcel(&mut self, from: u16, parcel: Parcel<'_>) {
+        match parcel {
+            Parcel::RouteDelta { version, add, filter } => {
+                if add {
+                    self.routes.insert(&filter.into(), Destination::Peer(from));
+                } else {
+                    self.routes.remove(filter, Destination::peer_key(from));
+                }
+                if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
+                    link.heard = version;
+                    link.ack_due = true;
+                }
+            }
+            Parcel::RouteAck { version } => {
+                if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
+                    link.acked = link.acked.max(version);
+                }
+                self.release_replies();
+            }
+            Parcel::Forward(forward) => self.forwarded(from, &forward),
+            Parcel::RetainedPut { number, stamp, topic, record } => {
+                self.retained_put(stamp, topic, record);
+                self.acknowledge_parcel(from, number, Outcome::Delivered);
+            }
+            Parcel::RuleRow { number, row } => {
+                let end = (number != 0).then(|| self.receipts.open(Owner::Peer { peer: from, number }));
+                if let Err(end) = self.hook.row(row, end, self.now) {
+                    self.ended.extend(end.map(|end| (end, Outcome::Retry)));
+                }
+            }
+            Parcel::Ack { number, outcome } => {
+                // A packet id may wait for just this.
+                self.batch.due |= !self.batch.received.is_empty();
+                self.ended.extend(self.peers.answered(from, number).map(|end| (end, outcome)));
+            }
+            Parcel::Hurry => self
+                .receipts
+                .set_urgent_where(|owner| matches!(owner, Owner::Peer { peer, .. } if *peer == from)),
+        }
+    }
+
+    fn forwarded(&mut self, from: u16, forward: &Forward<'_>) {
+        self.stats.forwarded_in += 1;
+        let publisher = Arc::clone(&self.peers.publisher);
+        let scope = PropertyScope::Packet(PacketType::Publish);
+        let message = Message {
+            topic: forward.topic,
+            payload: forward.payload,
+            qos: forward.qos,
+            retain: forward.retain,
+            dup: false,
+            properties: Properties::checked(forward.properties, scope).unwrap_or(Properties::EMPTY),
+            publisher: &publisher,
+            received: Stamp { wall_ms: forward.received_wall_ms, mono_us: self.now.mono_us, synced: true },
+            hops: 0,
+            path: 0,
+            attachment: None,
+            hold: forward.hold,
+        };
+        let number = forward.number;
+        let owner = (number != 0).then_some(Owner::Peer { peer: from, number });
+        let routed = self.route(&message, Scope::Sessions, owner, None);
+        match routed.receipt {
+            None => self.acknowledge_parcel(from, number, Outcome::Delivered),
+            Some((_, guard)) => self.ended.extend(guard.map(|guard| (guard, Outcome::Delivered))),
+        }
+    }
+
+    /// Tells a peer how a parcel of its ended.
+    pub(crate) fn acknowledge_parcel(&mut self, peer: u16, number: Number, outcome: Outcome) {
+        if number != 0 {
+            self.peers.send(peer, &Parcel::Ack { number, outcome });
+        }
+    }
+
+    fn retained_put(&mut self, stamp: u64, topic: &str, record: &[u8]) {
+        self.peers.stamp = self.peers.stamp.max(stamp);
+        let set = if record.is_empty() {
+            self.peers.remember_cleared(topic, stamp, self.now);
+            self.retained.clear(topic, stamp, true)
+        } else {
+            match Retained::from_bytes(record) {
+                Ok(message) => self.retained.set(topic, stamp, Arc::new(message)),
+                Err(_) => return,
+            }
+        };
+        match set {
+            Set::Done => {}
+            Set::Refused => self.stats.retained_refused += 1,
+            // Both were written to the store in either order: the one that holds is written once more.
+            Set::Older => self.write_retained(topic, false),
+        }
+    }
+
+    /// A message of the retained index goes to the store as it is now.
+    pub(crate) fn write_retained(&mut self, topic: &str, due: bool) {
+        let op = match self.retained.get(topic) {
+            Some(kept) => Op::RetainPut { topic: topic.into(), record: kept.to_bytes() },
+            None => Op::RetainDelete { topic: topic.into() },
+        };
+        self.op(op, due);
+    }
+
+    /// Sends a reply when all peers know our routes.
+    pub(crate) fn reply_when_routed(&mut self, reply: Reply) {
+        if self.peers.is_confirmed() {
+            self.reply(reply);
+        } else {
+            let version = self.peers.version;
+            self.peers.replies.push_back((version, reply));
+        }
+    }
+
+    fn release_replies(&mut self) {
+        let confirmed = self.peers.confirmed();
+        while self.peers.replies.front().is_some_and(|(version, _)| *version <= confirmed) {
+            if let Some((_, reply)) = self.peers.replies.pop_front() {
+                self.reply(reply);
+            }
+        }
+    }
+
+    /// All filters with local subscribers, for peers that know nothing yet.
+    pub(crate) fn advertise(&mut self) {
+        let peers = &mut self.peers;
+        self.routes.local_filters(|filter| peers.route_changed(filter, true));
+    }
+
+    /// The turn's end: rows of the hook, confirmations, and what is forgotten.
+    pub(crate) fn end_turn_of_peers(&mut self) {
+        if self.peers.is_alone() {
+            return;
+        }
+        for (to, row, end) in self.hook.take_rows() {
+            let number = self.peers.number(to, end);
+            self.peers.send(to, &Parcel::RuleRow { number, row: &row });
+        }
+        let now_us = self.now.mono_us;
+        while self.peers.cleared.len() > CLEARED
+            || self.peers.cleared.front().is_some_and(|(until_us, ..)| *until_us <= now_us)
+        {
+            if let Some((_, stamp, topic)) = self.peers.cleared.pop_front() {
+                self.retained.forget_cleared(&topic, stamp);
+            }
+        }
+        for peer in self.peers.others() {
+            let link = &mut self.peers.links[usize::from(peer)];
+            if std::mem::take(&mut link.ack_due) {
+                let version = link.heard;
+                self.peers.send(peer, &Parcel::RouteAck { version });
+            }
+        }
+    }
+
+    /// Publishers wait with a full window: peers that have messages of ours are told.
+    pub(crate) fn hurry_peers(&mut self) {
+        for peer in self.peers.others() {
+            if self.peers.links[usize::from(peer)].awaiting > 0 {
+                self.peers.send(peer, &Parcel::Hurry);
+            }
+        }
+    }
+
+    /// Whether a CONNECT belongs to another shard, and to which.
+    pub(crate) fn belongs_elsewhere(&self, client_id: &str) -> Option<u16> {
+        let place = self.peers.place;
+        if client_id.is_empty() {
+            return None; // It gets one that belongs here.
+        }
+        Some(place.owner(client_id)).filter(|owner| *owner != place.index)
+    }
+}
+
+/// Says what restored shards of one process have to tell each other, before any of them serves: until nobody has anything
+/// to say. Each shard's turn is ended; what its connections would need is not its business here.
+///
+/// # Errors
+/// When shards do not understand each other: a bug.
+pub fn introduce<H: Hook, S: Store>(shards: &mut [Shard<H, S>], now: Now) -> Result<(), ParcelError> {
+    loop {
+        let mut quiet = true;
+        for from in 0..shards.len() {
+            shards[from].end_turn(now);
+            for to in 0..shards.len() {
+                if let Some(batch) = shards[from].take_parcels(to as u16) {
+                    quiet = false;
+                    shards[to].parcels(from as u16, &batch, now)?;
+                }
+            }
+        }
+        if quiet {
+            return Ok(());
+        }
+    }
+}
