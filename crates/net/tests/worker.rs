@@ -120,7 +120,7 @@ impl Node {
                 place: Place::ALONE,
             };
             let shard = Shard::new(parts, &Restored::default(), clock.now());
-            let links = Links::mesh(&[inbox.clone()], None).remove(0);
+            let links = Links::mesh(std::slice::from_ref(&inbox), None).remove(0);
             Worker::new(poll, inbox, links, clock, vec![listener], shard)?.run(|shard, _, ask: Ask, _| {
                 let _ = ask.send((shard.stats(), shard.sizes()));
             })

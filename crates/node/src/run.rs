@@ -195,7 +195,10 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
 
 type NodeWorker = Worker<Hub, SqliteStore, HubMessage>;
 
-/// One worker a shard, introduced to each other; their inboxes in order, and the place of the first.
+/// Workers, their inboxes in the same order, and the place of the first.
+type Workers = (Vec<NodeWorker>, Vec<Inbox<HubMessage>>, Place);
+
+/// One worker a shard, introduced to each other.
 fn workers(
     product: &Product,
     config: &BrokerConfig,
@@ -203,7 +206,7 @@ fn workers(
     listeners: Vec<Listener>,
     opened: &Opened,
     (origin, boot): (&Origin, Boot),
-) -> Result<(Vec<NodeWorker>, Vec<Inbox<HubMessage>>, Place), RunError> {
+) -> Result<Workers, RunError> {
     let of = match config.node.workers {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get().min(64) as u16),
         of => of,

@@ -124,7 +124,7 @@ impl Fixture {
             place: Place::ALONE,
         };
         let shard = Shard::new(parts, &opened.restored, clock.now());
-        let links = Links::mesh(&[inbox.clone()], None).remove(0);
+        let links = Links::mesh(std::slice::from_ref(&inbox), None).remove(0);
         let worker = Worker::new(poll, inbox.clone(), links, clock, vec![listener], shard).unwrap();
         let worker = std::thread::spawn(move || worker.run(Hub::message));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
