@@ -203,7 +203,9 @@ impl Monitor {
                 "a session although a clean one was asked for"
             );
             self.accepted = true;
-            self.resumed = connack.session_present;
+            // MQTT 3.1 does not say whether there is a session.
+            let unsaid = self.version == Some(Version::V3_1) && !self.clean_start;
+            self.resumed = connack.session_present || unsaid;
             return;
         }
         assert!(self.accepted, "before CONNACK a server sent {packet:?}");

@@ -225,6 +225,8 @@ struct Stage {
     now: Now,
     links: [Option<Link>; LINKS],
     rules: Vec<&'static str>,
+    /// Sessions found at the start.
+    restored: usize,
     show: bool,
 }
 
@@ -311,7 +313,20 @@ impl Stage {
         let show = std::env::var_os("FERRULE_FUZZ_SHOW").is_some();
         store.0.borrow_mut().show = show;
         let links = [const { None }; LINKS];
-        Self { shard, store, hook, gate, limits, policy, seed, now, links, rules: Vec::new(), show }
+        Self {
+            shard,
+            store,
+            hook,
+            gate,
+            limits,
+            policy,
+            seed,
+            now,
+            links,
+            rules: Vec::new(),
+            restored: 0,
+            show,
+        }
     }
 
     /// One step of the script.
@@ -607,6 +622,7 @@ impl Stage {
         self.seed += 1;
         // The monotonic clock starts anew.
         self.now.mono_us = 5_000;
+        self.restored = restored.sessions.len();
         let parts = (&self.store, &self.hook, &self.gate);
         self.shard = make(parts, self.limits, self.policy, self.seed, &restored, self.now);
         for (hook, filter) in self.rules.iter().enumerate().filter(|(_, filter)| !filter.is_empty()) {
@@ -705,15 +721,16 @@ impl Stage {
         let open = self.links.iter().flatten().count();
         assert_eq!(conns, open, "connections of the shard and of the worker");
         assert!(conns <= limits.connections);
-        // Those with a name, and one for each connection that came without.
-        let most = packets::CLIENTS.len() + usize::try_from(stats.connected).unwrap_or(usize::MAX);
+        // Those that were found at the start, and one for each connection since.
+        let most = self.restored + usize::try_from(stats.connected).unwrap_or(usize::MAX);
         assert!(sessions <= most, "{sessions} sessions");
         assert!(filters <= sessions * limits.subscriptions + rules, "{filters} filters, {sessions} sessions");
         assert!(retained <= limits.retained_messages, "{retained} retained");
         assert!(receipts as u64 <= stats.received, "{receipts} receipts");
         for link in self.links.iter().flatten() {
             // Messages up to the limit, and the answers to what it sent: none is longer than its question, but a PUBREL by
-            // half, and those of a session that was resumed.
+            // half, and those of a session that was resumed. (That answers have no bound but this one is a known fault: who sends
+            // PINGREQ and reads nothing makes a node's memory grow until it counts as stalled.)
             let most = limits.output_bytes
                 + limits.packet_bytes * 2
                 + link.taken * 2

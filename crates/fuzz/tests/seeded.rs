@@ -65,10 +65,10 @@ fn run(target: &'static str, body: fn(&[u8]), seeds: u64) {
 
 #[test]
 fn codec() {
-    run("codec", ferrule_fuzz::codec, 40_000);
+    run("codec", ferrule_fuzz::codec, 100_000);
 }
 
 #[test]
 fn shard() {
-    run("shard", ferrule_fuzz::shard, 4_000);
+    run("shard", ferrule_fuzz::shard, 40_000);
 }
