@@ -25,6 +25,9 @@ fn root() -> PathBuf {
 
 #[test]
 fn clients_come_and_go_and_nothing_grows() {
+    let results = std::env::var_os("SOAK_RESULTS");
+    // Of the beginning: the checkout may go on while this runs.
+    let stamp = results.as_ref().map(|_| soak::day_and_commit(&root()));
     let seconds = number("SOAK_SECONDS", 30);
     let clients = u32::try_from(number("SOAK_CLIENTS", 600)).unwrap();
     // Short enough that sessions end all the time, also in the warm-up third of a short run.
@@ -140,8 +143,7 @@ fn clients_come_and_go_and_nothing_grows() {
     let most = files_second + files_second * soak::FILES_PERCENT / 100 + 20;
     assert!(files_last <= most, "open files grew from {files_second} to {files_last}");
 
-    if let Some(folder) = std::env::var_os("SOAK_RESULTS") {
-        let (day, commit) = soak::day_and_commit(&root());
+    if let (Some(folder), Some((day, commit))) = (results, stamp) {
         let mut result = result;
         (result["date"], result["commit"]) = (day.clone().into(), commit.clone().into());
         let path = Path::new(&folder).join(format!("soak-{day}-{commit}.json"));

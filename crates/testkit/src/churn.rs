@@ -873,3 +873,36 @@ pub fn compare(ledger: &Ledger, seen: &Seen) -> (u64, Option<String>) {
     }
     (missing, first)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(messages: &[&str]) -> Seen {
+        let mut seen = Seen::default();
+        messages.iter().for_each(|message| seen.add(message.as_bytes()));
+        seen
+    }
+
+    #[test]
+    fn the_comparison_finds_what_is_missing() {
+        let ledger = Ledger::from([(7, vec![1 | ACKNOWLEDGED, 2 | ACKNOWLEDGED, 1])]);
+        assert_eq!(compare(&ledger, &seen(&["7 0 1 ", "7 1 2 "])), (0, None));
+        let (missing, first) = compare(&ledger, &seen(&["7 0 1 ", "7 2 1 "]));
+        assert_eq!((missing, first.as_deref()), (1, Some("client 7 message 1, QoS 2")));
+    }
+
+    #[test]
+    fn a_subscriber_notices_disorder_and_second_copies() {
+        for (messages, faults) in [
+            (&["1 0 1 x", "1 1 1 x", "2 0 1 x", "1 0 1 x"][..], 0),
+            // Each quality of service is an order of its own.
+            (&["1 1 2 x", "1 0 1 x"][..], 0),
+            (&["1 1 1 x", "1 0 1 x"][..], 1),
+            (&["1 0 2 x", "1 0 2 x"][..], 1),
+            (&["hello"][..], 1),
+        ] {
+            assert_eq!(seen(messages).faults.len(), faults, "{messages:?}");
+        }
+    }
+}
