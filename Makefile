@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test unit e2e check fix audit bench faults conformance
+.PHONY: help tools build demo test unit e2e check fix audit bench faults conformance fuzz soak faults-report
 
 E2E := $(patsubst tests/tests/%.rs,%,$(sort $(wildcard tests/tests/*.rs)))
 # The faults among them.
@@ -14,6 +14,9 @@ FAULTS := $(filter blackhole kill9 storm bad_input,$(E2E))
 # Each test runs several servers, and there may be but two cores.
 THREADS ?= 2
 DEMO_SECONDS ?=
+# Each fuzz target runs this long.
+FUZZ_SECONDS ?= 300
+FUZZ := $(patsubst fuzz/fuzz_targets/%.rs,%,$(sort $(wildcard fuzz/fuzz_targets/*.rs)))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +70,32 @@ audit: tools ## licences, sources, bans, and known vulnerabilities where their d
 	@if cargo deny --workspace --all-features fetch db >/dev/null 2>&1; \
 	then cargo deny --workspace --all-features check --disable-fetch advisories; \
 	else echo "advisories skipped: their database cannot be reached from here"; fi
+
+# No input is longer than 4 KiB, so that no allocation of 64 MiB can have a reason; a unit of 10 s is a hang. The working corpus
+# grows in target/, the committed one is only read. The address sanitizer is for the codec, which promises not to allocate; there is no
+# unsafe code for it to find, and without it a shard runs three times as often.
+fuzz: tools ## fuzzes codec and shard, FUZZ_SECONDS=300 each; FUZZ=shard runs one; needs the nightly toolchain
+	@cargo +nightly --version >/dev/null 2>&1 || { echo "no nightly toolchain; type: rustup toolchain install nightly --profile minimal" >&2; exit 1; }
+	@command -v cargo-fuzz >/dev/null || cargo +nightly install --locked cargo-fuzz
+	@for target in $(FUZZ); do \
+		sanitizer=address; [ "$$target" = codec ] || sanitizer=none; \
+		mkdir -p target/fuzz-corpus/$$target fuzz/artifacts/$$target; \
+		echo "== $$target: $(FUZZ_SECONDS) s"; \
+		cargo +nightly fuzz run --sanitizer $$sanitizer $$target target/fuzz-corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) \
+			-max_len=4096 -timeout=10 -malloc_limit_mb=64 -rss_limit_mb=2048 -print_final_stats=1 $(FUZZ_ARGS) || { \
+			for crash in fuzz/artifacts/$$target/*; do \
+				echo "replay: FERRULE_FUZZ_INPUT=$$PWD/$$crash cargo test --release -p ferrule-fuzz --test seeded $$target" >&2; \
+			done; exit 1; }; \
+	done
+
+# The clients are sockets of the test, and connections of the node: both need as many open files.
+soak: build ## clients that come and go, SOAK_SECONDS=600, SOAK_CLIENTS=5000; the result goes to tests/results and docs/faults.md
+	ulimit -n 16384; SOAK_SECONDS=$${SOAK_SECONDS:-600} SOAK_CLIENTS=$${SOAK_CLIENTS:-5000} SOAK_RESULTS="$(CURDIR)/tests/results" \
+		cargo test --release --workspace --test soak -- --nocapture clients_come_and_go
+	$(MAKE) --no-print-directory faults-report
+
+faults-report: tools ## docs/faults.md from tests/results
+	FERRULE_WRITE_REPORT=1 cargo test --release --workspace --test soak the_page_of_faults
 
 bench: build ## the load generator's and the peers' figures on this machine
 	target/release/ferrule-bench

@@ -3,7 +3,7 @@
 //! # Design
 //! - **Real things.** A node is the released binary in a process of its own, Kafka is Kafka, PostgreSQL is PostgreSQL.
 //!   Nothing here simulates a server; what is simulated is the fault between two of them ([`relay`], [`netns`]) and the
-//!   device in front ([`fleet`]).
+//!   devices in front ([`fleet`], [`churn`]).
 //! - **Nothing outlives the test.** Every child is a guard that kills on drop, and runs under
 //!   `setpriv --pdeathsig KILL`, so that it also ends when the test process is killed. That signal fires when the
 //!   *thread* that spawned the child ends, hence one long-lived thread spawns all of them ([`proc`]).
@@ -21,6 +21,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod churn;
 pub mod disk;
 pub mod fleet;
 pub mod netns;
@@ -30,6 +31,7 @@ pub mod port;
 pub mod proc;
 pub mod relay;
 pub mod servers;
+pub mod soak;
 pub mod wire;
 
 pub use fleet::{Fleet, Plan};
