@@ -1,124 +1,404 @@
 //! Tables of a run: plain ones for the terminal, Markdown for `docs/benchmarks.md`.
+//!
+//! A [`Table`] is what both have in common; a section of Markdown adds a heading and what one has to know to read it.
 
 use std::fmt::Write as _;
 
+use crate::idle;
 use crate::result::{RowResult, Run};
-
-const HEAD: [&str; 12] = [
-    "row",
-    "peer",
-    "CPU us/msg",
-    "ratio",
-    "target",
-    "msg/s",
-    "p50 us",
-    "p99 us",
-    "RSS MiB",
-    "lost",
-    "dup",
-    "order breaks",
-];
+use crate::rows::{RSS_BYTES_MAX, WORKERS};
+use crate::scale::{FILTERS_RATIO_MAX, FiltersResult};
 
 /// The peer that ratios are to.
 const BASE: &str = "mosquitto";
+/// The peer that is the physical bound.
+const FLOOR: &str = "floor";
+/// Whom the targets are for.
+const OURS: &str = "ferrule";
+const NOTHING: &str = "-";
 
-/// The rows of the side-by-side table, as text.
-fn cells(run: &Run) -> Vec<[String; 12]> {
-    run.rows.iter().map(|row| one(run, row)).collect()
+/// Cells under a head; the first `names` columns are names, the rest numbers.
+struct Table {
+    title: &'static str,
+    text: String,
+    names: usize,
+    head: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
 }
 
-fn one(run: &Run, row: &RowResult) -> [String; 12] {
-    let base = run.rows.iter().find(|other| other.row == row.row && other.peer == BASE && row.peer != BASE);
-    let ratio = base.and_then(|base| Some(row.cpu_us()? / base.cpu_us()?));
-    let number =
-        |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
-    let target = row.target.filter(|_| row.peer != BASE).map(|target| {
-        let verdict = ratio.map_or("", |ratio| if ratio <= target { " met" } else { " MISSED" });
-        format!("{target:.2}{verdict}")
-    });
-    let rss = row.median(|round| Some(round.watched.first()?.rss_bytes as f64 / 1024.0 / 1024.0));
+fn tables(run: &Run) -> Vec<Table> {
+    let all = [
+        brokers(run),
+        targets(run),
+        variants(run),
+        workers(run),
+        idle(run),
+        sessions(run),
+        filters(run),
+        pipeline(run),
+    ];
+    all.into_iter().filter(|table| !table.rows.is_empty()).collect()
+}
+
+fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| NOTHING.to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn mib(bytes: Option<f64>) -> String {
+    number(bytes.map(|bytes| bytes / 1024.0 / 1024.0), 1)
+}
+
+/// A figure against its bound: `0.05 <= 0.06 met`; nothing where there is no figure.
+fn bound(figure: Option<f64>, at_most: f64, digits: usize) -> String {
+    let Some(figure) = figure else { return NOTHING.to_owned() };
+    format!("{figure:.digits$} <= {at_most:.digits$} {}", verdict(figure <= at_most))
+}
+
+fn verdict(met: bool) -> &'static str {
+    if met { "met" } else { "MISSED" }
+}
+
+/// The result of `peer` in the same row.
+fn of<'a>(rows: &'a [RowResult], row: &RowResult, peer: &str) -> Option<&'a RowResult> {
+    rows.iter().find(|other| other.row == row.row && other.peer == peer)
+}
+
+/// CPU time a message, `row` to `base`; none of a row to itself.
+fn ratio(row: &RowResult, base: Option<&RowResult>) -> Option<f64> {
+    let base = base.filter(|base| base.peer != row.peer)?;
+    Some(row.cpu_us()? / base.cpu_us()?)
+}
+
+fn p50(row: &RowResult) -> Option<f64> {
+    row.median(|round| Some(round.latency.p50_us))
+}
+
+fn p99(row: &RowResult) -> Option<f64> {
+    row.median(|round| Some(round.latency.p99_us))
+}
+
+fn rss(row: &RowResult) -> Option<f64> {
+    row.median(|round| Some(round.watched.first()?.rss_bytes as f64))
+}
+
+/// Its name, and whether it has nothing to show.
+fn name(row: &RowResult) -> String {
     let failed = row.rounds.is_empty() && !row.errors.is_empty();
-    [
-        row.row.clone(),
-        if failed { format!("{} FAILED", row.peer) } else { row.peer.clone() },
-        number(row.cpu_us(), 2),
-        number(ratio, 2),
-        target.unwrap_or_else(|| "-".to_owned()),
-        number(row.rate(), 0),
-        number(row.median(|round| Some(round.latency.p50_us)), 0),
-        number(row.median(|round| Some(round.latency.p99_us)), 0),
-        number(rss, 1),
-        row.sum(|round| round.lost).to_string(),
-        row.sum(|round| round.duplicates).to_string(),
-        row.sum(|round| round.order_breaks).to_string(),
-    ]
+    if failed { format!("{} FAILED", row.peer) } else { row.peer.clone() }
 }
 
-fn pipeline_cells(run: &Run) -> Vec<[String; 6]> {
+fn brokers(run: &Run) -> Table {
+    let cells = |row: &RowResult| {
+        vec![
+            row.row.clone(),
+            name(row),
+            number(row.cpu_us(), 2),
+            number(ratio(row, of(&run.rows, row, BASE)), 3),
+            number(ratio(row, of(&run.rows, row, FLOOR)), 2),
+            number(row.rate(), 0),
+            number(p50(row), 0),
+            number(p99(row), 0),
+            mib(rss(row)),
+            row.sum(|round| round.lost).to_string(),
+            row.sum(|round| round.duplicates).to_string(),
+            row.sum(|round| round.order_breaks).to_string(),
+        ]
+    };
+    Table {
+        title: "Brokers side by side",
+        text: "The same work, a freshly started broker each time, in turns, medians of the rounds. *CPU us/msg* is the broker's \
+             user and kernel time for one delivered message; *to mosquitto* is its ratio to mosquitto's in the same row, *to floor* to \
+             that of the floor: a bare broker on epoll of some 300 lines (`bench/src/floor.rs`), without sessions, checks or limits: what \
+             the kernel and the bytes cost whoever moves them. The loop is closed: a publisher has a fixed number of messages out, so \
+             that latency at full load is mostly waiting; the rows with a rate have even distances instead, and count latency from \
+             when a message was due. *lost*, *dup* and *order breaks* are sums over all rounds."
+            .to_owned(),
+        names: 2,
+        head: vec![
+            "row", "peer", "CPU us/msg", "to mosquitto", "to floor", "msg/s", "p50 us", "p99 us", "RSS MiB", "lost", "dup",
+            "order breaks",
+        ],
+        rows: run.rows.iter().map(cells).collect(),
+    }
+}
+
+fn targets(run: &Run) -> Table {
+    let mut rows = Vec::new();
+    for row in run.rows.iter().filter(|row| row.peer == OURS && !row.rounds.is_empty()) {
+        let Some(target) = row.target else { continue };
+        let base = of(&run.rows, row, BASE);
+        let latency = |figure: fn(&RowResult) -> Option<f64>| {
+            base.and_then(figure).map_or_else(|| NOTHING.to_owned(), |base| bound(figure(row), base, 0))
+        };
+        let sound = row.sum(|round| round.lost + round.order_breaks) == 0 && row.errors.is_empty();
+        rows.push(vec![
+            row.row.clone(),
+            bound(ratio(row, base), target.cpu_ratio, 3),
+            if target.p50 { latency(p50) } else { NOTHING.to_owned() },
+            latency(p99),
+            bound(rss(row).map(|bytes| bytes / 1e6), RSS_BYTES_MAX as f64 / 1e6, 1),
+            verdict(sound).to_owned(),
+        ]);
+    }
+    let single = |row: String, text: String| {
+        vec![row, text, NOTHING.to_owned(), NOTHING.to_owned(), NOTHING.to_owned(), NOTHING.to_owned()]
+    };
+    for row in run.idle.iter().filter(|row| row.peer == OURS) {
+        if let Some(bytes) = row.bytes_each() {
+            rows.push(single(format!("{}: bytes each", row.row), bound(Some(bytes), idle::BYTES_MAX, 0)));
+        }
+    }
+    if let Some(ratio) = run.filters.as_ref().and_then(FiltersResult::ratio) {
+        rows.push(single(
+            "filters: all to those that match".to_owned(),
+            bound(Some(ratio), FILTERS_RATIO_MAX, 2),
+        ));
+    }
+    Table {
+        title: "Targets",
+        text: "What Ferrule aims at in each row, and whether this run met it. CPU time as a ratio to mosquitto's; latencies against \
+             mosquitto's in the same row; *sound*: nothing lost, no break of order, no round failed."
+            .to_owned(),
+        names: 1,
+        head: vec!["row", "CPU (or figure)", "p50 us", "p99 us", "RSS MB", "sound"],
+        rows,
+    }
+}
+
+fn variants(run: &Run) -> Table {
+    let cells = |row: &RowResult| {
+        vec![
+            row.row.clone(),
+            name(row),
+            number(row.cpu_us(), 2),
+            number(ratio(row, of(&run.variants, row, OURS)), 2),
+            number(row.rate(), 0),
+            number(p50(row), 0),
+            number(p99(row), 0),
+            mib(rss(row)),
+            row.sum(|round| round.lost).to_string(),
+        ]
+    };
+    Table {
+        title: "What functions cost",
+        text: "Ferrule alone, 128 bytes of JSON: plainly; with a rule that reads a field of every message and lets none pass; with one \
+             that lets all pass, to a topic without subscribers; with a user whose publishes and deliveries are held against topic \
+             filters; with subscribers whose sessions are kept on disk. *to plain* is the ratio of CPU time to the first."
+            .to_owned(),
+        names: 2,
+        head: vec!["row", "broker", "CPU us/msg", "to plain", "msg/s", "p50 us", "p99 us", "RSS MiB", "lost"],
+        rows: run.variants.iter().map(cells).collect(),
+    }
+}
+
+/// The part of the messages whose subscriber is with another worker, when clients are dealt alike and partners at random.
+fn crossing() -> f64 {
+    1.0 - 1.0 / f64::from(WORKERS)
+}
+
+fn workers(run: &Run) -> Table {
+    let one = run.workers.first().and_then(RowResult::cpu_us);
+    let cells = |(index, row): (usize, &RowResult)| {
+        let more = one.filter(|_| index > 0).and_then(|one| Some(row.cpu_us()? - one));
+        vec![
+            row.row.clone(),
+            name(row),
+            number(row.cpu_us(), 2),
+            number(more, 2),
+            number(more.map(|_| crossing()), 2),
+            number(more.map(|more| more / crossing()), 2),
+            number(row.rate(), 0),
+            number(p50(row), 0),
+            number(p99(row), 0),
+            mib(rss(row)),
+            row.sum(|round| round.lost).to_string(),
+        ]
+    };
+    Table {
+        title: "One worker and several",
+        text: "The same load, the broker with one worker thread and with several (`node.workers`), broker and generator on all cores. \
+             *more* is the CPU time a message that several cost beyond one; *share* the part of the messages whose publisher and subscriber \
+             are with different workers, when clients are dealt to workers alike (partners are shuffled); *each crossing* is \
+             one divided by the other."
+            .to_owned(),
+        names: 2,
+        head: vec![
+            "row", "broker", "CPU us/msg", "more", "share", "each crossing us", "msg/s", "p50 us", "p99 us", "RSS MiB", "lost",
+        ],
+        rows: run.workers.iter().enumerate().map(cells).collect(),
+    }
+}
+
+fn idle(run: &Run) -> Table {
+    let rows = run.idle.iter().map(|row| {
+        let outcome = row.outcome.as_ref();
+        let watched = outcome.and_then(|outcome| outcome.watched);
+        let ready = outcome.map(|outcome| outcome.ready as f64).filter(|&ready| ready > 0.0);
+        let connect = |ns: u64| Some(ns as f64 / 1e3 / ready?);
+        vec![
+            row.row.clone(),
+            if outcome.is_none() { format!("{} FAILED", row.peer) } else { row.peer.clone() },
+            number(row.bytes_each(), 0),
+            mib(watched.map(|watched| watched.rss_bytes_before as f64)),
+            mib(watched.map(|watched| watched.rss_bytes_held as f64)),
+            number(watched.and_then(|watched| connect(watched.cpu_ns_connect)), 1),
+            number(
+                outcome.and_then(|outcome| Some(watched?.cpu_ns_hold as f64 / 1e7 / outcome.hold_seconds)),
+                2,
+            ),
+            number(watched.and_then(|watched| connect(watched.cpu_ns_reach)), 1),
+            mib(watched.map(|watched| watched.rss_bytes_reached as f64)),
+            outcome.map_or(NOTHING.to_owned(), |outcome| outcome.pinged.to_string()),
+            outcome.map_or(NOTHING.to_owned(), |outcome| outcome.closed.to_string()),
+            outcome.map_or(NOTHING.to_owned(), |outcome| outcome.lost.to_string()),
+        ]
+    });
+    Table {
+        title: "Idle connections",
+        text: "TCP connections with a client id, one subscription each to a topic of its own, and a keep alive of 20 s. *bytes each* is the \
+             growth of the broker's resident memory from before the first connection until each had pinged, divided by their number; \
+             the kernel's own memory for a socket, the same for every broker, comes on top. Then one message goes to each."
+            .to_owned(),
+        names: 2,
+        head: vec![
+            "row", "peer", "bytes each", "RSS MiB before", "with all", "CPU us to accept one", "CPU % idle", "CPU us to reach one",
+            "RSS MiB after", "pinged", "closed", "lost",
+        ],
+        rows: rows.collect(),
+    }
+}
+
+fn sessions(run: &Run) -> Table {
+    let rows = run.sessions.iter().map(|row| {
+        let found = row.found.as_ref();
+        let each = |seconds: f64| seconds * 1e6 / row.sessions as f64;
+        vec![
+            if found.is_none() { format!("{} FAILED", row.sessions) } else { row.sessions.to_string() },
+            number(found.map(|found| found.bytes_each()), 0),
+            mib(found.map(|found| found.rss_bytes_after as f64)),
+            number(found.map(|found| found.accept_seconds), 2),
+            number(found.map(|found| each(found.accept_seconds)), 2),
+            number(found.map(|found| found.reach_seconds * 1e3), 1),
+            number(found.map(|found| each(found.reach_seconds)), 3),
+        ]
+    });
+    Table {
+        title: "Sessions in one process",
+        text: "A shard of the broker driven in memory, without sockets: clients with one subscription each to a topic of its own \
+             (CONNECT and SUBSCRIBE taken and answered); then one publish to a second topic, to which all subscribe after the memory was read. \
+             Growth is flat when bytes and microseconds for one are the same in every row."
+            .to_owned(),
+        names: 1,
+        head: vec!["sessions", "bytes each", "RSS MiB", "accept s", "us each", "one publish to all ms", "us each"],
+        rows: rows.collect(),
+    }
+}
+
+fn filters(run: &Run) -> Table {
+    let rows = run.filters.iter().flat_map(|result| {
+        [(&result.few, None), (&result.all, result.ratio())].map(|(rounds, ratio)| {
+            let last = rounds.last();
+            vec![
+                last.map_or("FAILED".to_owned(), |last| last.filters.to_string()),
+                last.map_or(NOTHING.to_owned(), |last| last.publishes.to_string()),
+                number(FiltersResult::best(rounds), 3),
+                number(FiltersResult::best(rounds).map(|us| 1e6 / us), 0),
+                number(ratio, 2),
+                mib(last.map(|last| last.rss_bytes as f64)),
+            ]
+        })
+    });
+    Table {
+        title: "Filters in one process",
+        text: "The same publishes to topics that one filter each matches, in a shard that has only those filters and in one that has a \
+             hundred times as many, half of them with wildcards. CPU time of the process, QoS 0, delivery included; the best of the rounds."
+            .to_owned(),
+        names: 1,
+        head: vec!["filters", "publishes", "CPU us/publish", "publishes/s of CPU", "ratio", "RSS MiB"],
+        rows: rows.collect(),
+    }
+}
+
+fn pipeline(run: &Run) -> Table {
     let rows = run.pipeline.iter().map(|row| {
         let cpu: Vec<String> = row.cpu_us.iter().map(|(name, us)| format!("{name} {us:.1}")).collect();
         let ack = row.outcome.as_ref().map(|outcome| outcome.ack_latency);
-        [
+        vec![
             row.row.clone(),
             row.messages.to_string(),
-            if row.seconds > 0.0 {
-                format!("{:.0}", row.messages as f64 / row.seconds)
-            } else {
-                "-".to_owned()
-            },
+            number((row.seconds > 0.0).then(|| row.messages as f64 / row.seconds), 0),
             cpu.join(", "),
-            ack.map_or("-".to_owned(), |ack| format!("{:.0}", ack.p50_us)),
-            ack.map_or("-".to_owned(), |ack| format!("{:.0}", ack.p99_us)),
+            number(ack.map(|ack| ack.p50_us), 0),
+            number(ack.map(|ack| ack.p99_us), 0),
         ]
     });
-    rows.collect()
+    Table {
+        title: "Edge to cloud to sink",
+        text: "Devices publish QoS 1 to the edge; a rule passes everything on to the cloud, a rule there into the sink. CPU \
+             time a message of each process, until every outbox was empty. Nothing is pinned. The figures of Kafka and \
+             PostgreSQL are theirs, for comparison."
+            .to_owned(),
+        names: 1,
+        head: vec!["way", "messages", "msg/s", "CPU us/msg", "PUBACK p50 us", "PUBACK p99 us"],
+        rows: rows.collect(),
+    }
 }
 
-const PIPELINE_HEAD: [&str; 6] = ["way", "messages", "msg/s", "CPU us/msg", "PUBACK p50 us", "PUBACK p99 us"];
-
-/// Both tables and all errors for a terminal.
+/// All tables and all errors for a terminal.
 #[must_use]
 pub fn plain(run: &Run) -> String {
     let mut text = String::new();
     if run.quick {
         text.push_str("A smoke test: the figures mean nothing.\n");
     }
-    aligned(&mut text, HEAD, &cells(run));
-    if !run.pipeline.is_empty() {
-        text.push('\n');
-        aligned(&mut text, PIPELINE_HEAD, &pipeline_cells(run));
+    for table in tables(run) {
+        let _ = writeln!(text, "\n{}", table.title);
+        aligned(&mut text, &table);
     }
     for line in errors(run) {
         let _ = writeln!(text, "{line}");
     }
+    let all = targets(run).rows.concat();
+    let count = |word: &str| all.iter().filter(|cell| cell.ends_with(word)).count();
+    let _ = writeln!(text, "\nTargets: {} met, {} MISSED", count(verdict(true)), count(verdict(false)));
     text
 }
 
 fn errors(run: &Run) -> Vec<String> {
-    let rows = run.rows.iter().flat_map(|row| {
-        row.errors
-            .iter()
-            .map(move |error| format!("{}, {}: {}", row.row, row.peer, error.replace('\n', " | ")))
+    let rows = [&run.rows, &run.variants, &run.workers]
+        .into_iter()
+        .flatten()
+        .flat_map(|row| row.errors.iter().map(move |error| (format!("{}, {}", row.row, row.peer), error)));
+    let closed = run.idle.iter().filter_map(|row| {
+        let why = row.error.as_ref().or_else(|| row.outcome.as_ref()?.why.as_ref())?;
+        Some((format!("{}, {}", row.row, row.peer), why))
     });
-    let pipeline = run
-        .pipeline
+    let sessions = run
+        .sessions
         .iter()
-        .filter_map(|row| Some(format!("{}: {}", row.row, row.error.as_ref()?.replace('\n', " | "))));
-    rows.chain(pipeline).collect()
+        .filter_map(|row| Some((format!("{} sessions", row.sessions), row.error.as_ref()?)));
+    let filters = run
+        .filters
+        .iter()
+        .flat_map(|filters| filters.errors.iter().map(|error| ("filters".to_owned(), error)));
+    let pipeline = run.pipeline.iter().filter_map(|row| Some((row.row.clone(), row.error.as_ref()?)));
+    let all = rows.chain(closed).chain(sessions).chain(filters).chain(pipeline);
+    all.map(|(row, error)| format!("{row}: {}", error.replace('\n', " | "))).collect()
 }
 
-fn aligned<const N: usize>(text: &mut String, head: [&str; N], rows: &[[String; N]]) {
-    let head = head.map(str::to_owned);
-    let width = |column: usize| {
-        rows.iter().chain(std::iter::once(&head)).map(|row| row[column].chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in std::iter::once(&head).chain(rows) {
+fn aligned(text: &mut String, table: &Table) {
+    let head: Vec<String> = table.head.iter().map(|&cell| cell.to_owned()).collect();
+    let lines = || std::iter::once(&head).chain(&table.rows);
+    let width = |column: usize| lines().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    for row in lines() {
         let mut line = String::new();
         for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-            // The first columns are names, the rest numbers.
-            let _ =
-                if column < 2 { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") };
+            let _ = if column < table.names {
+                write!(line, "{cell:<width$}  ")
+            } else {
+                write!(line, "{cell:>width$}  ")
+            };
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }
@@ -148,23 +428,14 @@ pub fn markdown(run: &Run, source: &str) -> String {
     for peer in &run.peers {
         let _ = writeln!(text, "- {}: {} (`{}`)", peer.name, peer.version, peer.command);
     }
-    text.push_str(
-        "\n## Brokers side by side\n\n\
-         The same work, a freshly started broker each time, in turns, medians of the rounds. *CPU us/msg* is the broker's \
-         user and kernel time for one delivered message; *ratio* is to mosquitto's in the same row. The loop is closed: \
-         a publisher has a fixed number of messages out, so that latency at full load is mostly waiting; the row with a \
-         rate has even distances instead, and counts latency from when a message was due. *lost*, *dup* and *order breaks* \
-         are sums over all rounds.\n\n",
-    );
-    table(&mut text, HEAD, &cells(run));
-    if !run.pipeline.is_empty() {
-        text.push_str(
-            "\n## Edge to cloud to sink\n\n\
-             Devices publish QoS 1 to the edge; a rule passes everything on to the cloud, a rule there into the sink. CPU \
-             time a message of each process, until every outbox was empty. Nothing is pinned. The figures of Kafka and \
-             PostgreSQL are theirs, for comparison.\n\n",
-        );
-        table(&mut text, PIPELINE_HEAD, &pipeline_cells(run));
+    text.push_str("\nConfiguration files and rules: `bench/peers/`. A million real sockets: [million.md](million.md).\n");
+    for table in tables(run) {
+        let _ = writeln!(text, "\n## {}\n\n{}\n", table.title, table.text);
+        let _ = writeln!(text, "| {} |", table.head.join(" | "));
+        let _ = writeln!(text, "|{}", " --- |".repeat(table.head.len()));
+        for row in &table.rows {
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+        }
     }
     let errors = errors(run);
     if !errors.is_empty() {
@@ -176,19 +447,14 @@ pub fn markdown(run: &Run, source: &str) -> String {
     text
 }
 
-fn table<const N: usize>(text: &mut String, head: [&str; N], rows: &[[String; N]]) {
-    let _ = writeln!(text, "| {} |", head.join(" | "));
-    let _ = writeln!(text, "|{}|", [" --- "; N].join("|"));
-    for row in rows {
-        let _ = writeln!(text, "| {} |", row.join(" | "));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crowd::{CrowdOutcome, CrowdWatched};
     use crate::load::{Outcome, Watched};
-    use crate::result::{Machine, PipelineResult};
+    use crate::result::{IdleResult, Machine, PipelineResult};
+    use crate::rows::Target;
+    use crate::scale::{Filters, Sessions, SessionsResult};
     use crate::tally::Summary;
 
     fn outcome(cpu_ns_end: u64) -> Outcome {
@@ -211,17 +477,44 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_run_in_both_forms_and_through_its_file() {
-        let row = |peer: &str, cpu: &[u64], errors: &[&str]| RowResult {
+    fn row(peer: &str, cpu: &[u64], errors: &[&str]) -> RowResult {
+        RowResult {
             row: "10 pairs, QoS 1".to_owned(),
             peer: peer.to_owned(),
+            command: String::new(),
             load: String::new(),
-            target: Some(0.5),
+            target: Some(Target { cpu_ratio: 0.5, p50: true }),
             rounds: cpu.iter().map(|&cpu| outcome(cpu)).collect(),
             errors: errors.iter().map(|&error| error.to_owned()).collect(),
+        }
+    }
+
+    fn everything() -> Run {
+        let watched = CrowdWatched { rss_bytes_held: 1_000_000, ..CrowdWatched::default() };
+        let crowd = CrowdOutcome {
+            clients: 1000,
+            ready: 1000,
+            closed: 0,
+            why: None,
+            connect_seconds: 1.0,
+            hold_seconds: 1.0,
+            pinged: 1000,
+            reached: 1000,
+            lost: 0,
+            reach_seconds: 1.0,
+            latency: Summary::default(),
+            watched: Some(watched),
+            slab_bytes_before: 0,
+            slab_bytes_held: 0,
         };
-        let run = Run {
+        let filters = |count, cpu_ns| Filters {
+            filters: count,
+            publishes: 1000,
+            delivered: 1000,
+            cpu_ns,
+            rss_bytes: 0,
+        };
+        Run {
             at: "2026-11-24T00:00:00Z".to_owned(),
             commit: "abc".to_owned(),
             command: "ferrule-bench run".to_owned(),
@@ -231,8 +524,38 @@ mod tests {
             rows: vec![
                 row("ferrule", &[1_000_000, 9_000_000, 2_000_000], &[]),
                 row("mosquitto", &[8_000_000], &[]),
+                row("floor", &[1_000_000], &[]),
                 row("other", &[], &["does not start"]),
             ],
+            variants: vec![row("ferrule", &[1_000_000], &[]), row("ferrule, a rule", &[1_500_000], &[])],
+            workers: vec![
+                row("ferrule, 1 worker", &[1_000_000], &[]),
+                row("ferrule, 3 workers", &[2_000_000], &[]),
+            ],
+            idle: vec![IdleResult {
+                row: "1,000 idle connections".to_owned(),
+                peer: "ferrule".to_owned(),
+                load: String::new(),
+                outcome: Some(crowd),
+                error: None,
+            }],
+            sessions: vec![SessionsResult {
+                sessions: 1000,
+                found: Some(Sessions {
+                    sessions: 1000,
+                    rss_bytes_before: 0,
+                    rss_bytes_after: 512_000,
+                    accept_seconds: 0.01,
+                    reach_seconds: 0.001,
+                    reached: 1000,
+                }),
+                error: None,
+            }],
+            filters: Some(FiltersResult {
+                few: vec![filters(10, 2_000_000), filters(10, 1_000_000)],
+                all: vec![filters(1000, 1_200_000)],
+                errors: Vec::new(),
+            }),
             pipeline: vec![PipelineResult {
                 row: "edge to SQLite".to_owned(),
                 load: String::new(),
@@ -242,27 +565,47 @@ mod tests {
                 outcome: None,
                 error: None,
             }],
-        };
-        let plain = plain(&run);
-        assert!(plain.contains("2.00   0.25  0.50 met"), "{plain}");
-        assert!(plain.contains("other FAILED") && plain.contains("other: does not start"), "{plain}");
-        let markdown = markdown(&run, "x.json");
-        assert!(markdown.contains("| edge to SQLite | 100 | 50 | edge 1.5 | - | - |"), "{markdown}");
-        assert!(
-            markdown.contains(
-                "| 10 pairs, QoS 1 | ferrule | 2.00 | 0.25 | 0.50 met | 500 | 10 | 20 | 1.0 | 3 | 0 | 0 |"
-            ),
-            "{markdown}"
-        );
+        }
+    }
 
+    #[test]
+    fn all_tables_in_both_forms() {
+        let run = everything();
+        let plain = plain(&run);
+        assert!(plain.contains("other FAILED") && plain.contains("other: does not start"), "{plain}");
+        // Lost messages; the idle connections' 1,000 bytes; everything else is met: CPU, p50, p99, RSS, filters.
+        assert!(plain.contains("Targets: 5 met, 2 MISSED"), "{plain}");
+        let markdown = markdown(&run, "x.json");
+        for line in [
+            "| 10 pairs, QoS 1 | ferrule | 2.00 | 0.250 | 2.00 | 500 | 10 | 20 | 1.0 | 3 | 0 | 0 |",
+            "| 10 pairs, QoS 1 | mosquitto | 8.00 | - | 8.00 | 500 | 10 | 20 | 1.0 | 1 | 0 | 0 |",
+            "| 10 pairs, QoS 1 | 0.250 <= 0.500 met | 10 <= 10 met | 20 <= 20 met | 1.0 <= 40.0 met | MISSED |",
+            "| 1,000 idle connections: bytes each | 1000 <= 700 MISSED | - | - | - | - |",
+            "| filters: all to those that match | 1.20 <= 1.50 met | - | - | - | - |",
+            "| 10 pairs, QoS 1 | ferrule, a rule | 1.50 | 1.50 | 500 | 10 | 20 | 1.0 | 1 |",
+            "| 10 pairs, QoS 1 | ferrule, 3 workers | 2.00 | 1.00 | 0.67 | 1.50 | 500 | 10 | 20 | 1.0 | 1 |",
+            "| 1,000 idle connections | ferrule | 1000 | 0.0 | 1.0 | 0.0 | 0.00 | 0.0 | 0.0 | 1000 | 0 | 0 |",
+            "| 1000 | 512 | 0.5 | 0.01 | 10.00 | 1.0 | 1.000 |",
+            "| 1000 | 1000 | 1.200 | 833333 | 1.20 | 0.0 |",
+            "| edge to SQLite | 100 | 50 | edge 1.5 | - | - |",
+            "- 10 pairs, QoS 1, other: does not start",
+        ] {
+            assert!(markdown.contains(line), "{line}\n{markdown}");
+        }
+    }
+
+    #[test]
+    fn a_run_through_its_file() {
+        let run = everything();
         let folder = tempfile::tempdir().expect("a temporary folder");
         assert!(Run::newest(folder.path()).is_err(), "an empty folder");
         let path = run.write(folder.path()).expect("written");
         let older = Run { at: "2026-11-23T00:00:00Z".to_owned(), ..run.clone() };
         older.write(folder.path()).expect("written");
-        let smoke = Run { at: "2026-11-25T00:00:00Z".to_owned(), quick: true, ..run };
+        let smoke = Run { at: "2026-11-25T00:00:00Z".to_owned(), quick: true, ..run.clone() };
         smoke.write(folder.path()).expect("written");
         let (newest, read) = Run::newest(folder.path()).expect("there is one");
         assert_eq!((newest, read.rows[0].rounds.len()), (path, 3));
+        assert_eq!(markdown(&read, "x"), markdown(&run, "x"));
     }
 }
