@@ -62,6 +62,8 @@ pub struct Sessions {
     pub rss_bytes_after: u64,
     /// Time until all were connected and subscribed, in seconds.
     pub accept_seconds: f64,
+    /// Time until all were subscribed to the common topic as well, in seconds.
+    pub common_seconds: f64,
     /// Time of one publish to all, until the output of each was there, in seconds.
     pub reach_seconds: f64,
     /// Clients that got it.
@@ -217,6 +219,7 @@ pub fn measure_sessions(count: u32) -> Result<Sessions, String> {
     if answers != 2 * u64::from(count) {
         return Err(format!("{answers} CONNACK and SUBACK for {count} clients"));
     }
+    let start = Instant::now();
     for part in clients.chunks(TURN_CLIENTS) {
         for &client in part {
             out.clear();
@@ -225,6 +228,7 @@ pub fn measure_sessions(count: u32) -> Result<Sessions, String> {
         }
         driven.turn(|_, _| {});
     }
+    let common_seconds = start.elapsed().as_secs_f64();
     out.clear();
     Template::new(Version::V3, "all/devices", 0, PAYLOAD, "").write(&mut out, 0, &[]);
     let start = Instant::now();
@@ -240,6 +244,7 @@ pub fn measure_sessions(count: u32) -> Result<Sessions, String> {
         rss_bytes_before,
         rss_bytes_after,
         accept_seconds,
+        common_seconds,
         reach_seconds,
         reached,
     })
