@@ -10,11 +10,10 @@
 //! filters of closed connections are never used again: a floor lives for one row.
 //!
 //! # Why it is hard to be cheaper
-//! - A PUBLISH leaves as it came: the layout for the subscriber is the publisher's when both have the same QoS, so the packet id is
-//!   patched in the read buffer and the frame is forwarded without a look at the rest.
-//! - Frames in a row to one destination are one *run* of the read buffer: one copy for all of them, or, from
-//!   [`DIRECT`] bytes on, one write straight out of it.
-//! - Consecutive messages of a topic (a publisher's own, as a rule) are matched once.
+//! - A PUBLISH leaves as it came: with the same QoS its layout for a subscriber is the publisher's, so a new packet id is written into the
+//!   read buffer and the frame is forwarded. One id for all subscribers: nobody looks at it.
+//! - Messages in a row of one topic are one *run* of the read buffer: matched once, and for each subscriber one copy of
+//!   them all or, from [`DIRECT`] bytes on, one write straight out of the read buffer.
 //! - Output buffers come from a pool and go back to it when written: few, so warm, and none for a connection that idles.
 //!
 //! Frame layout [MQTT 3.1.1, 2.2]: `type << 4 | flags`, remaining length (1 to 4 bytes, 7 bits each, low first), body.
@@ -53,7 +52,6 @@ struct Conn {
     out: Vec<u8>,
     /// Of `out`, what is already written.
     out_at: usize,
-    packet_id: u16,
     dirty: bool,
     /// The socket took less than it was given: wait for its next writable event.
     blocked: bool,
@@ -65,12 +63,6 @@ struct Subscriber {
     qos: u8,
 }
 
-/// What a frame asks of the loop that found it.
-enum Next {
-    Go,
-    Close,
-}
-
 #[derive(Default)]
 struct Floor {
     /// By token; none: closed.
@@ -79,6 +71,21 @@ struct Floor {
     wild: Vec<(Box<[u8]>, Subscriber)>,
     dirty: Vec<usize>,
     pool: Vec<Vec<u8>>,
+    /// The last one given, of all connections: nobody looks at it.
+    packet_id: u16,
+    run: Run,
+}
+
+/// Messages in a row of one topic and QoS, in the read buffer.
+#[derive(Default)]
+struct Run {
+    /// Whose they are.
+    to: Vec<Subscriber>,
+    qos: u8,
+    /// Where the topic of the first lies; empty: there is no run.
+    topic: Range<usize>,
+    /// Where the frames lie.
+    bytes: Range<usize>,
 }
 
 /// Serves until it is killed.
@@ -132,7 +139,6 @@ impl Floor {
             partial: Vec::new(),
             out: Vec::new(),
             out_at: 0,
-            packet_id: 0,
             dirty: false,
             blocked: false,
         }));
@@ -172,101 +178,84 @@ impl Floor {
     /// Takes all whole frames; how many bytes they had, or none when the connection is over.
     fn frames(&mut self, index: usize, bytes: &mut [u8]) -> Option<usize> {
         let mut at = 0;
-        let mut run = Run { conn: usize::MAX, bytes: 0..0 };
-        // Where the topic of the message before lies, and who gets it.
-        let mut topic = 0..0;
-        let mut to: Vec<Subscriber> = Vec::new();
-        let mut next = Next::Go;
+        let mut open = true;
         while let Some(body) = body(&bytes[at..]).map(|body| at + body.start..at + body.end) {
             if body.end > bytes.len() {
                 break;
             }
             let frame = at..body.end;
             at = body.end;
-            if bytes[frame.start] >> 4 == 3 {
-                let length = usize::from(u16_at(bytes, body.start, body.end)?);
-                let name = body.start + 2..body.start + 2 + length;
-                if bytes.get(name.clone())? != &bytes[topic.clone()] || topic.is_empty() {
-                    to.clear();
-                    self.matching(&bytes[name.clone()], &mut to);
-                }
-                topic = name;
-                self.publish(index, bytes, frame, topic.end, &to, &mut run)?;
-                continue;
+            let more = match bytes[frame.start] >> 4 {
+                3 => self.publish(index, bytes, frame, body.start),
+                kind => self.other(index, kind, &bytes[body]),
+            };
+            open = more.is_some();
+            if !open {
+                break;
             }
-            next = self.other(index, bytes[frame.start] >> 4, &bytes[body])?;
         }
-        self.end_run(&mut run, bytes);
-        if matches!(next, Next::Close) { None } else { Some(at) }
+        self.end_run(bytes);
+        open.then_some(at)
     }
 
-    /// One PUBLISH to its subscribers; `id_at` is where its packet id is, or its payload.
-    fn publish(
-        &mut self,
-        from: usize,
-        bytes: &mut [u8],
-        frame: Range<usize>,
-        id_at: usize,
-        to: &[Subscriber],
-        run: &mut Run,
-    ) -> Option<()> {
+    /// Takes one PUBLISH, whose body begins at `topic_at`, into the run; none when it is malformed.
+    fn publish(&mut self, from: usize, bytes: &mut [u8], frame: Range<usize>, topic_at: usize) -> Option<()> {
         let qos = (bytes[frame.start] >> 1) & 3;
+        let topic = topic_at + 2..topic_at + 2 + usize::from(u16_at(bytes, topic_at, frame.end)?);
         if qos > 0 {
-            let id = u16_at(bytes, id_at, frame.end).filter(|_| qos == 1)?.to_be_bytes();
+            let id = u16_at(bytes, topic.end, frame.end).filter(|_| qos == 1)?.to_be_bytes();
             self.output(from)?.extend_from_slice(&[0x40, 2, id[0], id[1]]);
+            self.packet_id = self.packet_id.checked_add(1).unwrap_or(1);
+            bytes[topic.end..topic.end + 2].copy_from_slice(&self.packet_id.to_be_bytes());
         }
         bytes[frame.start] &= 0xf6; // neither a duplicate nor retained
-        for subscriber in to {
-            let Some(conn) = &mut self.conns[subscriber.conn] else { continue };
-            if subscriber.qos < qos {
-                // The one case with another layout: without a packet id, two bytes shorter.
-                self.end_run(run, bytes);
-                let out = self.output(subscriber.conn)?;
-                header(out, 0x30, frame.end - body(&bytes[frame.clone()])?.start - frame.start - 2);
-                let topic_at = frame.start + body(&bytes[frame.clone()])?.start;
-                out.extend_from_slice(&bytes[topic_at..id_at]);
-                out.extend_from_slice(&bytes[id_at + 2..frame.end]);
-                continue;
-            }
-            if qos == 1 {
-                conn.packet_id = conn.packet_id.checked_add(1).unwrap_or(1);
-                if to.len() > 1 {
-                    self.end_run(run, bytes); // before the bytes change: it may end with this very frame
-                }
-                let id = self.conns[subscriber.conn].as_ref()?.packet_id;
-                bytes[id_at..id_at + 2].copy_from_slice(&id.to_be_bytes());
-            }
-            if run.conn != subscriber.conn || run.bytes.end != frame.start {
-                self.end_run(run, bytes);
-                *run = Run { conn: subscriber.conn, bytes: frame.start..frame.start };
-            }
-            run.bytes.end = frame.end;
+        let run = &self.run;
+        if run.bytes.end != frame.start
+            || run.qos != qos
+            || bytes[run.topic.clone()] != *bytes.get(topic.clone())?
+        {
+            self.end_run(bytes);
+            let mut to = std::mem::take(&mut self.run.to);
+            to.clear();
+            self.matching(&bytes[topic.clone()], &mut to);
+            self.run = Run { to, qos, topic, bytes: frame.start..frame.start };
         }
+        self.run.bytes.end = frame.end;
         Some(())
     }
 
-    /// Forwards a run: straight to the socket when it is large and nothing waits there, else into the output.
-    fn end_run(&mut self, run: &mut Run, bytes: &[u8]) {
-        let mut rest = &bytes[std::mem::replace(&mut run.bytes, 0..0)];
-        if rest.is_empty() {
-            return;
+    /// Forwards the run to everyone: straight to the socket when it is large and nothing waits there, else into the output.
+    fn end_run(&mut self, bytes: &[u8]) {
+        let run = std::mem::take(&mut self.run);
+        for to in &run.to {
+            let Some(conn) = &mut self.conns[to.conn] else { continue };
+            let mut rest = &bytes[run.bytes.clone()];
+            if to.qos < run.qos {
+                if let Some(out) = self.output(to.conn) {
+                    lower(out, rest);
+                }
+                continue;
+            }
+            if rest.len() >= DIRECT
+                && conn.out.is_empty()
+                && !conn.blocked
+                // An error comes back when the rest is written.
+                && let Ok(wrote) = conn.socket.write(rest)
+            {
+                rest = &rest[wrote..];
+            }
+            if !rest.is_empty()
+                && let Some(out) = self.output(to.conn)
+            {
+                out.extend_from_slice(rest);
+            }
         }
-        if rest.len() >= DIRECT
-            && let Some(conn) = self.conns[run.conn].as_mut().filter(|conn| conn.out.is_empty() && !conn.blocked)
-            // An error comes back when the rest is written.
-            && let Ok(wrote) = conn.socket.write(rest)
-        {
-            rest = &rest[wrote..];
-        }
-        if !rest.is_empty()
-            && let Some(out) = self.output(run.conn)
-        {
-            out.extend_from_slice(rest);
-        }
+        self.run.to = run.to; // keeps the allocation
+        self.run.to.clear();
     }
 
-    /// All but PUBLISH; none when it is malformed.
-    fn other(&mut self, index: usize, kind: u8, body: &[u8]) -> Option<Next> {
+    /// Answers all but PUBLISH; none when the connection is over.
+    fn other(&mut self, index: usize, kind: u8, body: &[u8]) -> Option<()> {
         match kind {
             1 => self.output(index)?.extend_from_slice(&[0x20, 2, 0, 0]),
             8 => {
@@ -292,10 +281,9 @@ impl Floor {
             }
             4 => {}
             12 => self.output(index)?.extend_from_slice(&[0xd0, 0]),
-            14 => return Some(Next::Close),
-            _ => return None,
+            _ => return None, // DISCONNECT, and what is not served
         }
-        Some(Next::Go)
+        Some(())
     }
 
     fn matching(&self, topic: &[u8], into: &mut Vec<Subscriber>) {
@@ -346,10 +334,16 @@ impl Floor {
     }
 }
 
-/// Frames in a row, in the read buffer, for one connection.
-struct Run {
-    conn: usize,
-    bytes: Range<usize>,
+/// Appends QoS 1 frames as QoS 0: another layout, without the packet id.
+fn lower(out: &mut Vec<u8>, mut frames: &[u8]) {
+    while let Some(body) = body(frames) {
+        let topic_len = usize::from(u16_at(frames, body.start, body.end).unwrap_or_default());
+        let id_at = body.start + 2 + topic_len;
+        header(out, 0x30, body.len() - 2);
+        out.extend_from_slice(&frames[body.start..id_at]);
+        out.extend_from_slice(&frames[id_at + 2..body.end]);
+        frames = &frames[body.end..];
+    }
 }
 
 /// Where the body of the first frame lies, whole or not; none when its length is not whole. A length of more than four bytes
