@@ -82,7 +82,7 @@ load() {
     [ $# -gt 0 ] || usage
     for word in "$@"; do args+=("--addr=$word"); done
     for word in ${SOURCES:-}; do args+=("--source=$word"); done
-    "$bin/ferrule-bench" crowd --clients="${CLIENTS:-50000}" --connecting="${CONNECTING:-500}" \
+    "$bin/ferrule-bench" crowd --clients="${CLIENTS:-50000}" --connecting="${CONNECTING:-50}" \
         --keep-alive="${KEEP_ALIVE:-240}" --hold="${HOLD:-200}" --reach="${REACH:-own}" \
         --prefix="${PREFIX:-$(hostname)}" --timeout=60 "${args[@]}"
 }
