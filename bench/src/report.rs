@@ -237,7 +237,7 @@ mod tests {
         let run = everything();
         let plain = plain(&run);
         assert!(plain.contains("other FAILED") && plain.contains("other: does not start"), "{plain}");
-        // Lost messages; the idle connections' 1,000 bytes; everything else is met: CPU, p50, p99, RSS, filters.
+        // Lost messages; the idle connections' 1,000 bytes; everything else is met: CPU, p50, p99, RSS, order, rounds, filters.
         assert!(plain.contains("Targets: 7 met, 2 MISSED"), "{plain}");
         let markdown = markdown(&run, "x.json");
         for line in [
