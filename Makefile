@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test unit e2e check fix audit bench faults conformance fuzz soak faults-report
+.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-report faults conformance fuzz soak faults-report
 
 E2E := $(patsubst tests/tests/%.rs,%,$(sort $(wildcard tests/tests/*.rs)))
 # The faults among them.
@@ -97,8 +97,14 @@ soak: build ## clients that come and go, SOAK_SECONDS=600, SOAK_CLIENTS=5000; th
 faults-report: tools ## docs/faults.md from tests/results
 	FERRULE_WRITE_REPORT=1 cargo test --release --workspace --test soak the_page_of_faults
 
-bench: build ## the load generator's and the peers' figures on this machine
+bench: build ## Ferrule, mosquitto and the floor side by side: every figure and target, on this machine (half an hour)
 	target/release/ferrule-bench
+
+bench-quick: build ## the same as a smoke test: every row runs, no figure means anything (two minutes)
+	target/release/ferrule-bench run --quick
+
+bench-report: build ## docs/benchmarks.md from the newest result of `make bench`
+	target/release/ferrule-bench report
 
 conformance: build ## rule-language cases: make conformance CASES=DIR (a folder beside its run_cases.py)
 	@[ -n "$(CASES)" ] || { echo "make conformance CASES=DIR: the folder of the cases" >&2; exit 2; }

@@ -16,7 +16,8 @@
 //!   publishing, writes off what is out (it is counted as lost unless it comes later), so a loss never stops the loop.
 //!
 //! # Operation
-//! Connect all (at most 64 at once), subscribe all, then publish: a warm-up that is not measured, the
+//! Connect all (at most 64 at once), subscribe all (in a shuffled order: a broker that deals connections to its workers in turn
+//! must not have all partners together, or none), then publish: a warm-up that is not measured, the
 //! measured part (clock, CPU time of the watched processes and counters are read at its start and its end), then publish
 //! no more and drain. Losses count over the whole run, rates and latencies over the measured part.
 //!
@@ -83,7 +84,7 @@ mod tests {
             "--shape fan-in -n 500 --qos 1 --window 4",
             "--shape fan-out -n 5 --v5 --size 100 --rate 10.5 --persistent --watch 1 --watch 2",
             "--shape publish --messages 5 --stall 1 --prefix x --addr 127.0.0.1:99",
-            "--seconds 0.25 --warmup 0 --json",
+            "--seconds 0.25 --warmup 0 --json --username u --password p",
         ] {
             let plan = parse(line);
             assert_eq!(plan, parse(&plan.to_args().join(" ")), "{line}");

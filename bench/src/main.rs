@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use ferrule_bench::peer::Peer;
 use ferrule_bench::result::Run;
-use ferrule_bench::{load, pipeline, report, rows, run};
+use ferrule_bench::{crowd, floor, idle, load, pipeline, report, rows, run, scale};
 
 /// Load generator and side-by-side benchmarks. Without a command: `run`.
 #[derive(Debug, Parser)]
@@ -25,6 +25,12 @@ enum Command {
     Run(RunArgs),
     /// Loads any broker and prints what came of it as one JSON object.
     Load(load::Plan),
+    /// The least that a broker can do: the peer `floor` of the tables.
+    Floor(floor::FloorArgs),
+    /// Very many clients that keep alive until a message reaches all; prints what came of it as one JSON object.
+    Crowd(crowd::CrowdPlan),
+    /// A shard of the broker without sockets: how memory and time grow with sessions and filters.
+    Scale(scale::ScaleArgs),
     /// Writes docs/benchmarks.md from the newest result file.
     Report(ReportArgs),
 }
@@ -69,6 +75,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command.unwrap_or(default) {
         Command::Run(args) => all(&args),
         Command::Load(plan) => one_load(&plan),
+        Command::Floor(args) => floor::serve(&args).map_err(Into::into),
+        Command::Crowd(plan) => one_crowd(&plan),
+        Command::Scale(args) => one_scale(&args),
         Command::Report(args) => write_report(&args),
     };
     match result {
@@ -83,6 +92,41 @@ fn main() -> ExitCode {
 fn one_load(plan: &load::Plan) -> Result<(), Box<dyn Error>> {
     println!("{}", serde_json::to_string(&load::run(plan)?)?);
     Ok(())
+}
+
+fn one_crowd(plan: &crowd::CrowdPlan) -> Result<(), Box<dyn Error>> {
+    let outcome = crowd::run(plan, |what| eprintln!("  {what}"))?;
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
+}
+
+fn one_scale(args: &scale::ScaleArgs) -> Result<(), Box<dyn Error>> {
+    match (args.sessions, args.filters.zip(args.topics)) {
+        (Some(sessions), _) => println!("{}", serde_json::to_string(&scale::measure_sessions(sessions)?)?),
+        (None, Some((filters, topics))) => {
+            println!("{}", serde_json::to_string(&scale::measure_filters(filters, topics)?)?);
+        }
+        (None, None) => {
+            let options = run::Options {
+                rounds: if args.quick { 1 } else { 3 },
+                quick: args.quick,
+                only: None,
+                generator: std::env::current_exe()?,
+            };
+            let mut result = run::begin(&options, &[], &root());
+            scale_rows(&options, &mut result);
+            print!("{}", report::plain(&result));
+        }
+    }
+    Ok(())
+}
+
+/// The rows of one process without sockets.
+fn scale_rows(options: &run::Options, result: &mut Run) {
+    let core = result.machine.broker_core;
+    let said = |what: &str| eprintln!("  {what}");
+    result.sessions = scale::sessions(options, core, said);
+    result.filters = scale::filters(options, core, said);
 }
 
 fn write_report(args: &ReportArgs) -> Result<(), Box<dyn Error>> {
@@ -102,8 +146,9 @@ fn all(args: &RunArgs) -> Result<(), Box<dyn Error>> {
         || generator.with_file_name("ferrule-edge"),
         |folder| PathBuf::from(folder).join("ferrule-edge"),
     );
-    if edge.is_file() {
-        peers.push(Peer::ferrule_edge(edge));
+    let ours = edge.is_file();
+    if ours {
+        peers.push(Peer::ferrule_edge(edge.clone()));
     } else {
         eprintln!("{} is not there (`make build` makes it): no row of ours", edge.display());
     }
@@ -111,6 +156,7 @@ fn all(args: &RunArgs) -> Result<(), Box<dyn Error>> {
         Some(peer) => peers.push(peer),
         None => eprintln!("mosquitto is not installed (apt-get install mosquitto): no ratios"),
     }
+    peers.push(Peer::floor(generator.clone()));
     let options = run::Options {
         rounds: if args.quick { 1 } else { args.rounds },
         quick: args.quick,
@@ -123,8 +169,16 @@ fn all(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     let folder =
         args.out.clone().unwrap_or_else(|| root().join(if partial { "target" } else { "bench/results" }));
     let said = |what: &str| eprintln!("  {what}");
-    result.rows = run::side_by_side(&options, &result.machine, &rows::all(args.quick), &peers, said);
+    let machine = result.machine.clone();
+    result.rows = run::rounds(&options, &machine, &rows::side_by_side(args.quick, &peers), said);
     result.write(&folder)?; // minutes of work, before the next part can fail
+    if ours {
+        result.variants = run::rounds(&options, &machine, &[rows::variants(args.quick, &edge)], said);
+        result.workers = run::rounds(&options, &machine, &[rows::workers(args.quick, &edge)], said);
+    }
+    result.idle = idle::run(&options, &machine, &peers, said);
+    scale_rows(&options, &mut result);
+    result.write(&folder)?;
     if !args.no_pipeline {
         result.pipeline = pipeline::run(&options, said);
     }

@@ -1,8 +1,8 @@
 //! A broker under test: how it is started, and what it is told.
 //!
 //! A [`Peer`] is data, so that a further one is a further value: a name, a command line and files, in which `{port}` and
-//! `{dir}` stand for what each start gets. All peers listen on the loopback, let everyone in and keep nothing on disk
-//! that the work does not ask for.
+//! `{dir}` stand for what each start gets. All peers listen on the loopback and keep nothing on disk that the work does
+//! not ask for. Their configuration files are in `bench/peers/`.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,6 +17,9 @@ use thiserror::Error;
 /// How long a broker may take until it accepts a connection.
 const START: Duration = Duration::from_secs(10);
 
+/// The user of the peers that know users, and the password.
+pub const USER: (&str, &str) = ("bench", "correct horse battery staple");
+
 /// A broker, not yet started.
 #[derive(Debug, Clone)]
 pub struct Peer {
@@ -26,6 +29,8 @@ pub struct Peer {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
+    /// Its environment, beside ours.
+    pub env: Vec<(String, String)>,
     /// Files that are written into `{dir}` before: name and content.
     pub files: Vec<(String, String)>,
 }
@@ -55,35 +60,82 @@ pub struct Running {
 }
 
 impl Peer {
-    /// Ferrule's edge as a plain broker: no uplink, no rules.
+    /// Ferrule's edge as a plain broker.
     #[must_use]
     pub fn ferrule_edge(program: PathBuf) -> Self {
-        let args = ["run", "--listen", "127.0.0.1:{port}", "--data-dir", "{dir}/data"];
-        Self {
-            name: "ferrule".to_owned(),
+        Self::new(
+            "ferrule",
             program,
-            args: args.map(str::to_owned).to_vec(),
-            files: Vec::new(),
-        }
+            &["run", "--config", "{dir}/ferrule.toml"],
+            &[("ferrule.toml", include_str!("../peers/ferrule.toml"))],
+        )
+    }
+
+    /// The same with a rule that looks into every message; `passes`: and publishes it to a topic without subscribers.
+    #[must_use]
+    pub fn ferrule_rule(program: PathBuf, passes: bool) -> Self {
+        let rule = if passes {
+            include_str!("../peers/rule-match.sql")
+        } else {
+            include_str!("../peers/rule-no-match.sql")
+        };
+        Self::new(
+            if passes { "ferrule, a rule passes all" } else { "ferrule, a rule passes none" },
+            program,
+            &["run", "--config", "{dir}/ferrule-rules.toml"],
+            &[("ferrule-rules.toml", include_str!("../peers/ferrule-rules.toml")), ("rules.sql", rule)],
+        )
+    }
+
+    /// The same with the one user [`USER`], whose topics are restricted.
+    #[must_use]
+    pub fn ferrule_access(program: PathBuf) -> Self {
+        Self::new(
+            "ferrule, access filters",
+            program,
+            &["run", "--config", "{dir}/ferrule-access.toml"],
+            &[("ferrule-access.toml", include_str!("../peers/ferrule-access.toml")), ("user.pass", USER.1)],
+        )
     }
 
     /// Eclipse Mosquitto with `bench/peers/mosquitto.conf`; `None` when it is not installed.
     #[must_use]
     pub fn mosquitto() -> Option<Self> {
         let conf = include_str!("../peers/mosquitto.conf");
-        Some(Self {
-            name: "mosquitto".to_owned(),
-            program: find("mosquitto")?,
-            args: ["-c", "{dir}/mosquitto.conf"].map(str::to_owned).to_vec(),
-            files: vec![("mosquitto.conf".to_owned(), conf.to_owned())],
-        })
+        let args = ["-c", "{dir}/mosquitto.conf"];
+        Some(Self::new("mosquitto", find("mosquitto")?, &args, &[("mosquitto.conf", conf)]))
+    }
+
+    /// The floor ([`crate::floor`]), which is this program itself.
+    #[must_use]
+    pub fn floor(program: PathBuf) -> Self {
+        Self::new("floor", program, &["floor", "--listen", "127.0.0.1:{port}"], &[])
+    }
+
+    fn new(name: &str, program: PathBuf, args: &[&str], files: &[(&str, &str)]) -> Self {
+        Self {
+            name: name.to_owned(),
+            program,
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            env: Vec::new(),
+            files: files.iter().map(|&(name, content)| (name.to_owned(), content.to_owned())).collect(),
+        }
+    }
+
+    /// The same under another name and with one more environment variable.
+    #[must_use]
+    pub fn with_env(mut self, name: &str, variable: &str, value: &str) -> Self {
+        self.name = name.to_owned();
+        self.env.push((variable.to_owned(), value.to_owned()));
+        self
     }
 
     /// Its command line, for people: without the folder, which is another one on each machine.
     #[must_use]
     pub fn command(&self) -> String {
         let program = self.program.file_name().unwrap_or(self.program.as_os_str());
-        format!("{} {}", program.display(), self.args.join(" "))
+        let env: String = self.env.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+        format!("{env}{} {}", program.display(), self.args.join(" "))
     }
 
     /// What `--version` or `-h` says, its first line: a figure without a version is no figure.
@@ -118,6 +170,7 @@ impl Peer {
             }
             None => Launch::new(&self.name, &self.program, log),
         };
+        let launch = self.env.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
         let process = launch.args(self.args.iter().map(|arg| fill(arg))).start();
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut running = Running { process, _folder: folder, addr };

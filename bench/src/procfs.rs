@@ -77,11 +77,21 @@ fn parent(stat: &str) -> Option<u32> {
 /// Resident memory of `pid`, in bytes; 0 when it has gone.
 #[must_use]
 pub fn rss_bytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-    kib.unwrap_or(0_u64) * 1024
+    kib_of(&format!("/proc/{pid}/status"), "VmRSS:") * 1024
+}
+
+/// What the kernel has allocated for its own objects, sockets among them, in bytes.
+#[must_use]
+pub fn slab_bytes() -> u64 {
+    kib_of("/proc/meminfo", "Slab:") * 1024
+}
+
+/// The number of a line `name   1234 kB`; 0 when there is none.
+fn kib_of(path: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let kib =
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -107,7 +117,7 @@ mod tests {
             x = std::hint::black_box(x.wrapping_mul(31));
         }
         assert!(tree_cpu_ns(pid) >= before);
-        assert!(rss_bytes(pid) > 100_000);
+        assert!(rss_bytes(pid) > 100_000 && slab_bytes() > 100_000);
         assert_eq!((cpu_ns(u32::MAX), rss_bytes(u32::MAX)), (0, 0));
     }
 }

@@ -1,124 +1,67 @@
 //! Tables of a run: plain ones for the terminal, Markdown for `docs/benchmarks.md`.
 
+mod tables;
+
 use std::fmt::Write as _;
 
-use crate::result::{RowResult, Run};
+use crate::result::Run;
+use tables::{Table, targets, verdict};
 
-const HEAD: [&str; 12] = [
-    "row",
-    "peer",
-    "CPU us/msg",
-    "ratio",
-    "target",
-    "msg/s",
-    "p50 us",
-    "p99 us",
-    "RSS MiB",
-    "lost",
-    "dup",
-    "order breaks",
-];
-
-/// The peer that ratios are to.
-const BASE: &str = "mosquitto";
-
-/// The rows of the side-by-side table, as text.
-fn cells(run: &Run) -> Vec<[String; 12]> {
-    run.rows.iter().map(|row| one(run, row)).collect()
-}
-
-fn one(run: &Run, row: &RowResult) -> [String; 12] {
-    let base = run.rows.iter().find(|other| other.row == row.row && other.peer == BASE && row.peer != BASE);
-    let ratio = base.and_then(|base| Some(row.cpu_us()? / base.cpu_us()?));
-    let number =
-        |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
-    let target = row.target.filter(|_| row.peer != BASE).map(|target| {
-        let verdict = ratio.map_or("", |ratio| if ratio <= target { " met" } else { " MISSED" });
-        format!("{target:.2}{verdict}")
-    });
-    let rss = row.median(|round| Some(round.watched.first()?.rss_bytes as f64 / 1024.0 / 1024.0));
-    let failed = row.rounds.is_empty() && !row.errors.is_empty();
-    [
-        row.row.clone(),
-        if failed { format!("{} FAILED", row.peer) } else { row.peer.clone() },
-        number(row.cpu_us(), 2),
-        number(ratio, 2),
-        target.unwrap_or_else(|| "-".to_owned()),
-        number(row.rate(), 0),
-        number(row.median(|round| Some(round.latency.p50_us)), 0),
-        number(row.median(|round| Some(round.latency.p99_us)), 0),
-        number(rss, 1),
-        row.sum(|round| round.lost).to_string(),
-        row.sum(|round| round.duplicates).to_string(),
-        row.sum(|round| round.order_breaks).to_string(),
-    ]
-}
-
-fn pipeline_cells(run: &Run) -> Vec<[String; 6]> {
-    let rows = run.pipeline.iter().map(|row| {
-        let cpu: Vec<String> = row.cpu_us.iter().map(|(name, us)| format!("{name} {us:.1}")).collect();
-        let ack = row.outcome.as_ref().map(|outcome| outcome.ack_latency);
-        [
-            row.row.clone(),
-            row.messages.to_string(),
-            if row.seconds > 0.0 {
-                format!("{:.0}", row.messages as f64 / row.seconds)
-            } else {
-                "-".to_owned()
-            },
-            cpu.join(", "),
-            ack.map_or("-".to_owned(), |ack| format!("{:.0}", ack.p50_us)),
-            ack.map_or("-".to_owned(), |ack| format!("{:.0}", ack.p99_us)),
-        ]
-    });
-    rows.collect()
-}
-
-const PIPELINE_HEAD: [&str; 6] = ["way", "messages", "msg/s", "CPU us/msg", "PUBACK p50 us", "PUBACK p99 us"];
-
-/// Both tables and all errors for a terminal.
+/// All tables and all errors for a terminal.
 #[must_use]
 pub fn plain(run: &Run) -> String {
     let mut text = String::new();
     if run.quick {
         text.push_str("A smoke test: the figures mean nothing.\n");
     }
-    aligned(&mut text, HEAD, &cells(run));
-    if !run.pipeline.is_empty() {
-        text.push('\n');
-        aligned(&mut text, PIPELINE_HEAD, &pipeline_cells(run));
+    for table in tables::all(run) {
+        let _ = writeln!(text, "\n{}", table.title);
+        aligned(&mut text, &table);
     }
     for line in errors(run) {
         let _ = writeln!(text, "{line}");
     }
+    let all = targets(run).rows.concat();
+    let count = |word: &str| all.iter().filter(|cell| cell.ends_with(word)).count();
+    let _ = writeln!(text, "\nTargets: {} met, {} MISSED", count(verdict(true)), count(verdict(false)));
     text
 }
 
 fn errors(run: &Run) -> Vec<String> {
-    let rows = run.rows.iter().flat_map(|row| {
-        row.errors
-            .iter()
-            .map(move |error| format!("{}, {}: {}", row.row, row.peer, error.replace('\n', " | ")))
+    let rows = [&run.rows, &run.variants, &run.workers]
+        .into_iter()
+        .flatten()
+        .flat_map(|row| row.errors.iter().map(move |error| (format!("{}, {}", row.row, row.peer), error)));
+    let closed = run.idle.iter().filter_map(|row| {
+        let why = row.error.as_ref().or_else(|| row.outcome.as_ref()?.why.as_ref())?;
+        Some((format!("{}, {}", row.row, row.peer), why))
     });
-    let pipeline = run
-        .pipeline
+    let sessions = run
+        .sessions
         .iter()
-        .filter_map(|row| Some(format!("{}: {}", row.row, row.error.as_ref()?.replace('\n', " | "))));
-    rows.chain(pipeline).collect()
+        .filter_map(|row| Some((format!("{} sessions", row.sessions), row.error.as_ref()?)));
+    let filters = run
+        .filters
+        .iter()
+        .flat_map(|filters| filters.errors.iter().map(|error| ("filters".to_owned(), error)));
+    let pipeline = run.pipeline.iter().filter_map(|row| Some((row.row.clone(), row.error.as_ref()?)));
+    let all = rows.chain(closed).chain(sessions).chain(filters).chain(pipeline);
+    all.map(|(row, error)| format!("{row}: {}", error.replace('\n', " | "))).collect()
 }
 
-fn aligned<const N: usize>(text: &mut String, head: [&str; N], rows: &[[String; N]]) {
-    let head = head.map(str::to_owned);
-    let width = |column: usize| {
-        rows.iter().chain(std::iter::once(&head)).map(|row| row[column].chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in std::iter::once(&head).chain(rows) {
+fn aligned(text: &mut String, table: &Table) {
+    let head: Vec<String> = table.head.iter().map(|&cell| cell.to_owned()).collect();
+    let lines = || std::iter::once(&head).chain(&table.rows);
+    let width = |column: usize| lines().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    for row in lines() {
         let mut line = String::new();
         for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-            // The first columns are names, the rest numbers.
-            let _ =
-                if column < 2 { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") };
+            let _ = if column < table.names {
+                write!(line, "{cell:<width$}  ")
+            } else {
+                write!(line, "{cell:>width$}  ")
+            };
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }
@@ -148,23 +91,14 @@ pub fn markdown(run: &Run, source: &str) -> String {
     for peer in &run.peers {
         let _ = writeln!(text, "- {}: {} (`{}`)", peer.name, peer.version, peer.command);
     }
-    text.push_str(
-        "\n## Brokers side by side\n\n\
-         The same work, a freshly started broker each time, in turns, medians of the rounds. *CPU us/msg* is the broker's \
-         user and kernel time for one delivered message; *ratio* is to mosquitto's in the same row. The loop is closed: \
-         a publisher has a fixed number of messages out, so that latency at full load is mostly waiting; the row with a \
-         rate has even distances instead, and counts latency from when a message was due. *lost*, *dup* and *order breaks* \
-         are sums over all rounds.\n\n",
-    );
-    table(&mut text, HEAD, &cells(run));
-    if !run.pipeline.is_empty() {
-        text.push_str(
-            "\n## Edge to cloud to sink\n\n\
-             Devices publish QoS 1 to the edge; a rule passes everything on to the cloud, a rule there into the sink. CPU \
-             time a message of each process, until every outbox was empty. Nothing is pinned. The figures of Kafka and \
-             PostgreSQL are theirs, for comparison.\n\n",
-        );
-        table(&mut text, PIPELINE_HEAD, &pipeline_cells(run));
+    text.push_str("\nConfiguration files and rules: `bench/peers/`. A million real sockets: [million.md](million.md).\n");
+    for table in tables::all(run) {
+        let _ = writeln!(text, "\n## {}\n\n{}\n", table.title, table.text);
+        let _ = writeln!(text, "| {} |", table.head.join(" | "));
+        let _ = writeln!(text, "|{}", " --- |".repeat(table.head.len()));
+        for row in &table.rows {
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+        }
     }
     let errors = errors(run);
     if !errors.is_empty() {
@@ -176,19 +110,14 @@ pub fn markdown(run: &Run, source: &str) -> String {
     text
 }
 
-fn table<const N: usize>(text: &mut String, head: [&str; N], rows: &[[String; N]]) {
-    let _ = writeln!(text, "| {} |", head.join(" | "));
-    let _ = writeln!(text, "|{}|", [" --- "; N].join("|"));
-    for row in rows {
-        let _ = writeln!(text, "| {} |", row.join(" | "));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crowd::{CrowdOutcome, CrowdWatched};
     use crate::load::{Outcome, Watched};
-    use crate::result::{Machine, PipelineResult};
+    use crate::result::{IdleResult, Machine, PipelineResult, RowResult};
+    use crate::rows::Target;
+    use crate::scale::{Filters, FiltersResult, Sessions, SessionsResult};
     use crate::tally::Summary;
 
     fn outcome(cpu_ns_end: u64) -> Outcome {
@@ -211,17 +140,44 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_run_in_both_forms_and_through_its_file() {
-        let row = |peer: &str, cpu: &[u64], errors: &[&str]| RowResult {
+    fn row(peer: &str, cpu: &[u64], errors: &[&str]) -> RowResult {
+        RowResult {
             row: "10 pairs, QoS 1".to_owned(),
             peer: peer.to_owned(),
+            command: String::new(),
             load: String::new(),
-            target: Some(0.5),
+            target: Some(Target { cpu_ratio: 0.5, p50: true }),
             rounds: cpu.iter().map(|&cpu| outcome(cpu)).collect(),
             errors: errors.iter().map(|&error| error.to_owned()).collect(),
+        }
+    }
+
+    fn everything() -> Run {
+        let watched = CrowdWatched { rss_bytes_held: 1_000_000, ..CrowdWatched::default() };
+        let crowd = CrowdOutcome {
+            clients: 1000,
+            ready: 1000,
+            closed: 0,
+            why: None,
+            connect_seconds: 1.0,
+            hold_seconds: 1.0,
+            pinged: 1000,
+            reached: 1000,
+            lost: 0,
+            reach_seconds: 1.0,
+            latency: Summary::default(),
+            watched: Some(watched),
+            slab_bytes_before: 0,
+            slab_bytes_held: 0,
         };
-        let run = Run {
+        let filters = |count, cpu_ns| Filters {
+            filters: count,
+            publishes: 1000,
+            delivered: 1000,
+            cpu_ns,
+            rss_bytes: 0,
+        };
+        Run {
             at: "2026-11-24T00:00:00Z".to_owned(),
             commit: "abc".to_owned(),
             command: "ferrule-bench run".to_owned(),
@@ -231,8 +187,39 @@ mod tests {
             rows: vec![
                 row("ferrule", &[1_000_000, 9_000_000, 2_000_000], &[]),
                 row("mosquitto", &[8_000_000], &[]),
+                row("floor", &[1_000_000], &[]),
                 row("other", &[], &["does not start"]),
             ],
+            variants: vec![row("ferrule", &[1_000_000], &[]), row("ferrule, a rule", &[1_500_000], &[])],
+            workers: vec![
+                row("ferrule, 1 worker", &[1_000_000], &[]),
+                row("ferrule, 3 workers", &[2_000_000], &[]),
+            ],
+            idle: vec![IdleResult {
+                row: "1,000 idle connections".to_owned(),
+                peer: "ferrule".to_owned(),
+                load: String::new(),
+                outcome: Some(crowd),
+                error: None,
+            }],
+            sessions: vec![SessionsResult {
+                sessions: 1000,
+                found: Some(Sessions {
+                    sessions: 1000,
+                    rss_bytes_before: 0,
+                    rss_bytes_after: 512_000,
+                    accept_seconds: 0.01,
+                    common_seconds: 0.02,
+                    reach_seconds: 0.001,
+                    reached: 1000,
+                }),
+                error: None,
+            }],
+            filters: Some(FiltersResult {
+                few: vec![filters(10, 2_000_000), filters(10, 1_000_000)],
+                all: vec![filters(1000, 1_200_000)],
+                errors: Vec::new(),
+            }),
             pipeline: vec![PipelineResult {
                 row: "edge to SQLite".to_owned(),
                 load: String::new(),
@@ -242,27 +229,47 @@ mod tests {
                 outcome: None,
                 error: None,
             }],
-        };
-        let plain = plain(&run);
-        assert!(plain.contains("2.00   0.25  0.50 met"), "{plain}");
-        assert!(plain.contains("other FAILED") && plain.contains("other: does not start"), "{plain}");
-        let markdown = markdown(&run, "x.json");
-        assert!(markdown.contains("| edge to SQLite | 100 | 50 | edge 1.5 | - | - |"), "{markdown}");
-        assert!(
-            markdown.contains(
-                "| 10 pairs, QoS 1 | ferrule | 2.00 | 0.25 | 0.50 met | 500 | 10 | 20 | 1.0 | 3 | 0 | 0 |"
-            ),
-            "{markdown}"
-        );
+        }
+    }
 
+    #[test]
+    fn all_tables_in_both_forms() {
+        let run = everything();
+        let plain = plain(&run);
+        assert!(plain.contains("other FAILED") && plain.contains("other: does not start"), "{plain}");
+        // Lost messages; the idle connections' 1,000 bytes; everything else is met: CPU, p50, p99, RSS, order, rounds, filters.
+        assert!(plain.contains("Targets: 7 met, 2 MISSED"), "{plain}");
+        let markdown = markdown(&run, "x.json");
+        for line in [
+            "| 10 pairs, QoS 1 | ferrule | 2.00 | 0.250 | 2.00 | 500 | 10 | 20 | 1.0 | 3 | 0 | 0 |",
+            "| 10 pairs, QoS 1 | mosquitto | 8.00 | - | 8.00 | 500 | 10 | 20 | 1.0 | 1 | 0 | 0 |",
+            "| 10 pairs, QoS 1 | 0.250 <= 0.500 met | 10 <= 10 met | 20 <= 20 met | 1.0 <= 40.0 met | 3 MISSED | 0 met | 0 met |",
+            "| 1,000 idle connections: bytes each | 1000 <= 700 MISSED | - | - | - | - | - | - |",
+            "| filters: all to those that match | 1.20 <= 1.50 met | - | - | - | - | - | - |",
+            "| 10 pairs, QoS 1 | ferrule, a rule | 1.50 | 1.50 | 500 | 10 | 20 | 1.0 | 1 |",
+            "| 10 pairs, QoS 1 | ferrule, 3 workers | 2.00 | 1.00 | 0.67 | 1.50 | 500 | 10 | 20 | 1.0 | 1 |",
+            "| 1,000 idle connections | ferrule | 1000 | 0.0 | 1.0 | 0.0 | 0.00 | 0.0 | 0.0 | 1000 | 0 | 0 |",
+            "| 1000 | 512 | 0.5 | 0.01 | 10.00 | 0.02 | 20.00 | 1.0 | 1.000 |",
+            "| 1000 | 1000 | 1.200 | 833333 | 1.20 | 0.0 |",
+            "| edge to SQLite | 100 | 50 | edge 1.5 | - | - |",
+            "- 10 pairs, QoS 1, other: does not start",
+        ] {
+            assert!(markdown.contains(line), "{line}\n{markdown}");
+        }
+    }
+
+    #[test]
+    fn a_run_through_its_file() {
+        let run = everything();
         let folder = tempfile::tempdir().expect("a temporary folder");
         assert!(Run::newest(folder.path()).is_err(), "an empty folder");
         let path = run.write(folder.path()).expect("written");
         let older = Run { at: "2026-11-23T00:00:00Z".to_owned(), ..run.clone() };
         older.write(folder.path()).expect("written");
-        let smoke = Run { at: "2026-11-25T00:00:00Z".to_owned(), quick: true, ..run };
+        let smoke = Run { at: "2026-11-25T00:00:00Z".to_owned(), quick: true, ..run.clone() };
         smoke.write(folder.path()).expect("written");
         let (newest, read) = Run::newest(folder.path()).expect("there is one");
         assert_eq!((newest, read.rows[0].rounds.len()), (path, 3));
+        assert_eq!(markdown(&read, "x"), markdown(&run, "x"));
     }
 }

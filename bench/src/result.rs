@@ -10,7 +10,10 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::crowd::CrowdOutcome;
 use crate::load::Outcome;
+use crate::rows::Target;
+use crate::scale::{FiltersResult, SessionsResult};
 
 /// A whole run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,6 +32,16 @@ pub struct Run {
     pub peers: Vec<PeerInfo>,
     /// One entry a row and peer.
     pub rows: Vec<RowResult>,
+    /// Ferrule plainly, and with rules, access filters, sessions.
+    pub variants: Vec<RowResult>,
+    /// One worker and several.
+    pub workers: Vec<RowResult>,
+    /// Idle connections, one entry a peer.
+    pub idle: Vec<IdleResult>,
+    /// Sessions in one process without sockets.
+    pub sessions: Vec<SessionsResult>,
+    /// Filters in one process without sockets.
+    pub filters: Option<FiltersResult>,
     /// Edge, cloud, sink.
     pub pipeline: Vec<PipelineResult>,
 }
@@ -70,14 +83,31 @@ pub struct RowResult {
     pub row: String,
     /// The peer's name.
     pub peer: String,
+    /// How it was started.
+    pub command: String,
     /// The generator's options.
     pub load: String,
-    /// The ratio aimed at.
-    pub target: Option<f64>,
+    /// What is aimed at, for Ferrule.
+    pub target: Option<Target>,
     /// The rounds that came to an end.
     pub rounds: Vec<Outcome>,
     /// Why others did not.
     pub errors: Vec<String>,
+}
+
+/// The row of idle connections with one peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IdleResult {
+    /// The row's name.
+    pub row: String,
+    /// The peer's name.
+    pub peer: String,
+    /// The generator's options.
+    pub load: String,
+    /// The generator's outcome.
+    pub outcome: Option<CrowdOutcome>,
+    /// Why there is none.
+    pub error: Option<String>,
 }
 
 /// One row through edge, cloud and sink.
@@ -161,12 +191,24 @@ impl Run {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let run = Self::read(&path)?;
+            // One of another version is none of this one's: it may lack what the tables need.
+            let Ok(run) = Self::read(&path) else { continue };
             if !run.quick && newest.as_ref().is_none_or(|(_, other)| other.at < run.at) {
                 newest = Some((path, run));
             }
         }
         newest.ok_or_else(|| ResultError::None(folder.to_owned()))
+    }
+}
+
+impl IdleResult {
+    /// Resident memory of the broker for one connection, in bytes.
+    #[must_use]
+    pub fn bytes_each(&self) -> Option<f64> {
+        let outcome = self.outcome.as_ref()?;
+        let watched = outcome.watched?;
+        let grown = watched.rss_bytes_held.saturating_sub(watched.rss_bytes_before);
+        (outcome.ready > 0).then(|| grown as f64 / outcome.ready as f64)
     }
 }
 

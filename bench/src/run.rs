@@ -9,6 +9,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde::de::DeserializeOwned;
+
 use crate::load::{Outcome, Plan};
 use crate::peer::Peer;
 use crate::result::{Machine, PeerInfo, RowResult, Run, commit};
@@ -42,35 +44,39 @@ pub fn begin(options: &Options, peers: &[Peer], root: &Path) -> Run {
         machine: Machine::here(),
         peers: peers.iter().map(info).collect(),
         rows: Vec::new(),
+        variants: Vec::new(),
+        workers: Vec::new(),
+        idle: Vec::new(),
+        sessions: Vec::new(),
+        filters: None,
         pipeline: Vec::new(),
     }
 }
 
-/// Every row with every peer; `said` hears what is being done.
-pub fn side_by_side(
+/// Every row that is asked for, with everyone who has to do it; `said` hears what is being done.
+pub fn rounds(
     options: &Options,
     machine: &Machine,
     rows: &[Row],
-    peers: &[Peer],
     mut said: impl FnMut(&str),
 ) -> Vec<RowResult> {
     let mut results = Vec::new();
     for row in rows.iter().filter(|row| wanted(options, row.name)) {
-        let mut of_row: Vec<RowResult> = peers
-            .iter()
-            .map(|peer| RowResult {
-                row: row.name.to_owned(),
-                peer: peer.name.clone(),
-                load: row.plan.to_args().join(" "),
-                target: row.target,
-                rounds: Vec::new(),
-                errors: Vec::new(),
-            })
-            .collect();
+        let result = |(peer, plan): &(Peer, Plan)| RowResult {
+            row: row.name.to_owned(),
+            peer: peer.name.clone(),
+            command: peer.command(),
+            load: plan.to_args().join(" "),
+            target: row.target,
+            rounds: Vec::new(),
+            errors: Vec::new(),
+        };
+        let mut of_row: Vec<RowResult> = row.entries.iter().map(result).collect();
         for round in 1..=options.rounds {
-            for (peer, result) in peers.iter().zip(&mut of_row) {
+            for ((peer, plan), result) in row.entries.iter().zip(&mut of_row) {
                 said(&format!("{}, {}, round {round} of {}", row.name, peer.name, options.rounds));
-                match one_round(options, machine, &row.plan, peer) {
+                let cores = if row.pinned { (machine.broker_core, machine.load_core) } else { (None, None) };
+                match one_round(options, cores, plan, peer) {
                     Ok(outcome) => result.rounds.push(outcome),
                     Err(error) => result.errors.push(error),
                 }
@@ -87,10 +93,15 @@ pub fn wanted(options: &Options, name: &str) -> bool {
     options.only.as_ref().is_none_or(|part| name.contains(part.as_str()))
 }
 
-fn one_round(options: &Options, machine: &Machine, plan: &Plan, peer: &Peer) -> Result<Outcome, String> {
-    let running = peer.start(machine.broker_core).map_err(|error| error.to_string())?;
+fn one_round(
+    options: &Options,
+    (broker_core, load_core): (Option<usize>, Option<usize>),
+    plan: &Plan,
+    peer: &Peer,
+) -> Result<Outcome, String> {
+    let running = peer.start(broker_core).map_err(|error| error.to_string())?;
     let plan = Plan { addr: running.addr(), watch: vec![running.pid()], ..plan.clone() };
-    generate(&options.generator, machine.load_core, &plan)
+    generate(&options.generator, load_core, &plan)
 }
 
 /// Runs the load generator as a process of its own, on `core` alone when one is given.
@@ -98,17 +109,31 @@ fn one_round(options: &Options, machine: &Machine, plan: &Plan, peer: &Peer) -> 
 /// # Errors
 /// What it said, in words.
 pub fn generate(generator: &Path, core: Option<usize>, plan: &Plan) -> Result<Outcome, String> {
+    let args = std::iter::once("load".to_owned()).chain(plan.to_args());
+    child(generator, core, args)
+}
+
+/// Runs this program as a child, on `core` alone when one is given, and reads the JSON that it prints.
+///
+/// # Errors
+/// What it said, in words.
+pub fn child<T: DeserializeOwned>(
+    program: &Path,
+    core: Option<usize>,
+    args: impl IntoIterator<Item = String>,
+) -> Result<T, String> {
     let mut command = match core {
         Some(core) => {
             let mut command = Command::new("taskset");
-            command.args(["-c", &core.to_string()]).arg(generator);
+            command.args(["-c", &core.to_string()]).arg(program);
             command
         }
-        None => Command::new(generator),
+        None => Command::new(program),
     };
-    let output = command.arg("load").args(plan.to_args()).output().map_err(|error| error.to_string())?;
+    let output = command.args(args).output().map_err(|error| error.to_string())?;
     if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(if said.is_empty() { output.status.to_string() } else { said });
     }
-    serde_json::from_slice(&output.stdout).map_err(|error| format!("the load generator's answer: {error}"))
+    serde_json::from_slice(&output.stdout).map_err(|error| format!("the answer of a child: {error}"))
 }

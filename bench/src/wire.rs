@@ -84,27 +84,48 @@ pub enum Incoming<'a> {
         /// Why.
         reason: u8,
     },
+    /// PINGRESP.
+    Pingresp,
     /// Any other packet.
     Other,
 }
 
-/// Appends a CONNECT with keep alive 0 (nothing here idles).
-///
-/// `clean`: the session begins empty and ends with the connection; otherwise it outlives it by an hour (5) or until
-/// the broker forgets it (3.1.1).
-pub fn connect(out: &mut Vec<u8>, version: Version, client_id: &str, clean: bool) {
-    let mut body = Vec::with_capacity(32 + client_id.len());
+/// What a client says of itself in its CONNECT.
+#[derive(Debug, Clone, Copy)]
+pub struct Hello<'a> {
+    /// Protocol version.
+    pub version: Version,
+    /// Client identifier.
+    pub client_id: &'a str,
+    /// The session begins empty and ends with the connection; otherwise it outlives it by an hour (5) or until the
+    /// broker forgets it (3.1.1).
+    pub clean: bool,
+    /// In seconds; 0: off.
+    pub keep_alive: u16,
+    /// User name and password.
+    pub user: Option<(&'a str, &'a str)>,
+}
+
+/// Appends a CONNECT [MQTT 5, 3.1].
+pub fn connect(out: &mut Vec<u8>, hello: &Hello<'_>) {
+    let mut body = Vec::with_capacity(32 + hello.client_id.len());
     string(&mut body, "MQTT");
-    body.extend([if version == Version::V5 { 5 } else { 4 }, u8::from(clean) << 1, 0, 0]);
-    if version == Version::V5 {
-        if clean {
+    let flags = u8::from(hello.clean) << 1 | if hello.user.is_some() { 0xc0 } else { 0 };
+    body.extend([if hello.version == Version::V5 { 5 } else { 4 }, flags]);
+    body.extend(hello.keep_alive.to_be_bytes());
+    if hello.version == Version::V5 {
+        if hello.clean {
             body.push(0);
         } else {
             body.extend([5, 0x11]); // Session Expiry Interval
             body.extend(3600_u32.to_be_bytes());
         }
     }
-    string(&mut body, client_id);
+    string(&mut body, hello.client_id);
+    if let Some((name, password)) = hello.user {
+        string(&mut body, name);
+        string(&mut body, password);
+    }
     frame(out, 0x10, &body);
 }
 
@@ -124,6 +145,11 @@ pub fn ack(out: &mut Vec<u8>, kind: Ack, packet_id: u16) {
     let flags = if kind == Ack::Pubrel { 2 } else { 0 };
     let id = packet_id.to_be_bytes();
     out.extend([((kind as u8) << 4) | flags, 2, id[0], id[1]]);
+}
+
+/// Appends a PINGREQ.
+pub fn ping(out: &mut Vec<u8>) {
+    out.extend([0xc0, 0]);
 }
 
 /// Appends a DISCONNECT: normal.
@@ -242,6 +268,7 @@ fn parse(kind: u8, flags: u8, body: &[u8], version: Version) -> Option<Incoming<
         6 => acknowledgement(Ack::Pubrel),
         7 => acknowledgement(Ack::Pubcomp),
         9 => Some(Incoming::Suback { reason: *body.last().filter(|_| body.len() > 2)? }),
+        13 => Some(Incoming::Pingresp),
         14 => Some(Incoming::Disconnect { reason: body.first().copied().unwrap_or_default() }),
         _ => Some(Incoming::Other),
     }
@@ -303,13 +330,20 @@ mod tests {
     #[test]
     fn connect_is_the_packet_of_the_standard() {
         let mut out = Vec::new();
-        connect(&mut out, Version::V3, "a", true);
+        let hello = Hello { version: Version::V3, client_id: "a", clean: true, keep_alive: 0, user: None };
+        connect(&mut out, &hello);
         assert_eq!(out, [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'a']);
         out.clear();
-        connect(&mut out, Version::V5, "a", false);
+        connect(&mut out, &Hello { version: Version::V5, clean: false, ..hello });
         assert_eq!(
             out,
             [0x10, 19, 0, 4, b'M', b'Q', b'T', b'T', 5, 0, 0, 0, 5, 0x11, 0, 0, 0x0e, 0x10, 0, 1, b'a']
+        );
+        out.clear();
+        connect(&mut out, &Hello { keep_alive: 258, user: Some(("u", "pw")), ..hello });
+        assert_eq!(
+            out,
+            [0x10, 20, 0, 4, b'M', b'Q', b'T', b'T', 4, 0xc2, 1, 2, 0, 1, b'a', 0, 1, b'u', 0, 2, b'p', b'w']
         );
     }
 
@@ -366,7 +400,8 @@ mod tests {
             Incoming::Ack { kind: Ack::Pubrec, packet_id: 9, reason: 0x97 },
         );
         check(&[0xe0, 1, 0x8e], Version::V5, Incoming::Disconnect { reason: 0x8e });
-        check(&[0xd0, 0], Version::V3, Incoming::Other);
+        check(&[0xd0, 0], Version::V3, Incoming::Pingresp);
+        check(&[0xb0, 2, 0, 1], Version::V3, Incoming::Other);
     }
 
     #[test]

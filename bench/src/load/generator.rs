@@ -13,7 +13,7 @@ use super::outcome::{LoadError, Outcome, SETUP, Watched};
 use super::plan::{Plan, Shape};
 use crate::procfs;
 use crate::tally::{Arrival, Latency, Stream};
-use crate::wire::{self, Ack, Incoming, Template};
+use crate::wire::{self, Ack, Hello, Incoming, Template};
 
 /// Unsent bytes of one connection past which nothing more is published on it.
 const OUT_MAX: usize = 256 * 1024;
@@ -93,6 +93,8 @@ pub(super) struct Generator {
     publishers: Vec<Publisher>,
     /// By publisher, or with one publisher by subscriber.
     streams: Vec<Stream>,
+    /// Of a pair's subscriber, its publisher.
+    partner: Vec<usize>,
     /// Connections with output.
     dirty: Vec<usize>,
     /// Publishers whose window may have opened in this turn.
@@ -132,6 +134,7 @@ impl Generator {
             conns: Vec::new(),
             publishers,
             streams: vec![Stream::default(); plan.publishers().max(plan.subscribers())],
+            partner: shuffled(plan.subscribers()),
             dirty: Vec::new(),
             opened: Vec::new(),
             due: BinaryHeap::new(),
@@ -181,7 +184,14 @@ impl Generator {
         self.poll.registry().register(&mut socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         let mut out = Vec::new();
         let clean = !self.plan.persistent || index < self.publishers.len();
-        wire::connect(&mut out, self.plan.version(), &self.client_id(index), clean);
+        let hello = Hello {
+            version: self.plan.version(),
+            client_id: &self.client_id(index),
+            clean,
+            keep_alive: 0, // nothing here idles
+            user: self.plan.user(),
+        };
+        wire::connect(&mut out, &hello);
         // `blocked`: the first writable event says that the connection stands.
         self.conns.push(Conn {
             socket,
@@ -563,7 +573,7 @@ impl Generator {
                     reason,
                 });
             }
-            Incoming::Other => {}
+            Incoming::Pingresp | Incoming::Other => {}
         }
         Ok(())
     }
@@ -584,7 +594,7 @@ impl Generator {
         } else {
             let topic = match self.plan.shape {
                 Shape::Pairs | Shape::Publish => {
-                    format!("{}/{}", self.plan.prefix, index - self.publishers.len())
+                    format!("{}/{}", self.plan.prefix, self.partner[index - self.publishers.len()])
                 }
                 Shape::FanIn => format!("{}/+", self.plan.prefix),
                 Shape::FanOut => format!("{}/0", self.plan.prefix),
@@ -630,7 +640,7 @@ impl Generator {
     fn delivered(&mut self, index: usize, payload: &[u8], now_ns: u64) {
         let subscriber = index.wrapping_sub(self.publishers.len());
         let head = Head::decode(payload, self.plan.json).filter(|head| match self.plan.shape {
-            Shape::Pairs => head.publisher as usize == subscriber,
+            Shape::Pairs => self.partner.get(subscriber) == Some(&(head.publisher as usize)),
             _ => (head.publisher as usize) < self.publishers.len(),
         });
         let Some(head) = head.filter(|_| payload.len() == self.plan.size as usize) else {
@@ -685,6 +695,18 @@ impl Generator {
         self.dirty = dirty;
         Ok(())
     }
+}
+
+/// The numbers below `count` in an order that looks random and is the same every time (Fisher-Yates, with the generator
+/// of Knuth's MMIX).
+fn shuffled(count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut state = 1_u64;
+    for index in (1..count).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(index, (state >> 33) as usize % (index + 1));
+    }
+    order
 }
 
 fn seconds_ns(seconds: f64) -> u64 {

@@ -66,6 +66,12 @@ pub struct Plan {
     /// Subscribers' sessions outlive their connections.
     #[arg(long)]
     pub persistent: bool,
+    /// User name of all clients.
+    #[arg(long, requires = "password")]
+    pub username: Option<String>,
+    /// Their password.
+    #[arg(long, requires = "username")]
+    pub password: Option<String>,
     /// Client ids begin with it, topics too (`PREFIX/0`, ...).
     #[arg(long, default_value = "bench")]
     pub prefix: String,
@@ -103,9 +109,17 @@ impl Plan {
         if self.persistent {
             args.push("--persistent".to_owned());
         }
+        if let Some((username, password)) = self.user() {
+            args.extend([format!("--username={username}"), format!("--password={password}")]);
+        }
         args.push(format!("--prefix={}", self.prefix));
         args.extend(self.watch.iter().map(|pid| format!("--watch={pid}")));
         args
+    }
+
+    /// User name and password.
+    pub(super) fn user(&self) -> Option<(&str, &str)> {
+        Some((self.username.as_deref()?, self.password.as_deref()?))
     }
 
     pub(super) fn version(&self) -> Version {

@@ -8,7 +8,7 @@ use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{
     AckType, Connack, Connect, Packet, Properties, PropertiesBuf, Property, PropertyId, ReasonCode, Version,
-    encode_ack,
+    encode_ack, topic,
 };
 use ferrule_outbox::Queue;
 use ferrule_store::{QueueId, SessionId, Store};
@@ -51,6 +51,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let client_id: Arc<str> = if assigned { self.draw_client_id() } else { connect.client_id.into() };
         let properties = connect.properties;
+        if connect.will.is_some_and(|will| topic::validate_name(will.topic).is_err()) {
+            // More levels than a publish may have.
+            self.refuse(id, ReasonCode::TOPIC_NAME_INVALID);
+            return;
+        }
         if properties.contains(PropertyId::AuthenticationMethod) {
             self.refuse(id, ReasonCode::BAD_AUTHENTICATION_METHOD);
             return;

@@ -158,6 +158,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             Kind::Persistent { id, queue } => {
                 self.by_store_id.remove(&id);
+                // Written after the session's end they would be packet ids of nobody.
+                let ends = self.batch.forget_received(id);
+                self.ended.extend(ends.map(|end| (end, Outcome::Delivered)));
                 // The subscriber is gone by its own wish or by its expiry: what it had not taken is nobody's.
                 queue.close(ferrule_outbox::Reason::Removed, &mut self.ended);
                 self.op(Op::SessionDelete { session: id }, true);

@@ -430,6 +430,8 @@ pub(crate) struct Conn {
     pub(crate) dirty: bool,
     /// In the list of connections whose publishes wait.
     pub(crate) waits: bool,
+    /// Has so much output that it is not heard.
+    pub(crate) blocked: bool,
     /// Acknowledgements may leave in any order: a gateway's.
     pub(crate) unordered: bool,
     /// 0: off.

@@ -105,6 +105,8 @@ pub struct Stats {
     pub protocol_errors: u64,
     /// Publishes that passed too many rules.
     pub loops: u64,
+    /// Times that a client was not heard, since it did not read what it had asked for.
+    pub blocked: u64,
     /// Publishes sent to other shards, each counted once a shard.
     pub forwarded_out: u64,
     /// Publishes that came from other shards.
@@ -301,6 +303,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.add_client(key);
             self.by_store_id.insert(*id, key);
         }
+        self.delete_orphans(restored);
         for (id, filter, bytes) in &restored.subscriptions {
             let (Some(&key), Ok(subscription)) = (self.by_store_id.get(id), Subscription::from_bytes(bytes))
             else {
@@ -331,6 +334,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if let Ok(message) = Retained::from_bytes(bytes) {
                 let stamp = self.peers.stored_stamp(message.at_wall_ms);
                 self.retained.set(topic, stamp, Arc::new(message));
+            }
+        }
+    }
+
+    /// What the store holds of sessions that it does not know must not become another session's: it goes, and no id in use is
+    /// drawn again.
+    fn delete_orphans(&mut self, restored: &Restored) {
+        let known: HashSet<SessionId> = restored.sessions.iter().map(|(id, _)| *id).collect();
+        let subscriptions = restored.subscriptions.iter().map(|(id, ..)| *id);
+        let queues = restored.queues.iter().filter_map(|q| q.queue.as_session());
+        let used = restored.inflight.iter().map(|(id, ..)| *id).chain(subscriptions).chain(queues);
+        let orphans: HashSet<SessionId> = used.filter(|id| !known.contains(id)).collect();
+        for session in orphans {
+            self.next_session = self.next_session.max(session.0);
+            if self.peers.place.index == 0 {
+                self.op(Op::SessionDelete { session }, false);
             }
         }
     }
@@ -396,6 +415,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             version: Version::V3_1_1,
             dirty: false,
             waits: false,
+            blocked: false,
             unordered: false,
             keep_alive_s: 0,
             peer_packet_bytes: u32::MAX,
@@ -419,6 +439,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let version = match conn.phase {
                 Phase::Closing => return buf.len(),
                 Phase::AwaitConnect => None,
+                Phase::Open if conn.out.len() >= 2 * self.limits.output_bytes => {
+                    self.block(id);
+                    return at;
+                }
                 Phase::Open => Some(conn.version),
                 Phase::AwaitGate | Phase::AwaitStore | Phase::Moving => return at,
             };
@@ -449,8 +473,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Whether the worker should stop reading from a connection for now.
     pub fn is_held(&self, id: ConnId) -> bool {
-        let held = |c: &Conn| matches!(c.phase, Phase::AwaitGate | Phase::AwaitStore | Phase::Moving);
-        self.conns.get(id).is_some_and(held)
+        let waits = |c: &Conn| matches!(c.phase, Phase::AwaitGate | Phase::AwaitStore | Phase::Moving);
+        self.conns.get(id).is_some_and(|c| c.blocked || waits(c))
+    }
+
+    /// It asks and does not read the answers, which alone go beyond the bound for deliveries: not heard until it has.
+    fn block(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id).filter(|c| !c.blocked) {
+            conn.blocked = true;
+            self.stats.blocked += 1;
+        }
     }
 
     /// The connection's CONNECT is another shard's to answer.
@@ -487,6 +519,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         conn.drained_us = now.mono_us;
         if conn.out.is_empty() {
             self.buffers.give_back(&mut conn.out);
+        }
+        if conn.blocked && conn.out.len() < self.limits.output_bytes {
+            conn.blocked = false;
+            self.commands.push(Command::Resume(id));
         }
         if conn.out.len() < self.limits.output_bytes
             && let Some(key) = conn.session

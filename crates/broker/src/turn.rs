@@ -7,7 +7,7 @@ use crate::{ConnId, SessionKey};
 use ferrule_mqtt::ReasonCode;
 use ferrule_outbox::{End, Outcome};
 use ferrule_store::record::{Record, Subscription};
-use ferrule_store::{Now, Op, QueueId, Store, StoreEvent, Ticket};
+use ferrule_store::{Now, Op, QueueId, SessionId, Store, StoreEvent, Ticket};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -66,6 +66,12 @@ impl Batch {
         }
         self.ops.push(op);
         self.due |= due;
+    }
+
+    /// Takes out what is not written yet of a session's packet ids; their ends.
+    pub(crate) fn forget_received(&mut self, session: SessionId) -> impl Iterator<Item = End> + use<> {
+        let is_its = |r: &mut Receiving| matches!(r.op, Op::InflightPut { session: of, .. } if of == session);
+        self.received.extract_if(.., is_its).map(|r| r.end).collect::<Vec<_>>().into_iter()
     }
 
     /// Whether something that somebody waits for is not durable yet.

@@ -20,10 +20,6 @@ use ferrule_mqtt::{
     Ack, AckType, Connect, Packet, PropertyId, QoS, ReasonCode, Side, Version, decode, topic,
 };
 
-/// A fault that is known and not mended yet: the topic of a will may have more levels than that of a PUBLISH. To be removed
-/// with the fault.
-const KNOWN_DEEP_WILLS: bool = true;
-
 /// What a client owes the server an answer for.
 pub type Due = (AckType, u16);
 
@@ -212,8 +208,7 @@ impl Monitor {
         match *packet {
             Packet::Publish(publish) => {
                 let valid = topic::validate_name(publish.topic);
-                let known = KNOWN_DEEP_WILLS && valid == Err(topic::TopicError::TooManyLevels);
-                assert!(known || valid.is_ok(), "topic name {:?}: {valid:?}", publish.topic);
+                assert!(valid.is_ok(), "topic name {:?}: {valid:?}", publish.topic);
                 assert!(
                     size <= self.packet_size,
                     "a packet of {size} bytes to who takes {}",

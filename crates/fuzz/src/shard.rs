@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
-    Access, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message,
+    Access, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place,
     Publisher, Refusal, Role, Shard,
 };
 use ferrule_mqtt::{PropertiesBuf, QoS, ReasonCode, Version};
@@ -38,10 +38,6 @@ const REST: usize = 300;
 const DAY_S: u32 = 86_400;
 /// What a reader takes of its output in one turn, when it is a slow one.
 const TRICKLE: usize = 16;
-
-/// A fault that is known and not mended yet: a QoS 2 publish whose session ends in the same turn leaves its packet id in the
-/// store, since that is written behind the session's removal. To be removed with the fault.
-const KNOWN_ORPHANS: bool = true;
 
 // === what hangs on the shard ===
 
@@ -287,7 +283,7 @@ fn make(
     now: Now,
 ) -> Shard<ScriptedHook, SharedStore> {
     let (hook, store, gate) = (hook.clone(), store.clone(), Box::new(gate.clone()));
-    Shard::new(Parts { hook, store, gate, limits, policy, seed }, restored, now)
+    Shard::new(Parts { hook, store, gate, limits, policy, seed, place: Place::ALONE }, restored, now)
 }
 
 /// The target.
@@ -442,7 +438,7 @@ impl Stage {
     /// The connection, opened if there is none; none when there are too many.
     fn link(&mut self, at: usize) -> Option<&mut Link> {
         if self.links[at].is_none() {
-            let peer = ([127, 0, 0, 1], 1_000).into();
+            let peer = [127, 0, 0, 1].into();
             let conn = self.shard.open(peer, 0, self.now)?;
             self.links[at] = Some(Link {
                 conn,
@@ -676,10 +672,11 @@ impl Stage {
 
     fn obey(&mut self) {
         for command in self.shard.take_commands() {
-            let (Command::Resume(conn) | Command::Close(conn)) = command;
+            let (Command::Resume(conn) | Command::Close(conn) | Command::Move(conn, _)) = command;
             let Some(at) = self.at(conn) else { continue };
             match command {
                 Command::Resume(_) => self.offer(at),
+                Command::Move(..) => unreachable!("there is one shard"),
                 Command::Close(_) => {
                     self.write(at);
                     self.shard.closed(conn, self.now);
@@ -728,16 +725,14 @@ impl Stage {
         assert!(retained <= limits.retained_messages, "{retained} retained");
         assert!(receipts as u64 <= stats.received, "{receipts} receipts");
         for link in self.links.iter().flatten() {
-            // Messages up to the limit, and the answers to what it sent: none is longer than its question, but a PUBREL by
-            // half, and those of a session that was resumed. (That answers have no bound but this one is a known fault: who sends
-            // PINGREQ and reads nothing makes a node's memory grow until it counts as stalled.)
-            let most = limits.output_bytes
+            // Beyond twice the limit nothing more of it is heard; one packet may have gone beyond, and what a resumed session is
+            // sent again.
+            let most = 2 * limits.output_bytes
                 + limits.packet_bytes * 2
-                + link.taken * 2
-                + limits.inflight_max * 8
+                + usize::from(limits.inflight_max) * 8
                 + 256;
             let bytes = self.shard.output(link.conn).map_or(0, |out| out.len());
-            assert!(bytes <= most, "{bytes} bytes of output, {} taken", link.taken);
+            assert!(bytes <= most, "{bytes} bytes of output");
         }
     }
 
@@ -789,11 +784,7 @@ impl Stage {
         );
         let store = self.store.0.borrow();
         let restored = store.memory.restored();
-        assert!(
-            KNOWN_ORPHANS || restored.inflight.is_empty(),
-            "packet ids of nobody: {:?}",
-            restored.inflight
-        );
+        assert!(restored.inflight.is_empty(), "packet ids of nobody: {:?}", restored.inflight);
         assert!(restored.queues.is_empty(), "queues of nobody: {:?}", restored.queues);
         assert_eq!(store.memory.shared_bodies(), 0, "bodies of nobody");
     }
@@ -807,10 +798,7 @@ impl Stage {
         assert_eq!(restored.subscriptions.len() + rules, filters, "subscriptions in the store and in memory");
         assert_eq!(restored.retained.len(), retained, "retained messages in the store and in memory");
         let known = |id| restored.sessions.iter().any(|(session, _)| *session == id);
-        assert!(
-            KNOWN_ORPHANS || restored.inflight.iter().all(|(id, ..)| known(*id)),
-            "a packet id of nobody"
-        );
+        assert!(restored.inflight.iter().all(|(id, ..)| known(*id)), "a packet id of nobody");
         assert!(restored.queues.iter().all(|q| q.queue.as_session().is_some_and(known)), "a queue of nobody");
     }
 }

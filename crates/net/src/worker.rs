@@ -6,6 +6,7 @@ use ferrule_broker::{Command, ConnId, Hook, Shard};
 use ferrule_store::{Now, Store};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Socket as Socket2, Type};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -30,6 +31,10 @@ const LINGER_US: u64 = 1_000_000;
 /// After the process ran out of files: accepting is tried again this much later.
 const ACCEPT_PAUSE_US: u64 = 100_000;
 
+/// Connections that the kernel keeps for us: all gateways may come back at once, and beyond it each waits a second. The kernel
+/// cuts it to net.core.somaxconn, 4,096 as a rule.
+const BACKLOG: i32 = 4_096;
+
 const WAKER: Token = Token(usize::MAX);
 
 /// A bound listening socket.
@@ -45,7 +50,13 @@ impl Listener {
     /// # Errors
     /// As the system says: taken, not allowed, no such address.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = TcpListener::bind(address)?;
+        let socket = Socket2::new(Domain::for_address(address), Type::STREAM, None)?;
+        // A restart finds connections of the last life in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let socket = TcpListener::from_std(socket.into());
         let address = socket.local_addr()?;
         Ok(Self { socket, address })
     }
@@ -193,7 +204,12 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             }
             now = self.clock.now();
             self.stats.turns += 1;
-            ready.extend(self.again.drain(..).map(|key| (key, false)));
+            for key in self.again.drain(..) {
+                if let Some(Some(socket)) = self.sockets.get_mut(key) {
+                    socket.again = false;
+                    ready.push_back((key, false));
+                }
+            }
             dirty.append(&mut self.unwritten);
             for event in &events {
                 match event.token() {
@@ -424,7 +440,6 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     /// One read, or to the end when the peer has closed.
     fn read(&mut self, key: usize, ending: bool, buffer: &mut [u8], now: Now) {
         let Some(Some(socket)) = self.sockets.get_mut(key) else { return };
-        socket.again = false;
         socket.ended |= ending;
         if socket.lingers {
             self.discard_input(key, buffer, now);

@@ -326,6 +326,7 @@ impl Hub {
             ("clients_connected", stats.connected),
             ("clients_refused", stats.refused),
             ("protocol_errors", stats.protocol_errors),
+            ("clients_blocked", stats.blocked),
             ("forwarded_out", stats.forwarded_out),
             ("forwarded_in", stats.forwarded_in),
             ("moved_in", worker.moved_in),
