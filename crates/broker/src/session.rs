@@ -103,9 +103,12 @@ pub(crate) enum OutboundState {
     Pubcomp,
 }
 
-/// Packet ids in flight to one client, in the order in which they were drawn.
+/// Packet ids in flight to one client, in the order in which they were drawn. A pointer until the first is drawn.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight(Option<Box<Drawn>>);
+
 #[derive(Debug)]
-pub(crate) struct InFlight {
+struct Drawn {
     sent: VecDeque<Outbound>,
     /// Ids drawn, and one round ahead: what the store gave back has drawn number 0.
     drawn: u64,
@@ -118,7 +121,7 @@ const IDS: u64 = 65_535;
 /// An idle client's list is given back if it was longer than this.
 const KEEP_SENT: usize = 64;
 
-impl Default for InFlight {
+impl Default for Drawn {
     fn default() -> Self {
         Self { sent: VecDeque::new(), drawn: IDS, parked: 0 }
     }
@@ -127,22 +130,27 @@ impl Default for InFlight {
 impl InFlight {
     /// Deliveries that take a place in the client's window.
     pub(crate) fn len(&self) -> usize {
-        self.sent.len() - self.parked
+        self.0.as_ref().map_or(0, |drawn| drawn.sent.len() - drawn.parked)
+    }
+
+    fn sent_mut(&mut self) -> impl Iterator<Item = &mut Outbound> {
+        self.0.iter_mut().flat_map(|drawn| &mut drawn.sent)
     }
 
     /// Draws the next packet id; none while all 65,535 are in use.
     pub(crate) fn push(&mut self, seq: u64, state: OutboundState) -> Option<u16> {
-        if self.sent.len() >= IDS as usize {
+        let ids = self.0.get_or_insert_default();
+        if ids.sent.len() >= IDS as usize {
             return None;
         }
         loop {
-            let draw = self.drawn;
-            self.drawn += 1;
+            let draw = ids.drawn;
+            ids.drawn += 1;
             let packet_id = (draw % IDS) as u16 + 1;
             // Ids are drawn in turn, so that only what is a round old can still have this one.
-            let mut old = self.sent.iter().take_while(|o| o.draw + IDS <= draw);
+            let mut old = ids.sent.iter().take_while(|o| o.draw + IDS <= draw);
             if !old.any(|o| o.packet_id == packet_id) {
-                self.sent.push_back(Outbound { packet_id, seq, state, parked: false, draw });
+                ids.sent.push_back(Outbound { packet_id, seq, state, parked: false, draw });
                 return Some(packet_id);
             }
         }
@@ -150,58 +158,63 @@ impl InFlight {
 
     /// An id that the store remembers: used until its exchange is over, and by its row (0: released, none).
     pub(crate) fn restore(&mut self, packet_id: u16, seq: u64) {
+        let ids = self.0.get_or_insert_default();
         let state = if seq == 0 { OutboundState::Pubcomp } else { OutboundState::Pubrec };
         let parked = seq != 0;
-        self.parked += usize::from(parked);
-        let at = self.sent.partition_point(|o| o.seq <= seq);
-        self.sent.insert(at, Outbound { packet_id, seq, state, parked, draw: 0 });
+        ids.parked += usize::from(parked);
+        let at = ids.sent.partition_point(|o| o.seq <= seq);
+        ids.sent.insert(at, Outbound { packet_id, seq, state, parked, draw: 0 });
     }
 
     /// The delivery under a packet id, if the client has it.
     pub(crate) fn get_mut(&mut self, packet_id: u16) -> Option<&mut Outbound> {
         // Acknowledgements come in order almost always: the search begins at the oldest.
-        self.sent.iter_mut().find(|o| o.packet_id == packet_id && !o.parked)
+        self.sent_mut().find(|o| o.packet_id == packet_id && !o.parked)
     }
 
     /// The delivery of a row that is handed out again, and whether it was parked: it is not any more.
     pub(crate) fn unpark(&mut self, seq: u64) -> Option<(Outbound, bool)> {
-        let outbound = self.sent.iter_mut().find(|o| o.seq == seq)?;
+        let ids = self.0.as_mut()?;
+        let outbound = ids.sent.iter_mut().find(|o| o.seq == seq)?;
         let parked = std::mem::take(&mut outbound.parked);
-        self.parked -= usize::from(parked);
+        ids.parked -= usize::from(parked);
         Some((*outbound, parked))
     }
 
     /// What was sent and not answered waits for its row to be handed out again.
     pub(crate) fn park(&mut self) {
-        for outbound in &mut self.sent {
+        for outbound in self.sent_mut() {
             outbound.parked |= matches!(outbound.state, OutboundState::Puback | OutboundState::Pubrec);
         }
-        self.parked = self.sent.iter().filter(|o| o.parked).count();
+        if let Some(ids) = &mut self.0 {
+            ids.parked = ids.sent.iter().filter(|o| o.parked).count();
+        }
     }
 
     /// Parks one that the store has now and no connection could take.
     pub(crate) fn park_one(&mut self, packet_id: u16) {
         if let Some(outbound) = self.get_mut(packet_id) {
             outbound.parked = true;
-            self.parked += 1;
+            self.0.iter_mut().for_each(|ids| ids.parked += 1);
         }
     }
 
     /// Ends a delivery.
     pub(crate) fn finish(&mut self, packet_id: u16) {
-        if let Some(index) = self.sent.iter().position(|o| o.packet_id == packet_id)
-            && let Some(outbound) = self.sent.remove(index)
+        let Some(ids) = &mut self.0 else { return };
+        if let Some(index) = ids.sent.iter().position(|o| o.packet_id == packet_id)
+            && let Some(outbound) = ids.sent.remove(index)
         {
-            self.parked -= usize::from(outbound.parked);
+            ids.parked -= usize::from(outbound.parked);
         }
-        if self.sent.is_empty() && self.sent.capacity() > KEEP_SENT {
-            self.sent = VecDeque::new();
+        if ids.sent.is_empty() && ids.sent.capacity() > KEEP_SENT {
+            ids.sent = VecDeque::new();
         }
     }
 
     /// All, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Outbound> {
-        self.sent.iter()
+        self.0.iter().flat_map(|ids| &ids.sent)
     }
 }
 
@@ -531,7 +544,7 @@ mod tests {
     #[test]
     fn what_each_client_costs() {
         // A million clients: 10 MB are 10 bytes here.
-        assert!(size_of::<Session>() <= 200, "{}", size_of::<Session>());
-        assert!(size_of::<Conn>() <= 128, "{}", size_of::<Conn>());
+        assert!(size_of::<Session>() <= 160, "{}", size_of::<Session>());
+        assert!(size_of::<Conn>() <= 120, "{}", size_of::<Conn>());
     }
 }
