@@ -50,8 +50,12 @@ check: tools ## format, lints, documentation; licences and sources when cargo-de
 unit: tools ## unit and crate tests
 	cargo test --release --workspace --exclude ferrule-tests
 
+# Each with one worker a node, with three, and with three between which everything takes a random time.
 e2e: build ## end-to-end tests with real processes and real servers; E2E=kill9 runs one file
 	cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
+	FERRULE_TEST_WORKERS=3 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
+	FERRULE_TEST_WORKERS=3 FERRULE_TEST_WORKER_DELAY=3ms \
+		cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 
 faults: build ## of the end-to-end tests, those with faults: kill -9, blackhole, storm, bad input
 	cargo test --release --workspace $(addprefix --test ,$(FAULTS)) -- --test-threads=1 --nocapture

@@ -25,7 +25,7 @@ pub fn run(
     if !wanted(options, &name) {
         return Vec::new();
     }
-    // Ferrule lets in 18,000, a process here opens 20,000 files. With a keep alive of 20 s each pings every 15 s.
+    // A process here opens 20,000 files. With a keep alive of 20 s each pings every 15 s.
     let plan = CrowdPlan {
         addr: Vec::new(),
         clients: if options.quick { 100 } else { 15_000 },

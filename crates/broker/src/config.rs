@@ -36,7 +36,7 @@ pub struct Limits {
     pub retained_messages: usize,
     /// Bytes of retained messages.
     pub retained_bytes: usize,
-    /// Connections.
+    /// Connections of one shard. A node sets it to what its process may open.
     pub connections: usize,
 }
 

@@ -9,12 +9,14 @@
 //!   the session that subscribed.
 //! - Filters with wildcards: a trie of levels. Its edges are one table for all nodes, (parent, level) -> child, so that a
 //!   node needs no table of its own. The walk keeps its own stack: no recursion on input.
-//! - A cache of what the trie said of a topic, with the trie's version: any change of the trie ends all of it. Filters
-//!   without wildcards do not touch it, so that clients that come and go with topics of their own do not.
+//! - A cache of what both said of a topic, with the trie's version: any change of the trie ends all of it; a change of a filter
+//!   without wildcards ends what is kept of that topic alone, so that clients that come and go with topics of their own do
+//!   not disturb others. Among a million filters a walk is a dozen misses of the processor's caches, and the topics in use are
+//!   few. Without wildcard filters it is not used: the table is as good.
 //!
 //! # Bounds
-//! The cache has a fixed number of places, chosen by the topic's hash; a later topic takes an earlier one's place. Only short
-//! lists are kept: a long one costs as much to copy as to find.
+//! The cache has places in pairs, chosen by the topic's hash; a later topic takes the place of an earlier one, and when that happens
+//! often the places are doubled, up to a bound. Only short lists are kept: a long one costs as much to copy as to find.
 
 use ferrule_mqtt::topic;
 use foldhash::fast::FixedState;
@@ -60,18 +62,85 @@ struct Many<D> {
 /// Up to here a scan is faster than a hash, and needs no memory.
 const INDEXED: usize = 32;
 
-/// Places of the cache: 4,096 hot topics; with empty places 64 B each.
-const CACHE: usize = 4_096;
+/// Places of the cache at first, and at most: 32,768 topics are some 4 MB.
+const CACHE_MIN: usize = 256;
+const CACHE_MAX: usize = 32_768;
 /// Longest list that is kept.
 const CACHED: usize = 16;
 
-/// A cached answer of the trie.
+/// A cached answer.
 #[derive(Debug)]
 struct Cached<D> {
     hash: u64,
+    /// Of the trie.
     version: u64,
     topic: Box<str>,
     found: Box<[D]>,
+    lists: usize,
+}
+
+#[derive(Debug)]
+struct Cache<D> {
+    /// A power of two of them, in pairs.
+    places: Vec<Option<Cached<D>>>,
+    /// Live answers that gave way to others since the places were last doubled.
+    displaced: usize,
+}
+
+impl<D> Default for Cache<D> {
+    fn default() -> Self {
+        Self { places: Vec::new(), displaced: 0 }
+    }
+}
+
+impl<D: Copy> Cache<D> {
+    /// The first of the two places of a hash.
+    fn pair(&self, hash: u64) -> usize {
+        hash as usize & (self.places.len() - 1) & !1
+    }
+
+    fn get(&self, hash: u64, version: u64, name: &str) -> Option<&Cached<D>> {
+        if self.places.is_empty() {
+            return None;
+        }
+        let pair = self.pair(hash);
+        self.places[pair..pair + 2]
+            .iter()
+            .flatten()
+            .find(|c| c.hash == hash && c.version == version && *c.topic == *name)
+    }
+
+    fn put(&mut self, cached: Cached<D>) {
+        if self.places.is_empty() || (self.displaced >= self.places.len() && self.places.len() < CACHE_MAX) {
+            let len = (self.places.len() * 2).max(CACHE_MIN);
+            let old =
+                std::mem::replace(&mut self.places, std::iter::repeat_with(|| None).take(len).collect());
+            self.displaced = 0;
+            old.into_iter().flatten().filter(|c| c.version == cached.version).for_each(|c| self.put(c));
+        }
+        let pair = self.pair(cached.hash);
+        let version = cached.version;
+        let free = |place: &Option<Cached<D>>| place.as_ref().is_none_or(|c| c.version != version);
+        let at = match self.places[pair..pair + 2].iter().position(free) {
+            Some(at) => at,
+            None => {
+                self.displaced += 1;
+                // Any bit that does not choose the pair.
+                (cached.hash >> 63) as usize
+            }
+        };
+        self.places[pair + at] = Some(cached);
+    }
+
+    /// What is kept of one topic is not true any more.
+    fn forget(&mut self, hash: u64) {
+        if !self.places.is_empty() {
+            let pair = self.pair(hash);
+            for place in &mut self.places[pair..pair + 2] {
+                place.take_if(|c| c.hash == hash);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -89,7 +158,7 @@ pub(crate) struct Routes<D> {
     exact: Vec<Exact<D>>,
     exact_free: Vec<u32>,
     trie: Trie<D>,
-    cache: Vec<Option<Cached<D>>>,
+    cache: Cache<D>,
     len: usize,
 }
 
@@ -100,7 +169,7 @@ impl<D: Destination> Routes<D> {
             exact: Vec::new(),
             exact_free: Vec::new(),
             trie: Trie::new(hasher.clone()),
-            cache: Vec::new(),
+            cache: Cache::default(),
             len: 0,
             hasher,
         }
@@ -117,6 +186,7 @@ impl<D: Destination> Routes<D> {
             self.trie.list_mut(filter)
         } else {
             let hash = self.hasher.hash_one(&**filter);
+            self.cache.forget(hash);
             let at = match self.by_text.find(hash, |&at| *self.exact[at as usize].filter == **filter) {
                 Some(&at) => at,
                 None => {
@@ -147,6 +217,7 @@ impl<D: Destination> Routes<D> {
             self.trie.remove(filter, key)
         } else {
             let hash = self.hasher.hash_one(filter);
+            self.cache.forget(hash);
             let exact = &mut self.exact;
             let Ok(entry) = self.by_text.find_entry(hash, |&at| *exact[at as usize].filter == *filter) else {
                 return nothing;
@@ -167,39 +238,32 @@ impl<D: Destination> Routes<D> {
         changed
     }
 
-    /// Appends all destinations whose filter matches the topic name, and says of how many filters they are at
-    /// least: those of one filter are all different. Topics that begin with `$` are not matched by filters that begin
+    /// Appends all destinations whose filter matches the topic name, and says of how many filters they are: those of
+    /// one filter are all different. Topics that begin with `$` are not matched by filters that begin
     /// with a wildcard [MQTT-4.7.2-1].
     pub(crate) fn matches(&mut self, name: &str, into: &mut Vec<D>) -> usize {
-        let mut lists = 0;
         let hash = self.hasher.hash_one(name);
+        let version = self.trie.version;
+        let cached = !self.trie.is_empty();
+        if cached && let Some(cached) = self.cache.get(hash, version, name) {
+            into.extend_from_slice(&cached.found);
+            return cached.lists;
+        }
+        let before = into.len();
+        let mut lists = 0;
         if let Some(&at) = self.by_text.find(hash, |&at| *self.exact[at as usize].filter == *name) {
             into.extend_from_slice(self.exact[at as usize].list.as_slice());
             lists += 1;
         }
-        if self.trie.is_empty() {
+        if !cached {
             return lists;
         }
-        let version = self.trie.version;
-        let place = hash as usize % CACHE;
-        if let Some(Some(cached)) = self.cache.get(place)
-            && cached.hash == hash
-            && cached.version == version
-            && *cached.topic == *name
-        {
-            into.extend_from_slice(&cached.found);
-            return lists + cached.found.len();
+        lists += self.trie.matches(name, into);
+        let found = &into[before..];
+        if found.len() <= CACHED {
+            self.cache.put(Cached { hash, version, topic: name.into(), found: found.into(), lists });
         }
-        let before = into.len();
-        let found = self.trie.matches(name, into);
-        if into.len() - before <= CACHED {
-            if self.cache.is_empty() {
-                self.cache.resize_with(CACHE, || None);
-            }
-            self.cache[place] =
-                Some(Cached { hash, version, topic: name.into(), found: into[before..].into() });
-        }
-        lists + found
+        lists
     }
 
     /// All filters that have a local destination.

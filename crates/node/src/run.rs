@@ -455,6 +455,19 @@ fn random() -> Result<u128, RunError> {
     Ok(u128::from_le_bytes(bytes))
 }
 
+/// Open files that are not clients': listeners, store, sinks, control socket, epoll of each worker; generous.
+const OTHER_FILES: usize = 256;
+
+/// Files that the process may open: the soft limit is raised to the hard one, as servers do.
+fn open_files() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // What is refused stays as it is.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    let limit = if raised { maximum } else { current };
+    limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
+}
+
 fn limits(config: &BrokerConfig) -> Limits {
     let mqtt = &config.mqtt;
     let seconds = |d: Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
@@ -473,6 +486,7 @@ fn limits(config: &BrokerConfig) -> Limits {
         pending_bytes: mqtt.max_queued_bytes as usize,
         retained_messages: mqtt.retained_max_messages as usize,
         retained_bytes: mqtt.retained_max_bytes as usize,
+        connections: open_files().saturating_sub(OTHER_FILES).max(1),
         ..Limits::default()
     }
 }
