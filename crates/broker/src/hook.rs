@@ -151,6 +151,19 @@ pub struct LocalPublish {
     pub end: Option<End>,
 }
 
+/// A row for an outbox that another shard owns.
+#[derive(Debug)]
+pub struct RowElsewhere {
+    /// The owner.
+    pub shard: u16,
+    /// For the hook there.
+    pub row: Vec<u8>,
+    /// As the message's.
+    pub hold: bool,
+    /// Who waits for it.
+    pub end: Option<End>,
+}
+
 /// Rules and outboxes: what the shard calls while it routes, and around the store's batch.
 pub trait Hook {
     /// A publish that matches the filters of `matched`, each hook once. Called while it is routed: nothing here may block.
@@ -187,8 +200,8 @@ pub trait Hook {
     /// Rows of a queue that is the hook's.
     fn rows(&mut self, queue: QueueId, rows: Vec<StoredRow>, now: Now);
 
-    /// Rows for outboxes that other shards own: whose, the row as bytes, and the end that waits for it.
-    fn take_rows(&mut self) -> Vec<(u16, Vec<u8>, Option<End>)> {
+    /// Rows for outboxes that other shards own.
+    fn take_rows(&mut self) -> Vec<RowElsewhere> {
         Vec::new()
     }
 

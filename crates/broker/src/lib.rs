@@ -50,7 +50,7 @@ mod wheel;
 pub use config::Limits;
 pub use hook::{
     Access, Attachment, ConnectRequest, Ends, Gate, Grant, Hook, LocalPublish, Message, Publisher, Refusal,
-    Role,
+    Role, RowElsewhere,
 };
 pub use parcel::ParcelError;
 pub use peers::{Place, introduce};

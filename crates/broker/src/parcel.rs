@@ -41,10 +41,13 @@ pub(crate) enum Parcel<'a> {
         /// `Retained::to_bytes`.
         record: &'a [u8],
     },
-    /// For the receiver's hook.
-    RuleRow { number: Number, row: &'a [u8] },
+    /// For the receiver's hook. `hold` as in [`Forward`].
+    RuleRow { number: Number, hold: bool, row: &'a [u8] },
     /// ForwardAck and RuleAck: all that a parcel led to has ended, thus.
     Ack { number: Number, outcome: Outcome },
+    /// What a parcel that must not be known twice led to is in the sender's batch, which waits for the one that closes this
+    /// joint commit.
+    Joined { number: Number },
     /// Publishers with a full window wait for what the sender sent.
     Hurry,
 }
@@ -55,7 +58,7 @@ pub(crate) struct Forward<'a> {
     pub(crate) number: Number,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
-    /// What is made of it must not leave before it is durable.
+    /// What is made of it must not leave before it is durable, together with the packet id that it came under.
     pub(crate) hold: bool,
     pub(crate) received_wall_ms: i64,
     pub(crate) topic: &'a str,
@@ -81,6 +84,8 @@ const ROUTE_REMOVE: u8 = 2;
 const ROUTE_ACK: u8 = 3;
 const RETAINED_PUT: u8 = 4;
 const RULE_ROW: u8 = 5;
+const RULE_ROW_HELD: u8 = 8;
+const JOINED: u8 = 9;
 const ACK: u8 = 6;
 const HURRY: u8 = 7;
 /// Its low four bits are QoS (two), retain and hold.
@@ -119,8 +124,12 @@ impl<'a> Parcel<'a> {
                 put_bytes(out, topic.as_bytes());
                 put_bytes(out, record);
             }
-            Self::RuleRow { number, row } => {
-                out.push(RULE_ROW);
+            Self::Joined { number } => {
+                out.push(JOINED);
+                put_number(out, number);
+            }
+            Self::RuleRow { number, hold, row } => {
+                out.push(if hold { RULE_ROW_HELD } else { RULE_ROW });
                 put_number(out, number);
                 put_bytes(out, row);
             }
@@ -230,7 +239,11 @@ impl<'a> Reader<'a> {
                 topic: self.text()?,
                 record: self.bytes()?,
             },
-            RULE_ROW => Parcel::RuleRow { number: self.number()?, row: self.bytes()? },
+            RULE_ROW | RULE_ROW_HELD => {
+                let hold = tag == RULE_ROW_HELD;
+                Parcel::RuleRow { number: self.number()?, hold, row: self.bytes()? }
+            }
+            JOINED => Parcel::Joined { number: self.number()? },
             ACK => Parcel::Ack {
                 number: self.number()?,
                 outcome: outcome_from_byte(self.byte()?).ok_or(Stop::Wrong)?,
@@ -281,7 +294,9 @@ mod tests {
                 ..forward
             }),
             Parcel::RetainedPut { number: 7, stamp: 1 << 63, topic: "t", record: &[] },
-            Parcel::RuleRow { number: 1, row: b"row" },
+            Parcel::RuleRow { number: 1, hold: false, row: b"row" },
+            Parcel::RuleRow { number: 2, hold: true, row: b"" },
+            Parcel::Joined { number: 3 },
             Parcel::Hurry,
         ];
         let outcomes = Reason::ALL.iter().map(|r| Outcome::Discarded(*r));

@@ -9,12 +9,14 @@
 //!   anywhere meets them.
 //! - A publish goes once to each peer with a match, and at QoS 1 and 2 its publisher's acknowledgement waits for that
 //!   peer's: bounds and back-pressure of its sessions are felt where the message came from.
+//! - A QoS 2 publish of a persistent session and what other shards make of it are committed together: a power cut leaves its
+//!   packet id and all rows, or nothing ([`ferrule_store::Joint`]).
 //! - Rules run where the message came in, and there alone; their rows go to the shard that owns the outbox.
 //! - Retained messages are the same everywhere: the highest stamp wins, and a cleared topic keeps its stamp for a while.
 //! - Wills and takeover never cross: a client id belongs to one shard ([`Place::owner`]), and shards of one process
 //!   end together.
 
-use crate::hook::{Hook, Message, Publisher, Role};
+use crate::hook::{Hook, Message, Publisher, Role, RowElsewhere};
 use crate::marker;
 use crate::parcel::{Forward, Number, Parcel, ParcelError};
 use crate::publish::Scope;
@@ -139,7 +141,7 @@ impl Peers {
         (0..self.place.of).filter(move |peer| *peer != me)
     }
 
-    fn send(&mut self, to: u16, parcel: &Parcel<'_>) {
+    pub(crate) fn send(&mut self, to: u16, parcel: &Parcel<'_>) {
         if let Some(link) = self.links.get_mut(usize::from(to)) {
             parcel.encode(&mut link.out);
         }
@@ -191,8 +193,8 @@ impl Peers {
         self.confirmed() >= self.version
     }
 
-    /// A publish for a peer's sessions.
-    pub(crate) fn forward(&mut self, to: u16, message: &Message<'_>, end: Option<End>) {
+    /// A publish for a peer's sessions; the number of its answer.
+    pub(crate) fn forward(&mut self, to: u16, message: &Message<'_>, end: Option<End>) -> Number {
         let number = self.number(to, end);
         let forward = Forward {
             number,
@@ -205,6 +207,7 @@ impl Peers {
             payload: message.payload,
         };
         self.send(to, &Parcel::Forward(forward));
+        number
     }
 
     /// The stamp of a retained message that is set or cleared now.
@@ -304,15 +307,19 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.retained_put(stamp, topic, record);
                 self.acknowledge_parcel(from, number, Outcome::Delivered);
             }
-            Parcel::RuleRow { number, row } => {
+            Parcel::RuleRow { number, hold, row } => {
                 let end = (number != 0).then(|| self.receipts.open(Owner::Peer { peer: from, number }));
-                if let Err(end) = self.hook.row(row, end, self.now) {
-                    self.ended.extend(end.map(|end| (end, Outcome::Retry)));
+                match self.hook.row(row, end, self.now) {
+                    Ok(()) if hold => self.join(from, number),
+                    Ok(()) => {}
+                    Err(end) => self.ended.extend(end.map(|end| (end, Outcome::Retry))),
                 }
             }
+            Parcel::Joined { number } => self.batch.joined(number),
             Parcel::Ack { number, outcome } => {
                 // A packet id may wait for just this.
                 self.batch.due |= !self.batch.received.is_empty();
+                self.batch.answered(number);
                 self.ended.extend(self.peers.answered(from, number).map(|end| (end, outcome)));
             }
             Parcel::Hurry => self
@@ -344,7 +351,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let routed = self.route(&message, Scope::Sessions, owner, None);
         match routed.receipt {
             None => self.acknowledge_parcel(from, number, Outcome::Delivered),
-            Some((_, guard)) => self.ended.extend(guard.map(|guard| (guard, Outcome::Delivered))),
+            Some((_, guard)) => {
+                self.ended.extend(guard.map(|guard| (guard, Outcome::Delivered)));
+                if forward.hold {
+                    self.join(from, number);
+                }
+            }
+        }
+    }
+
+    /// What a peer's parcel led to is durable with the peer's packet id, or not at all.
+    fn join(&mut self, peer: u16, number: Number) {
+        if number != 0 {
+            self.batch.opens.push((peer, number));
+            self.batch.due = true;
         }
     }
 
@@ -408,14 +428,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.routes.local_filters(|filter| peers.route_changed(filter, true));
     }
 
-    /// The turn's end: rows of the hook, confirmations, and what is forgotten.
+    /// Rows of the hook for outboxes of other shards.
+    pub(crate) fn send_rows(&mut self) {
+        for RowElsewhere { shard, row, hold, end } in self.hook.take_rows() {
+            let receipt = end.as_ref().filter(|_| hold).map(End::receipt);
+            let number = self.peers.number(shard, end);
+            if let Some(receipt) = receipt {
+                self.batch.awaits(receipt, number);
+            }
+            self.peers.send(shard, &Parcel::RuleRow { number, hold, row: &row });
+        }
+    }
+
+    /// The turn's end: confirmations, and what is forgotten.
     pub(crate) fn end_turn_of_peers(&mut self) {
         if self.peers.is_alone() {
             return;
-        }
-        for (to, row, end) in self.hook.take_rows() {
-            let number = self.peers.number(to, end);
-            self.peers.send(to, &Parcel::RuleRow { number, row: &row });
         }
         let now_us = self.now.mono_us;
         while self.peers.cleared.len() > CLEARED

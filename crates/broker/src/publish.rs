@@ -410,10 +410,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 delivering.deliver(&mut outgoing, target, &ids, &mut ends);
             }
         }
+        let mut awaited = Vec::new();
         for &peer in &scratch.peers {
             self.stats.forwarded_out += 1;
             let end = if message.qos == QoS::AtMostOnce { None } else { ends.end() };
-            self.peers.forward(peer, message, end);
+            let receipt = end.as_ref().map(ferrule_outbox::End::receipt);
+            let number = self.peers.forward(peer, message, end);
+            match (receipt.filter(|_| message.hold), joined) {
+                (Some(receipt), Some(_)) => self.batch.awaits(receipt, number),
+                (Some(_), None) => awaited.push(number),
+                (None, _) => {}
+            }
         }
         if !scratch.hooks.is_empty() {
             self.hook.publish(message, &scratch.hooks, &mut ends, self.now);
@@ -436,8 +443,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 packet_id: inbound.packet_id,
                 record,
             };
-            let apart = !scratch.peers.is_empty() || (retain && !self.peers.is_alone());
-            self.batch.received.extend(ends.end().map(|end| Receiving { op, end, apart }));
+            let receiving = ends.end().map(|end| Receiving { op, end, awaited, joined: Vec::new() });
+            self.batch.received.extend(receiving);
             self.batch.due = true;
         }
         let receipt = ends.finish();

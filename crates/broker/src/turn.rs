@@ -1,13 +1,14 @@
 //! A turn's end: timers, what rules published, and the one batch for the store; and what its commits release.
 
 use crate::hook::Hook;
+use crate::parcel::{Number, Parcel};
 use crate::session::{Kind, LateWill, Phase, Session};
 use crate::shard::{Command, Shard, Timer};
 use crate::{ConnId, SessionKey};
 use ferrule_mqtt::ReasonCode;
-use ferrule_outbox::{End, Outcome};
+use ferrule_outbox::{End, Outcome, ReceiptId};
 use ferrule_store::record::{Record, Subscription};
-use ferrule_store::{Now, Op, QueueId, SessionId, Store, StoreEvent, Ticket};
+use ferrule_store::{Joint, JointPart, Now, Op, QueueId, SessionId, Store, StoreEvent, Ticket};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -39,8 +40,10 @@ pub(crate) struct Reply {
 pub(crate) struct Receiving {
     pub(crate) op: Op,
     pub(crate) end: End,
-    /// Something of the publish is another shard's, whose batch is another one.
-    pub(crate) apart: bool,
+    /// What other shards make of the publish, by number, until it is in their batches or over.
+    pub(crate) awaited: Vec<Number>,
+    /// In batches of theirs that wait for the one with this op.
+    pub(crate) joined: Vec<Number>,
 }
 
 /// This turn's ops of the shard's own, and what waits for their commit.
@@ -54,6 +57,10 @@ pub(crate) struct Batch {
     /// Packet ids of QoS 2 publishes, to be written with what was made of them and never before.
     pub(crate) received: Vec<Receiving>,
     received_us: u64,
+    /// What other shards sent and must not be known twice: in the next batch, which then waits for theirs.
+    pub(crate) opens: Vec<(u16, Number)>,
+    /// Joint commits that the next batch closes.
+    pub(crate) closes: Vec<Number>,
     /// Of batches that were submitted.
     commits: VecDeque<(Ticket, Vec<Wait>)>,
 }
@@ -71,7 +78,46 @@ impl Batch {
     /// Takes out what is not written yet of a session's packet ids; their ends.
     pub(crate) fn forget_received(&mut self, session: SessionId) -> impl Iterator<Item = End> + use<> {
         let is_its = |r: &mut Receiving| matches!(r.op, Op::InflightPut { session: of, .. } if of == session);
-        self.received.extract_if(.., is_its).map(|r| r.end).collect::<Vec<_>>().into_iter()
+        let forgotten: Vec<Receiving> = self.received.extract_if(.., is_its).collect();
+        self.closes.extend(forgotten.iter().flat_map(|r| &r.joined));
+        self.due |= !self.closes.is_empty();
+        forgotten.into_iter().map(|r| r.end)
+    }
+
+    /// One more shard makes something of the publish with this receipt.
+    pub(crate) fn awaits(&mut self, receipt: ReceiptId, number: Number) {
+        if let Some(receiving) = self.received.iter_mut().find(|r| r.end.receipt() == receipt) {
+            receiving.awaited.push(number);
+        }
+    }
+
+    /// What another shard made of a publish is in its batch.
+    pub(crate) fn joined(&mut self, number: Number) {
+        self.due = true;
+        if self.over(number) {
+            return;
+        }
+        // Nobody knows it any more: its batch must not wait.
+        self.closes.push(number);
+    }
+
+    /// As above, when true; it is to be closed with the packet id then.
+    fn over(&mut self, number: Number) -> bool {
+        for receiving in &mut self.received {
+            if let Some(at) = receiving.awaited.iter().position(|n| *n == number) {
+                receiving.awaited.swap_remove(at);
+                receiving.joined.push(number);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What another shard made of a publish has ended.
+    pub(crate) fn answered(&mut self, number: Number) {
+        for receiving in &mut self.received {
+            receiving.awaited.retain(|n| *n != number);
+        }
     }
 
     /// Whether something that somebody waits for is not durable yet.
@@ -163,6 +209,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         self.settle();
         self.mark_full_windows();
+        self.send_rows();
         self.flush(&mut reads);
         self.end_turn_of_peers();
         for (queue, from) in reads {
@@ -258,8 +305,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
             }
             self.write_received(withheld, &mut batch);
-            if !batch.is_empty() || !self.batch.waits.is_empty() {
-                let ticket = self.store.submit(batch);
+            let parts = self.joint_parts(withheld);
+            if !batch.is_empty() || !self.batch.waits.is_empty() || !parts.is_empty() {
+                let ticket = match parts.is_empty() {
+                    true => self.store.submit(batch),
+                    false => self.store.submit_joint(batch, parts),
+                };
                 self.hook.submitted(ticket);
                 for &key in &self.touched {
                     if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) =
@@ -287,19 +338,37 @@ impl<H: Hook, S: Store> Shard<H, S> {
         });
     }
 
+    /// What this batch is to joint commits. What other shards sent is in it, unless a row of theirs found no room; they are told.
+    fn joint_parts(&mut self, withheld: bool) -> Vec<JointPart> {
+        let shard = self.peers.place.index;
+        let closes = self.batch.closes.drain(..).map(|number| JointPart::Closes(Joint { shard, number }));
+        let mut parts: Vec<JointPart> = closes.collect();
+        if !withheld {
+            for (peer, number) in std::mem::take(&mut self.batch.opens) {
+                parts.push(JointPart::Opens(Joint { shard: peer, number }));
+                self.peers.send(peer, &Parcel::Joined { number });
+            }
+        }
+        parts
+    }
+
     /// Adds the packet ids of QoS 2 publishes. One whose message has a row that found no room waits for it: alone on disk it
     /// would, after a kill, be answered and the message gone. (Its other rows may then be made twice.)
     pub(crate) fn write_received(&mut self, withheld: bool, batch: &mut Vec<Op>) {
-        for Receiving { op, end, apart } in std::mem::take(&mut self.batch.received) {
-            match self.receipts.pending(end.receipt()) {
-                Some((_, Outcome::Retry)) => self.ended.push((end, Outcome::Delivered)),
-                Some((2.., _)) if withheld || apart => {
+        for receiving in std::mem::take(&mut self.batch.received) {
+            match self.receipts.pending(receiving.end.receipt()) {
+                Some((_, Outcome::Retry)) => {
+                    self.batch.closes.extend(receiving.joined);
+                    self.ended.push((receiving.end, Outcome::Delivered));
+                }
+                Some((2.., _)) if withheld || !receiving.awaited.is_empty() => {
                     self.batch.received_us = self.now.mono_us;
-                    self.batch.received.push(Receiving { op, end, apart });
+                    self.batch.received.push(receiving);
                 }
                 _ => {
-                    batch.push(op);
-                    self.batch.waits.push(Wait::End(end));
+                    batch.push(receiving.op);
+                    self.batch.closes.extend(receiving.joined);
+                    self.batch.waits.push(Wait::End(receiving.end));
                 }
             }
         }

@@ -16,7 +16,9 @@
 
 use crate::control::{OutboxStatus, RuleStatus, Status};
 use bytes::Bytes;
-use ferrule_broker::{Attachment, Ends, Hook, LocalPublish, Message, Place, Publisher, Role, Shard};
+use ferrule_broker::{
+    Attachment, Ends, Hook, LocalPublish, Message, Place, Publisher, Role, RowElsewhere, Shard,
+};
 use ferrule_mqtt::{Properties, PropertiesBuf, PropertyId, QoS};
 use ferrule_net::WorkerStats;
 use ferrule_outbox::{ConsumerEvent, Delivered, End, OutRow, Outcome, Policy, Queue, Reason};
@@ -137,7 +139,7 @@ pub struct Hub {
     rows: Rows,
     local: Vec<LocalPublish>,
     /// For outboxes of other shards.
-    elsewhere: Vec<(u16, Vec<u8>, Option<End>)>,
+    elsewhere: Vec<RowElsewhere>,
     next_seq: u64,
     loops: u64,
     started: Now,
@@ -479,7 +481,9 @@ impl Hub {
                         let end = if rule.ack == Ack::None { None } else { ends.end() };
                         let outbox = &mut self.outboxes[index];
                         if outbox.owner != self.node.place.index {
-                            self.elsewhere.push((outbox.owner, parcel(&outbox.name, how, &entry), end));
+                            let (shard, hold) = (outbox.owner, how.hold);
+                            let row = parcel(&outbox.name, how, &entry);
+                            self.elsewhere.push(RowElsewhere { shard, row, hold, end });
                         } else if let Err(end) = outbox.push(entry, how, end, now) {
                             // Memory is full of rows that cannot be written: the publisher keeps the message.
                             ends.resolve(end, Outcome::Retry);
@@ -500,7 +504,7 @@ impl Hook for Hub {
         std::mem::take(&mut self.local)
     }
 
-    fn take_rows(&mut self) -> Vec<(u16, Vec<u8>, Option<End>)> {
+    fn take_rows(&mut self) -> Vec<RowElsewhere> {
         std::mem::take(&mut self.elsewhere)
     }
 

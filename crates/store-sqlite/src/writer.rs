@@ -6,8 +6,8 @@ use crate::net::Net;
 use crate::salvage::{self, Damage};
 use crate::space::{Ballast, free_bytes};
 use crate::{FILE, Options};
-use ferrule_store::{Op, QueueId, Restored, Store, StoreEvent, Ticket};
-use std::collections::{BTreeMap, VecDeque};
+use ferrule_store::{JointPart, Op, QueueId, Restored, Store, StoreEvent, Ticket};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -100,6 +100,10 @@ pub struct ShutdownError {
     pub message: String,
 }
 
+/// How long a part of a joint commit waits for its other part, which comes a turn of two shards later; past it, it is committed
+/// alone.
+const JOINT_MAX: Duration = Duration::from_secs(1);
+
 type Notify = Box<dyn Fn(StoreEvent) + Send>;
 
 enum Command {
@@ -115,6 +119,9 @@ struct Batch {
     ticket: Ticket,
     ops: Vec<Op>,
     bytes: usize,
+    parts: Vec<JointPart>,
+    /// Of those with parts alone.
+    came: Option<Instant>,
 }
 
 struct Read {
@@ -295,12 +302,24 @@ impl Store for SqliteStore {
     }
 
     fn submit(&mut self, ops: Vec<Op>) -> Ticket {
+        self.submit_joint(ops, Vec::new())
+    }
+
+    fn submit_joint(&mut self, ops: Vec<Op>, parts: Vec<JointPart>) -> Ticket {
         let bytes = ops.iter().map(Op::size).sum();
+        let came = (!parts.is_empty()).then(Instant::now);
         self.shared.pending_bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut line = self.shared.line();
         line.last_ticket += 1;
         let ticket = Ticket(line.last_ticket);
-        let _ = line.commands.send(Command::Batch(Batch { handle: self.handle, ticket, ops, bytes }));
+        let _ = line.commands.send(Command::Batch(Batch {
+            handle: self.handle,
+            ticket,
+            ops,
+            bytes,
+            parts,
+            came,
+        }));
         ticket
     }
 
@@ -366,8 +385,10 @@ impl Worker {
         let mut idle = IDLE_BUSY;
         let mut back_off = BACK_OFF_FIRST;
         loop {
-            if self.batches.is_empty() && self.reads.is_empty() && self.stopping.is_none() {
-                match self.received.recv_timeout(idle) {
+            if self.whole() == 0 && self.reads.is_empty() && self.stopping.is_none() {
+                // A part that waits for its other must not be forgotten.
+                let wait = if self.batches.is_empty() { idle } else { JOINT_MAX };
+                match self.received.recv_timeout(wait) {
                     Ok(command) => {
                         self.take(command);
                         idle = IDLE_BUSY;
@@ -435,18 +456,22 @@ impl Worker {
 
     /// One commit of all that waits, then one read.
     fn turn(&mut self) -> Result<(), DbError> {
-        let Ok(db) = &mut self.db else { return Ok(()) };
+        if self.db.is_err() {
+            return Ok(());
+        }
         let mending = self.failing.is_some();
-        if !self.batches.is_empty() || mending {
+        let whole = self.whole();
+        let Ok(db) = &mut self.db else { return Ok(()) };
+        if whole > 0 || mending {
             let started = Instant::now();
-            let ops = self.batches.iter().flat_map(|batch| &batch.ops);
+            let ops = self.batches[..whole].iter().flat_map(|batch| &batch.ops);
             let mut done = None;
             // A barrier alone needs no commit: all before it is on stable storage. After a failure even nothing is
             // committed, to see whether it can be.
             if mending || ops.clone().next().is_some() {
                 done = Some(db.commit(ops, mending)?);
             }
-            self.committed(done.map(|d| d.folded), started.elapsed());
+            self.committed(whole, done.map(|d| d.folded), started.elapsed());
         }
         self.read_one()?;
         let Ok(db) = &mut self.db else { return Ok(()) };
@@ -457,8 +482,41 @@ impl Worker {
         Ok(())
     }
 
-    fn committed(&mut self, folded: Option<bool>, took: Duration) {
-        let batches = std::mem::take(&mut self.batches);
+    /// Brings the batches that can be committed now to the front, and counts them. All can, but parts of joint commits whose
+    /// other part is not there yet, and what was submitted behind them on the same handle.
+    fn whole(&mut self) -> usize {
+        if self.stopping.is_some() || self.batches.iter().all(|batch| batch.parts.is_empty()) {
+            return self.batches.len();
+        }
+        // From which of its batches on a handle waits.
+        let mut waits = BTreeMap::<u32, Ticket>::new();
+        loop {
+            let ready = |b: &Batch| waits.get(&b.handle).is_none_or(|from| b.ticket < *from);
+            let (mut opened, mut closed) = (BTreeSet::new(), BTreeSet::new());
+            for part in self.batches.iter().filter(|b| ready(b)).flat_map(|b| &b.parts) {
+                match part {
+                    JointPart::Opens(joint) => opened.insert(*joint),
+                    JointPart::Closes(joint) => closed.insert(*joint),
+                };
+            }
+            let other = |part: &JointPart| match part {
+                JointPart::Opens(joint) => closed.contains(joint),
+                JointPart::Closes(joint) => opened.contains(joint),
+            };
+            // Its other part will not come any more: the worst is that a power cut now makes a message twice.
+            let given_up = |b: &Batch| b.came.is_some_and(|came| came.elapsed() >= JOINT_MAX);
+            let half = self.batches.iter().find(|b| ready(b) && !given_up(b) && !b.parts.iter().all(other));
+            let Some(half) = half else { break };
+            let (handle, ticket) = (half.handle, half.ticket);
+            waits.insert(handle, ticket);
+        }
+        // A stable sort: each handle's batches stay in order.
+        self.batches.sort_by_key(|b| waits.get(&b.handle).is_some_and(|from| b.ticket >= *from));
+        self.batches.iter().filter(|b| waits.get(&b.handle).is_none_or(|from| b.ticket < *from)).count()
+    }
+
+    fn committed(&mut self, whole: usize, folded: Option<bool>, took: Duration) {
+        let batches: Vec<Batch> = self.batches.drain(..whole).collect();
         let bytes: usize = batches.iter().map(|batch| batch.bytes).sum();
         self.shared.pending_bytes.fetch_sub(bytes, Ordering::Relaxed);
         if self.failing.take().is_some() {
@@ -480,12 +538,12 @@ impl Worker {
         if folded == Some(true) {
             self.note_sizes();
         }
-        let Some(ticket) = batches.last().map(|batch| batch.ticket) else { return };
-        let mut told: Vec<u32> = batches.iter().map(|batch| batch.handle).collect();
-        told.sort_unstable();
-        told.dedup();
-        for notify in told.iter().filter_map(|handle| self.handles.get(handle)) {
-            notify(StoreEvent::Committed { ticket, took });
+        // Of each handle the last.
+        let told: BTreeMap<u32, Ticket> = batches.iter().map(|b| (b.handle, b.ticket)).collect();
+        for (handle, ticket) in told {
+            if let Some(notify) = self.handles.get(&handle) {
+                notify(StoreEvent::Committed { ticket, took });
+            }
         }
     }
 

@@ -15,7 +15,8 @@
 //!
 //! # Invariants
 //! - Ops are idempotent: an append carries its number, and applying a batch twice is applying it once.
-//! - Within a store, ops take effect in the order in which they were submitted.
+//! - Of one handle, ops take effect in the order in which they were submitted; batches of different handles that are parts of a
+//!   joint commit ([`Store::submit_joint`]) take effect together.
 //! - A message body that several queues hold is stored once ([`Body::Shared`]).
 //! - Reads go to the writer too (SQLite under `locking_mode=EXCLUSIVE` admits no second connection) and are
 //!   bounded; an answer holds what was committed when it was made.
@@ -44,6 +45,13 @@ pub trait Store {
     /// next commit and is a barrier.
     fn submit(&mut self, ops: Vec<Op>) -> Ticket;
 
+    /// As [`Store::submit`]; the batch is part of joint commits. A batch that opens one and the batch, of another
+    /// handle, that closes it are in one transaction or in none.
+    fn submit_joint(&mut self, ops: Vec<Op>, parts: Vec<JointPart>) -> Ticket {
+        let _ = parts;
+        self.submit(ops)
+    }
+
     /// Asks for rows of `queue` with numbers `>= from`, ascending, at most `max_rows` of them and about
     /// `max_bytes` of heads and bodies (the row that reaches it is the last; at least one row when there is one).
     /// The answer is a [`StoreEvent::Rows`] and may be shorter than asked for; only an empty one is the end.
@@ -58,10 +66,28 @@ pub trait Store {
     }
 }
 
+/// Names a joint commit: of two shards, who must not forget what they made of one message, or know it twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Joint {
+    /// The shard that closes it.
+    pub shard: u16,
+    /// Its number there.
+    pub number: u64,
+}
+
+/// What a batch is to a joint commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JointPart {
+    /// Waits for the batch that closes it.
+    Opens(Joint),
+    /// Submitted after the one that opens it, which waits for it.
+    Closes(Joint),
+}
+
 /// What a store tells the shard that owns the handle.
 #[derive(Debug, Clone)]
 pub enum StoreEvent {
-    /// Every ticket up to and including this one is on stable storage.
+    /// Every ticket of this handle up to and including this one is on stable storage.
     Committed {
         /// The watermark.
         ticket: Ticket,

@@ -1,17 +1,18 @@
 //! The reference model: a store that keeps everything in maps and commits when told to.
 
 use crate::{
-    Body, BodyId, Op, QueueId, QueueSummary, Restored, SessionId, Side, Store, StoreEvent, StoredRow, Ticket,
+    Body, BodyId, Joint, JointPart, Op, QueueId, QueueSummary, Restored, SessionId, Side, Store, StoreEvent,
+    StoredRow, Ticket,
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// What the ops mean, in the plainest form. Tests compare writers with it and drive shards with it.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     state: State,
-    waiting: VecDeque<(Ticket, Vec<Op>)>,
+    waiting: VecDeque<(Ticket, Vec<Op>, Vec<JointPart>)>,
     next: u64,
     events: Vec<StoreEvent>,
 }
@@ -35,13 +36,27 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Commits all that waits, and tells it.
+    /// Commits what waits, and tells it: all up to the last batch behind which no joint commit is open.
     pub fn commit(&mut self) {
-        let Some(&(ticket, _)) = self.waiting.back() else { return };
-        for (_, ops) in std::mem::take(&mut self.waiting) {
+        let mut open = BTreeSet::<Joint>::new();
+        let mut whole = 0;
+        for (index, (.., parts)) in self.waiting.iter().enumerate() {
+            for part in parts {
+                match part {
+                    JointPart::Opens(joint) => open.insert(*joint),
+                    JointPart::Closes(joint) => open.remove(joint),
+                };
+            }
+            if open.is_empty() {
+                whole = index + 1;
+            }
+        }
+        let mut last = None;
+        for (ticket, ops, _) in self.waiting.drain(..whole) {
+            last = Some(ticket);
             ops.into_iter().for_each(|op| self.state.apply(op));
         }
-        self.events.push(StoreEvent::Committed { ticket, took: Duration::ZERO });
+        self.events.extend(last.map(|ticket| StoreEvent::Committed { ticket, took: Duration::ZERO }));
     }
 
     /// What the shard has to be told.
@@ -95,8 +110,12 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn submit(&mut self, ops: Vec<Op>) -> Ticket {
+        self.submit_joint(ops, Vec::new())
+    }
+
+    fn submit_joint(&mut self, ops: Vec<Op>, parts: Vec<JointPart>) -> Ticket {
         self.next += 1;
-        self.waiting.push_back((Ticket(self.next), ops));
+        self.waiting.push_back((Ticket(self.next), ops, parts));
         Ticket(self.next)
     }
 
@@ -106,7 +125,7 @@ impl Store for MemoryStore {
     }
 
     fn pending_bytes(&self) -> usize {
-        self.waiting.iter().flat_map(|(_, ops)| ops).map(Op::size).sum()
+        self.waiting.iter().flat_map(|(_, ops, _)| ops).map(Op::size).sum()
     }
 }
 

@@ -30,7 +30,7 @@ use ferrule_mqtt::{
     decode,
 };
 use ferrule_outbox::{End, Outcome, Policy, Reason};
-use ferrule_store::{MemoryStore, Now, Op, QueueId, Restored, Store, StoredRow, Ticket};
+use ferrule_store::{JointPart, MemoryStore, Now, Op, QueueId, Restored, Store, StoredRow, Ticket};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -45,6 +45,9 @@ pub struct SharedStore(pub Rc<RefCell<MemoryStore>>);
 impl Store for SharedStore {
     fn submit(&mut self, ops: Vec<Op>) -> Ticket {
         self.0.borrow_mut().submit(ops)
+    }
+    fn submit_joint(&mut self, ops: Vec<Op>, parts: Vec<JointPart>) -> Ticket {
+        self.0.borrow_mut().submit_joint(ops, parts)
     }
     fn read(&mut self, queue: QueueId, from: u64, max_rows: u32, max_bytes: u32) {
         self.0.borrow_mut().read(queue, from, max_rows, max_bytes);

@@ -3,7 +3,9 @@
 use crate::model::queues;
 use crate::support::{Client, append, open, small};
 use bytes::Bytes;
-use ferrule_store::{Body, BodyId, MemoryStore, Op, QueueId, SessionId, Side, Store, StoreEvent, Ticket};
+use ferrule_store::{
+    Body, BodyId, Joint, JointPart, MemoryStore, Op, QueueId, SessionId, Side, Store, StoreEvent, Ticket,
+};
 use ferrule_store_sqlite::{FILE, OpenError, State};
 use std::path::Path;
 use std::process::Command;
@@ -83,6 +85,44 @@ fn handles_are_told_of_their_own() {
     // After the end nothing resolves, and nothing panics.
     b.submit(vec![]);
     assert!(b.events.try_iter().next().is_none());
+}
+
+/// Parts of a joint commit wait for each other, and what is behind them on their handle with them; others do not.
+#[test]
+fn joint_commits_are_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (writer, _) = open(folder.path());
+    let (mut a, mut b) = (Client::new(&writer), Client::new(&writer));
+    let joint = |shard| Joint { shard, number: 7 };
+    let (opens, closes) =
+        (|shard| vec![JointPart::Opens(joint(shard))], |shard| vec![JointPart::Closes(joint(shard))]);
+    let queue = queues()[2];
+
+    a.store.submit_joint(vec![append(queue, 1, 10)], opens(0));
+    let behind = a.submit(vec![append(queue, 2, 10)]);
+    let other = b.submit(vec![append(queue, 3, 10)]);
+    b.wait(other);
+    assert_eq!(b.rows(queue, 256, u32::MAX).len(), 1, "what waits is not there");
+    let before = writer.status().commits;
+    let closing = b.store.submit_joint(vec![append(queue, 4, 10)], closes(0));
+    a.wait(behind);
+    b.wait(closing);
+    assert_eq!((writer.status().commits, b.rows(queue, 256, u32::MAX).len()), (before + 1, 4));
+
+    // Each closes what the other opened, behind an opening of its own: neither waits for ever.
+    a.store.submit_joint(vec![append(queue, 5, 10)], opens(0));
+    b.store.submit_joint(vec![append(queue, 6, 10)], opens(1));
+    let (last_a, last_b) = (a.store.submit_joint(vec![], closes(1)), b.store.submit_joint(vec![], closes(0)));
+    a.wait(last_a);
+    b.wait(last_b);
+
+    // Nobody closes it: it does not wait for ever either, nor when the writer ends.
+    let alone = a.store.submit_joint(vec![append(queue, 7, 10)], opens(2));
+    a.wait(alone);
+    a.store.submit_joint(vec![append(queue, 8, 10)], opens(3));
+    writer.shutdown().unwrap();
+    let (_, restored) = open(folder.path());
+    assert_eq!(restored.queues[0].rows, 8);
 }
 
 #[test]
