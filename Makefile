@@ -52,7 +52,7 @@ unit: tools ## unit and crate tests
 
 # Each with one worker a node, with three, and with three between which everything takes a random time.
 e2e: build ## end-to-end tests with real processes and real servers; E2E=kill9 runs one file
-	cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
+	FERRULE_TEST_WORKERS=1 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 	FERRULE_TEST_WORKERS=3 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 	FERRULE_TEST_WORKERS=3 FERRULE_TEST_WORKER_DELAY=3ms \
 		cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output

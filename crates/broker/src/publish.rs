@@ -378,7 +378,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let lists = self.routes.matches(message.topic, &mut scratch.matches);
         let keepers = self.choose(&mut scratch, lists, scope, message.qos);
         let matched = !scratch.matches.is_empty();
-        self.stats.unmatched += u64::from(!matched);
+        // A forwarded one was counted where it came in.
+        self.stats.unmatched += u64::from(!matched && matches!(scope, Scope::Everyone(_)));
 
         // A topic alias is between a client and us; all else is forwarded [MQTT-3.3.2-17].
         let mut forward = PropertiesBuf::new();
