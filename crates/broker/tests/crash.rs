@@ -387,3 +387,60 @@ fn a_qos_2_id_whose_message_found_no_room_is_not_written_before_it() {
          open 0",
     );
 }
+
+/// A power cut between any two turns and commits of the shards: the message is there once, also when its publisher, who has no
+/// answer, sends it again.
+#[test]
+fn a_qos_2_message_to_another_shard_is_there_once() {
+    // Reader and writer on the same shard and on different ones.
+    for reader in ["r1", "r2", "r3", "r4", "r5"] {
+        for cut in 0..14 {
+            let mut rig = Rig::of(limits(), 3);
+            run(
+                &mut rig,
+                &format!(
+                    "s> connect id={reader} clean=0
+                     commit
+                     s< connack sp=0
+                     s> subscribe id=1 f=x:2
+                     commit
+                     s< suback 1 02
+                     drop s
+                     commit
+                     p> connect id=w clean=0
+                     commit
+                     p< connack sp=0"
+                ),
+            );
+            let publish = |dup: u8| format!("publish t=x q=2 id=7 p=once dup={dup}");
+            let (bytes, _) = common::parse(&publish(0), None);
+            rig.bytes("p", &bytes);
+            for step in 0..cut {
+                rig.turn_one(step % 3);
+                rig.commit_only();
+            }
+            rig.crash();
+            run(
+                &mut rig,
+                &format!(
+                    "p> connect id=w clean=0
+                     p< connack sp=1
+                     p> {}
+                     commit
+                     commit
+                     p< pubrec 7
+                     p> pubrel 7
+                     commit
+                     p< pubcomp 7",
+                    publish(1)
+                ),
+            );
+            rig.send("s", &format!("connect id={reader} clean=0"));
+            rig.commit();
+            rig.commit();
+            let packets = std::mem::take(&mut rig.peer("s").packets);
+            let messages = packets.iter().filter(|packet| packet.starts_with("publish x")).count();
+            assert_eq!(messages, 1, "{reader}, cut after {cut}: {packets:?}");
+        }
+    }
+}

@@ -345,7 +345,8 @@ impl Rig {
         !events.is_empty()
     }
 
-    fn turn_one(&mut self, index: u16) {
+    /// One turn of one shard.
+    pub fn turn_one(&mut self, index: u16) {
         let now = self.now;
         let this = usize::from(index);
         self.shards[this].end_turn(now);
