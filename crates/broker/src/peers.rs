@@ -39,7 +39,7 @@ use std::sync::Arc;
 pub struct Place {
     /// From 0.
     pub index: u16,
-    /// All of them, at most 256.
+    /// All of them, at most 256 (a stamp has 8 bits for it).
     pub of: u16,
     /// The same for all of them, and random: nobody outside can choose client ids of one shard.
     pub seed: u64,

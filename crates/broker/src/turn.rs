@@ -352,7 +352,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         parts
     }
 
-    /// Adds the packet ids of QoS 2 publishes. One whose message has a row that found no room waits for it: alone on disk it
+    /// Adds the packet ids of QoS 2 publishes. One whose message has a row that found no room, that another shard has not
+    /// submitted, or that a rule's publish may still become, waits for it: alone on disk it
     /// would, after a kill, be answered and the message gone. (Its other rows may then be made twice.)
     pub(crate) fn write_received(&mut self, withheld: bool, batch: &mut Vec<Op>) {
         for receiving in std::mem::take(&mut self.batch.received) {
@@ -361,7 +362,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     self.batch.closes.extend(receiving.joined);
                     self.ended.push((receiving.end, Outcome::Delivered));
                 }
-                Some((2.., _)) if withheld || !receiving.awaited.is_empty() => {
+                Some((2.., _)) if withheld || !receiving.awaited.is_empty() || !self.local.is_empty() => {
                     self.batch.received_us = self.now.mono_us;
                     self.batch.received.push(receiving);
                 }

@@ -31,7 +31,7 @@ pub struct Moved {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Posting never blocks. What can be under way at once is bounded by the senders: one commit, one read a queue, one
+/// Posting never blocks. What can be under way at once is bounded by the senders: connections by open files, one commit, one read a queue, one
 /// verdict a connection, one window of answers a consumer.
 pub struct Inbox<M> {
     shared: Arc<Shared<M>>,

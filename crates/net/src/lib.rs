@@ -6,9 +6,10 @@
 //! [`Inbox`] (docs/decisions/0002).
 //!
 //! # One turn
-//! Up to 1,024 ready sockets: read each into the worker's one 256 KiB buffer and let the shard take packets from it; a partial
+//! What other workers sent; new connections; up to 1,024 ready sockets: read each into the worker's one 256 KiB buffer and let the shard take packets from it; a partial
 //! packet alone is copied to its connection. Then the inbox, then [`Shard::end_turn`](ferrule_broker::Shard::end_turn)
-//! with the turn's one batch for the store, then each connection with output is written once. epoll is edge-triggered: a
+//! with the turn's one batch for the store, then other workers get what the turn said, then each connection with output is
+//! written once. epoll is edge-triggered: a
 //! socket that was not drained is in a list of its own.
 //!
 //! # Several workers

@@ -1,7 +1,7 @@
 //! How workers of one process reach each other: a bounded ring from each to each.
 //!
-//! A ring carries batches of bytes, in order, one a turn at most. Pushing never blocks: a full ring refuses, its producer keeps
-//! the batch, stops reading its clients, and is woken when there is room. A worker always takes what others sent it, full or
+//! A ring carries batches of bytes, in order, as a rule one a turn. Pushing never blocks: a full ring refuses, its producer keeps
+//! the batch, stops reading its clients, and is woken when the ring is half empty. A worker always takes what others sent it, full or
 //! not, so that two of them never wait for each other.
 
 use crate::Inbox;

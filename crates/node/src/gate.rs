@@ -7,14 +7,36 @@ use ferrule_broker::{Access, ConnId, ConnectRequest, Gate, Grant, Refusal, Role}
 use ferrule_mqtt::{Properties, PropertiesBuf, Property, ReasonCode};
 use ferrule_net::{Inbox, Mail};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The gate of one worker.
+/// The gate of one worker. All of a node's share one authenticator: its threads, their memory and what it remembers are the node's.
 pub struct NodeGate {
-    authenticator: Authenticator,
+    worker: u16,
+    authenticator: Arc<Authenticator>,
     listeners: Vec<Anonymous>,
-    /// What connections claim whose password is being verified.
-    claims: Arc<Mutex<HashMap<u64, Claim>>>,
+    asked: Arc<Asked>,
+}
+
+/// Passwords that are being verified.
+#[derive(Default)]
+struct Asked {
+    /// The authenticator's name for a try.
+    next: AtomicU64,
+    tries: Mutex<HashMap<u64, Try>>,
+}
+
+/// Who asked, and what it claims.
+struct Try {
+    worker: u16,
+    conn: ConnId,
+    claim: Claim,
+}
+
+impl Asked {
+    fn tries(&self) -> MutexGuard<'_, HashMap<u64, Try>> {
+        self.tries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a CONNECT says of itself in user properties: how a gateway shows that it is one (`ferrule_link`).
@@ -68,39 +90,39 @@ impl Claim {
     }
 }
 
-impl NodeGate {
-    /// A gate that posts late verdicts to `inbox`.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub fn new<M: Send + 'static>(config: &BrokerConfig, inbox: Inbox<M>) -> std::io::Result<Self> {
-        Self::with(
-            &config.users,
-            &config.anonymous,
-            config.listeners.iter().map(|l| l.anonymous).collect(),
-            inbox,
-        )
-    }
+/// A gate for each worker, in the order of their inboxes, to which late verdicts go.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn gates<M: Send + 'static>(
+    config: &BrokerConfig,
+    inboxes: &[Inbox<M>],
+) -> std::io::Result<Vec<NodeGate>> {
+    let listeners = config.listeners.iter().map(|l| l.anonymous).collect();
+    with(&config.users, &config.anonymous, listeners, inboxes)
+}
 
-    fn with<M: Send + 'static>(
-        users: &[User],
-        anonymous: &AccessLists,
-        listeners: Vec<Anonymous>,
-        inbox: Inbox<M>,
-    ) -> std::io::Result<Self> {
-        let claims: Arc<Mutex<HashMap<u64, Claim>>> = Arc::default();
-        let known = Arc::clone(&claims);
-        let authenticator = Authenticator::new(users, anonymous, move |conn, verdict| {
-            let claim =
-                known.lock().unwrap_or_else(PoisonError::into_inner).remove(&conn).unwrap_or_default();
-            let verdict = verdict.map_err(refusal).and_then(|principal| claim.grant(principal));
-            // It was made of an id: it is one.
-            ConnId::from_bits(conn)
-                .into_iter()
-                .for_each(|conn| inbox.post(Mail::Admitted(conn, verdict.clone())));
-        })?;
-        Ok(Self { authenticator, listeners, claims })
-    }
+fn with<M: Send + 'static>(
+    users: &[User],
+    anonymous: &AccessLists,
+    listeners: Vec<Anonymous>,
+    inboxes: &[Inbox<M>],
+) -> std::io::Result<Vec<NodeGate>> {
+    let asked = Arc::<Asked>::default();
+    let (known, to) = (Arc::clone(&asked), inboxes.to_vec());
+    let authenticator = Authenticator::new(users, anonymous, move |number, verdict| {
+        let Some(Try { worker, conn, claim }) = known.tries().remove(&number) else { return };
+        let verdict = verdict.map_err(refusal).and_then(|principal| claim.grant(principal));
+        to[usize::from(worker)].post(Mail::Admitted(conn, verdict));
+    })?;
+    let authenticator = Arc::new(authenticator);
+    let gate = |worker| NodeGate {
+        worker: worker as u16,
+        authenticator: Arc::clone(&authenticator),
+        listeners: listeners.clone(),
+        asked: Arc::clone(&asked),
+    };
+    Ok((0..inboxes.len()).map(gate).collect())
 }
 
 impl Gate for NodeGate {
@@ -113,12 +135,13 @@ impl Gate for NodeGate {
             peer: request.peer,
             anonymous: self.listeners.get(request.listener).copied().unwrap_or_default(),
         };
+        let number = self.asked.next.fetch_add(1, Ordering::Relaxed);
         // Before the answer can come. A claim whose connection ends meanwhile goes with the verdict.
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner).insert(conn.to_bits(), claim.clone());
-        match self.authenticator.verify(conn.to_bits(), attempt) {
+        self.asked.tries().insert(number, Try { worker: self.worker, conn, claim: claim.clone() });
+        match self.authenticator.verify(number, attempt) {
             Verdict::Later => None,
             Verdict::Now(verdict) => {
-                self.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&conn.to_bits());
+                self.asked.tries().remove(&number);
                 Some(verdict.map_err(refusal).and_then(|principal| claim.grant(principal)))
             }
         }

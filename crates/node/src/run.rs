@@ -15,7 +15,7 @@
 use crate::config::{BrokerConfig, UplinkConfig};
 use crate::connectors::{self, Connectors};
 use crate::control::{Control, ControlError, DataDirLock, ListenerStatus, Status, StoreStatus, UplinkStatus};
-use crate::gate::NodeGate;
+use crate::gate;
 use crate::hub::{BATCHES, Hub, HubMessage, Node};
 use crate::loader::{self, Loader, UPLINK};
 use crate::watch::{RuleFile, RuleFiles, Watcher};
@@ -216,9 +216,14 @@ fn workers(
         opened.restored.queues.iter().filter(|q| q.queue.as_session().is_none()).copied().collect();
     let mut polls = Vec::new();
     let mut inboxes = Vec::new();
-    let mut shards = Vec::new();
-    for index in 0..of {
+    for _ in 0..of {
         let (poll, inbox) = NodeWorker::poll().map_err(system("epoll"))?;
+        polls.push(poll);
+        inboxes.push(inbox);
+    }
+    let gates = gate::gates(config, &inboxes).map_err(system("authentication"))?;
+    let mut shards = Vec::new();
+    for ((index, inbox), gate) in (0..of).zip(&inboxes).zip(gates) {
         let place = Place { index, of, seed };
         let policy = policy(product, config);
         let node = Node { origin: Arc::clone(origin), boot, edge: product.edge, policy, place };
@@ -226,7 +231,7 @@ fn workers(
         let parts = Parts {
             hook: Hub::new(node, stored.clone(), random()?, clock.now()),
             store: opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event)))),
-            gate: Box::new(NodeGate::new(config, inbox.clone()).map_err(system("authentication"))?),
+            gate: Box::new(gate),
             limits: limits(config),
             // Sessions are many: each keeps little of its backlog in memory.
             policy: Policy { head_bytes: 128 << 10, unwritten_bytes: 1 << 20, ..policy },
@@ -234,8 +239,6 @@ fn workers(
             place,
         };
         shards.push(Shard::new(parts, &opened.restored, clock.now()));
-        polls.push(poll);
-        inboxes.push(inbox);
     }
     introduce(&mut shards, clock.now()).map_err(|e| RunError::Worker(e.to_string()))?;
     let delay = Some(config.node.worker_delay).filter(|delay| !delay.is_zero());
