@@ -100,11 +100,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn outbound_over(&mut self, id: ConnId, packet_id: u16, expected: OutboundState) {
         let Some(key) = self.session_of(id) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(outbound) = session.inflight.get_mut(packet_id).filter(|o| o.state == expected).copied()
-        else {
-            return;
-        };
-        session.inflight.finish(packet_id);
+        let Some(outbound) = session.inflight.answered(packet_id, expected) else { return };
+        let waiters = session.has_waiters();
         if expected != OutboundState::Puback
             && let Some(session) = session.store_id()
         {
@@ -114,7 +111,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if expected != OutboundState::Pubcomp {
             self.answer_row(key, outbound.seq);
         }
-        self.pump(key);
+        if waiters {
+            self.pump(key);
+        }
     }
 
     pub(crate) fn answer_row(&mut self, key: SessionKey, seq: u64) {

@@ -201,15 +201,24 @@ impl InFlight {
 
     /// Ends a delivery.
     pub(crate) fn finish(&mut self, packet_id: u16) {
-        let Some(ids) = &mut self.0 else { return };
-        if let Some(index) = ids.sent.iter().position(|o| o.packet_id == packet_id)
-            && let Some(outbound) = ids.sent.remove(index)
-        {
-            ids.parked -= usize::from(outbound.parked);
-        }
+        self.remove(|o| o.packet_id == packet_id);
+    }
+
+    /// Ends the delivery whose answer this is, if the client has it and owes just this.
+    pub(crate) fn answered(&mut self, packet_id: u16, owed: OutboundState) -> Option<Outbound> {
+        self.remove(|o| o.packet_id == packet_id && o.state == owed && !o.parked)
+    }
+
+    fn remove(&mut self, is: impl Fn(&Outbound) -> bool) -> Option<Outbound> {
+        let ids = self.0.as_mut()?;
+        // Acknowledgements come in order almost always: the search begins at the oldest.
+        let index = ids.sent.iter().position(is)?;
+        let outbound = ids.sent.remove(index)?;
+        ids.parked -= usize::from(outbound.parked);
         if ids.sent.is_empty() && ids.sent.capacity() > KEEP_SENT {
             ids.sent = VecDeque::new();
         }
+        Some(outbound)
     }
 
     /// All, oldest first.
@@ -347,6 +356,12 @@ impl Session {
 
     pub(crate) fn has_room(&self) -> bool {
         self.inflight.len() < usize::from(self.window)
+    }
+
+    /// Whether something may wait for room in its window or its connection's output.
+    pub(crate) fn has_waiters(&self) -> bool {
+        let clean = matches!(&self.kind, Kind::Clean(waiters) if waiters.get().is_none());
+        !clean || self.backlog.get().is_some()
     }
 
     /// Adds or replaces a subscription.
