@@ -36,6 +36,8 @@ pub(crate) enum Parcel<'a> {
     /// A retained message was set or, with an empty record, cleared. The highest stamp wins.
     RetainedPut {
         number: Number,
+        /// As in [`Forward`].
+        hold: bool,
         stamp: u64,
         topic: &'a str,
         /// `Retained::to_bytes`.
@@ -84,6 +86,7 @@ const ROUTE_REMOVE: u8 = 2;
 const ROUTE_ACK: u8 = 3;
 const RETAINED_PUT: u8 = 4;
 const RULE_ROW: u8 = 5;
+const RETAINED_PUT_HELD: u8 = 10;
 const RULE_ROW_HELD: u8 = 8;
 const JOINED: u8 = 9;
 const ACK: u8 = 6;
@@ -117,8 +120,8 @@ impl<'a> Parcel<'a> {
                 put_bytes(out, forward.properties);
                 put_bytes(out, forward.payload);
             }
-            Self::RetainedPut { number, stamp, topic, record } => {
-                out.push(RETAINED_PUT);
+            Self::RetainedPut { number, hold, stamp, topic, record } => {
+                out.push(if hold { RETAINED_PUT_HELD } else { RETAINED_PUT });
                 put_number(out, number);
                 put_number(out, stamp);
                 put_bytes(out, topic.as_bytes());
@@ -233,7 +236,8 @@ impl<'a> Reader<'a> {
                 Parcel::RouteDelta { version: self.number()?, add: tag == ROUTE_ADD, filter: self.text()? }
             }
             ROUTE_ACK => Parcel::RouteAck { version: self.number()? },
-            RETAINED_PUT => Parcel::RetainedPut {
+            RETAINED_PUT | RETAINED_PUT_HELD => Parcel::RetainedPut {
+                hold: tag == RETAINED_PUT_HELD,
                 number: self.number()?,
                 stamp: self.number()?,
                 topic: self.text()?,
@@ -293,7 +297,8 @@ mod tests {
                 number: 0,
                 ..forward
             }),
-            Parcel::RetainedPut { number: 7, stamp: 1 << 63, topic: "t", record: &[] },
+            Parcel::RetainedPut { number: 7, hold: false, stamp: 1 << 63, topic: "t", record: &[] },
+            Parcel::RetainedPut { number: 7, hold: true, stamp: 0, topic: "t", record: &[1] },
             Parcel::RuleRow { number: 1, hold: false, row: b"row" },
             Parcel::RuleRow { number: 2, hold: true, row: b"" },
             Parcel::Joined { number: 3 },

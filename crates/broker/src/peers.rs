@@ -12,7 +12,8 @@
 //! - A QoS 2 publish of a persistent session and what other shards make of it are committed together: a power cut leaves its
 //!   packet id and all rows, or nothing ([`ferrule_store::Joint`]).
 //! - Rules run where the message came in, and there alone; their rows go to the shard that owns the outbox.
-//! - Retained messages are the same everywhere: the highest stamp wins, and a cleared topic keeps its stamp for a while.
+//! - Retained messages are the same everywhere: the highest stamp wins, and a cleared topic keeps its stamp for a while. On disk
+//!   too: a topic belongs to one shard, which alone writes it, whoever sets it.
 //! - Wills and takeover never cross: a client id belongs to one shard ([`Place::owner`]), and shards of one process
 //!   end together.
 
@@ -24,9 +25,9 @@ use crate::retained::Set;
 use crate::session::Inbound;
 use crate::shard::{Destination, Shard};
 use crate::slots::{Id, Slots};
-use crate::turn::Reply;
+use crate::turn::{Reply, Wait};
 use ferrule_mqtt::{PacketType, Properties, PropertyScope};
-use ferrule_outbox::{End, Outcome};
+use ferrule_outbox::{End, Outcome, ReceiptId};
 use ferrule_store::record::{Record, Retained};
 use ferrule_store::{Now, Op, Stamp, Store};
 use foldhash::fast::FixedState;
@@ -225,18 +226,28 @@ impl Peers {
         stamp
     }
 
-    /// Tells all peers of a retained message; `end` gives an end for each, or none when nobody waits.
+    /// Tells all peers of a retained message; `end` gives an end for each, or none when nobody waits. The receipt and the number
+    /// that wait for the peer that writes it.
     pub(crate) fn put_retained(
         &mut self,
         stamp: u64,
+        hold: bool,
         topic: &str,
         record: &[u8],
         mut end: impl FnMut() -> Option<End>,
-    ) {
+    ) -> Option<(ReceiptId, Number)> {
+        let owner = self.place.owner(topic);
+        let mut writer = None;
         for peer in self.others() {
-            let number = self.number(peer, end());
-            self.send(peer, &Parcel::RetainedPut { number, stamp, topic, record });
+            let end = end();
+            let receipt = end.as_ref().map(End::receipt);
+            let number = self.number(peer, end);
+            if peer == owner {
+                writer = receipt.map(|receipt| (receipt, number));
+            }
+            self.send(peer, &Parcel::RetainedPut { number, hold, stamp, topic, record });
         }
+        writer
     }
 
     /// A topic was cleared: its stamp is kept for a while.
@@ -303,9 +314,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.release_replies();
             }
             Parcel::Forward(forward) => self.forwarded(from, &forward),
-            Parcel::RetainedPut { number, stamp, topic, record } => {
+            Parcel::RetainedPut { number, hold, stamp, topic, record } => {
                 self.retained_put(stamp, topic, record);
-                self.acknowledge_parcel(from, number, Outcome::Delivered);
+                if self.peers.place.owner(topic) != self.peers.place.index {
+                    self.acknowledge_parcel(from, number, Outcome::Delivered);
+                } else if number == 0 {
+                    self.retain_later(topic);
+                } else {
+                    // Also when a later one is in force, which may not be durable yet either.
+                    self.retained_lazy.remove(topic);
+                    self.write_retained(topic, true);
+                    let end = self.receipts.open(Owner::Peer { peer: from, number });
+                    self.wait(Wait::End(end));
+                    if hold {
+                        self.join(from, number);
+                    }
+                }
             }
             Parcel::RuleRow { number, hold, row } => {
                 let end = (number != 0).then(|| self.receipts.open(Owner::Peer { peer: from, number }));
@@ -386,11 +410,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 Err(_) => return,
             }
         };
-        match set {
-            Set::Done => {}
-            Set::Refused => self.stats.retained_refused += 1,
-            // Both were written to the store in either order: the one that holds is written once more.
-            Set::Older => self.write_retained(topic, false),
+        if set == Set::Refused {
+            self.stats.retained_refused += 1;
         }
     }
 

@@ -548,7 +548,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let own = ends.next();
         if !self.peers.is_alone() {
             let record = kept.map(|kept| kept.to_bytes()).unwrap_or_default();
-            self.peers.put_retained(stamp, topic, &record, || ends.next());
+            let writer = self.peers.put_retained(stamp, message.hold, topic, &record, || ends.next());
+            if let Some((receipt, number)) = writer.filter(|_| message.hold) {
+                self.batch.awaits(receipt, number);
+            }
+        }
+        if self.peers.place.owner(topic) != self.peers.place.index {
+            // Its owner writes it, and answers when it is durable.
+            self.ended.extend(own.map(|end| (end, Outcome::Delivered)));
+            return;
         }
         if message.qos == QoS::AtMostOnce {
             self.retain_later(topic);

@@ -42,7 +42,7 @@ pub(crate) struct Receiving {
     pub(crate) end: End,
     /// What other shards make of the publish, by number, until it is in their batches or over.
     pub(crate) awaited: Vec<Number>,
-    /// In batches of theirs that wait for the one with this op.
+    /// In batches, theirs and this shard's, that wait for the one with this op.
     pub(crate) joined: Vec<Number>,
 }
 
@@ -59,6 +59,10 @@ pub(crate) struct Batch {
     received_us: u64,
     /// What other shards sent and must not be known twice: in the next batch, which then waits for theirs.
     pub(crate) opens: Vec<(u16, Number)>,
+    /// Joint commits of this shard's own that the next batch opens.
+    opens_own: Vec<Number>,
+    /// Those that were drawn.
+    own: Number,
     /// Joint commits that the next batch closes.
     pub(crate) closes: Vec<Number>,
     /// Of batches that were submitted.
@@ -343,6 +347,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let shard = self.peers.place.index;
         let closes = self.batch.closes.drain(..).map(|number| JointPart::Closes(Joint { shard, number }));
         let mut parts: Vec<JointPart> = closes.collect();
+        let own = self.batch.opens_own.drain(..);
+        parts.extend(own.map(|number| JointPart::Opens(Joint { shard, number })));
         if !withheld {
             for (peer, number) in std::mem::take(&mut self.batch.opens) {
                 parts.push(JointPart::Opens(Joint { shard: peer, number }));
@@ -356,13 +362,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// submitted, or that a rule's publish may still become, waits for it: alone on disk it
     /// would, after a kill, be answered and the message gone. (Its other rows may then be made twice.)
     pub(crate) fn write_received(&mut self, withheld: bool, batch: &mut Vec<Op>) {
-        for receiving in std::mem::take(&mut self.batch.received) {
+        for mut receiving in std::mem::take(&mut self.batch.received) {
             match self.receipts.pending(receiving.end.receipt()) {
                 Some((_, Outcome::Retry)) => {
                     self.batch.closes.extend(receiving.joined);
                     self.ended.push((receiving.end, Outcome::Delivered));
                 }
                 Some((2.., _)) if withheld || !receiving.awaited.is_empty() || !self.local.is_empty() => {
+                    if receiving.joined.is_empty() && !withheld {
+                        // What it became on this shard is in this batch: it must not be there before the packet id.
+                        self.batch.own += 1;
+                        let number = OWN_JOINTS | self.batch.own;
+                        self.batch.opens_own.push(number);
+                        receiving.joined.push(number);
+                    }
                     self.batch.received_us = self.now.mono_us;
                     self.batch.received.push(receiving);
                 }
@@ -531,6 +544,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 }
+
+/// Numbers of joint commits that no parcel has: those of parcels are ids, and a place would have to be used two billion times to
+/// meet one of these while it is open.
+const OWN_JOINTS: Number = 1 << 63;
 
 /// Bytes on their way to the store beyond which nothing new is admitted: 64 MiB, a second of what a slow disk takes.
 const PENDING_BYTES: usize = 64 << 20;

@@ -204,6 +204,64 @@ pub struct Rig {
     pub peers: BTreeMap<String, Peer>,
     rules: Vec<String>,
     seed: u64,
+    /// Without, parcels arrive at once.
+    pub wire: Option<Wire>,
+}
+
+/// Links between shards that take their time: each keeps its order, and what goes over one overtakes what goes over another.
+pub struct Wire {
+    /// The longest delay; one in eight is ten times as long.
+    pub max_us: u64,
+    /// Bytes are cut anywhere, as a stream between nodes would.
+    pub cut: bool,
+    random: u64,
+    links: BTreeMap<(u16, u16), Stream>,
+}
+
+#[derive(Default)]
+struct Stream {
+    under_way: VecDeque<(u64, Vec<u8>)>,
+    /// Offered and not taken.
+    rest: Vec<u8>,
+}
+
+impl Wire {
+    pub fn new(max_us: u64, cut: bool, seed: u64) -> Self {
+        Self { max_us, cut, random: seed, links: BTreeMap::new() }
+    }
+
+    /// Splitmix64.
+    fn below(&mut self, n: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    fn push(&mut self, from: u16, to: u16, mut batch: Vec<u8>, now_us: u64) {
+        while !batch.is_empty() {
+            let size = if self.cut { 1 + self.below(batch.len() as u64) as usize } else { batch.len() };
+            let rest = batch.split_off(size);
+            let scale = if self.below(8) == 0 { 10 } else { 1 };
+            let due_us = now_us + scale * self.below(self.max_us + 1);
+            let queue = &mut self.links.entry((from, to)).or_default().under_way;
+            let due_us = due_us.max(queue.back().map_or(0, |(last_us, _)| *last_us));
+            queue.push_back((due_us, std::mem::replace(&mut batch, rest)));
+        }
+    }
+
+    fn take_due(&mut self, now_us: u64) -> Option<(u16, u16, Vec<u8>)> {
+        self.links.iter_mut().find_map(|(&(from, to), stream)| {
+            let (_, bytes) = stream.under_way.pop_front_if(|(due_us, _)| *due_us <= now_us)?;
+            Some((from, to, bytes))
+        })
+    }
+
+    /// Nothing is under way, and nothing is incomplete.
+    pub fn is_idle(&self) -> bool {
+        self.links.values().all(|stream| stream.under_way.is_empty() && stream.rest.is_empty())
+    }
 }
 
 pub fn limits() -> Limits {
@@ -230,6 +288,7 @@ impl Rig {
             peers: BTreeMap::new(),
             rules: Vec::new(),
             seed: 1,
+            wire: None,
         };
         rig.start(of, &Restored::default());
         rig
@@ -273,15 +332,26 @@ impl Rig {
         self.rules.push(filter.into());
     }
 
+    /// How client ids are shared out in this life.
+    pub fn place(&self) -> Place {
+        Place { index: 0, of: self.shards.len() as u16, seed: self.seed }
+    }
+
     /// Power cut and restart: connections, ends and what was not committed are gone.
     pub fn crash(&mut self) {
+        self.crash_into(self.shards.len() as u16);
+    }
+
+    /// The same, and there are so many shards afterwards.
+    pub fn crash_into(&mut self, of: u16) {
         let restored = self.store.0.borrow_mut().crash();
         self.peers.clear();
+        self.wire.iter_mut().for_each(|wire| wire.links.clear());
         self.hook = ScriptedHook::default();
         self.seed += 1;
         // The monotonic clock starts anew.
         self.now.mono_us = 5_000;
-        self.start(self.shards.len() as u16, &restored);
+        self.start(of, &restored);
         for (index, filter) in self.rules.clone().iter().enumerate() {
             self.add_rule(filter, index as u32);
         }
@@ -322,12 +392,14 @@ impl Rig {
         for round in 0.. {
             assert!(round < 100, "the shards never rest");
             self.take_events();
+            self.hear_wire();
             for index in 0..self.shards.len() as u16 {
                 self.turn_one(index);
             }
             let now_us = self.now.mono_us;
             if self.shards.iter().all(|s| s.next_wake_us().is_none_or(|at| at > now_us))
                 && !self.take_events()
+                && !self.hear_wire()
             {
                 return;
             }
@@ -343,6 +415,22 @@ impl Rig {
             }
         }
         !events.is_empty()
+    }
+
+    /// What has come over the links; false when nothing has.
+    fn hear_wire(&mut self) -> bool {
+        let mut heard = false;
+        let now = self.now;
+        let Some(wire) = &mut self.wire else { return false };
+        while let Some((from, to, bytes)) = wire.take_due(now.mono_us) {
+            heard = true;
+            let rest = &mut wire.links.entry((from, to)).or_default().rest;
+            rest.extend_from_slice(&bytes);
+            let taken = self.shards[usize::from(to)].parcels(from, rest, now).unwrap();
+            rest.drain(..taken);
+            assert!(wire.cut || rest.is_empty(), "a whole batch is taken whole");
+        }
+        heard
     }
 
     /// One turn of one shard.
@@ -368,6 +456,10 @@ impl Rig {
         }
         for to in 0..self.shards.len() as u16 {
             if let Some(batch) = self.shards[this].take_parcels(to) {
+                if let Some(wire) = &mut self.wire {
+                    wire.push(index, to, batch, now.mono_us);
+                    continue;
+                }
                 let taken = self.shards[usize::from(to)].parcels(index, &batch, now);
                 assert_eq!(taken, Ok(batch.len()));
             }
@@ -406,6 +498,12 @@ impl Rig {
             peer.packets.push_back(text);
             peer.output.drain(..size);
         }
+    }
+
+    pub fn wait_us(&mut self, us: u64) {
+        self.now.mono_us += us;
+        self.now.wall_ms += (us / 1_000) as i64;
+        self.turn();
     }
 
     pub fn wait(&mut self, ms: u64) {
@@ -599,7 +697,7 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
                 retain: get("wr") == Some("1"),
                 properties: will_props.as_properties(),
                 topic,
-                payload: b"will",
+                payload: get("wp").unwrap_or("will").as_bytes(),
             });
             Packet::Connect(Connect {
                 version,
