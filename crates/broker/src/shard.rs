@@ -186,27 +186,36 @@ pub struct Parts<H, S> {
 
 /// Output buffers between a turn and the next: a connection has one of its own only while it has output.
 #[derive(Debug, Default)]
-pub(crate) struct Buffers(Vec<Vec<u8>>);
+pub(crate) struct Buffers {
+    kept: Vec<Vec<u8>>,
+    bytes: usize,
+}
 
-/// Buffers kept, and the largest that is: 16 MiB together at most, and what a busy turn uses in fact.
+/// Buffers kept, by number and by bytes: what a busy turn uses. Large ones above all are worth it: one that grows from nothing to
+/// the burst of a connection is copied and paged in anew each time.
 const BUFFERS: usize = 1_024;
-const BUFFER_BYTES: usize = 16 << 10;
+const BUFFERS_BYTES: usize = 4 << 20;
+/// The largest that is kept: what a turn writes to one connection.
+const BUFFER_BYTES: usize = 256 << 10;
 
 impl Buffers {
     /// Readies a connection's output for a packet.
     pub(crate) fn ready(&mut self, out: &mut Vec<u8>) {
         if out.capacity() == 0
-            && let Some(buffer) = self.0.pop()
+            && let Some(buffer) = self.kept.pop()
         {
+            self.bytes -= buffer.capacity();
             *out = buffer;
         }
     }
 
     fn give_back(&mut self, out: &mut Vec<u8>) {
         let mut buffer = std::mem::take(out);
-        if self.0.len() < BUFFERS && buffer.capacity() <= BUFFER_BYTES {
+        let bytes = buffer.capacity();
+        if self.kept.len() < BUFFERS && bytes <= BUFFER_BYTES && self.bytes + bytes <= BUFFERS_BYTES {
             buffer.clear();
-            self.0.push(buffer);
+            self.bytes += bytes;
+            self.kept.push(buffer);
         }
     }
 }

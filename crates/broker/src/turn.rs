@@ -95,26 +95,18 @@ impl Batch {
         }
     }
 
-    /// What another shard made of a publish is in its batch.
+    /// What another shard made of a publish is in its batch: to be closed with the packet id.
     pub(crate) fn joined(&mut self, number: Number) {
         self.due = true;
-        if self.over(number) {
-            return;
-        }
-        // Nobody knows it any more: its batch must not wait.
-        self.closes.push(number);
-    }
-
-    /// As above, when true; it is to be closed with the packet id then.
-    fn over(&mut self, number: Number) -> bool {
         for receiving in &mut self.received {
             if let Some(at) = receiving.awaited.iter().position(|n| *n == number) {
                 receiving.awaited.swap_remove(at);
                 receiving.joined.push(number);
-                return true;
+                return;
             }
         }
-        false
+        // The packet id is not to be written any more: its batch must not wait.
+        self.closes.push(number);
     }
 
     /// What another shard made of a publish has ended.
