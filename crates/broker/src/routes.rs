@@ -18,9 +18,11 @@
 //! The cache has places in pairs, chosen by the topic's hash; a later topic takes the place of an earlier one, and when that happens
 //! often the places are doubled, up to a bound. Only short lists are kept: a long one costs as much to copy as to find.
 
+use compact_str::CompactString;
 use ferrule_mqtt::topic;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -68,15 +70,16 @@ const CACHE_MAX: usize = 32_768;
 /// Longest list that is kept.
 const CACHED: usize = 16;
 
-/// A cached answer.
+/// A cached answer. Most topics are short and most have one destination: then this is all there is to read, and in one table, not
+/// somewhere in the memory of a million filters.
 #[derive(Debug)]
 struct Cached<D> {
     hash: u64,
     /// Of the trie.
     version: u64,
-    topic: Box<str>,
-    found: Box<[D]>,
-    lists: usize,
+    topic: CompactString,
+    found: SmallVec<[D; 1]>,
+    lists: u32,
 }
 
 #[derive(Debug)]
@@ -247,7 +250,7 @@ impl<D: Destination> Routes<D> {
         let cached = !self.trie.is_empty();
         if cached && let Some(cached) = self.cache.get(hash, version, name) {
             into.extend_from_slice(&cached.found);
-            return cached.lists;
+            return cached.lists as usize;
         }
         let before = into.len();
         let mut lists = 0;
@@ -261,6 +264,8 @@ impl<D: Destination> Routes<D> {
         lists += self.trie.matches(name, into);
         let found = &into[before..];
         if found.len() <= CACHED {
+            // As many lists as destinations at most.
+            let lists = lists as u32;
             self.cache.put(Cached { hash, version, topic: name.into(), found: found.into(), lists });
         }
         lists

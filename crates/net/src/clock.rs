@@ -16,13 +16,19 @@ impl Clock {
         Self { start: Instant::now() }
     }
 
+    /// Reads the monotonic one, in microseconds.
+    #[must_use]
+    pub fn mono_us(self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
     /// Reads both.
     #[must_use]
     pub fn now(self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now {
             // 584,000 years of microseconds; 292 million years of milliseconds.
-            mono_us: self.start.elapsed().as_micros() as u64,
+            mono_us: self.mono_us(),
             wall_ms: wall.as_millis() as i64,
         }
     }

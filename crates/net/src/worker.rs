@@ -196,13 +196,13 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         let mut ready = VecDeque::new();
         let mut dirty = Vec::new();
         let mut stop = false;
-        let mut now = self.clock.now();
+        let mut ended_us = self.clock.mono_us();
         loop {
-            match self.poll.poll(&mut events, self.timeout(now)) {
+            match self.poll.poll(&mut events, self.timeout(ended_us)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 result => result?,
             }
-            now = self.clock.now();
+            let now = self.clock.now();
             self.stats.turns += 1;
             for key in self.again.drain(..) {
                 if let Some(Some(socket)) = self.sockets.get_mut(key) {
@@ -261,9 +261,8 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                 self.write(conn, now);
             }
             self.end_lingering(now);
-            let began_us = now.mono_us;
-            now = self.clock.now();
-            self.stats.turn_us_max = self.stats.turn_us_max.max(now.since(began_us));
+            ended_us = self.clock.mono_us();
+            self.stats.turn_us_max = self.stats.turn_us_max.max(ended_us - now.mono_us);
         }
     }
 
@@ -308,7 +307,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             while let Some((key, ending)) = ready.pop_front() {
                 self.read(key, ending, buffer, now);
                 read += 1;
-                if read % READS_A_LOOK == 0 && self.clock.now().since(now.mono_us) >= READ_US {
+                if read % READS_A_LOOK == 0 && self.clock.mono_us() - now.mono_us >= READ_US {
                     self.stats.turns_cut += u64::from(!ready.is_empty());
                     break;
                 }
@@ -357,7 +356,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         dirty.into_iter().for_each(|conn| self.write(conn, now));
     }
 
-    fn timeout(&self, now: Now) -> Option<Duration> {
+    fn timeout(&self, now_us: u64) -> Option<Duration> {
         let accepting = self.listeners.iter().any(|(_, ready)| *ready);
         // A ring that is full wakes us when it has room.
         let reading = !self.again.is_empty() && self.refused.is_empty();
@@ -367,12 +366,12 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         let mut wake = self.shard.next_wake_us();
         if !self.refused.is_empty() {
             // The shard may keep what it has to say for the ring that has no room.
-            wake = wake.map(|w| w.max(now.mono_us + REFUSED_US));
+            wake = wake.map(|w| w.max(now_us + REFUSED_US));
         }
         let accept = accepting.then_some(self.accept_after_us);
         let linger = self.lingering.front().map(|(until_us, _)| *until_us);
         let wake = [wake, accept, linger, self.links.next_us()].into_iter().flatten().min();
-        let timeout = wake.map(|w| Duration::from_micros(w.saturating_sub(now.mono_us)));
+        let timeout = wake.map(|w| Duration::from_micros(w.saturating_sub(now_us)));
         // epoll counts milliseconds: rounding up would not be early, rounding down would spin.
         timeout.map(|t| Duration::from_millis(t.as_micros().div_ceil(1_000) as u64))
     }
