@@ -9,6 +9,8 @@
 //! The parent-death signal belongs to the *thread* that forked, and libtest runs each test in a thread of its own: a
 //! server shared by several tests would die with the first. One thread that never ends forks them all.
 //!
+//! (A process that is killed within the millisecond between a fork and `setpriv`'s call leaves that child behind.)
+//!
 //! Both output streams of a child go to one file; its last lines are printed when a guard is dropped in a panic.
 
 use std::ffi::{OsStr, OsString};
@@ -326,6 +328,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // From a thread that ends at once: the child must not end with it.
         let child = std::thread::scope(|scope| scope.spawn(|| sleeper(folder.path())).join().unwrap());
+        // Before that `setpriv` may not have asked for the signal yet.
+        let comm = format!("/proc/{}/comm", child.pid());
+        let is_sleep =
+            || std::fs::read_to_string(&comm).is_ok_and(|name| name.trim() == "sleep").then_some(());
+        crate::until(Duration::from_secs(10), "the child runs", is_sleep);
         eprintln!("pid {}", child.pid());
         loop {
             std::thread::park();
