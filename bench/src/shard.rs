@@ -5,18 +5,13 @@
 //! the real one.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ferrule_broker::hook::Everything;
+use ferrule_broker::hook::{Everyone, NoHook};
 use ferrule_broker::shard::Parts;
-use ferrule_broker::{
-    ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place, Refusal, Role,
-    Shard,
-};
-use ferrule_mqtt::PropertiesBuf;
-use ferrule_outbox::{End, Outcome, Policy};
-use ferrule_store::{MemoryStore, Now, Op, QueueId, Restored, StoredRow, Ticket};
+use ferrule_broker::{ConnId, Limits, Place, Shard};
+use ferrule_outbox::Policy;
+use ferrule_store::{MemoryStore, Now, Restored};
 
 /// A client of a [`Driven`] shard.
 pub(crate) type Client = ConnId;
@@ -32,7 +27,7 @@ impl Driven {
     /// An empty one that lets in so many clients.
     pub(crate) fn new(clients: usize) -> Self {
         let limits = Limits { connections: clients, ..Limits::default() };
-        let (hook, store, gate) = (NoHook, MemoryStore::new(), Box::new(Open));
+        let (hook, store, gate) = (NoHook, MemoryStore::new(), Box::new(Everyone));
         let parts = Parts { hook, store, gate, limits, policy: Policy::EDGE, seed: 1, place: Place::ALONE };
         let shard = Shard::new(parts, &Restored::default(), Now { mono_us: 1, wall_ms: 1 });
         Self { shard, epoch: Instant::now(), dirty: Vec::new() }
@@ -69,39 +64,5 @@ impl Driven {
             }
         }
         self.dirty = dirty;
-    }
-}
-
-struct NoHook;
-
-impl Hook for NoHook {
-    fn publish(&mut self, _: &Message<'_>, _: &[u32], _: &mut Ends<'_>, _: Now) {}
-    fn take_local(&mut self) -> Vec<LocalPublish> {
-        Vec::new()
-    }
-    fn due(&self, _: Now, _: bool, _: Duration) -> bool {
-        false
-    }
-    fn next_due_us(&self, _: bool, _: Duration) -> Option<u64> {
-        None
-    }
-    fn write(&mut self, _: Now, _: &mut Vec<Op>) {}
-    fn submitted(&mut self, _: Ticket) {}
-    fn committed(&mut self, _: Ticket, _: &mut Vec<(End, Outcome)>) {}
-    fn rows(&mut self, _: QueueId, _: Vec<StoredRow>, _: Now) {}
-    fn turn(&mut self, _: Now, _: &mut Vec<(End, Outcome)>, _: &mut Vec<(QueueId, u64)>) {}
-}
-
-struct Open;
-
-impl Gate for Open {
-    fn admit(&mut self, _: ConnId, _: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
-        Some(Ok(Grant {
-            role: Role::Device,
-            username: None,
-            access: Arc::new(Everything),
-            properties: PropertiesBuf::new(),
-            life: None,
-        }))
     }
 }

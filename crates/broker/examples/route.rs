@@ -4,52 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for developers")]
 
-use ferrule_broker::hook::Everything;
+use ferrule_broker::hook::{Everyone, NoHook};
 use ferrule_broker::shard::Parts;
-use ferrule_broker::{
-    ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place, Refusal, Role,
-    Shard,
-};
-use ferrule_mqtt::PropertiesBuf;
-use ferrule_outbox::{End, Outcome, Policy};
-use ferrule_store::{MemoryStore, Now, Op, QueueId, Restored, StoredRow, Ticket};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-struct NoHook;
-
-impl Hook for NoHook {
-    fn publish(&mut self, _: &Message<'_>, _: &[u32], _: &mut Ends<'_>, _: Now) {}
-    fn take_local(&mut self) -> Vec<LocalPublish> {
-        Vec::new()
-    }
-    fn due(&self, _: Now, _: bool, _: Duration) -> bool {
-        false
-    }
-    fn next_due_us(&self, _: bool, _: Duration) -> Option<u64> {
-        None
-    }
-    fn write(&mut self, _: Now, _: &mut Vec<Op>) {}
-    fn submitted(&mut self, _: Ticket) {}
-    fn committed(&mut self, _: Ticket, _: &mut Vec<(End, Outcome)>) {}
-    fn rows(&mut self, _: QueueId, _: Vec<StoredRow>, _: Now) {}
-    fn turn(&mut self, _: Now, _: &mut Vec<(End, Outcome)>, _: &mut Vec<(QueueId, u64)>) {}
-}
-
-struct Open;
-
-impl Gate for Open {
-    fn admit(&mut self, _: ConnId, _: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
-        let access = Arc::new(Everything);
-        Some(Ok(Grant {
-            role: Role::Device,
-            username: None,
-            access,
-            properties: PropertiesBuf::new(),
-            life: None,
-        }))
-    }
-}
+use ferrule_broker::{Limits, Place, Shard};
+use ferrule_outbox::Policy;
+use ferrule_store::{MemoryStore, Now, Restored};
+use std::time::Instant;
 
 /// Messages in one turn: what a busy worker reads of one connection.
 const TURN: u64 = 32;
@@ -59,7 +19,7 @@ fn main() {
     let (qos, messages) = (args.next().unwrap_or(0) as u8, args.next().unwrap_or(1_000_000));
     assert!(qos < 2, "QoS 2 needs more than two packets");
     let mut now = Now { mono_us: 1, wall_ms: 1 };
-    let (hook, store, gate) = (NoHook, MemoryStore::new(), Box::new(Open));
+    let (hook, store, gate) = (NoHook, MemoryStore::new(), Box::new(Everyone));
     let parts = Parts {
         hook,
         store,

@@ -293,3 +293,41 @@ impl Access for Everything {
         true
     }
 }
+
+/// No rules; for tests and plain local brokers.
+#[derive(Debug, Clone, Copy)]
+pub struct NoHook;
+
+impl Hook for NoHook {
+    fn publish(&mut self, _: &Message<'_>, _: &[u32], _: &mut Ends<'_>, _: Now) {}
+    fn take_local(&mut self) -> Vec<LocalPublish> {
+        Vec::new()
+    }
+    fn due(&self, _: Now, _: bool, _: Duration) -> bool {
+        false
+    }
+    fn next_due_us(&self, _: bool, _: Duration) -> Option<u64> {
+        None
+    }
+    fn write(&mut self, _: Now, _: &mut Vec<Op>) {}
+    fn submitted(&mut self, _: Ticket) {}
+    fn committed(&mut self, _: Ticket, _: &mut Vec<(End, Outcome)>) {}
+    fn rows(&mut self, _: QueueId, _: Vec<StoredRow>, _: Now) {}
+    fn turn(&mut self, _: Now, _: &mut Vec<(End, Outcome)>, _: &mut Vec<(QueueId, u64)>) {}
+}
+
+/// Lets everyone in, as a device that may do [`Everything`]; for tests and plain local brokers.
+#[derive(Debug, Clone, Copy)]
+pub struct Everyone;
+
+impl Gate for Everyone {
+    fn admit(&mut self, _: ConnId, _: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
+        Some(Ok(Grant {
+            role: Role::Device,
+            username: None,
+            access: Arc::new(Everything),
+            properties: PropertiesBuf::new(),
+            life: None,
+        }))
+    }
+}

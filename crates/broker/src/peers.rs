@@ -274,7 +274,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         Some(std::mem::take(&mut link.out))
     }
 
-    /// Whether all peers have all of our routes: before that a worker accepts nobody.
+    /// Whether all peers have all of our routes.
     pub fn is_known_to_peers(&self) -> bool {
         self.peers.is_confirmed()
     }

@@ -3,19 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
-use ferrule_broker::hook::Everything;
+use ferrule_broker::hook::{Everything, NoHook};
 use ferrule_broker::shard::Parts;
-use ferrule_broker::{
-    ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place, Refusal, Role,
-    Shard, Stats,
-};
+use ferrule_broker::{ConnId, ConnectRequest, Gate, Grant, Limits, Place, Refusal, Role, Shard, Stats};
 use ferrule_mqtt::{
     Connect, Packet, Properties, PropertiesBuf, Publish, QoS, ReasonCode, Subscribe, SubscribeFiltersBuf,
     SubscribeOptions, Version, decode,
 };
 use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker};
-use ferrule_outbox::{End, Outcome, Policy};
-use ferrule_store::{MemoryStore, Now, Op, QueueId, Restored, Store, StoredRow, Ticket};
+use ferrule_outbox::Policy;
+use ferrule_store::{MemoryStore, Op, QueueId, Restored, Store, Ticket};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
@@ -44,26 +41,6 @@ impl Store for PromptStore {
     fn pending_bytes(&self) -> usize {
         0
     }
-}
-
-struct NoHook;
-
-impl Hook for NoHook {
-    fn publish(&mut self, _: &Message<'_>, _: &[u32], _: &mut Ends<'_>, _: Now) {}
-    fn take_local(&mut self) -> Vec<LocalPublish> {
-        Vec::new()
-    }
-    fn due(&self, _: Now, _: bool, _: Duration) -> bool {
-        false
-    }
-    fn next_due_us(&self, _: bool, _: Duration) -> Option<u64> {
-        None
-    }
-    fn write(&mut self, _: Now, _: &mut Vec<Op>) {}
-    fn submitted(&mut self, _: Ticket) {}
-    fn committed(&mut self, _: Ticket, _: &mut Vec<(End, Outcome)>) {}
-    fn rows(&mut self, _: QueueId, _: Vec<StoredRow>, _: Now) {}
-    fn turn(&mut self, _: Now, _: &mut Vec<(End, Outcome)>, _: &mut Vec<(QueueId, u64)>) {}
 }
 
 /// Refuses `no`, keeps `later` waiting, admits all others.

@@ -3,22 +3,19 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use ferrule_broker::hook::Everything;
+use ferrule_broker::hook::{Everyone, NoHook};
 use ferrule_broker::shard::Parts;
-use ferrule_broker::{
-    ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place, Refusal, Role,
-    Shard, Stats, introduce,
-};
+use ferrule_broker::{Limits, Place, Shard, Stats, introduce};
 use ferrule_mqtt::{
-    Ack, Connect, Packet, Properties, PropertiesBuf, Publish, QoS, ReasonCode, Subscribe,
-    SubscribeFiltersBuf, SubscribeOptions, Version, decode,
+    Ack, Connect, Packet, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeFiltersBuf,
+    SubscribeOptions, Version, decode,
 };
 use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker, WorkerStats};
-use ferrule_outbox::{End, Outcome, Policy};
-use ferrule_store::{MemoryStore, Now, Op, QueueId, Restored, Store, StoredRow, Ticket};
+use ferrule_outbox::Policy;
+use ferrule_store::{MemoryStore, Op, QueueId, Restored, Store, Ticket};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -59,40 +56,6 @@ impl Store for PromptStore {
     }
 }
 
-struct NoHook;
-
-impl Hook for NoHook {
-    fn publish(&mut self, _: &Message<'_>, _: &[u32], _: &mut Ends<'_>, _: Now) {}
-    fn take_local(&mut self) -> Vec<LocalPublish> {
-        Vec::new()
-    }
-    fn due(&self, _: Now, _: bool, _: Duration) -> bool {
-        false
-    }
-    fn next_due_us(&self, _: bool, _: Duration) -> Option<u64> {
-        None
-    }
-    fn write(&mut self, _: Now, _: &mut Vec<Op>) {}
-    fn submitted(&mut self, _: Ticket) {}
-    fn committed(&mut self, _: Ticket, _: &mut Vec<(End, Outcome)>) {}
-    fn rows(&mut self, _: QueueId, _: Vec<StoredRow>, _: Now) {}
-    fn turn(&mut self, _: Now, _: &mut Vec<(End, Outcome)>, _: &mut Vec<(QueueId, u64)>) {}
-}
-
-struct Open;
-
-impl Gate for Open {
-    fn admit(&mut self, _: ConnId, _: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
-        Some(Ok(Grant {
-            role: Role::Device,
-            username: None,
-            access: Arc::new(Everything),
-            properties: PropertiesBuf::new(),
-            life: None,
-        }))
-    }
-}
-
 /// Each worker listens on its own port, so that a test chooses who accepts.
 struct Node {
     addresses: Vec<SocketAddr>,
@@ -113,7 +76,7 @@ impl Node {
             let parts = Parts {
                 hook: NoHook,
                 store: PromptStore(MemoryStore::new(), inboxes[usize::from(index)].clone()),
-                gate: Box::new(Open),
+                gate: Box::new(Everyone),
                 limits: Limits::default(),
                 policy: Policy::EDGE,
                 seed: 1,
