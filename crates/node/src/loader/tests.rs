@@ -2,10 +2,9 @@
 use super::*;
 use crate::control::Status;
 use crate::hub::{Hub, Node};
-use ferrule_broker::hook::Everything;
+use ferrule_broker::hook::Everyone;
 use ferrule_broker::shard::Parts;
-use ferrule_broker::{ConnId, ConnectRequest, Gate, Grant, Limits, Place, Refusal, Role, Shard};
-use ferrule_mqtt::PropertiesBuf;
+use ferrule_broker::{Limits, Place, Shard};
 use ferrule_net::{Clock, Links, Listener, Worker};
 use ferrule_outbox::Policy;
 use ferrule_sinks::{Connector, ConnectorSchema, Declared, OptionKind, OptionSchema};
@@ -74,20 +73,6 @@ impl Connector for Deaf {
 
 // === A node without its command line ===
 
-struct Open;
-
-impl Gate for Open {
-    fn admit(&mut self, _: ConnId, _: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
-        Some(Ok(Grant {
-            role: Role::Device,
-            username: None,
-            access: Arc::new(Everything),
-            properties: PropertiesBuf::new(),
-            life: None,
-        }))
-    }
-}
-
 struct Fixture {
     log: Arc<Mutex<Vec<String>>>,
     loader: Loader,
@@ -117,7 +102,7 @@ impl Fixture {
         let parts = Parts {
             hook: Hub::new(node, stored, 1, clock.now()),
             store: opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event)))),
-            gate: Box::new(Open),
+            gate: Box::new(Everyone),
             limits: Limits::default(),
             policy: Policy::EDGE,
             seed: 1,
