@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod backoff;
 pub mod client;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod forward;
 pub mod stats;
 pub mod uplink;
 
-pub use config::{Clock, IdentityMode, Server, UplinkConfig, UrlError};
+pub use address::{Proxy, Scheme, Server, UrlError};
+pub use config::{Clock, IdentityMode, TlsConfig, UplinkConfig};
 pub use stats::{LinkState, UplinkSnapshot, UplinkStats};
 pub use uplink::run;
