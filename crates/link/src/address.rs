@@ -92,7 +92,9 @@ pub enum UrlError {
     #[error("'{0}' is not a path: percent-encode what is not a visible ASCII character, leave out '#...'")]
     PathCharacters(String),
     /// No host, or one that DNS cannot know.
-    #[error("'{0}' names no host: a name of letters, digits, '-', '_' and '.', or an address, IPv6 in [brackets]")]
+    #[error(
+        "'{0}' names no host: a name of letters, digits, '-', '_' and '.', or an address, IPv6 in [brackets]"
+    )]
     Host(String),
     /// The port is not a number from 1 to 65535.
     #[error("'{0}' is not a port (1 to 65535)")]
@@ -352,7 +354,14 @@ mod tests {
             ("mqtts://cloud", Scheme::Mqtts, "cloud", 8883, "", "mqtts://cloud:8883"),
             ("mqtts://[fd00::1]:99", Scheme::Mqtts, "fd00::1", 99, "", "mqtts://[fd00::1]:99"),
             ("ws://10.0.0.1", Scheme::Ws, "10.0.0.1", 80, "/mqtt", "ws://10.0.0.1:80/mqtt"),
-            ("wss://a_b.c-d.example", Scheme::Wss, "a_b.c-d.example", 443, "/mqtt", "wss://a_b.c-d.example:443/mqtt"),
+            (
+                "wss://a_b.c-d.example",
+                Scheme::Wss,
+                "a_b.c-d.example",
+                443,
+                "/mqtt",
+                "wss://a_b.c-d.example:443/mqtt",
+            ),
             ("wss://c/", Scheme::Wss, "c", 443, "/", "wss://c:443/"),
             ("wss://c:1/a/b%20c?x=1", Scheme::Wss, "c", 1, "/a/b%20c?x=1", "wss://c:1/a/b%20c?x=1"),
             ("ws://c?x", Scheme::Ws, "c", 80, "/?x", "ws://c:80/?x"),

@@ -60,7 +60,7 @@ pub(crate) enum Broken {
     /// The socket broke.
     Socket(io::Error),
     /// The peer has ended it.
-    Closed,
+    Closed(Step),
     /// A layer refuses what came, or the peer refused in a layer's words.
     Layer(Step, Fault),
     /// [`UNREAD_MAX`].
@@ -114,11 +114,14 @@ impl Channel {
         self.layers.as_ref().map_or(Step::Open, |layers| layers.stack.step())
     }
 
-    /// Brings the layers up. Cancel-safe, but then of no more use: a caller that gives up drops the channel.
-    pub(crate) async fn open(&mut self, stats: &UplinkStats) -> Result<(), Broken> {
+    /// Waits until `step` is behind, or, of the last one, until what it said is written. Cancel-safe, but then of no more
+    /// use: a caller that gives up drops the channel.
+    pub(crate) async fn pass(&mut self, step: Step, stats: &UplinkStats) -> Result<(), Broken> {
         while let Some(layers) = &self.layers {
-            if layers.stack.is_open() && layers.wire.pending() == 0 {
-                if layers.stack.is_spent() {
+            let passed = layers.stack.step() != step;
+            let written = layers.wire.pending() == 0;
+            if passed || (step == Step::Open && written) {
+                if layers.stack.is_spent() && written {
                     self.layers = None;
                 }
                 return Ok(());
@@ -151,10 +154,13 @@ impl Channel {
         let Some(layers) = layers else { return fill(stream, inbox, stats) };
         let Layers { stack, scratch, raw, wire } = &mut **layers;
         if stack.is_ended() {
-            return Err(Broken::Closed);
+            return Err(Broken::Closed(stack.step()));
         }
         raw.clear();
-        let got = fill(stream, raw, stats)?;
+        let got = fill(stream, raw, stats).map_err(|broken| match broken {
+            Broken::Closed(_) => Broken::Closed(stack.step()),
+            broken => broken,
+        })?;
         if let Err(fault) = stack.receive(raw, scratch, inbox, &mut wire.bytes) {
             let step = stack.step();
             // What it says to the peer; whether it arrives is not ours to wait for.
@@ -209,7 +215,7 @@ fn fill(stream: &TcpStream, into: &mut Vec<u8>, stats: &UplinkStats) -> Result<u
     into.resize(start + READ_CHUNK, 0);
     let got = loop {
         match stream.try_read(&mut into[start..]) {
-            Ok(0) => break Err(Broken::Closed),
+            Ok(0) => break Err(Broken::Closed(Step::Open)),
             Ok(bytes) => break Ok(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(0),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -78,10 +78,10 @@ impl TlsConfig {
         ServerName::try_from(name.to_owned()).ok()
     }
 
-    /// The files.
+    /// The files. Which protocol is asked for (ALPN) is decided for each connection.
     #[must_use]
     pub fn files(&self) -> ClientFiles {
-        ClientFiles { ca: self.ca.clone(), certificate: self.certificate.clone() }
+        ClientFiles { ca: self.ca.clone(), certificate: self.certificate.clone(), alpn: Vec::new() }
     }
 }
 

@@ -1,9 +1,7 @@
 //! The uplink's certificates, loaded again when their files change.
 //!
 //! # Design
-//! - One task looks at the files once a second ([`LOOK_INTERVAL`]); changes are found by looking because that works on every file
-//!   system and sees a mount's symlink swapped. What changed must look the same in two looks before it is loaded: certificate
-//!   and key are two files, and between them they do not fit each other.
+//! - One task looks at the files once a second ([`Files`]), and loads them when they have changed.
 //! - What cannot be loaded leaves in force what is, and is told: in the log once, in the status until it is mended. With nothing in
 //!   force it is tried again every [`RETRY_LOOKS`] looks, since the system's authorities have no file to look at.
 //! - A connection keeps the certificate it was made with; moving it is [`crate::uplink`]'s.
@@ -11,10 +9,9 @@
 
 use crate::config::{Clock, TlsConfig};
 use crate::stats::UplinkStats;
-use ferrule_transport::tls::{CertificateInfo, warnings};
+use ferrule_transport::files::Files;
+use ferrule_transport::tls::{ALPN_HTTP, ALPN_MQTT, CertificateInfo, warnings};
 use rustls::ClientConfig;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -46,17 +43,8 @@ pub(crate) struct Current {
     pub(crate) mqtt: Arc<ClientConfig>,
     /// For WebSocket in TLS.
     pub(crate) websocket: Arc<ClientConfig>,
-    /// Our own; none is shown without one.
-    pub(crate) certificate: Option<Certificate>,
-}
-
-/// A certificate of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Certificate {
-    /// Which load it came from.
-    generation: u64,
-    /// When the first of its chain ends, in seconds since 1970.
-    pub(crate) expires_s: i64,
+    /// When our own certificate, or one of its chain, ends, in seconds since 1970; none: none is shown.
+    pub(crate) expires_s: Option<i64>,
 }
 
 /// The task that looks; ends with this.
@@ -65,10 +53,6 @@ pub(crate) struct Watcher {
     /// None until the files were loaded, or could not be.
     credentials: watch::Receiver<Option<Credentials>>,
 }
-
-/// What the files looked like: enough to see that they changed. Modification time (seconds, nanoseconds), size, device and
-/// inode: writing in place changes the first, replacing by rename the last, even within the clock's grain.
-type Look = Vec<Option<(i64, i64, u64, u64, u64)>>;
 
 // === impl Watcher ===
 
@@ -110,71 +94,57 @@ async fn watch(
     stats: Arc<UplinkStats>,
     tell: watch::Sender<Option<Credentials>>,
 ) {
-    let paths: Arc<[PathBuf]> = config.files().paths().into();
+    let paths = config.files().paths();
+    let Ok(mut files) = spawn_blocking(|| Files::new(paths)).await else { return };
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut known: Option<Look> = None;
-    let mut pending: Option<Look> = None;
     let mut credentials = Credentials::default();
     let mut infos: Vec<CertificateInfo> = Vec::new();
     let mut warn_at = 0;
     for tick in 0u64.. {
         ticks.tick().await;
-        let looking = Arc::clone(&paths);
-        let Ok(look) = spawn_blocking(move || look(&looking)).await else { return };
-        let changed = known.as_ref() != Some(&look);
-        let settled = known.is_none() || pending.as_ref() == Some(&look);
         let retry = credentials.current.is_none() && tick.is_multiple_of(RETRY_LOOKS);
-        if (changed && settled) || retry {
-            // Looked, then loaded: what changes between the two is loaded again, not missed.
-            let loading = config.clone();
-            let Ok(loaded) = spawn_blocking(move || loading.files().load()).await else { return };
+        let config = config.clone();
+        let work = spawn_blocking(move || {
+            let loaded = (files.have_changed() || retry).then(|| config.files().load());
+            (files, loaded)
+        });
+        // It fails when the runtime ends.
+        let Ok((looked, loaded)) = work.await else { return };
+        files = looked;
+        if let Some(loaded) = loaded {
             match loaded {
-                Ok((config, loaded)) => {
-                    infos = loaded;
-                    warn_at = tick;
-                    if known.is_some() {
+                Ok((config, found)) => {
+                    if credentials.current.is_some() {
                         tracing::info!("the uplink's certificates are loaded anew");
                     }
-                    credentials = Credentials { current: Some(Current::new(&config, &infos, tick)), problem: None };
+                    (infos, warn_at) = (found, tick);
+                    credentials = Credentials { current: Some(Current::new(&config, &infos)), problem: None };
                 }
                 Err(error) => {
                     let problem = error.to_string();
                     if credentials.problem.as_ref() != Some(&problem) {
-                        tracing::warn!("the uplink's certificates cannot be used, the old ones stay: {problem}");
+                        tracing::warn!("the uplink's certificates cannot be used: {problem}");
                     }
                     credentials.problem = Some(problem);
                 }
             }
-            let expires_s = credentials.current.as_ref().and_then(|c| c.certificate).map(|c| c.expires_s);
+            let expires_s = credentials.current.as_ref().and_then(|current| current.expires_s);
             stats.set_certificate(expires_s, credentials.problem.clone());
             tell.send_replace(Some(credentials.clone()));
-            (known, pending) = (Some(look), None);
-        } else {
-            pending = changed.then_some(look);
         }
         let now = clock();
         if tick >= warn_at && now.synced {
-            for warning in warnings(&infos, now.wall_ms / 1000) {
-                tracing::warn!("{warning}");
-            }
+            warnings(&infos, now.wall_ms / 1000).iter().for_each(|warning| tracing::warn!("{warning}"));
             warn_at = tick + WARN_LOOKS;
         }
     }
 }
 
-fn look(paths: &[PathBuf]) -> Look {
-    let stamp = |path: &PathBuf| {
-        let m = std::fs::metadata::<&Path>(path).ok()?;
-        Some((m.mtime(), m.mtime_nsec(), m.size(), m.dev(), m.ino()))
-    };
-    paths.iter().map(stamp).collect()
-}
-
 // === impl Current ===
 
 impl Current {
-    fn new(config: &Arc<ClientConfig>, infos: &[CertificateInfo], generation: u64) -> Self {
+    fn new(config: &Arc<ClientConfig>, infos: &[CertificateInfo]) -> Self {
         // A listener that speaks several protocols tells them by their registered names (RFC 7301, 6).
         let speaking = |protocol: &[u8]| {
             let mut config = ClientConfig::clone(config);
@@ -182,10 +152,6 @@ impl Current {
             Arc::new(config)
         };
         let expires_s = infos.iter().map(|info| info.not_after_s).min();
-        Self {
-            mqtt: speaking(b"mqtt"),
-            websocket: speaking(b"http/1.1"),
-            certificate: expires_s.map(|expires_s| Certificate { generation, expires_s }),
-        }
+        Self { mqtt: speaking(ALPN_MQTT), websocket: speaking(ALPN_HTTP), expires_s }
     }
 }

@@ -9,18 +9,22 @@
 //!
 //! Through a proxy the broker's name is looked up by the proxy: networks that have one often have no other DNS.
 
-use crate::address::{Scheme, Server};
+use crate::address::Server;
 use crate::channel::{Broken, Channel, Outgoing};
 use crate::client::{Accepted, Client, ClientConfig, Event, Fault, Retry};
 use crate::config::{TlsConfig, UplinkConfig};
 use crate::credentials::Credentials;
 use crate::session::Session;
 use crate::stats::UplinkStats;
+use ferrule_transport::http::HttpError;
 use ferrule_transport::stack::{self, ClientLayers, Stack, Step};
+use ferrule_transport::tls::TlsError;
+use rustls::CertificateError;
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -29,10 +33,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 const PACKET_MAX: u32 = 1024 * 1024;
 
 /// Why a connection ended or never came to be.
-#[derive(Debug, thiserror::Error)]
-#[error("{server}: {cause}")]
+#[derive(Debug)]
 pub(crate) struct LinkError {
-    server: Box<Server>,
+    /// None when there is none to dial.
+    server: Option<Box<Server>>,
     pub(crate) cause: Cause,
 }
 
@@ -42,16 +46,16 @@ pub(crate) enum Cause {
     LookUp(String, io::Error),
     #[error("{0} cannot be reached: {1}")]
     Connect(String, io::Error),
-    #[error("{} within {1:?} (`connect_timeout`)", late(*.0))]
-    Late(Step, Duration),
+    #[error("{} within {bound:?} (`connect_timeout`)", late(*.step))]
+    Late { step: Step, bound: Duration },
     #[error("{0}")]
     Certificates(String),
-    #[error("{}", crate::explain::layer(*.0, .1))]
+    #[error("{}", explain(*.0, .1))]
     Layer(Step, stack::Fault),
     #[error("the connection broke: {0}")]
     Socket(io::Error),
-    #[error("the broker closed the connection without a word")]
-    Closed,
+    #[error("{}", closed(*.0))]
+    Closed(Step),
     #[error("the broker asks and does not read the answers")]
     Unread,
     #[error("the broker speaks {0} at this port: write '{1}'")]
@@ -66,19 +70,35 @@ pub(crate) enum Cause {
 
 impl LinkError {
     pub(crate) fn new(server: &Server, cause: Cause) -> Self {
-        Self { server: Box::new(server.clone()), cause }
+        Self { server: Some(Box::new(server.clone())), cause }
+    }
+
+    /// [`UplinkConfig::servers`] is empty.
+    pub(crate) fn no_server() -> Self {
+        Self { server: None, cause: Cause::Config("it names no server".to_owned()) }
     }
 
     /// What to do about it.
     pub(crate) fn retry(&self) -> Retry {
         match &self.cause {
             Cause::Mqtt(fault) => fault.retry(),
-            Cause::Layer(step, fault) => crate::explain::retry(*step, fault),
+            Cause::Layer(_, fault) => retry(fault),
             Cause::Config(_) | Cause::Certificates(_) | Cause::Speaks(..) => Retry::Operator,
             Cause::Unread => Retry::Slowly,
-            Cause::LookUp(..) | Cause::Connect(..) | Cause::Late(..) | Cause::Socket(_) | Cause::Closed => {
-                Retry::Soon
-            }
+            Cause::LookUp(..)
+            | Cause::Connect(..)
+            | Cause::Late { .. }
+            | Cause::Socket(_)
+            | Cause::Closed(_) => Retry::Soon,
+        }
+    }
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.server {
+            Some(server) => write!(f, "{server}: {}", self.cause),
+            None => self.cause.fmt(f),
         }
     }
 }
@@ -87,10 +107,55 @@ impl From<Broken> for Cause {
     fn from(broken: Broken) -> Self {
         match broken {
             Broken::Socket(error) => Self::Socket(error),
-            Broken::Closed => Self::Closed,
+            Broken::Closed(step) => Self::Closed(step),
             Broken::Layer(step, fault) => Self::Layer(step, fault),
             Broken::Unread => Self::Unread,
         }
+    }
+}
+
+/// What a layer has to say, and whom it is about.
+fn explain(step: Step, fault: &stack::Fault) -> String {
+    match (step, fault) {
+        (Step::Connect, stack::Fault::Http(error)) => {
+            let keys = match error {
+                HttpError::Declined { status: 407, .. } => " (`proxy_username`, `proxy_password_file`)",
+                HttpError::Declined { status: 403, .. } => " or forbids this host and port",
+                _ => "",
+            };
+            format!("the proxy does not connect to the broker: {error}{keys}")
+        }
+        (_, stack::Fault::Http(error)) => format!("no WebSocket: {error}"),
+        (_, stack::Fault::Tls(error @ TlsError::Certificate { problem, .. })) => {
+            let hint = match problem {
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                    "; if one of its names is the broker's, write it as `server_name`"
+                }
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    "; is this machine's clock right?"
+                }
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    ": the broker needs a new one, or this machine's clock is wrong"
+                }
+                _ => "",
+            };
+            format!("{error}{hint}")
+        }
+        (_, fault) => fault.to_string(),
+    }
+}
+
+/// What to do when a layer ended a connection.
+fn retry(fault: &stack::Fault) -> Retry {
+    match fault {
+        // Not trusted, not the one, not a speaker of it: time changes nothing.
+        stack::Fault::Tls(
+            TlsError::NotTls { .. } | TlsError::Certificate { .. } | TlsError::Refused { .. },
+        ) => Retry::Operator,
+        // A gateway whose broker is just away, or busy.
+        stack::Fault::Http(HttpError::Declined { status: 429 | 500..=599, .. }) => Retry::Slowly,
+        stack::Fault::Http(_) => Retry::Operator,
+        stack::Fault::Tls(_) | stack::Fault::WebSocket(_) | stack::Fault::Proxy(_) => Retry::Slowly,
     }
 }
 
@@ -101,6 +166,16 @@ fn late(step: Step) -> &'static str {
         Step::Tls => "the TLS handshake was not finished",
         Step::Upgrade => "the WebSocket request was not answered",
         Step::ProxyHeader | Step::Open => "the connection did not open",
+    }
+}
+
+/// What the peer did instead of an answer.
+fn closed(step: Step) -> &'static str {
+    match step {
+        Step::Connect => "the proxy closed the connection without an answer to CONNECT",
+        Step::Tls => "the broker closed the connection in the TLS handshake: is this its port for TLS?",
+        Step::Upgrade => "the broker closed the connection without an answer to the WebSocket request",
+        Step::ProxyHeader | Step::Open => "the broker closed the connection without a word",
     }
 }
 
@@ -120,16 +195,16 @@ pub(crate) async fn dial(
     getrandom::fill(&mut random)
         .map_err(|e| error(Cause::Config(format!("the system has no random numbers: {e}"))))?;
     let mut wire = Vec::new();
-    let stack = Stack::client(&layers, random, &mut wire)
-        .map_err(|fault| error(Cause::Layer(Step::Tls, fault)))?;
+    let stack =
+        Stack::client(&layers, random, &mut wire).map_err(|fault| error(Cause::Layer(Step::Tls, fault)))?;
     let mut channel = Channel::new(stream, stack, wire);
-    while channel.step() != Step::Open {
+    loop {
         let step = channel.step();
-        let reached = timeout(config.connect_timeout, channel.leave(step, stats)).await;
-        match reached {
+        match timeout(config.connect_timeout, channel.pass(step, stats)).await {
+            Ok(Ok(())) if step == Step::Open => break,
             Ok(Ok(())) => {}
             Ok(Err(broken)) => return Err(error(broken.into())),
-            Err(_) => return Err(error(Cause::Late(step, config.connect_timeout))),
+            Err(_) => return Err(error(Cause::Late { step, bound: config.connect_timeout })),
         }
     }
     Ok(channel)
@@ -152,7 +227,8 @@ fn layers(
             let host = server.host();
             Cause::Config(format!("no certificate can be for the name '{host}': write `server_name`"))
         })?;
-        Some((current.config.clone(), name))
+        let tls = if scheme.is_ws() { &current.websocket } else { &current.mqtt };
+        Some((Arc::clone(tls), name))
     } else {
         None
     };
@@ -228,23 +304,22 @@ fn tune(stream: &TcpStream, keep_alive: Duration) -> io::Result<()> {
 
 // === entering ===
 
-/// Says CONNECT and waits for CONNACK. `start` is the zero of the client's clock. Cancel-safe as [`dial`].
+/// Says CONNECT and waits for CONNACK. `expires_s` is when the certificate ends that was shown, `start` the zero of the client's clock. Cancel-safe as [`dial`].
 pub(crate) async fn enter(
     config: &UplinkConfig,
     server: &Server,
     channel: Channel,
-    credentials: Option<&Credentials>,
+    expires_s: Option<i64>,
     start: Instant,
     stats: &UplinkStats,
 ) -> Result<(Session, Accepted), LinkError> {
     let error = |cause| LinkError::new(server, cause);
-    let current = credentials.filter(|_| server.scheme().is_tls()).and_then(|c| c.current.as_ref());
     let mut session = Session {
         server: server.clone(),
         channel,
         client: Client::new(client_config(config).map_err(error)?),
         out: Outgoing::default(),
-        certificate: current.and_then(|current| current.certificate),
+        expires_s,
     };
     session
         .client

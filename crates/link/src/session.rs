@@ -1,9 +1,8 @@
 //! A connection with MQTT on it: the protocol's client over a [`Channel`].
 
+use crate::address::Server;
 use crate::channel::{Broken, Channel, Outgoing, READ_CHUNK};
 use crate::client::{Client, Event, Fault};
-use crate::config::Server;
-use crate::credentials::Certificate;
 use crate::dial::{Cause, LinkError};
 use crate::flow::Held;
 use crate::stats::UplinkStats;
@@ -22,8 +21,8 @@ pub(crate) struct Session {
     pub(crate) client: Client<Held>,
     /// Encoded packets.
     pub(crate) out: Outgoing,
-    /// The certificate of ours that it was made with.
-    pub(crate) certificate: Option<Certificate>,
+    /// When the certificate of ours that it was made with ends, in seconds since 1970.
+    pub(crate) expires_s: Option<i64>,
 }
 
 impl Session {
@@ -87,7 +86,7 @@ impl Session {
 
     /// What to say when the protocol ended the connection.
     pub(crate) fn fault(&self, fault: Fault) -> LinkError {
-        let malformed = matches!(fault, Fault::Malformed(_)) && !self.client.was_up();
+        let malformed = matches!(fault, Fault::Malformed(_)) && !self.client.was_accepted();
         let cause = match &self.channel.inbox[..] {
             // A handshake's alert [RFC 8446, 5.1].
             [0x15, 3, ..] if malformed => Cause::Speaks("TLS", "mqtts://"),
