@@ -27,7 +27,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use httparse::{EMPTY_HEADER, Error, Request, Response, Status};
 use sha1::{Digest as _, Sha1};
 
-use crate::proxy::guess;
+use crate::proxy::Opening;
 
 /// The longest head of a request that is taken, in bytes: a browser's with its cookies has one or two thousand; servers commonly
 /// allow 8 KiB.
@@ -47,8 +47,11 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
-/// The longest status line that an error quotes, in bytes.
-const QUOTE_BYTES_MAX: usize = 120;
+const HTTP_VERSION: &str = "This listener speaks HTTP/1.1.";
+/// How much of a response's reason an error quotes.
+const QUOTE_CHARS_MAX: usize = 100;
+/// A TLS server answers HTTP with a record of this type.
+const TLS_ALERT: u8 = 0x15;
 
 /// Why HTTP did not lead to the other protocol. In each case the connection is to be closed, a server's once the answer is out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,36 +64,49 @@ pub enum HttpError {
         /// Its text.
         why: String,
     },
-    /// Client: the peer does not do what it was asked to.
-    #[error("the answer was `{line}`{hint}", hint = hint(*.status))]
+    /// Client: the server did not change the protocol.
+    #[error("the server answered `{line}`{hint}", hint = no_upgrade(*.status))]
     Declined {
         /// Of the response.
         status: u16,
-        /// The status line, shortened.
+        /// Status and reason, which is shortened.
         line: String,
     },
-    /// Client: the peer agrees, but a header of its 101 is missing or wrong: it is no WebSocket server for MQTT, or something
+    /// Client: the proxy did not open the tunnel.
+    #[error("the HTTP proxy answered `{line}`{hint}", hint = no_tunnel(*.status))]
+    NoTunnel {
+        /// Of the response.
+        status: u16,
+        /// Status and reason, which is shortened.
+        line: String,
+    },
+    /// Client: the server agrees, but a header of its 101 is missing or wrong: it is no WebSocket server for MQTT, or something
     /// in between answers in its place.
     #[error("the server's answer is no WebSocket handshake for MQTT: {0}")]
     Handshake(&'static str),
     /// Client: the peer does not speak HTTP, or says too much.
-    #[error("the server's answer is no HTTP response: {0}")]
+    #[error("the answer is no HTTP response: {0}")]
     NotHttp(&'static str),
 }
 
-/// What a person can do about a status.
-fn hint(status: u16) -> &'static str {
+/// What a person can do when the server declines.
+fn no_upgrade(status: u16) -> &'static str {
     match status {
-        101 | 200..=299 => ": not what was asked for",
-        300..=399 => ": redirections are not followed; name the place where it points",
-        400 | 426 => {
-            ": the server does not take this for a WebSocket handshake for MQTT; is it a WebSocket listener of a broker?"
-        }
+        300..=399 => ": redirections are not followed; name the place where this one points",
         401 | 403 => ": the server, or a gateway before it, wants other credentials",
-        404 => ": the server has no WebSocket at this path; brokers commonly have it at /mqtt",
+        404 => ": there is no WebSocket at this path; brokers commonly have it at /mqtt",
+        502..=504 => ": the gateway does not reach the broker behind it",
+        _ => ": is it the WebSocket listener of an MQTT broker?",
+    }
+}
+
+/// What a person can do when the proxy declines.
+fn no_tunnel(status: u16) -> &'static str {
+    match status {
+        403 => ": the proxy does not allow this destination; most allow port 443 only",
         407 => ": the proxy wants a user name and a password, or other ones",
-        502..=504 => ": the gateway does not reach what is behind it",
-        _ => "",
+        502..=504 => ": the proxy does not reach the destination",
+        _ => ": is it an HTTP proxy that allows CONNECT?",
     }
 }
 
@@ -171,26 +187,30 @@ impl Refusal {
 
 /// What a head is that does not parse.
 fn unparsed(error: Error, bytes: &[u8]) -> Refusal {
-    let what = guess(bytes);
-    match error {
-        Error::TooManyHeaders => {
-            Refusal::new(431, format!("The request has more than {HEADERS_MAX} header fields."))
-        }
-        Error::Version if what == "an HTTP request" => Refusal::new(505, "This listener speaks HTTP/1.1."),
-        _ if what == "an HTTP request" => Refusal::new(400, format!("This is not HTTP/1.1: {error}.")),
-        _ => Refusal::new(
+    let speaks = "This listener speaks MQTT over WebSocket";
+    match (Opening::of(bytes), error) {
+        (Opening::ProxyHeader, _) => Refusal::new(
             400,
             format!(
-                "This listener speaks MQTT over WebSocket, without TLS of its own, and was sent {what}: is the port right?"
+                "{speaks} and was sent a PROXY protocol header: name the proxy among its trusted proxies."
             ),
         ),
+        (opening @ (Opening::MqttConnect | Opening::TlsHello), _) => Refusal::new(
+            400,
+            format!("{speaks}, without TLS here, and was sent {opening}: ask for ws:// at this port."),
+        ),
+        (_, Error::TooManyHeaders) => {
+            Refusal::new(431, format!("The request has more than {HEADERS_MAX} header fields."))
+        }
+        (Opening::HttpRequest, Error::Version) => Refusal::new(505, HTTP_VERSION),
+        (_, error) => Refusal::new(400, format!("{speaks}, and this is not HTTP/1.1: {error}.")),
     }
 }
 
 fn check<'a>(request: &Request<'_, 'a>, path: &str) -> Result<Accepted<'a>, Refusal> {
     let fields = Fields(request.headers);
     if request.version != Some(1) {
-        return Err(Refusal::new(505, "This listener speaks HTTP/1.1."));
+        return Err(Refusal::new(505, HTTP_VERSION));
     }
     if request.method != Some("GET") {
         return Err(Refusal::new(405, "A WebSocket begins with GET."));
@@ -305,30 +325,29 @@ impl Upgrading {
     /// [`HttpError`], but not [`HttpError::Refused`]: close.
     pub fn response(&self, bytes: &[u8]) -> Result<Option<usize>, HttpError> {
         use HttpError::Handshake;
-        answer(
-            bytes,
-            |status| status == 101,
-            |fields| {
-                if !fields.has_token("Upgrade", "websocket") || !fields.has_token("Connection", "upgrade") {
-                    return Err(Handshake("no `Upgrade: websocket` with `Connection: Upgrade`"));
-                }
-                if fields.one("Sec-WebSocket-Accept")
-                    != Some(accept(STANDARD.encode(self.key).as_bytes()).as_bytes())
-                {
-                    return Err(Handshake(
-                        "Sec-WebSocket-Accept does not fit the key: the answer is to another request",
-                    ));
-                }
-                // [MQTT-6.0.0-4]
-                if fields.one("Sec-WebSocket-Protocol") != Some(b"mqtt") {
-                    return Err(Handshake("the subprotocol mqtt was not selected"));
-                }
-                if fields.all("Sec-WebSocket-Extensions").next().is_some() {
-                    return Err(Handshake("an extension was selected that was not offered"));
-                }
-                Ok(())
-            },
-        )
+        let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+        let Some(answer) = answer(bytes, &mut headers)? else { return Ok(None) };
+        if answer.status != 101 {
+            return Err(HttpError::Declined { status: answer.status, line: answer.line() });
+        }
+        let fields = answer.fields;
+        if !fields.has_token("Upgrade", "websocket") || !fields.has_token("Connection", "upgrade") {
+            return Err(Handshake("no `Upgrade: websocket` with `Connection: Upgrade`"));
+        }
+        if fields.one("Sec-WebSocket-Accept") != Some(accept(STANDARD.encode(self.key).as_bytes()).as_bytes())
+        {
+            return Err(Handshake(
+                "Sec-WebSocket-Accept does not fit the key: the answer is to another request",
+            ));
+        }
+        // [MQTT-6.0.0-4]
+        if fields.one("Sec-WebSocket-Protocol") != Some(b"mqtt") {
+            return Err(Handshake("the subprotocol mqtt was not selected"));
+        }
+        if fields.all("Sec-WebSocket-Extensions").next().is_some() {
+            return Err(Handshake("an extension was selected that was not offered"));
+        }
+        Ok(Some(answer.used))
     }
 }
 
@@ -347,41 +366,52 @@ pub fn connect_request(authority: &str, credentials: Option<(&str, &str)>, out: 
 /// # Errors
 /// [`HttpError`], but not [`HttpError::Refused`]: close.
 pub fn connect_response(bytes: &[u8]) -> Result<Option<usize>, HttpError> {
-    // A 2xx to CONNECT has no body, whatever its fields say (RFC 9110, 9.3.6).
-    answer(bytes, |status| (200..300).contains(&status), |_| Ok(()))
-}
-
-fn answer(
-    bytes: &[u8],
-    agrees: impl Fn(u16) -> bool,
-    check: impl Fn(Fields<'_, '_>) -> Result<(), HttpError>,
-) -> Result<Option<usize>, HttpError> {
-    let head = &bytes[..bytes.len().min(RESPONSE_BYTES_MAX)];
     let mut headers = [EMPTY_HEADER; HEADERS_MAX];
-    let mut response = Response::new(&mut headers);
-    let used = match response.parse(head) {
-        Ok(Status::Complete(used)) => used,
-        Ok(Status::Partial) if bytes.len() < RESPONSE_BYTES_MAX => return Ok(None),
-        Ok(Status::Partial) => return Err(HttpError::NotHttp("its head is longer than 16 KiB")),
-        Err(Error::TooManyHeaders) => return Err(HttpError::NotHttp("it has more than 64 header fields")),
-        Err(_) => return Err(HttpError::NotHttp(guess_answer(bytes))),
-    };
-    let status = response.code.unwrap_or_default();
-    if !agrees(status) {
-        let line =
-            head.trim_ascii_start().split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or_default();
-        let line = String::from_utf8_lossy(&line[..line.len().min(QUOTE_BYTES_MAX)]).into_owned();
-        return Err(HttpError::Declined { status, line });
+    match answer(bytes, &mut headers)? {
+        None => Ok(None),
+        // A 2xx to CONNECT has no body, whatever its fields say (RFC 9110, 9.3.6).
+        Some(answer) if (200..300).contains(&answer.status) => Ok(Some(answer.used)),
+        Some(answer) => Err(HttpError::NoTunnel { status: answer.status, line: answer.line() }),
     }
-    check(Fields(response.headers))?;
-    Ok(Some(used))
 }
 
-/// What answered, for people who gave the wrong port or scheme.
-fn guess_answer(bytes: &[u8]) -> &'static str {
-    match bytes {
-        [0x15 | 0x16, ..] => "the port speaks TLS: use wss://",
-        [0x20, ..] => "the port speaks MQTT without WebSocket: use mqtt://",
-        _ => "the port speaks another protocol",
+/// The head of a response.
+struct Answer<'h, 'a> {
+    used: usize,
+    status: u16,
+    reason: &'a str,
+    fields: Fields<'h, 'a>,
+}
+
+impl Answer<'_, '_> {
+    /// Status and reason for people. The parser has let no control characters in.
+    fn line(&self) -> String {
+        format!("{} {:.QUOTE_CHARS_MAX$}", self.status, self.reason)
     }
 }
+
+fn answer<'h, 'a>(
+    bytes: &'a [u8],
+    headers: &'h mut [httparse::Header<'a>],
+) -> Result<Option<Answer<'h, 'a>>, HttpError> {
+    let head = &bytes[..bytes.len().min(RESPONSE_BYTES_MAX)];
+    let mut response = Response::new(headers);
+    match response.parse(head) {
+        Ok(Status::Complete(used)) => Ok(Some(Answer {
+            used,
+            status: response.code.unwrap_or_default(),
+            reason: response.reason.unwrap_or_default(),
+            fields: Fields(response.headers),
+        })),
+        Ok(Status::Partial) if bytes.len() < RESPONSE_BYTES_MAX => Ok(None),
+        Ok(Status::Partial) => Err(HttpError::NotHttp("its head is longer than 16 KiB")),
+        Err(Error::TooManyHeaders) => Err(HttpError::NotHttp("it has more than 64 header fields")),
+        Err(_) if bytes.first() == Some(&TLS_ALERT) => {
+            Err(HttpError::NotHttp("the port speaks TLS and was spoken to without"))
+        }
+        Err(_) => Err(HttpError::NotHttp("the port speaks another protocol")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,7 @@
 //! - A certificate's name is told only if the client's certificate was presented *and* verified. What contradicts itself (two
 //!   TLVs of one of these types, a TLV over the end) is refused and not interpreted.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// What a header says.
@@ -45,10 +46,10 @@ pub enum ProxyError {
     /// The connection does not begin with a header, but with this.
     #[error(
         "the connection begins with {0} and not with a PROXY protocol header: either the proxy does not send one (HAProxy: \
-         `send-proxy-v2` on the `server` line; nginx: `proxy_protocol on;` in the `server` block), or the client did not come \
-         through the proxy: then take its address out of the listener's trusted proxies"
+         `send-proxy-v2` on the `server` line; nginx: `proxy_protocol on;` in the `server` block), or the client did not \
+         come through the proxy: then its address must not be among the listener's trusted proxies"
     )]
-    Absent(&'static str),
+    Absent(Opening),
     /// A header that breaks the specification.
     #[error("the PROXY protocol header is malformed: {0}")]
     Malformed(&'static str),
@@ -57,6 +58,45 @@ pub enum ProxyError {
         "the PROXY protocol header has {0} bytes, of which {HEADER_BYTES_MAX} are taken: let the proxy send fewer TLVs"
     )]
     TooLong(usize),
+}
+
+/// What the bytes that open a connection look like: for people who pointed a client at the wrong port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// MQTT itself.
+    MqttConnect,
+    /// TLS, whatever is in it.
+    TlsHello,
+    /// A PROXY protocol header.
+    ProxyHeader,
+    /// HTTP, as it seems: a capital letter.
+    HttpRequest,
+    /// Something else, or too little to tell.
+    Other,
+}
+
+impl Opening {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        match bytes {
+            [0x10, ..] => Self::MqttConnect,
+            [0x16, ..] => Self::TlsHello,
+            _ if bytes.starts_with(V1_PREFIX) || bytes.starts_with(SIGNATURE) => Self::ProxyHeader,
+            [b'A'..=b'Z', ..] => Self::HttpRequest,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MqttConnect => "an MQTT CONNECT",
+            Self::TlsHello => "a TLS handshake",
+            Self::ProxyHeader => "a PROXY protocol header",
+            Self::HttpRequest => "an HTTP request",
+            Self::Other => "bytes of another protocol",
+        })
+    }
 }
 
 /// The longest header that is taken, in bytes. v1 ends within 107 by definition. The length of v2 would allow 65,551; what
@@ -108,18 +148,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, ProxyError> {
     if begins(bytes, V1_PREFIX) {
         return if bytes.len() < V1_PREFIX.len() { Ok(None) } else { parse_v1(bytes) };
     }
-    Err(ProxyError::Absent(guess(bytes)))
-}
-
-/// What bytes that open a connection are, for people who pointed a client at the wrong port.
-pub(crate) fn guess(bytes: &[u8]) -> &'static str {
-    match bytes {
-        [0x10, ..] => "an MQTT CONNECT",
-        [0x16, ..] => "a TLS handshake",
-        _ if bytes.starts_with(V1_PREFIX) || bytes.starts_with(SIGNATURE) => "a PROXY protocol header",
-        [b'A'..=b'Z', ..] => "an HTTP request",
-        _ => "bytes of another protocol",
-    }
+    Err(ProxyError::Absent(Opening::of(bytes)))
 }
 
 /// Whether `bytes` starts with `prefix`, as far as it goes.
@@ -361,3 +390,6 @@ fn ipv6(ip: IpAddr) -> Ipv6Addr {
         IpAddr::V6(ip) => ip,
     }
 }
+
+#[cfg(test)]
+mod tests;

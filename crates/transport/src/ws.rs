@@ -398,3 +398,6 @@ fn xor(bytes: &mut [u8], mask: [u8; 4]) {
 }
 
 const _: () = assert!(size_of::<WebSocket>() <= 32, "there are many");
+
+#[cfg(test)]
+mod tests;

@@ -179,6 +179,13 @@ impl ClientFiles {
     /// # Errors
     /// As [`ServerFiles::load`].
     pub fn load(&self) -> Result<(Arc<ClientConfig>, Vec<CertificateInfo>), LoadError> {
+        self.load_versions(BOTH)
+    }
+
+    pub(super) fn load_versions(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Result<(Arc<ClientConfig>, Vec<CertificateInfo>), LoadError> {
         let provider = Arc::new(default_provider());
         let mut infos = Vec::new();
         let (roots, from) = match &self.ca {
@@ -188,7 +195,7 @@ impl ClientFiles {
         let verifier =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(BOTH)
+            .with_protocol_versions(versions)
             .map_err(|e| error(Path::new("tls"), e))?
             .with_webpki_verifier(verifier.map_err(|e| error(from, e))?);
         let mut config = match &self.certificate {
