@@ -1,6 +1,8 @@
 //! What the tests share: rows, and the server's side of the codec.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "tests; each uses a part of this")]
 
+pub mod broker;
+
 use bytes::Bytes;
 use ferrule_link::client::ClientConfig;
 use ferrule_mqtt::{
