@@ -12,6 +12,7 @@ mod status;
 use crate::config::{BrokerConfig, CloudConfig, ConfigErrors, EdgeConfig, Overrides, Source};
 use crate::connectors::{self, Connectors};
 use crate::control::{self, Status};
+use crate::listen;
 use crate::telemetry;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ferrule_rules::Host;
@@ -309,6 +310,13 @@ fn check(flavor: &Flavor, args: &CheckArgs) -> Result<u8, Failure> {
         }
         None => 0,
     };
+    for listener in &broker.listeners {
+        let loaded = listen::layers(listener);
+        let (_, certificates) = loaded.map_err(|error| Failure::Text(error.to_string()))?;
+        for warning in listen::warnings(&certificates) {
+            writeln!(out, "{}: warning: {warning}", args.config.display()).map_err(failed)?;
+        }
+    }
     for warning in &broker.warnings {
         writeln!(out, "{}: warning: {warning}", args.config.display()).map_err(failed)?;
     }
