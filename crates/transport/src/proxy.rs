@@ -164,8 +164,8 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<(Header, usize)>, ProxyError> {
     let Some(len) = line.windows(2).position(|pair| pair == b"\r\n") else {
         // A CR that is last may be the half of a CRLF.
         return match line.strip_suffix(b"\r").unwrap_or(line) {
-            _ if bytes.len() >= V1_BYTES_MAX => Err(ProxyError::Malformed("no CRLF within 107 bytes")),
             partial if !begins(partial, UNKNOWN) && !begins_tcp(partial) => Err(NOT_V1),
+            _ if bytes.len() >= V1_BYTES_MAX => Err(ProxyError::Malformed("no CRLF within 107 bytes")),
             _ => Ok(None),
         };
     };
