@@ -7,8 +7,8 @@
 //! | what is refused stays refused | once a beginning is refused, all that is longer is, and for the same reason |
 //! | nothing behind the end is read | with other bytes behind it the result is the same |
 //! | a split changes nothing | frames at once, in pieces and byte by byte: the same payload, the same answers, the same end |
-//! | bounds | a header is not longer than its bound; frames leave 130 bytes, and answer with less than three times what came and a close frame |
-//! | the other side agrees | what is written for a header, a request, a response, an answer, a payload is taken by the side that reads it |
+//! | bounds | heads are not longer than their bounds; frames leave 130 bytes, and are answered by three times as many and a close frame |
+//! | the other side agrees | headers, requests, responses and frames that are written here are taken by the side that reads them |
 
 use ferrule_transport::http::{self, HttpError, Upgrading};
 use ferrule_transport::proxy::{self, Header};
@@ -183,8 +183,8 @@ impl Side {
     }
 }
 
-/// The target `websocket`: the first byte says the role and whether this side has sent its close frame, the second a size of pieces;
-/// the rest are frames.
+/// The target `websocket`: the first byte says the role and whether this side has sent its close frame, the second a size of
+/// pieces; the rest are frames.
 ///
 /// # Panics
 /// When an invariant of the table above is broken.
