@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 done; 1 a mistake found or an operation that failed; 2 wrong usage, or a file that cannot be read.
 
+mod cert;
 mod check;
 mod passwd;
 mod status;
@@ -88,6 +89,8 @@ enum Command {
     Rules(RulesCommand),
     /// Read a password and print its hash, for `password` in the configuration file
     Passwd,
+    /// Make an authority, certificates of the server and of clients, and revoke them
+    Cert(cert::CertArgs),
 }
 
 #[derive(Debug, Args)]
@@ -221,6 +224,7 @@ pub fn main(flavor: &Flavor) -> ExitCode {
         Command::Check(args) => check(flavor, &args),
         Command::Status(args) => show_status(flavor, &args),
         Command::Rules(command) => rules(flavor, command),
+        Command::Cert(args) => cert::run(&args, &mut io::stdout().lock()).map(|()| 0).map_err(Failure::Text),
         Command::Passwd => passwd::run().map(|()| 0).map_err(Failure::Text),
     };
     match result {
