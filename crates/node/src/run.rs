@@ -382,6 +382,8 @@ async fn status(about: &About) -> Result<Status, String> {
             bytes_out: s.bytes_out,
             bytes_in: s.bytes_in,
             last_error: s.last_error,
+            certificate_expires_s: s.certificate_expires_s,
+            certificate_error: s.certificate_error,
         }
     });
     let s = about.writer.status();
@@ -518,6 +520,8 @@ fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> fer
     let mut link = ferrule_link::UplinkConfig::new(uplink.servers.clone(), Arc::clone(origin), boot, stamp);
     link.username = uplink.username.clone();
     link.password = uplink.password.as_ref().map(|p| p.as_str().as_bytes().to_vec());
+    link.tls = uplink.tls.clone();
+    link.proxy = uplink.proxy.clone();
     link.keep_alive = uplink.keep_alive;
     link.connect_timeout = uplink.connect_timeout;
     link.window_max = uplink.max_inflight;

@@ -57,6 +57,21 @@ pub struct Peer {
     pub certificate: Option<Box<str>>,
 }
 
+/// The steps to an open connection, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A server waits for a PROXY header.
+    ProxyHeader,
+    /// A client waits for the HTTP proxy's answer to CONNECT.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// A server waits for the request of an upgrade to WebSocket, a client for the answer.
+    Upgrade,
+    /// MQTT.
+    Open,
+}
+
 /// Why a connection ends in one of its layers. What can still be said to the peer has been appended to the output.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -220,6 +235,18 @@ impl Stack {
         matches!(self.stage, Stage::Open)
     }
 
+    /// What it waits for; after an error, in which step it came about.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        match self.stage {
+            Stage::Proxy(_) => Step::ProxyHeader,
+            Stage::Connect(_) => Step::Connect,
+            Stage::Handshake(..) => Step::Tls,
+            Stage::Request(_) | Stage::Response(_) => Step::Upgrade,
+            Stage::Open => Step::Open,
+        }
+    }
+
     /// Whether all layers have done their work: what comes and goes is MQTT's as it is.
     #[must_use]
     pub fn is_spent(&self) -> bool {
@@ -354,7 +381,7 @@ impl Stack {
         let Some(head) = head else { return Ok(0) };
         self.stage = Stage::Open;
         match &mut self.websocket {
-            Some(websocket) => Ok(head + websocket.receive(&mut bytes[head..], plain, out)?),
+            Some(websocket) => Ok(head + websocket.receive(&bytes[head..], plain, out)?),
             None => {
                 plain.extend_from_slice(bytes);
                 Ok(bytes.len())

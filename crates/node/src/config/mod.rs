@@ -20,6 +20,7 @@ mod listener;
 mod reader;
 mod resolve;
 mod units;
+mod uplink;
 
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ pub use listener::{Bind, ListenerConfig};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 
 use crate::auth::{PasswordHash, Secret};
-use ferrule_link::{IdentityMode, Server};
+use ferrule_link::{IdentityMode, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -215,11 +216,18 @@ pub struct UplinkConfig {
     pub username: Option<String>,
     /// The password in CONNECT, from `password_file`.
     pub password: Option<Secret>,
+    /// `tls`: certificates, for URLs over TLS.
+    ///
+    /// Default: the system's authorities are trusted, and no certificate is shown.
+    pub tls: TlsConfig,
+    /// `proxy`, with `proxy_username` and `proxy_password_file`.
+    pub proxy: Option<Proxy>,
     /// Keep Alive, and how long a dead link goes unnoticed.
     ///
     /// Default 15 s: mobile networks forget an idle connection after 30 s and more; one ping is 4 bytes.
     pub keep_alive: Duration,
-    /// How long to wait for the connection and the CONNACK before the next URL is tried.
+    /// How long each step to a connection may take (look-up, TCP, proxy, TLS, WebSocket, CONNACK) before the next URL is
+    /// tried.
     ///
     /// Default 10 s: a lost SYN is sent again after 1, 3 and 7 s.
     pub connect_timeout: Duration,

@@ -4,13 +4,12 @@ use super::document::{Document, Overrides, Place};
 use super::error::{ConfigError, ConfigErrors, ErrorPlace};
 use super::listener::{self, ListenerConfig};
 use super::reader::{Hidden, Reader, Section, Size};
+use super::uplink::read_uplink;
 use super::{
     AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, MqttLimits, NodeConfig, OutboxConfig,
     Product, UplinkConfig, User, UserRole, units,
 };
 use crate::auth::{PasswordHash, Secret};
-use ferrule_link::{IdentityMode, Server};
-use ferrule_mqtt::Version;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -114,11 +113,11 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     anonymous.end(r, &[]);
     let mqtt = read_mqtt(root.section(r, "mqtt"), r);
     let outbox = read_outbox(product, root.section(r, "outbox"), &mqtt, r);
+    let mut warnings = Vec::new();
     let uplink = match product {
-        Product::Edge => read_uplink(root.section(r, "uplink"), r),
+        Product::Edge => read_uplink(root.section(r, "uplink"), r, &mut warnings),
         Product::Cloud => None,
     };
-    let mut warnings = Vec::new();
     if users.is_empty() && !by_certificate && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
         // No mistake of the file's: the default file is like this, and users may come from elsewhere later.
         warnings.push(
@@ -318,7 +317,7 @@ fn hash(text: &str, place: &Place, r: &mut Reader<'_>) -> Option<Credential> {
 }
 
 /// The one line of a password file.
-fn read_password_file(file: &Path, place: &Place, r: &mut Reader<'_>) -> Option<String> {
+pub(super) fn read_password_file(file: &Path, place: &Place, r: &mut Reader<'_>) -> Option<String> {
     let path = r.resolve(file.to_owned(), place);
     let text = match read_text(&path, PASSWORD_FILE_BYTES_MAX) {
         Ok(text) => text,
@@ -407,7 +406,7 @@ fn packet_size(s: &mut Section<'_>, r: &mut Reader<'_>, default: u32) -> u32 {
 }
 
 /// A whole number of any width.
-fn int<T>(
+pub(super) fn int<T>(
     s: &mut Section<'_>,
     r: &mut Reader<'_>,
     key: &'static str,
@@ -421,7 +420,7 @@ where
 }
 
 /// A time that MQTT carries in whole seconds.
-fn seconds(
+pub(super) fn seconds(
     s: &mut Section<'_>,
     r: &mut Reader<'_>,
     key: &'static str,
@@ -481,73 +480,4 @@ fn read_outbox(product: Product, mut s: Section<'_>, mqtt: &MqttLimits, r: &mut 
     }
     s.end(r, &[]);
     outbox
-}
-
-fn read_uplink(mut s: Section<'_>, r: &mut Reader<'_>) -> Option<UplinkConfig> {
-    let present = s.is_present();
-    let texts: Option<Vec<String>> = s.get(r, "url");
-    let mut servers: Vec<Server> = Vec::new();
-    for text in texts.iter().flatten() {
-        match text.parse() {
-            Ok(server) => servers.push(server),
-            Err(error) => s.fail(r, "url", format!("`url`: {error}"), None),
-        }
-    }
-    if present && texts.as_ref().is_none_or(Vec::is_empty) && !(texts.is_none() && s.has("url")) {
-        let help = "add url = \"mqtt://host:1883\"";
-        s.fail(r, "url", "[uplink] needs `url`", Some(help));
-    }
-    let username: Option<String> = s.get(r, "username");
-    let file: Option<PathBuf> = s.get(r, "password_file");
-    let password = file.and_then(|file| {
-        let place = s.place_of("password_file").clone();
-        read_password_file(&file, &place, r).map(Secret::new)
-    });
-    let keep_alive = seconds(&mut s, r, "keep_alive", Duration::from_secs(15), 1..=65_535);
-    let connect_timeout = s.or(r, "connect_timeout", Duration::from_secs(10));
-    if connect_timeout.is_zero() {
-        s.fail(r, "connect_timeout", "`connect_timeout` is 0s: no connection would ever be made", None);
-    }
-    let max_inflight = int(&mut s, r, "max_inflight", 1_024u16, 1..=65_535);
-    let version = match s.or(r, "version", 5u64) {
-        5 => Version::V5,
-        4 => Version::V3_1_1,
-        other => {
-            let message = format!("`version` is {other}: it must be 5 (MQTT 5) or 4 (MQTT 3.1.1)");
-            s.fail(r, "version", message, None);
-            Version::V5
-        }
-    };
-    let words = [("negotiated", IdentityMode::Negotiated), ("properties", IdentityMode::Properties)];
-    let identity = s.word(r, "identity", &words, IdentityMode::Negotiated);
-    if version == Version::V3_1_1 && identity == IdentityMode::Properties {
-        s.fail(
-            r,
-            "identity",
-            "`identity = \"properties\"` needs `version = 5`: MQTT 3.1.1 has no user properties",
-            None,
-        );
-    }
-    if version == Version::V3_1_1 && s.has("password_file") && !s.has("username") {
-        // [MQTT-3.1.2-22]
-        s.fail(r, "password_file", "a password needs a `username` beside it in MQTT 3.1.1", None);
-    }
-    s.end(
-        r,
-        &[
-            ("password", "a password is kept in a file of its own: password_file = \"uplink.pass\""),
-            ("tls", "TLS is not there yet; put a TLS proxy beside the edge"),
-        ],
-    );
-    let config = UplinkConfig {
-        servers,
-        username,
-        password,
-        keep_alive,
-        connect_timeout,
-        max_inflight,
-        version,
-        identity,
-    };
-    present.then_some(config)
 }
