@@ -208,6 +208,13 @@ fn transports() {
     assert_eq!(tls.certificates[1], ("/etc/ferrule/b.crt".into(), "/etc/ferrule/b.key".into()));
     assert_eq!((tls.client_required, tls.tls12, &*tls.alpn), (false, false, &[b"http/1.1".to_vec()][..]));
     assert_eq!(listener.username_from, Some(NameFrom::San));
+    for (client_ca, required) in [("", false), (", client_ca = \"ca.crt\"", true)] {
+        let tls =
+            read(&format!("bind = \"[::1]:8883\"\ntls = {{ cert = \"a.crt\", key = \"a.key\"{client_ca} }}"))
+                .tls
+                .unwrap();
+        assert_eq!(tls.client_required, required);
+    }
     let listener = read("bind = \"unix:m.sock\"\nunix_mode = \"0600\"\nanonymous = true");
     assert_eq!((listener.bind, listener.unix_mode), (Bind::Unix("/etc/ferrule/m.sock".into()), 0o600));
     assert_eq!(listener.anonymous, Anonymous::Loopback);
