@@ -390,10 +390,8 @@ fn uplinks() {
         &uplink("url = 7"),
         &["`uplink.url`: expected a list of texts like [\"a/#\", \"b\"], found the number 7"],
     );
-    refused(
-        &uplink("url = [\"mqtt://a\", \"mqtts://b\"]"),
-        &["`url`: 'mqtts://' is not supported yet, use 'mqtt://host:port' (plain TCP)"],
-    );
+    let several = edge(&format!("{LISTENER}[uplink]\nurl = [\"mqtt://a\", \"mqtts://b\"]")).unwrap();
+    assert_eq!(several.uplink.unwrap().servers.len(), 2);
     let url = "url = \"mqtt://cloud\"\n";
     refused(
         &uplink(&format!("{url}keep_alive = \"0s\"")),
@@ -594,7 +592,9 @@ fn examples_that_agree(file: &str) -> String {
 #[test]
 fn the_default_files_show_every_default() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("uplink.pass"), "secret").unwrap();
+    for file in ["uplink.pass", "proxy.pass"] {
+        std::fs::write(dir.path().join(file), "secret").unwrap();
+    }
     let none = Overrides::default();
     let minimal = "[[listener]]\nbind = \"127.0.0.1:1883\"\n";
 
