@@ -467,7 +467,7 @@ pub(crate) struct Conn {
     pub(crate) peer_packet_bytes: u32,
 }
 
-/// What a connection needs that publishes, or may speak for devices.
+/// What a connection needs that publishes, may speak for devices, or came by more than plain TCP.
 #[derive(Debug, Default)]
 pub(crate) struct Publishing {
     /// Made with its first publish.
@@ -481,6 +481,10 @@ pub(crate) struct Publishing {
     pub(crate) recent: VecDeque<(u16, u64)>,
     /// Which process life the client says it is (a gateway's boot).
     pub(crate) life: Option<Box<str>>,
+    /// A name of the client's verified certificate.
+    pub(crate) certificate: Option<Box<str>>,
+    /// What its CONNECT is answered with, whatever it says.
+    pub(crate) refusal: Option<ReasonCode>,
     pub(crate) next_serial: u64,
 }
 

@@ -14,9 +14,10 @@
 
 use crate::config::{BrokerConfig, UplinkConfig};
 use crate::connectors::{self, Connectors};
-use crate::control::{Control, ControlError, DataDirLock, ListenerStatus, Status, StoreStatus, UplinkStatus};
+use crate::control::{Control, ControlError, DataDirLock, Status, StoreStatus, UplinkStatus};
 use crate::gate;
 use crate::hub::{BATCHES, Hub, HubMessage, Node};
+use crate::listen::{self, Listeners};
 use crate::loader::{self, Loader, UPLINK};
 use crate::watch::{RuleFile, RuleFiles, Watcher};
 use ferrule_broker::shard::Parts;
@@ -53,10 +54,13 @@ pub enum RunError {
     #[error("cannot listen on {address}: {reason}")]
     Listen {
         /// The address.
-        address: std::net::SocketAddr,
+        address: String,
         /// What the system says and what to do.
         reason: String,
     },
+    /// A certificate, key or list cannot be used.
+    #[error("{0}")]
+    Tls(String),
     /// The data folder is another process's, or cannot be used.
     #[error(transparent)]
     DataDir(#[from] ControlError),
@@ -96,15 +100,14 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     };
     check_rules(product, &texts)?;
     let lock = DataDirLock::take(&config.node.data_dir)?;
-    let listeners = bind(config)?;
+    let (sockets, listeners) = listen::open(config)?;
     let options = if product.edge { StoreOptions::edge() } else { StoreOptions::cloud() };
     let opened = ferrule_store_sqlite::open(&config.node.data_dir, options)
         .map_err(|error| RunError::Store(error.to_string()))?;
     let origin = origin(product, config, &opened.writer, &opened.restored)?;
     let boot = Boot::new(random()? as u64);
 
-    let addresses: Vec<String> = listeners.iter().map(|l| l.address().to_string()).collect();
-    let (workers, inboxes, place) = workers(product, config, clock, listeners, &opened, (&origin, boot))?;
+    let (workers, inboxes, place) = workers(product, config, clock, sockets, &opened, (&origin, boot))?;
     drop(opened.restored);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -154,7 +157,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         edge: product.edge,
         origin: Arc::clone(&origin),
         data_dir: config.node.data_dir.clone(),
-        listeners: addresses.clone(),
+        listeners: listeners.clone(),
         clock,
         inboxes: inboxes.clone(),
         uplink: uplink
@@ -167,13 +170,15 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         let control = Control::bind(&lock)?;
         tracing::info!(
             id = &*origin,
-            listeners = addresses.join(" "),
+            listeners = listeners.addresses().join(" "),
             version = env!("CARGO_PKG_VERSION"),
             "started"
         );
+        notify(&[sd_notify::NotifyState::Ready]);
         serve(control, &about, files, loader, &ended).await.map_err(system("signals"))
     });
     tracing::info!("stopping");
+    notify(&[sd_notify::NotifyState::Stopping]);
     inboxes.iter().for_each(|inbox| inbox.post(Mail::Stop));
     // All of them end before any is judged.
     let ends: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
@@ -184,6 +189,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     {
         tracing::error!("{error}");
     }
+    listeners.remove_files();
     drop(lock);
     stopped?;
     for end in ends {
@@ -298,11 +304,32 @@ async fn serve(
     tokio::select! {
         () = control.serve(move |request| answer(asked.clone(), request)) => {}
         () = watching => {}
+        () = about.listeners.clone().watch() => {}
+        () = watchdog(about) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = ended.notified() => {}
     }
     Ok(())
+}
+
+/// Tells systemd that all workers still turn, as often as it asks to be told (`WatchdogSec=`).
+async fn watchdog(about: &About) {
+    let Some(period) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval(period / 2);
+    loop {
+        ticks.tick().await;
+        if status(about).await.is_ok() {
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
+}
+
+/// Tells systemd, where it started us and wants to be told.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "cannot notify systemd");
+    }
 }
 
 /// What the control socket knows.
@@ -311,7 +338,7 @@ struct About {
     edge: bool,
     origin: Origin,
     data_dir: PathBuf,
-    listeners: Vec<String>,
+    listeners: Listeners,
     clock: Clock,
     inboxes: Vec<Inbox<HubMessage>>,
     /// Where to, and how it goes.
@@ -365,14 +392,13 @@ async fn status(about: &About) -> Result<Status, String> {
         State::Failing(message) => ("failing", Some(message)),
         State::Stopped => ("stopped", None),
     };
-    let listener = |bind: &String| ListenerStatus { bind: bind.clone(), protocol: "mqtt".to_owned() };
     Ok(Status {
         role: if about.edge { "edge" } else { "cloud" }.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         id: about.origin.to_string(),
         pid: std::process::id(),
         data_dir: about.data_dir.display().to_string(),
-        listeners: about.listeners.iter().map(listener).collect(),
+        listeners: about.listeners.status(),
         uplink,
         rules_error: about.rules_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         store: Some(StoreStatus {
@@ -399,27 +425,6 @@ fn check_rules(product: &Product, texts: &[RuleFile]) -> Result<(), RunError> {
         Ok(_) => Ok(()),
         Err(mistakes) => Err(RunError::Rules(loader::render(&sources, &mistakes))),
     }
-}
-
-fn bind(config: &BrokerConfig) -> Result<Vec<Listener>, RunError> {
-    (config.listeners.iter())
-        .map(|listener| {
-            let address = listener.bind;
-            Listener::bind(address).map_err(|error| {
-                let reason = match error.kind() {
-                    std::io::ErrorKind::AddrInUse => format!(
-                        "the port is in use: `ss -ltnp 'sport = :{}'` shows by whom; choose another in `bind`",
-                        address.port()
-                    ),
-                    std::io::ErrorKind::PermissionDenied => {
-                        "ports under 1024 need root: choose another in `bind`".into()
-                    }
-                    _ => error.to_string(),
-                };
-                RunError::Listen { address, reason }
-            })
-        })
-        .collect()
 }
 
 /// The node's id: the configuration's, else the one drawn at the first start, which is durable before it is used.

@@ -20,7 +20,9 @@
 //! | 505 | not HTTP/1.1 |
 //!
 //! A refusal has a line of text for the person who sees it, and ends the connection. No extension is accepted: a frame that
-//! is compressed could be a thousand times larger than it looks. `Origin` is not looked at: no cookie authenticates here, the CONNECT packet does.
+//! is compressed could be a thousand times larger than it looks. `Origin` is not looked at: what authenticates is in the
+//! CONNECT packet, and a page of another site has no part in that. A browser's client certificate is the exception: a listener
+//! that takes certificates for user names is not for browsers.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
@@ -29,8 +31,8 @@ use sha1::{Digest as _, Sha1};
 
 use crate::proxy::Opening;
 
-/// The longest head of a request that is taken, in bytes: a browser's with its cookies has one or two thousand; servers commonly
-/// allow 8 KiB.
+/// The longest head of a request that is taken, in bytes: a browser's with its cookies has one or two thousand; servers
+/// commonly allow 8 KiB.
 pub const REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// The longest head of a response that is taken, in bytes: proxies add headers of their own to ours.
 pub const RESPONSE_BYTES_MAX: usize = 16 * 1024;
@@ -47,7 +49,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
-const HTTP_VERSION: &str = "This listener speaks HTTP/1.1.";
+const HTTP_VERSION: &str = "This listener speaks HTTP/1.1 (behind nginx: proxy_http_version 1.1;).";
 /// How much of a response's reason an error quotes.
 const QUOTE_CHARS_MAX: usize = 100;
 /// A TLS server answers HTTP with a record of this type.
@@ -230,9 +232,9 @@ fn check<'a>(request: &Request<'_, 'a>, path: &str) -> Result<Accepted<'a>, Refu
         return Err(Refusal::new(400, "The request has a body, and the handshake of a WebSocket has none."));
     }
     if !fields.has_token("Upgrade", "websocket") || !fields.has_token("Connection", "upgrade") {
-        let why = "This is a WebSocket listener for MQTT clients: the request needs `Upgrade: websocket` and `Connection: Upgrade`. \
-                   A proxy passes neither on unless it is told to (nginx: proxy_set_header Upgrade $http_upgrade; \
-                   proxy_set_header Connection \"upgrade\";).";
+        let why = "This is a WebSocket listener for MQTT clients: the request needs `Upgrade: websocket` and \
+                   `Connection: Upgrade`. A proxy passes neither on unless it is told to (nginx: proxy_http_version 1.1; \
+                   proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";).";
         return Err(Refusal::new(426, why));
     }
     if fields.one("Sec-WebSocket-Version") != Some(b"13") {
@@ -351,8 +353,8 @@ impl Upgrading {
     }
 }
 
-/// Appends a request to an HTTP proxy for a tunnel to `authority`, which is `host:port` without spaces or control characters; with a
-/// user name, which has no colon, and a password for it (RFC 7617).
+/// Appends a request to an HTTP proxy for a tunnel to `authority`, which is `host:port` without spaces or control characters;
+/// with a user name, which has no colon, and a password for it (RFC 7617). The configuration sees to both.
 pub fn connect_request(authority: &str, credentials: Option<(&str, &str)>, out: &mut Vec<u8>) {
     let authorization = credentials.map_or_else(String::new, |(user, password)| {
         format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{password}")))

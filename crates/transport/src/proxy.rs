@@ -3,9 +3,9 @@
 //! # Constraints
 //! - A header is believed, so the caller asks for one only from addresses that it trusts, and there always: with a header that
 //!   may be absent any client could write its own (HAProxy's `proxy-protocol.txt`, 2 and 5).
-//! - The header comes first, at once, and is all that is not the connection's own. What cannot become one is refused at the first
-//!   byte that shows it, since its sender (a client that came past the proxy, or a proxy that is not told to send the header)
-//!   waits for an answer. A header that comes slowly is for the caller's timer.
+//! - The header comes first, at once, and is all that is not the connection's own. What cannot become one is refused at the
+//!   first byte that shows it, since its sender (a client that came past the proxy, or a proxy that is not told to send the
+//!   header) waits for an answer. A header that comes slowly is for the caller's timer.
 //!
 //! # Form
 //! ```text
@@ -18,8 +18,9 @@
 //!     16   n  addresses, then ports: 12 bytes for IPv4, 36 for IPv6, 216 for unix, none for unspecified
 //!          …  TLVs: type 1, length 2, value
 //! ```
-//! Of the TLVs two are read. `PP2_TYPE_SSL` (20): flags of the client 1, result of the verification 4 (0: good), TLVs of its own,
-//! of which 22 is the certificate's common name. `PP2_TYPE_CRC32C` (03): over the whole header with these four bytes as 0.
+//! Types are hexadecimal. Of the TLVs two are read. `PP2_TYPE_SSL` (20): flags of the client 1, result of the verification 4
+//! (0: good), TLVs of its own, of which 22 is the certificate's common name. `PP2_TYPE_CRC32C` (03): over the whole header with
+//! these four bytes as 0.
 //!
 //! # Invariants
 //! - A proper prefix of a header asks for more; what is refused stays refused whatever follows (the fuzz target `proxy`).
@@ -164,8 +165,8 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<(Header, usize)>, ProxyError> {
     let Some(len) = line.windows(2).position(|pair| pair == b"\r\n") else {
         // A CR that is last may be the half of a CRLF.
         return match line.strip_suffix(b"\r").unwrap_or(line) {
-            _ if bytes.len() >= V1_BYTES_MAX => Err(ProxyError::Malformed("no CRLF within 107 bytes")),
             partial if !begins(partial, UNKNOWN) && !begins_tcp(partial) => Err(NOT_V1),
+            _ if bytes.len() >= V1_BYTES_MAX => Err(ProxyError::Malformed("no CRLF within 107 bytes")),
             _ => Ok(None),
         };
     };
@@ -221,8 +222,8 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, ProxyError> {
         UNIX_STREAM | UNIX_DATAGRAM => 216,
         _ => return Err(Malformed("a family of addresses that is not known")),
     };
-    let Some(&[high, low]) = bytes.get(14..V2_HEAD) else { return Ok(None) };
-    let used = V2_HEAD + usize::from(u16::from_be_bytes([high, low]));
+    let Some(&len) = bytes[14..].first_chunk() else { return Ok(None) };
+    let used = V2_HEAD + usize::from(u16::from_be_bytes(len));
     if used > HEADER_BYTES_MAX {
         return Err(ProxyError::TooLong(used));
     }
@@ -234,18 +235,17 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, ProxyError> {
         return Ok(Some((Header::default(), used)));
     }
     let (addresses, tlvs) = whole[V2_HEAD..].split_at(addresses_len);
-    let source = match addresses {
-        &[a, b, c, d, _, _, _, _, high, low, _, _] => {
-            Some(SocketAddr::new(Ipv4Addr::new(a, b, c, d).into(), u16::from_be_bytes([high, low])))
-        }
-        _ if addresses.len() == 36 => {
-            let ip = addresses.first_chunk::<16>().map(|&octets| Ipv6Addr::from(octets));
-            let port = u16::from_be_bytes([addresses[32], addresses[33]]);
-            ip.map(|ip| SocketAddr::new(IpAddr::from(ip).to_canonical(), port))
-        }
-        _ => None,
+    Ok(Some((Header { source: source(addresses), certificate: extensions(whole, tlvs)? }, used)))
+}
+
+/// Source and destination, then their ports; `None` if the length is that of another family than IPv4 or IPv6.
+fn source(addresses: &[u8]) -> Option<SocketAddr> {
+    let (ip, ports) = match addresses.len() {
+        12 => (IpAddr::from(*addresses.first_chunk::<4>()?), &addresses[8..]),
+        36 => (IpAddr::from(*addresses.first_chunk::<16>()?).to_canonical(), &addresses[32..]),
+        _ => return None,
     };
-    Ok(Some((Header { source, certificate: extensions(whole, tlvs)? }, used)))
+    Some(SocketAddr::new(ip, u16::from_be_bytes(*ports.first_chunk()?)))
 }
 
 /// Checks the TLVs, which end `whole`; the name of a verified certificate.
@@ -320,7 +320,7 @@ impl<'a> Iterator for Tlvs<'a> {
 /// CRC-32C (RFC 3720, B.4), bit by bit: 2 KiB at most, once a connection.
 fn crc32c<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
     !bytes.fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg()))
     })
 }
 

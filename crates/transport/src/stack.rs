@@ -84,7 +84,7 @@ pub enum Fault {
     /// Before the WebSocket, or at the HTTP proxy.
     #[error("HTTP: {0}")]
     Http(#[from] HttpError),
-    /// In a WebSocket frame; also its orderly end.
+    /// In a WebSocket frame.
     #[error("WebSocket: {0}")]
     WebSocket(#[from] WsError),
 }
@@ -174,7 +174,11 @@ impl Stack {
     ///
     /// # Errors
     /// When rustls does not take the configuration.
-    pub fn client(layers: &ClientLayers, random: [u8; 24], wire: &mut Vec<u8>) -> Result<Option<Self>, Fault> {
+    pub fn client(
+        layers: &ClientLayers,
+        random: [u8; 24],
+        wire: &mut Vec<u8>,
+    ) -> Result<Option<Self>, Fault> {
         let ClientLayers { connect, tls, websocket } = layers;
         if connect.is_none() && tls.is_none() && websocket.is_none() {
             return Ok(None);
@@ -225,6 +229,12 @@ impl Stack {
         };
     }
 
+    /// Whether MQTT may be sent.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open)
+    }
+
     /// What it waits for; after an error, in which step it came about.
     #[must_use]
     pub fn step(&self) -> Step {
@@ -235,12 +245,6 @@ impl Stack {
             Stage::Request(_) | Stage::Response(_) => Step::Upgrade,
             Stage::Open => Step::Open,
         }
-    }
-
-    /// Whether MQTT may be sent.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        matches!(self.stage, Stage::Open)
     }
 
     /// Whether all layers have done their work: what comes and goes is MQTT's as it is.
@@ -423,11 +427,3 @@ impl Stack {
 
 /// RFC 6455, 7.4.1. Why it ends MQTT has said already.
 const CLOSE_NORMAL: u16 = 1_000;
-
-impl Fault {
-    /// Whether the peer ended as one should: nothing to tell anybody.
-    #[must_use]
-    pub fn is_orderly(&self) -> bool {
-        false
-    }
-}

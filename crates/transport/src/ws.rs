@@ -7,22 +7,25 @@
 //!
 //! # Data
 //! ```text
-//! FIN 1 | RSV 3 | opcode 4     MASK 1 | length 7     length 2 or 8     mask 4 (from a client)     payload
+//! byte 0: FIN 1, RSV 3, opcode 4 bits   1: masked 1, length 7 bits   length 0, 2 or 8   mask 0 or 4   payload
 //! ```
-//! The state is where in this the next byte lies: the payload that is still to come of a data frame, the mask turned to the next byte's
-//! phase, and whether a message is unfinished. Heads and control frames are taken whole, so what is left of
-//! `bytes` is at most 130 bytes (a control frame of 2 + 4 + 125, less one).
+//! The state is where in this the next byte lies: the payload that is still to come of a data frame, the mask turned to the
+//! next byte's phase, and whether a message is unfinished. Heads and control frames are taken whole, so what is left of `bytes`
+//! is at most 130 bytes (a control frame of 2 + 4 + 125, less one).
 //!
 //! # Bounds
 //! - A length costs nothing until its bytes are there; a message of endless fragments never costs anything. Fragments without
 //!   payload are the one thing that costs time and brings nothing: [`EMPTY_FRAMES_MAX`] in a row end the connection.
 //! - `plain` grows by less than came in. `out` grows by less than came in for a server, and by at most three times that for a
-//!   client (an empty ping, 2 bytes, is answered by 6); a peer that pings and does not read is ended by the caller's bound on `out`.
+//!   client (an empty ping, 2 bytes, is answered by 6), and by one close frame. A peer that pings and does not read is ended by
+//!   the caller's bound on what waits to be written.
 //!
 //! # Refusals
 //! | close code | what came |
 //! |---|---|
-//! | 1002 | a frame that breaks the RFC: reserved bits or opcodes, a wrong mask bit, a length that is not minimal, a control frame that is long or fragmented, fragments out of order, a close frame of one byte or with a code that may not be sent |
+//! | 1002 | reserved bits or opcodes, a mask from a server or none from a client, a length that is not minimal |
+//! | 1002 | a control frame that is long or fragmented, fragments out of order |
+//! | 1002 | a close frame of one byte, or with a code that may not be sent |
 //! | 1003 | a text frame [MQTT-6.0.0-1] |
 //! | 1007 | a close frame's reason that is not UTF-8 |
 //! | 1008 | too many empty frames |
@@ -140,10 +143,10 @@ struct Head {
 impl WebSocket {
     /// After the handshake. `seed` comes from the operating system's random numbers; a server needs none.
     ///
-    /// A client's masks have to be unpredictable for who chooses the payload (RFC 6455, 10.3), even to one who sees the masks that were sent:
-    /// else a device's message could be made to look like HTTP to a cache on the way. Each is SHA-1 of
-    /// a number that counts on from the seed: the handshake has brought the function, a hash is little beside the system call that a
-    /// frame costs, and to foretell the next mask is to find that number among 2^64.
+    /// A client's masks have to be unpredictable for who chooses the payload (RFC 6455, 10.3), even to one who sees the masks
+    /// that were sent: else a device's message could be made to look like HTTP to a cache on the way. Each is SHA-1 of a number
+    /// that counts on from the seed: the handshake has brought the function, a hash is little beside the system call that a frame
+    /// costs, and to foretell the next mask is to find that number among 2^64.
     #[must_use]
     pub const fn new(role: Role, seed: u64) -> Self {
         Self {

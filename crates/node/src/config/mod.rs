@@ -16,6 +16,7 @@
 
 mod document;
 mod error;
+mod listener;
 mod reader;
 mod resolve;
 mod units;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use document::Overrides;
 pub use error::{ConfigError, ConfigErrors, ErrorPlace};
+pub use listener::{Bind, ListenerConfig};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 
 use crate::auth::{PasswordHash, Secret};
@@ -71,6 +73,8 @@ pub struct BrokerConfig {
     pub users: Vec<User>,
     /// `[anonymous]`: what clients without a name may do, where a listener lets them in.
     pub anonymous: AccessLists,
+    /// `[certificate]`: what clients may do that a listener knows by their certificate and that are no `[[user]]`.
+    pub certificate: AccessLists,
     /// `[mqtt]`.
     pub mqtt: MqttLimits,
     /// `[outbox]`.
@@ -94,15 +98,6 @@ pub struct NodeConfig {
     pub workers: u16,
     /// For tests: what passes between workers takes a random time up to this.
     pub worker_delay: Duration,
-}
-
-/// One `[[listener]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListenerConfig {
-    /// Where to listen; port 0 takes a free one.
-    pub bind: SocketAddr,
-    /// Who may come without a name.
-    pub anonymous: Anonymous,
 }
 
 /// Who may come without a name.
@@ -137,6 +132,8 @@ pub enum Credential {
     Hash(PasswordHash),
     /// The password itself, from a `password_file`.
     Plain(Secret),
+    /// None: it shows a certificate, on a listener that takes names from them.
+    Certificate,
 }
 
 /// Whether a user speaks for devices behind it.

@@ -2,11 +2,12 @@
 
 use super::document::{Document, Overrides, Place};
 use super::error::{ConfigError, ConfigErrors, ErrorPlace};
+use super::listener::{self, ListenerConfig};
 use super::reader::{Hidden, Reader, Section, Size};
 use super::uplink::read_uplink;
 use super::{
-    AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, ListenerConfig, MqttLimits,
-    NodeConfig, OutboxConfig, Product, UplinkConfig, User, UserRole, units,
+    AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, MqttLimits, NodeConfig, OutboxConfig,
+    Product, UplinkConfig, User, UserRole, units,
 };
 use crate::auth::{PasswordHash, Secret};
 use std::io::Read;
@@ -84,8 +85,21 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         Product::Cloud => "node",
     };
     let node = read_node(product, root.section(r, head), data_dir, r);
-    let listeners = read_listeners(&mut root, listen, r);
-    let users = read_users(product, &mut root, r);
+    let listeners = listener::read_all(&mut root, listen, r);
+    let by_certificate = listeners.iter().any(|l| l.username_from.is_some());
+    let users = read_users(product, by_certificate, &mut root, r);
+    check_listeners_users(&listeners, &users, r);
+    let mut certificate = root.section(r, "certificate");
+    let certificate_access = read_access(&mut certificate, r);
+    if certificate.is_present() && !by_certificate {
+        let help = "set `username_from = \"cn\"` on a [[listener]], or remove the section";
+        r.fail(
+            certificate.place(),
+            "[certificate] is for nobody: no listener takes names from certificates",
+            Some(help),
+        );
+    }
+    certificate.end(r, &[]);
     let mut anonymous = root.section(r, "anonymous");
     let anonymous_access = read_access(&mut anonymous, r);
     if anonymous.is_present() && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
@@ -104,7 +118,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         Product::Edge => read_uplink(root.section(r, "uplink"), r, &mut warnings),
         Product::Cloud => None,
     };
-    if users.is_empty() && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
+    if users.is_empty() && !by_certificate && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
         // No mistake of the file's: the default file is like this, and users may come from elsewhere later.
         warnings.push(
             "no client can connect: add a [[user]], or `anonymous = true` to a listener on 127.0.0.1"
@@ -131,6 +145,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         listeners,
         users,
         anonymous: anonymous_access,
+        certificate: certificate_access,
         mqtt,
         outbox,
         warnings,
@@ -176,83 +191,28 @@ fn bad_id(id: &str) -> Option<String> {
     (id == "window").then(|| "the id \"window\" is taken: rows made by windows carry it".to_owned())
 }
 
-fn read_listeners(
-    root: &mut Section<'_>,
-    plain: Option<SocketAddr>,
-    r: &mut Reader<'_>,
-) -> Vec<ListenerConfig> {
-    let sections = root.sections(r, "listener");
-    if sections.is_empty() {
-        if let Some(bind) = plain {
-            return vec![ListenerConfig { bind, anonymous: Anonymous::Loopback }];
-        }
-        if !root.has("listener") {
-            let help = "add [[listener]] and below it bind = \"127.0.0.1:1883\"";
-            r.fail(&Place::Nowhere, "there is no [[listener]]", Some(help));
-        }
-    }
-    let mut listeners: Vec<ListenerConfig> = Vec::new();
-    for mut s in sections {
-        let bind: Option<SocketAddr> = s.get(r, "bind");
-        if !s.has("bind") {
-            let help = "add bind = \"127.0.0.1:1883\"";
-            r.fail(s.place(), "a listener needs `bind`", Some(help));
-        }
-        let protocol = s.or(r, "protocol", "mqtt".to_owned());
-        match protocol.as_str() {
-            "mqtt" => {}
-            "ws" | "mqtts" | "wss" => {
-                s.fail(
-                    r,
-                    "protocol",
-                    format!("protocol \"{protocol}\" is not there yet"),
-                    Some("only \"mqtt\" is"),
+/// A listener's `users` are users.
+fn check_listeners_users(listeners: &[ListenerConfig], users: &[User], r: &mut Reader<'_>) {
+    for listener in listeners.iter().filter(|l| l.username_from.is_none()) {
+        for name in listener.users.iter().flatten() {
+            if !users.iter().any(|user| user.name == *name) {
+                let message = format!(
+                    "the listener on {} is for {name:?}, and there is no [[user]] of this name",
+                    listener.bind
                 );
-            }
-            other => {
-                s.fail(r, "protocol", format!("expected protocol \"mqtt\", found {other:?}"), None);
+                r.fail(&Place::Nowhere, message, None);
             }
         }
-        let anonymous = s.or(r, "anonymous", false);
-        let anywhere = s.or(r, "anonymous_anywhere", false);
-        let loopback = bind.is_none_or(|bind| bind.ip().to_canonical().is_loopback());
-        if anonymous && !anywhere && !loopback {
-            let help = "bind to 127.0.0.1, or add `anonymous_anywhere = true` if everyone who reaches the port may come in";
-            s.fail(r, "anonymous", "`anonymous = true` on an address that other machines reach", Some(help));
-        }
-        if anywhere && !anonymous {
-            s.fail(
-                r,
-                "anonymous_anywhere",
-                "`anonymous_anywhere` without `anonymous = true` does nothing",
-                None,
-            );
-        }
-        let twin = listeners.iter().any(|l| Some(l.bind) == bind && l.bind.port() != 0);
-        if let (true, Some(bind)) = (twin, bind) {
-            s.fail(r, "bind", format!("two listeners on {bind}"), None);
-        }
-        if let Some(bind) = bind {
-            let anonymous = match (anonymous, anywhere) {
-                (false, _) => Anonymous::Nobody,
-                (true, false) => Anonymous::Loopback,
-                (true, true) => Anonymous::Anyone,
-            };
-            listeners.push(ListenerConfig { bind, anonymous });
-        }
-        s.end(
-            r,
-            &[
-                ("tls", "TLS is not there yet; put a TLS proxy before the broker"),
-                ("proxy_protocol_from", "the PROXY protocol is not there yet"),
-                ("port", "it is part of `bind`: bind = \"0.0.0.0:1883\""),
-            ],
-        );
     }
-    listeners
 }
 
-fn read_users(product: Product, root: &mut Section<'_>, r: &mut Reader<'_>) -> Vec<User> {
+/// `by_certificate`: some listener knows users by their certificates.
+fn read_users(
+    product: Product,
+    by_certificate: bool,
+    root: &mut Section<'_>,
+    r: &mut Reader<'_>,
+) -> Vec<User> {
     let mut users: Vec<User> = Vec::new();
     for mut s in root.sections(r, "user") {
         let name: Option<String> = s.get(r, "name");
@@ -266,7 +226,7 @@ fn read_users(product: Product, root: &mut Section<'_>, r: &mut Reader<'_>) -> V
             }
             _ => {}
         }
-        let credential = read_credential(product, &mut s, r);
+        let credential = read_credential(product, by_certificate, &mut s, r);
         let access = read_access(&mut s, r);
         let role = s.word(r, "role", &[("device", false), ("edge", true)], false);
         let edge: Option<String> = s.get(r, "edge");
@@ -298,7 +258,12 @@ fn read_users(product: Product, root: &mut Section<'_>, r: &mut Reader<'_>) -> V
     users
 }
 
-fn read_credential(product: Product, s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<Credential> {
+fn read_credential(
+    product: Product,
+    by_certificate: bool,
+    s: &mut Section<'_>,
+    r: &mut Reader<'_>,
+) -> Option<Credential> {
     let command = match product {
         Product::Edge => "ferrule-edge passwd",
         Product::Cloud => "ferrule-cloud passwd",
@@ -315,6 +280,7 @@ fn read_credential(product: Product, s: &mut Section<'_>, r: &mut Reader<'_>) ->
             );
             return None;
         }
+        (false, false) if by_certificate => return Some(Credential::Certificate),
         (false, false) => {
             let help = format!("`{command}` makes a hash for `password`; or `password_file` names a file");
             r.fail(s.place(), "a user needs `password` or `password_file`", Some(&help));

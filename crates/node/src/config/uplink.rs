@@ -54,7 +54,10 @@ pub(super) fn read_uplink(
         r,
         &[
             ("password", "a password is kept in a file of its own: password_file = \"uplink.pass\""),
-            ("proxy_password", "a password is kept in a file of its own: proxy_password_file = \"proxy.pass\""),
+            (
+                "proxy_password",
+                "a password is kept in a file of its own: proxy_password_file = \"proxy.pass\"",
+            ),
             ("ca", "it is part of `tls`: tls = { ca = \"ca.crt\" }"),
             ("cert", "it is part of `tls`: tls = { cert = \"client.crt\", key = \"client.key\" }"),
             ("key", "it is part of `tls`: tls = { cert = \"client.crt\", key = \"client.key\" }"),
@@ -137,7 +140,10 @@ fn read_tls(mut s: Section<'_>, servers: &[Server], r: &mut Reader<'_>) -> TlsCo
         r,
         &[
             ("certificate", "did you mean `cert`?"),
-            ("insecure", "a certificate that is not checked protects from nobody: name its authority in `ca`"),
+            (
+                "insecure",
+                "a certificate that is not checked protects from nobody: name its authority in `ca`",
+            ),
             ("verify", "a certificate that is not checked protects from nobody: name its authority in `ca`"),
             ("key_password", "an encrypted key cannot be read: `openssl pkey -in client.key -out plain.key`"),
         ],

@@ -1,5 +1,6 @@
 //! What rustls does not tell of a certificate: names, the end of its validity, and who the peer is.
 
+use super::files::{LoadError, chain, parse};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use x509_parser::extensions::GeneralName;
@@ -52,6 +53,15 @@ pub fn warnings(certificates: &[CertificateInfo], now_s: i64) -> Vec<String> {
 // === impl CertificateInfo ===
 
 impl CertificateInfo {
+    /// Of every certificate in a PEM file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or there is none in it.
+    pub fn read(file: &Path) -> Result<Vec<Self>, LoadError> {
+        let chain = chain(file)?;
+        chain.iter().map(|der| Ok(Self::of_certificate(file, &parse(file, der)?))).collect()
+    }
+
     pub(super) fn of_certificate(file: &Path, certificate: &X509Certificate<'_>) -> Self {
         let mut names = Vec::new();
         if let Ok(Some(san)) = certificate.subject_alternative_name() {
@@ -98,8 +108,9 @@ impl CertificateInfo {
     }
 }
 
-/// UTC.
-fn date(at_s: i64) -> String {
+/// The day of a second since 1970, UTC: `2026-11-25`.
+#[must_use]
+pub fn date(at_s: i64) -> String {
     match ASN1Time::from_timestamp(at_s) {
         Ok(time) => time.to_datetime().date().to_string(),
         Err(_) => format!("{at_s} s since 1970"),

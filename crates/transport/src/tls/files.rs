@@ -95,7 +95,7 @@ pub struct LoadError {
     pub problem: String,
 }
 
-type Chain = Vec<CertificateDer<'static>>;
+pub(super) type Chain = Vec<CertificateDer<'static>>;
 
 // === impl ServerFiles ===
 
@@ -281,14 +281,14 @@ fn dns_names(file: &Path, pair: &CertifiedKey) -> Result<Vec<String>, LoadError>
         .collect())
 }
 
-fn parse<'a>(file: &Path, der: &'a [u8]) -> Result<X509Certificate<'a>, LoadError> {
+pub(super) fn parse<'a>(file: &Path, der: &'a [u8]) -> Result<X509Certificate<'a>, LoadError> {
     match X509Certificate::from_der(der) {
         Ok((_, certificate)) => Ok(certificate),
         Err(e) => Err(error(file, format!("the certificate is damaged: {e}"))),
     }
 }
 
-fn chain(file: &Path) -> Result<Chain, LoadError> {
+pub(super) fn chain(file: &Path) -> Result<Chain, LoadError> {
     let sections = sections(file)?;
     let certificates = sections.iter().filter(|(kind, _)| *kind == SectionKind::Certificate);
     let chain: Chain = certificates.map(|(_, der)| CertificateDer::from(der.clone())).collect();
