@@ -129,8 +129,7 @@ async fn watch(
                     credentials.problem = Some(problem);
                 }
             }
-            let expires_s = credentials.current.as_ref().and_then(|current| current.expires_s);
-            stats.set_certificate(expires_s, credentials.problem.clone());
+            stats.set_certificates(&infos, credentials.problem.clone());
             tell.send_replace(Some(credentials.clone()));
         }
         let now = clock();

@@ -119,11 +119,10 @@ fn explain(step: Step, fault: &stack::Fault) -> String {
     match (step, fault) {
         (Step::Connect, stack::Fault::Http(error)) => {
             let keys = match error {
-                HttpError::Declined { status: 407, .. } => " (`proxy_username`, `proxy_password_file`)",
-                HttpError::Declined { status: 403, .. } => " or forbids this host and port",
+                HttpError::NoTunnel { status: 407, .. } => " (`proxy_username`, `proxy_password_file`)",
                 _ => "",
             };
-            format!("the proxy does not connect to the broker: {error}{keys}")
+            format!("no tunnel through the proxy: {error}{keys}")
         }
         (_, stack::Fault::Http(error)) => format!("no WebSocket: {error}"),
         (_, stack::Fault::Tls(error @ TlsError::Certificate { problem, .. })) => {
@@ -153,7 +152,10 @@ fn retry(fault: &stack::Fault) -> Retry {
             TlsError::NotTls { .. } | TlsError::Certificate { .. } | TlsError::Refused { .. },
         ) => Retry::Operator,
         // A gateway whose broker is just away, or busy.
-        stack::Fault::Http(HttpError::Declined { status: 429 | 500..=599, .. }) => Retry::Slowly,
+        stack::Fault::Http(
+            HttpError::Declined { status: 429 | 500..=599, .. }
+            | HttpError::NoTunnel { status: 429 | 500..=599, .. },
+        ) => Retry::Slowly,
         stack::Fault::Http(_) => Retry::Operator,
         stack::Fault::Tls(_) | stack::Fault::WebSocket(_) | stack::Fault::Proxy(_) => Retry::Slowly,
     }

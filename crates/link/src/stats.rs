@@ -1,5 +1,6 @@
 //! Counters of an uplink: written by its task, read by anyone.
 
+use ferrule_transport::tls::CertificateInfo;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
@@ -48,13 +49,9 @@ pub struct UplinkStats {
     pub(crate) bytes_in: AtomicU64,
     pub(crate) writes: AtomicU64,
     pub(crate) last_error: Mutex<Option<String>>,
-    /// [`NEVER`]: there is no certificate.
-    pub(crate) certificate_expires_s: AtomicI64,
+    pub(crate) certificates: Mutex<Vec<CertificateInfo>>,
     pub(crate) certificate_error: Mutex<Option<String>>,
 }
-
-/// No time: that of no certificate.
-const NEVER: i64 = 0;
 
 /// One reading of [`UplinkStats`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -87,8 +84,8 @@ pub struct UplinkSnapshot {
     pub writes: u64,
     /// What went wrong last; none since the last success.
     pub last_error: Option<String>,
-    /// When the certificate that is shown ends, in seconds since 1970; none without one.
-    pub certificate_expires_s: Option<i64>,
+    /// Certificates in force for the next connection: our own, then its chain.
+    pub certificates: Vec<CertificateInfo>,
     /// Why the certificates on disk are not those in force, if they are not.
     pub certificate_error: Option<String>,
 }
@@ -119,7 +116,7 @@ impl UplinkStats {
             bytes_in: self.bytes_in.load(Relaxed),
             writes: self.writes.load(Relaxed),
             last_error: read(&self.last_error),
-            certificate_expires_s: Some(self.certificate_expires_s.load(Relaxed)).filter(|s| *s != NEVER),
+            certificates: read(&self.certificates),
             certificate_error: read(&self.certificate_error),
         }
     }
@@ -132,12 +129,12 @@ impl UplinkStats {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    pub(crate) fn set_certificate(&self, expires_s: Option<i64>, error: Option<String>) {
-        self.certificate_expires_s.store(expires_s.unwrap_or(NEVER), Relaxed);
+    pub(crate) fn set_certificates(&self, infos: &[CertificateInfo], error: Option<String>) {
+        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = infos.to_vec();
         *self.certificate_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 }
 
-fn read(text: &Mutex<Option<String>>) -> Option<String> {
-    text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+fn read<T: Clone>(value: &Mutex<T>) -> T {
+    value.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }

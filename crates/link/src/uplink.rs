@@ -356,7 +356,7 @@ impl Uplink {
         let now = Instant::now();
         match std::mem::replace(renewal, Renewal::Idle(now)) {
             Renewal::Idle(not_before) => {
-                let due = self.renewal_due(session).map(|due| due.max(not_before));
+                let due = self.until_renewal(session).map(|left| (now + left).max(not_before));
                 *renewal = match due {
                     Some(due) if due <= now => {
                         tracing::info!(server = %session.server, "the uplink moves to its new certificate");
@@ -383,8 +383,8 @@ impl Uplink {
         }
     }
 
-    /// When the connection should move; none: there is nothing better to move to.
-    fn renewal_due(&self, session: &Session) -> Option<Instant> {
+    /// How long until the connection should move; none: there is nothing better to move to.
+    fn until_renewal(&self, session: &Session) -> Option<Duration> {
         let mine_s = session.expires_s?;
         let next_s = self.credentials()?.current?.expires_s?;
         let wall = (self.config.clock)();
@@ -392,7 +392,7 @@ impl Uplink {
             return None;
         }
         let left_ms = (mine_s - RENEW_AHEAD_S).saturating_mul(1000).saturating_sub(wall.wall_ms);
-        Some(Instant::now() + Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)).min(NEVER))
+        Some(Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)).min(NEVER))
     }
 
     /// Reads what is there, answers, sends what may be sent; rows only if `sending`.

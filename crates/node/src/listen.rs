@@ -254,12 +254,6 @@ impl Listening {
     fn status(&self) -> ListenerStatus {
         let certificates = lock(&self.certificates);
         let stats = self.entrance.stats();
-        let certificate = |info: &CertificateInfo| CertificateStatus {
-            file: info.file.display().to_string(),
-            subject: info.subject.clone(),
-            names: info.names.clone(),
-            days_left: (info.not_after_s - now_s()).div_euclid(86_400),
-        };
         ListenerStatus {
             bind: self.address.to_string(),
             protocol: self.config.protocol().to_owned(),
@@ -269,7 +263,7 @@ impl Listening {
             refused_untrusted: stats.untrusted,
             delayed: stats.delayed,
             faults: stats.faults,
-            certificates: certificates.infos.iter().map(certificate).collect(),
+            certificates: certificates.infos.iter().map(certificate_status).collect(),
             error: certificates.error.clone(),
         }
     }
@@ -279,6 +273,16 @@ impl Listening {
 #[must_use]
 pub fn warnings(certificates: &[CertificateInfo]) -> Vec<String> {
     tls::warnings(certificates, now_s())
+}
+
+/// A certificate as `status` shows it.
+pub(crate) fn certificate_status(info: &CertificateInfo) -> CertificateStatus {
+    CertificateStatus {
+        file: info.file.display().to_string(),
+        subject: info.subject.clone(),
+        names: info.names.clone(),
+        days_left: (info.not_after_s - now_s()).div_euclid(86_400),
+    }
 }
 
 fn now_s() -> i64 {

@@ -382,7 +382,7 @@ async fn status(about: &About) -> Result<Status, String> {
             bytes_out: s.bytes_out,
             bytes_in: s.bytes_in,
             last_error: s.last_error,
-            certificate_expires_s: s.certificate_expires_s,
+            certificates: s.certificates.iter().map(listen::certificate_status).collect(),
             certificate_error: s.certificate_error,
         }
     });

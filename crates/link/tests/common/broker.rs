@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -54,6 +54,8 @@ pub struct Seens {
     pub messages: Vec<Vec<Seen>>,
     pub connects: Vec<Connected>,
     pub goodbyes: usize,
+    /// The connection that said CONNECT last: it takes over from all others [MQTT-3.1.4-3].
+    pub newest: watch::Sender<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -133,6 +135,7 @@ pub async fn serve(
     let mut version = None;
     let mut count = 0;
     let mut gathered: Vec<u16> = Vec::new();
+    let mut newest = log.lock().unwrap().newest.subscribe();
     loop {
         let mut out = Vec::new();
         let mut at = 0;
@@ -153,6 +156,7 @@ pub async fn serve(
                             .map(|(name, value)| (name.to_owned(), value.to_owned()))
                             .collect(),
                     });
+                    log.lock().unwrap().newest.send_replace(index);
                     match plan {
                         Plan::Close => return None,
                         Plan::Mute => std::future::pending().await,
@@ -223,7 +227,13 @@ pub async fn serve(
             let limit = if let Plan::Slow(bytes) = plan { bytes } else { 64 * 1024 };
             let start = buf.len();
             buf.resize(start + limit, 0);
-            let got = stream.read(&mut buf[start..]).await.ok()?;
+            let got = tokio::select! {
+                got = stream.read(&mut buf[start..]) => got.ok()?,
+                () = async { drop(newest.wait_for(|newest| *newest > index).await) } => {
+                    let _ = stream.write_all(&disconnect(0x8E, "")).await;
+                    return None;
+                }
+            };
             buf.truncate(start + got);
             if got == 0 {
                 return None;

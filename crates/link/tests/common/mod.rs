@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "tests; each uses a part of this")]
 
 pub mod broker;
+pub mod front;
 
 use bytes::Bytes;
 use ferrule_link::client::ClientConfig;

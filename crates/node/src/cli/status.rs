@@ -1,6 +1,6 @@
 //! A [`Status`] as people read it.
 
-use crate::control::Status;
+use crate::control::{CertificateStatus, Status};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
@@ -40,6 +40,12 @@ fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
             uplink.acknowledged,
             uplink.in_flight
         )?;
+        for CertificateStatus { subject, days_left, file, .. } in &uplink.certificates {
+            writeln!(out, "             certificate of {subject}, {days_left} days left: {file}")?;
+        }
+        if let Some(error) = &uplink.certificate_error {
+            writeln!(out, "             the certificates on disk are not in force: {error}")?;
+        }
         if let Some(error) = &uplink.last_error {
             writeln!(out, "             last error: {error}")?;
         }
@@ -214,6 +220,13 @@ mod tests {
                 since_ms: 61_000,
                 acknowledged: 900,
                 last_error: Some("connection refused".into()),
+                certificates: vec![CertificateStatus {
+                    file: "client.crt".into(),
+                    subject: "CN=press-7".into(),
+                    days_left: 12,
+                    ..CertificateStatus::default()
+                }],
+                certificate_error: Some("client.key: it does not fit".into()),
                 ..UplinkStatus::default()
             }),
             outboxes: vec![
@@ -262,6 +275,8 @@ listener     mqtts 0.0.0.0:8883, 7 accepted
              the certificates on disk are not in force: server.key: it is no key
 clients      3 connected, 5 sessions
 uplink       mqtt://cloud:1883: waiting for 1m 1s, 900 acknowledged, 0 in flight
+             certificate of CN=press-7, 12 days left: client.crt
+             the certificates on disk are not in force: client.key: it does not fit
              last error: connection refused
 store        /var/lib/ferrule/ferrule.db: ok, 5.0 MiB used, 3.0 GiB free, 77 commits of 12.3 ms
 

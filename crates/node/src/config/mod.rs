@@ -12,7 +12,7 @@
 //! - Defaults fail closed, and each has its reason where it is declared ([`MqttLimits`], [`OutboxConfig`], ...). The
 //!   files `edge.default.toml` and `cloud.default.toml` beside this one show them all; a test compares.
 //! - What reads the environment is `main`; this module is handed [`Overrides`]. It reads the configuration file and the
-//!   password files that it names, nothing else.
+//!   password files that it names; the uplink's certificates, only to warn of those that cannot be used; nothing else.
 
 mod document;
 mod error;

@@ -419,6 +419,94 @@ fn uplinks() {
     assert_eq!(errors.errors[0].hint.as_deref(), Some("only ferrule-edge has an uplink"));
 }
 
+#[test]
+fn uplinks_over_tls() {
+    let tls = |url: &str, tls: &str| format!("[uplink]\nurl = {url}\ntls = {{ {tls} }}");
+    let secure = "\"wss://cloud\"";
+    refused(&tls("\"mqtt://a\"", "ca = \"x\""), &["`tls` is given, and no `url` is over TLS"]);
+    refused(
+        &tls(secure, "cert = \"x\""),
+        &["`cert` needs `key` beside it: a client certificate is both files"],
+    );
+    refused(
+        &tls(secure, "key = \"x\""),
+        &["`key` needs `cert` beside it: a client certificate is both files"],
+    );
+    refused(
+        &tls(secure, "server_name = \"a b\""),
+        &["`server_name`: \"a b\" is neither a DNS name nor an address"],
+    );
+    refused(&tls(secure, "verify = false"), &["unknown key `verify` in `uplink`"]);
+    refused(
+        "[uplink]\nurl = \"ssl://a\"",
+        &["`url`: 'ssl://' is another client's name for it, write 'mqtts://'"],
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "{LISTENER}{}",
+        tls(
+            "[\"mqtts://cloud\", \"ws://b/x\"]",
+            "ca = \"ca.crt\", cert = \"c.crt\", key = \"/k.key\", server_name = \"n\""
+        )
+    );
+    let config = EdgeConfig::parse("edge.toml", &text, dir.path(), &Overrides::default()).unwrap();
+    let uplink = config.uplink.unwrap();
+    let expected = TlsConfig {
+        ca: Some(dir.path().join("ca.crt")),
+        certificate: Some((dir.path().join("c.crt"), "/k.key".into())),
+        server_name: TlsConfig::server_name("n"),
+    };
+    assert_eq!((uplink.tls, uplink.proxy), (expected, None));
+    assert_eq!(uplink.servers[1].to_string(), "ws://b:80/x");
+    let warnings = config.broker.warnings.join("\n");
+    for part in ["falls back from TLS to ws://b:80/x", "cannot connect until its files can be used", "ca.crt"]
+    {
+        assert!(warnings.contains(part), "{part}: {warnings}");
+    }
+    let variables = [("FERRULE__UPLINK__TLS__CA", "/env.crt")];
+    let config = edge_env(&format!("{LISTENER}[uplink]\nurl = {secure}"), &variables).unwrap();
+    assert_eq!(config.uplink.unwrap().tls.ca.as_deref(), Some(Path::new("/env.crt")));
+}
+
+#[test]
+fn uplinks_through_a_proxy() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("proxy.pass"), "hunter2\n").unwrap();
+    let parse = |lines: &str| {
+        let text = format!("{LISTENER}[uplink]\nurl = \"mqtt://cloud\"\n{lines}");
+        EdgeConfig::parse("edge.toml", &text, dir.path(), &Overrides::default())
+    };
+    let proxy = |lines: &str| parse(lines).unwrap().uplink.unwrap().proxy.unwrap();
+    let open = proxy("proxy = \"http://proxy:3128\"");
+    assert_eq!((open.host(), open.port(), open.credentials.clone()), ("proxy", 3128, None));
+    let all = "proxy = \"http://[::1]:1\"\nproxy_username = \"me\"\nproxy_password_file = \"proxy.pass\"";
+    assert_eq!(proxy(all).credentials, Some(("me".to_owned(), "hunter2".to_owned())));
+    assert!(!format!("{:?}", parse(all).unwrap()).contains("hunter2"));
+    for (lines, messages) in [
+        ("proxy = \"http://proxy\"", &["`proxy`: the proxy needs a port, as in 'http://proxy:3128'"][..]),
+        (
+            "proxy = \"http://me:x@proxy:1\"",
+            &[
+                "`proxy`: the address holds a user name: write `proxy_username` and `proxy_password_file` beside it instead",
+            ],
+        ),
+        (
+            "proxy_username = \"me\"",
+            &[
+                "`proxy_username` needs `proxy` beside it",
+                "`proxy_username` needs `proxy_password_file` beside it",
+            ],
+        ),
+        ("proxy_password_file = \"proxy.pass\"", &["`proxy_password_file` needs `proxy_username` beside it"]),
+        (&all.replace("\"me\"", "\"m:e\""), &["`proxy_username`: \"m:e\" holds a colon"]),
+    ] {
+        let errors = parse(lines).unwrap_err().errors;
+        let found: Vec<&str> = errors.iter().map(|e| e.message.as_str()).collect();
+        assert_eq!(found, messages, "{lines}");
+    }
+}
+
 // === sources ===
 
 #[test]

@@ -68,6 +68,13 @@ pub(super) fn read_uplink(
             "[uplink] falls back from TLS to {plain}, which everyone on the way can read and bring about: leave it out of `url`"
         ));
     }
+    if encrypted(&servers).is_some()
+        && let Err(error) = tls.files().load()
+    {
+        // No mistake of the configuration's: a gateway whose certificate is just being replaced, or was when its power
+        // failed, still has to start and take its devices' messages.
+        warnings.push(format!("[uplink] cannot connect until its files can be used: {error}"));
+    }
     let config = UplinkConfig {
         servers,
         username,
@@ -103,8 +110,7 @@ fn read_servers(s: &mut Section<'_>, r: &mut Reader<'_>) -> Vec<Server> {
     servers
 }
 
-/// `tls = { ca, cert, key, server_name }`. The files are not opened: a gateway whose certificate is just being replaced
-/// still has to start and take its devices' messages. The uplink says what is wrong with them.
+/// `tls = { ca, cert, key, server_name }`.
 fn read_tls(mut s: Section<'_>, servers: &[Server], r: &mut Reader<'_>) -> TlsConfig {
     let path = |s: &mut Section<'_>, r: &mut Reader<'_>, key| {
         let path: Option<PathBuf> = s.get(r, key);

@@ -149,9 +149,9 @@ pub struct UplinkStatus {
     /// Why the last connection ended or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// When the certificate that the uplink shows ends, in seconds since 1970.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub certificate_expires_s: Option<i64>,
+    /// What it shows, from the next connection on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateStatus>,
     /// Why the certificates on disk are not those in force, if they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_error: Option<String>,

@@ -177,6 +177,12 @@ fn certificate(peer: Side, problem: &CertificateError) -> String {
     let text = match (problem, peer) {
         (C::UnknownIssuer, Side::Client) => "its issuer is not in `client_ca`",
         (C::UnknownIssuer, Side::Server) => "its issuer is not trusted, name its CA's file in `ca`",
+        (C::BadSignature, Side::Client) => {
+            "it was signed by another CA that has the same name as one in `client_ca`"
+        }
+        (C::BadSignature, Side::Server) => {
+            "it was signed by another CA that has the same name as a trusted one, give its own file in `ca`"
+        }
         (C::Revoked, _) => "it was revoked",
         (C::UnknownRevocationStatus, _) => {
             "`crl` has no list of its issuer, add it (a file may hold several)"
