@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
-    Access, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place,
+    Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place,
     Publisher, Refusal, Role, Shard,
 };
 use ferrule_mqtt::{PropertiesBuf, QoS, ReasonCode, Version};
@@ -227,7 +227,7 @@ struct Stage {
 }
 
 fn limits(settings: u8) -> Limits {
-    let mut limits = Limits {
+    let mut clients = ClientLimits {
         packet_bytes: 2_048,
         receive_max: 8,
         waiting_max: 12,
@@ -239,25 +239,35 @@ fn limits(settings: u8) -> Limits {
         pending_bytes: 4_096,
         output_bytes: 4_096,
         subscriptions: 6,
-        retained_messages: 5,
-        retained_bytes: 4_096,
-        connections: LINKS - 1,
-        ..Limits::default()
+        ..ClientLimits::default()
     };
+    let mut buffer_bytes = 1 << 20;
     if settings & 1 != 0 {
-        limits = Limits {
+        clients = ClientLimits {
             receive_max: 2,
             waiting_max: 2,
             keep_alive_max: Some(10),
             inflight_max: 2,
             queue_messages: 4,
+            queue_bytes: 2_048,
             pending_bytes: 64,
             output_bytes: 64,
             subscriptions: 2,
-            ..limits
+            topic_levels: 3,
+            publish_rate: 5,
+            publish_bytes: 500,
+            ..clients
         };
+        buffer_bytes = 8_192;
     }
-    limits
+    Limits {
+        retained_messages: 5,
+        retained_bytes: 4_096,
+        connections: LINKS - 1,
+        sessions: 4,
+        buffer_bytes,
+        ..clients.into()
+    }
 }
 
 fn policy(settings: u8) -> Policy {
