@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Bytes that a client may have waiting whatever the others have: a page, several small packets.
 pub const FLOOR: usize = 4 << 10;
 
+/// What a subscription costs beside the text of its filter: its places in session and routes, and allocations.
+pub const FILTER: usize = 200;
+
 /// A packet that has begun counts as alive when it has grown by this much: at 1 KB/s, a slow radio link, every 4 s.
 pub const GROWTH: usize = 4 << 10;
 
@@ -36,6 +39,8 @@ pub struct Limits {
     pub connections: usize,
     /// Sessions of this shard that outlive their connection. Beyond it a new one is refused (0x97; 3.x: 3).
     pub sessions: usize,
+    /// Bytes of all subscriptions of this shard's sessions, [`FILTER`] and the text each. Beyond it 0x97.
+    pub filter_bytes: usize,
     /// Bytes that clients of this shard have waiting in memory, together: see the module's header.
     pub buffer_bytes: usize,
 }
@@ -97,13 +102,13 @@ impl Default for ClientLimits {
             packet_timeout: Duration::from_secs(60),
             packet_bytes: 1 << 20,
             keep_alive_max: None,
-            session_expiry_max_s: u32::MAX,
+            session_expiry_max_s: 30 * 86_400,
             topic_levels: topic::MAX_LEVELS,
             topic_bytes: 1 << 10,
             topic_alias_max: 32,
             subscriptions: 1_000,
             receive_max: 256,
-            waiting_max: 1_024,
+            waiting_max: 4_096,
             publish_rate: 0,
             publish_bytes: 0,
             inflight_max: 1_024,
@@ -145,6 +150,7 @@ impl From<ClientLimits> for Limits {
             retained_bytes: 64 << 20,
             connections: 18_000,
             sessions: 10_000,
+            filter_bytes: 64 << 20,
             buffer_bytes: 256 << 20,
         }
     }

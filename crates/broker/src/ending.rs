@@ -148,6 +148,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.remove_client(key);
         let Some(session) = self.sessions.remove(key) else { return };
         for (filter, _) in &session.subscriptions {
+            self.filter_bytes -= config::FILTER + filter.len();
             if self.routes.remove(filter, key.to_bits()).local {
                 self.peers.route_changed(filter, false);
             }

@@ -100,7 +100,7 @@ pub struct Stats {
     pub pool_closed: u64,
     /// Publishes, subscriptions and wills whose topic had too many levels or bytes.
     pub topics_refused: u64,
-    /// Subscriptions beyond a client's bound.
+    /// Subscriptions beyond a client's bound, or beyond that of all.
     pub subscriptions_refused: u64,
     /// Times that a client was not heard, since it had published more than its rate.
     pub throttled: u64,
@@ -150,6 +150,8 @@ pub struct Stats {
 pub struct Shard<H, S> {
     pub(crate) limits: Limits,
     pub(crate) pool: Pool,
+    /// Of `limits.filter_bytes`.
+    pub(crate) filter_bytes: usize,
     pub(crate) policy: Policy,
     pub(crate) hook: H,
     pub(crate) store: S,
@@ -267,6 +269,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let hasher = FixedState::with_seed(seed);
         let mut shard = Self {
             pool: Pool::new(limits.buffer_bytes),
+            filter_bytes: 0,
             policy,
             hook,
             store,
@@ -367,6 +370,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if let Some(session) = self.sessions.get_mut(key) {
                 let filter: Arc<str> = filter.as_ref().into();
                 session.subscribe(Arc::clone(&filter), subscription);
+                self.filter_bytes += config::FILTER + filter.len();
                 self.routes.insert(&filter, Destination::Session(key, subscription, true));
             }
         }

@@ -39,9 +39,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let Some(session) = self.sessions.get_mut(key) else { return };
             let known = session.filter(filter).cloned();
             let refusal = refusal.or_else(|| {
-                let is_one_more = known.is_none() && session.subscriptions.len() >= limits.subscriptions;
-                self.stats.subscriptions_refused += u64::from(is_one_more);
-                is_one_more.then_some(ReasonCode::QUOTA_EXCEEDED)
+                let bytes = self.filter_bytes + config::FILTER + filter.len();
+                let is_full =
+                    session.subscriptions.len() >= limits.subscriptions || bytes > self.limits.filter_bytes;
+                let is_one_too_many = known.is_none() && is_full;
+                self.stats.subscriptions_refused += u64::from(is_one_too_many);
+                is_one_too_many.then_some(ReasonCode::QUOTA_EXCEEDED)
             });
             if let Some(reason) = refusal {
                 // Before MQTT 5 there is one failure code.
@@ -58,6 +61,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let store_id = session.store_id();
             let text = known.unwrap_or_else(|| filter.into());
             let old = session.subscribe(Arc::clone(&text), subscription);
+            if old.is_none() {
+                self.filter_bytes += config::FILTER + filter.len();
+            }
             if self.routes.insert(&text, Destination::Session(key, subscription, store_id.is_some())).local {
                 self.peers.route_changed(filter, true);
             }
@@ -101,6 +107,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 reasons.push(ReasonCode::NO_SUBSCRIPTION_EXISTED.0);
                 continue;
             }
+            self.filter_bytes -= config::FILTER + filter.len();
             if self.routes.remove(filter, key.to_bits()).local {
                 self.peers.route_changed(filter, false);
             }

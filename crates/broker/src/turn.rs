@@ -210,8 +210,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.flush(&mut reads);
         self.end_turn_of_peers();
         for (queue, from) in reads {
-            // 256 rows or 1 MiB a read: the writer serves reads between commits.
-            self.store.read(queue, from, 256, 1 << 20);
+            // 256 rows or 1 MiB a read: the writer serves reads between commits. Sessions are many, and each gets as much as it keeps.
+            let bytes = match queue.as_session() {
+                Some(_) => self.policy.head_bytes.min(1 << 20),
+                None => 1 << 20,
+            };
+            self.store.read(queue, from, 256, bytes as u32);
         }
     }
 

@@ -219,6 +219,32 @@ fn subscriptions() {
     );
 }
 
+#[test]
+fn subscriptions_of_all_clients() {
+    let limits = Limits { filter_bytes: 410, ..limits().into() };
+    run(
+        &mut Rig::new(limits),
+        &format!(
+            "{TWO}
+             a> subscribe id=1 f=1 f=2 f=3 f=1:1
+             a< suback 1 00 00 97 01
+             b> subscribe id=1 f=1
+             b< suback 1 80
+             a> unsubscribe id=2 f=1
+             a< unsuback 2 00
+             b> subscribe id=2 f=1
+             b< suback 2 00
+             a> subscribe id=3 f=1
+             a< suback 3 97
+             b> disconnect
+             b! closed
+             a> subscribe id=4 f=1
+             a< suback 4 00
+             count subscriptions_refused 3"
+        ),
+    );
+}
+
 // === publishing ===
 
 #[test]

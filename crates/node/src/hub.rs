@@ -308,7 +308,7 @@ impl Hub {
     fn status<S: Store>(shard: &mut Shard<Self, S>, worker: &WorkerStats, now: Now) -> Status {
         let [connections, sessions, subscriptions, retained, waiting, lost_ends] =
             shard.sizes().map(|n| n as u64);
-        let stats = shard.stats();
+        let (stats, buffered) = (shard.stats(), shard.buffered() as u64);
         let hub = shard.hook();
         let own = hub.outboxes.iter().filter(|o| o.owner == hub.node.place.index);
         let counters = [
@@ -320,7 +320,9 @@ impl Hub {
             ("joined", stats.joined),
             ("denied", stats.denied),
             ("dropped_slow", stats.dropped_slow),
+            ("dropped_pool", stats.dropped_pool),
             ("dropped_full", stats.dropped_full),
+            ("dropped_full_bytes", stats.dropped_full_bytes),
             ("dropped_too_large", stats.dropped_too_large),
             ("dropped_expired", stats.dropped_expired),
             ("retained_refused", stats.retained_refused),
@@ -329,6 +331,22 @@ impl Hub {
             ("clients_refused", stats.refused),
             ("protocol_errors", stats.protocol_errors),
             ("clients_blocked", stats.blocked),
+            ("connections_refused", stats.connections_refused),
+            ("overload_refused", stats.overload_refused),
+            ("sessions_refused", stats.sessions_refused),
+            ("connect_timeouts", stats.connect_timeouts),
+            ("keep_alive_timeouts", stats.keep_alive_timeouts),
+            ("packet_timeouts", stats.packet_timeouts),
+            ("oversized", stats.oversized),
+            ("window_exceeded", stats.window_exceeded),
+            ("slow_closed", stats.slow_closed),
+            ("pool_closed", stats.pool_closed),
+            ("topics_refused", stats.topics_refused),
+            ("subscriptions_refused", stats.subscriptions_refused),
+            ("throttled", stats.throttled),
+            ("held_back", stats.held_back),
+            // What clients have waiting now, of `max_buffered_bytes`.
+            ("buffered_bytes", buffered),
             ("forwarded_out", stats.forwarded_out),
             ("forwarded_in", stats.forwarded_in),
             ("moved_in", worker.moved_in),

@@ -10,6 +10,7 @@ pub mod control;
 pub mod gate;
 pub mod hub;
 pub mod loader;
+pub mod memory;
 pub mod run;
 pub mod telemetry;
 pub mod watch;
