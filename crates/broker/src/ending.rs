@@ -6,7 +6,7 @@ use crate::session::{Kind, LateWill, Phase, Rare, Waiters};
 use crate::shard::{Command, Shard};
 use crate::{ConnId, SessionKey};
 use ferrule_mqtt::{
-    DecodeError, Disconnect, Packet, Properties, ReasonCode, Version, connect_version, frame_len,
+    DecodeError, Disconnect, Packet, PacketType, Properties, ReasonCode, Version, connect_version, frame_len,
 };
 use ferrule_outbox::Outcome;
 use ferrule_store::{Op, Store};
@@ -57,7 +57,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         };
         if let Some(version) = version {
-            let reason = error.reason();
+            // What is wrong with a property may be said in other packets alone.
+            let reason = Some(error.reason()).filter(|reason| reason.allowed_in(PacketType::Connack));
+            let reason = reason.unwrap_or(ReasonCode::PROTOCOL_ERROR);
             self.write(id, |out, _| crate::connect::write_refusal(out, version, reason));
         }
         self.close(id);

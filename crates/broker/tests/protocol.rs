@@ -272,6 +272,9 @@ fn a_connect_that_is_wrong_is_answered_in_words_its_sender_knows() {
          b! closed
          c> raw 10 0d 00 04 4d 51 54 54 04 03 00 3c 00 01 61
          c! closed
+         d> raw 10 10 00 04 4d 51 54 54 05 02 00 00 03 23 00 00 00 00 v=5  -- a topic alias
+         d< connack 82
+         d! closed
          e> connect id=e v=5 auth=SCRAM
          e< connack 8c
          e! closed",
