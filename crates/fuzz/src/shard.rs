@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
-    Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place,
-    Publisher, Refusal, Role, Shard,
+    Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish,
+    Message, Place, Publisher, Refusal, Role, Shard,
 };
 use ferrule_mqtt::{PropertiesBuf, QoS, ReasonCode, Version};
 use ferrule_outbox::{End, Outcome, Policy, Reason};
@@ -733,7 +733,10 @@ impl Stage {
         // Those that were found at the start, and one for each connection since.
         let most = self.restored + usize::try_from(stats.connected).unwrap_or(usize::MAX);
         assert!(sessions <= most, "{sessions} sessions");
-        assert!(filters <= sessions * limits.clients[0].subscriptions + rules, "{filters} filters, {sessions} sessions");
+        assert!(
+            filters <= sessions * limits.clients[0].subscriptions + rules,
+            "{filters} filters, {sessions} sessions"
+        );
         assert!(retained <= limits.retained_messages, "{retained} retained");
         assert!(receipts as u64 <= stats.received, "{receipts} receipts");
         for link in self.links.iter().flatten() {

@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use ferrule_broker::hook::{Everything, NoHook};
 use ferrule_broker::shard::Parts;
-use ferrule_broker::{ClientLimits, ConnId, ConnectRequest, Gate, Grant, Limits, Place, Refusal, Role, Shard, Stats};
+use ferrule_broker::{
+    ClientLimits, ConnId, ConnectRequest, Gate, Grant, Limits, Place, Refusal, Role, Shard, Stats,
+};
 use ferrule_mqtt::{
     Connect, Packet, Properties, PropertiesBuf, Publish, QoS, ReasonCode, Subscribe, SubscribeFiltersBuf,
     SubscribeOptions, Version, decode,
