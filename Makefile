@@ -78,7 +78,7 @@ audit: tools ## licences, sources, bans, and known vulnerabilities where their d
 # No input is longer than 4 KiB, so that no allocation of 64 MiB can have a reason; a unit of 10 s is a hang. The working corpus
 # grows in target/, the committed one is only read. The address sanitizer is for the codec, which promises not to allocate; there is no
 # unsafe code for it to find, and without it a shard runs three times as often.
-fuzz: tools ## fuzzes codec and shard, FUZZ_SECONDS=300 each; FUZZ=shard runs one; needs the nightly toolchain
+fuzz: tools ## fuzzes the codecs and a shard, FUZZ_SECONDS=300 each; FUZZ=shard runs one; needs the nightly toolchain
 	@cargo +nightly --version >/dev/null 2>&1 || { echo "no nightly toolchain; type: rustup toolchain install nightly --profile minimal" >&2; exit 1; }
 	@command -v cargo-fuzz >/dev/null || cargo +nightly install --locked cargo-fuzz
 	@for target in $(FUZZ); do \

@@ -42,6 +42,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         conn.version = connect.version;
+        if let Some(reason) = self.refusal(id) {
+            self.refuse(id, reason);
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let limits = *config::client(&self.limits.clients, conn.listener);
         let (peer, listener) = (conn.peer, usize::from(conn.listener));
         let v5 = connect.version == Version::V5;
@@ -108,6 +113,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             conn.connecting = Some(Box::new(connecting));
             conn.phase = Phase::AwaitGate;
         }
+        let certificate = self.conns.get(id).and_then(|c| c.publishing.get()?.certificate.clone());
         let request = ConnectRequest {
             version: connect.version,
             client_id: &client_id,
@@ -115,6 +121,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             password: connect.password,
             peer,
             listener,
+            certificate: certificate.as_deref(),
             properties,
         };
         if let Some(verdict) = self.gate.admit(id, &request) {

@@ -233,6 +233,8 @@ pub struct ConnectRequest<'a> {
     pub peer: IpAddr,
     /// Which listener it came to.
     pub listener: usize,
+    /// A name of the client's certificate, verified.
+    pub certificate: Option<&'a str>,
     /// CONNECT properties.
     pub properties: Properties<'a>,
 }

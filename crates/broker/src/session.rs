@@ -481,7 +481,8 @@ pub(crate) struct Conn {
     pub(crate) peer_packet_bytes: u32,
 }
 
-/// What a connection needs that publishes, may speak for devices, is behind with its output or in the middle of a packet.
+/// What a connection needs that publishes, may speak for devices, came by more than plain TCP, is behind with its output or in the
+/// middle of a packet.
 #[derive(Debug, Default)]
 pub(crate) struct Publishing {
     /// Made with its first publish.
@@ -495,6 +496,10 @@ pub(crate) struct Publishing {
     pub(crate) recent: VecDeque<(u16, u64)>,
     /// Which process life the client says it is (a gateway's boot).
     pub(crate) life: Option<Box<str>>,
+    /// A name of the client's verified certificate.
+    pub(crate) certificate: Option<Box<str>>,
+    /// What its CONNECT is answered with, whatever it says.
+    pub(crate) refusal: Option<ReasonCode>,
     pub(crate) next_serial: u64,
     pub(crate) pace: Pace,
     /// When the packet that is not whole began, or had grown; 0: there is none.

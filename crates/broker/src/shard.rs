@@ -511,6 +511,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                         }
                         conn.heard_us = now.mono_us;
                     } else if let Packet::Connect(connect) = &packet
+                        && conn.publishing.get().is_none_or(|p| p.refusal.is_none())
                         && let Some(to) = self.belongs_elsewhere(connect.client_id)
                     {
                         self.move_to(id, to);
@@ -570,6 +571,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.conns.get(id).is_some_and(|c| !c.is_heard() || waits(c))
     }
 
+    pub(crate) fn refusal(&self, id: ConnId) -> Option<ReasonCode> {
+        self.conns.get(id)?.publishing.get()?.refusal
+    }
+
     /// It asks and does not read the answers, which alone go beyond the bound for deliveries: not heard until it has.
     fn block(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(id).filter(|c| !c.blocked) {
@@ -615,9 +620,33 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// Where a connection came from, and to which listener.
-    pub fn describe(&self, id: ConnId) -> Option<(IpAddr, u16)> {
-        self.conns.get(id).map(|conn| (conn.peer, conn.listener))
+    /// Who is at the other end, as what lies under MQTT says, before any of its bytes are offered: the address that a proxy names, a
+    /// name of its verified certificate.
+    pub fn identify(&mut self, id: ConnId, peer: Option<IpAddr>, certificate: Option<Box<str>>) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.peer = peer.unwrap_or(conn.peer);
+        if certificate.is_some() {
+            conn.publishing.make().certificate = certificate;
+        }
+    }
+
+    /// The connection's CONNECT will be answered with this reason, whatever it says: a bound of its listener.
+    pub fn refuse_on_connect(&mut self, id: ConnId, reason: ReasonCode) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.publishing.make().refusal = Some(reason);
+        }
+    }
+
+    /// What lies under MQTT broke: nothing more comes, and nothing can be said.
+    pub fn abort(&mut self, id: ConnId, now: Now) {
+        self.now = now;
+        self.close(id);
+    }
+
+    /// Where a connection came from, to which listener, and the name of its certificate.
+    pub fn describe(&self, id: ConnId) -> Option<(IpAddr, u16, Option<Box<str>>)> {
+        let certificate = |conn: &Conn| conn.publishing.get()?.certificate.clone();
+        self.conns.get(id).map(|conn| (conn.peer, conn.listener, certificate(conn)))
     }
 
     /// The socket ended, from either side.

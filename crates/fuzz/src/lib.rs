@@ -2,7 +2,7 @@
 //!
 //! # Design
 //! - **One body, two drivers.** `fuzz/fuzz_targets/*.rs` (libFuzzer, nightly, a workspace of its own) and
-//!   `tests/seeded.rs` (stable, in `make test`) call the same functions: [`codec()`] and [`shard()`]. What one of them finds, the other replays.
+//!   `tests/seeded.rs` (stable, in `make test`) call the same functions: [`codec()`], [`http()`], [`proxy()`], [`shard()`] and [`websocket()`]. What one of them finds, the other replays.
 //! - **A crate of its own**, not a part of the test kit: libFuzzer instruments all that a target is built from, and the
 //!   test kit brings processes, files and sockets that no body may touch. Only the pure crates are dependencies here, so that
 //!   the same bytes always do the same.
@@ -22,9 +22,11 @@ pub mod monitor;
 mod packets;
 pub mod seeds;
 mod shard;
+mod transport;
 
 pub use codec::codec;
 pub use shard::shard;
+pub use transport::{http, proxy, websocket};
 
 /// Bytes of an input, read one decision at a time. Past the end every decision is 0.
 #[derive(Debug, Clone, Copy)]

@@ -69,6 +69,21 @@ fn codec() {
 }
 
 #[test]
+fn http() {
+    run("http", ferrule_fuzz::http, 20_000);
+}
+
+#[test]
+fn proxy() {
+    run("proxy", ferrule_fuzz::proxy, 100_000);
+}
+
+#[test]
 fn shard() {
     run("shard", ferrule_fuzz::shard, 40_000);
+}
+
+#[test]
+fn websocket() {
+    run("websocket", ferrule_fuzz::websocket, 40_000);
 }

@@ -452,6 +452,12 @@ impl<T> Client<T> {
         (self.state == State::Up).then_some(&self.accepted)
     }
 
+    /// Whether CONNACK came and accepted, also after the end.
+    #[must_use]
+    pub fn was_accepted(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
     /// How many more PUBLISH packets of QoS 1 fit into the window.
     #[must_use]
     pub fn room(&self) -> usize {

@@ -3,6 +3,8 @@
 //! - [`client`]: one connection of the protocol, sans I/O: bytes in, bytes out, `now` an argument.
 //! - [`forward`]: what a row of the outbox looks like as a PUBLISH.
 //! - [`flow`]: which row goes next, which waits, which is answered: rows in, answers out. Pure.
+//! - [`channel`], [`session`]: the socket with the layers between it and the protocol (TLS, WebSocket), and the client on it.
+//! - [`dial`]: from a URL to a connection, and every reason for which there is none; [`credentials`]: the certificates for it.
 //! - [`uplink`]: the driver: one task that dials, reads, writes and reports. The only place with a clock.
 //!
 //! The uplink is a consumer of an outbox like any sink ([`ferrule_outbox::consumer`]): a row is answered once, after
@@ -10,14 +12,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod backoff;
+mod channel;
 pub mod client;
 pub mod config;
+mod credentials;
+mod dial;
 pub mod flow;
 pub mod forward;
+mod session;
 pub mod stats;
 pub mod uplink;
 
-pub use config::{Clock, IdentityMode, Server, UplinkConfig, UrlError};
+pub use address::{Proxy, Scheme, Server, UrlError};
+pub use config::{Clock, IdentityMode, TlsConfig, UplinkConfig};
 pub use stats::{LinkState, UplinkSnapshot, UplinkStats};
 pub use uplink::run;

@@ -48,7 +48,13 @@ pub struct UplinkStats {
     pub(crate) bytes_in: AtomicU64,
     pub(crate) writes: AtomicU64,
     pub(crate) last_error: Mutex<Option<String>>,
+    /// [`NEVER`]: there is no certificate.
+    pub(crate) certificate_expires_s: AtomicI64,
+    pub(crate) certificate_error: Mutex<Option<String>>,
 }
+
+/// No time: that of no certificate.
+const NEVER: i64 = 0;
 
 /// One reading of [`UplinkStats`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -81,6 +87,10 @@ pub struct UplinkSnapshot {
     pub writes: u64,
     /// What went wrong last; none since the last success.
     pub last_error: Option<String>,
+    /// When the certificate that is shown ends, in seconds since 1970; none without one.
+    pub certificate_expires_s: Option<i64>,
+    /// Why the certificates on disk are not those in force, if they are not.
+    pub certificate_error: Option<String>,
 }
 
 impl UplinkStats {
@@ -108,7 +118,9 @@ impl UplinkStats {
             bytes_out: self.bytes_out.load(Relaxed),
             bytes_in: self.bytes_in.load(Relaxed),
             writes: self.writes.load(Relaxed),
-            last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            last_error: read(&self.last_error),
+            certificate_expires_s: Some(self.certificate_expires_s.load(Relaxed)).filter(|s| *s != NEVER),
+            certificate_error: read(&self.certificate_error),
         }
     }
 
@@ -119,4 +131,13 @@ impl UplinkStats {
     pub(crate) fn set_error(&self, error: Option<String>) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
+
+    pub(crate) fn set_certificate(&self, expires_s: Option<i64>, error: Option<String>) {
+        self.certificate_expires_s.store(expires_s.unwrap_or(NEVER), Relaxed);
+        *self.certificate_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+}
+
+fn read(text: &Mutex<Option<String>>) -> Option<String> {
+    text.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }

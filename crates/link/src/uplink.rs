@@ -2,8 +2,9 @@
 //!
 //! # Operation
 //! ```text
-//! dial (look up, connect, CONNECT, CONNACK) --ok--> Up{window} --> serve --lost--> Down{error} --> back-off --> dial
-//!   \--failed--> Down{error} (once per outage and whenever the error changes) --> back-off --> dial
+//! dial (look up ... CONNACK) --ok--> Up{window} --> serve --lost--> Down{error} --> back-off --> dial
+//!   \                                               \--certificate ends--> renew --> Up{window} --> serve
+//!    \--failed--> Down{error} (once per outage and whenever the error changes) --> back-off --> dial
 //! ```
 //! - It never ends by itself and never blocks: every step is bounded (`connect_timeout`, keep alive), every error is
 //!   a back-off. It ends when the sender of rows is dropped: rows in flight get `drain` to be acknowledged, then
@@ -13,26 +14,40 @@
 //!   would wait for each other for ever.
 //! - Rows are kept across connections ([`crate::flow`]); [`ConsumerEvent::Reset`] is never said.
 //!
+//! # Renewal
+//! A broker looks at a certificate in the handshake and never again, so new files on disk are no reason to end a connection. But
+//! brokers may end those whose certificate has ended, in the middle of what is in flight. So shortly before ([`RENEW_AHEAD_S`]),
+//! when there is a certificate that lasts longer, the connection moves:
+//! ```text
+//! Idle --due--> Dialling (beside; the old one serves) --> Draining (nothing new is sent) --> Entering (CONNECT) --> the new one
+//!  ^               |                                        until all is acknowledged,          |
+//!  +--failed-------+-- the old one goes on, again later --- or `connect_timeout` ---------------+
+//! ```
+//! The old connection is there until the broker has accepted the new one, by which it takes over the client id
+//! [MQTT-3.1.4-3]. Nothing is in flight then, so nothing is sent twice; only what the broker has not acknowledged within
+//! `connect_timeout` is sent again.
+//!
 //! `on_event` is called on this task: it must not block.
 
+use crate::address::Server;
 use crate::backoff::Backoff;
-use crate::client::{Accepted, Client, ClientConfig, Event, Fault, Retry};
-use crate::config::{IdentityMode, Server, UplinkConfig};
-use crate::flow::{Flow, Held};
+use crate::channel::Channel;
+use crate::client::{Accepted, Event, Retry};
+use crate::config::{IdentityMode, UplinkConfig};
+use crate::credentials::{Credentials, Watcher};
+use crate::dial::{Cause, LinkError, dial, enter, micros};
+use crate::flow::Flow;
 use crate::forward::Forwarder;
+use crate::session::Session;
 use crate::stats::{LinkState, UplinkStats};
-use ferrule_mqtt::{ReasonCode, Version};
+use ferrule_mqtt::Version;
 use ferrule_outbox::{ConsumerEvent, OutRow};
-use socket2::{SockRef, TcpKeepalive};
-use std::io;
-use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 /// Where answers go. Called on the uplink's task; must not block.
 pub type OnEvent = Arc<dyn Fn(ConsumerEvent) + Send + Sync>;
@@ -43,52 +58,52 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// No more is encoded while this much waits for the socket: about what a fast link takes at once. Bytes.
 const OUT_MAX: usize = 256 * 1024;
 
-/// Bytes asked of the socket at once: a thousand acknowledgements are 4 KiB.
-const READ_CHUNK: usize = 16 * 1024;
-
-/// Reads in a row before writing gets its turn.
-const READS_MAX: usize = 16;
-
 /// Batches of rows taken at once.
 const BATCHES_MAX: usize = 64;
 
-/// Largest packet accepted from the broker, in bytes: acknowledgements, and some day commands.
-const PACKET_MAX: u32 = 1024 * 1024;
+/// How long before a certificate ends its connection moves to the next: clocks of edge and broker differ by less. Seconds.
+pub const RENEW_AHEAD_S: i64 = 5 * 60;
 
-/// Why a connection ended or never came to be.
-#[derive(Debug, thiserror::Error)]
-enum LinkError {
-    #[error("{0} cannot be looked up: {1}")]
-    LookUp(Server, io::Error),
-    #[error("{0} ({1}) cannot be reached: {2}")]
-    Connect(Server, SocketAddr, io::Error),
-    #[error("{0}: the connection broke: {1}")]
-    Broken(Server, io::Error),
-    #[error("{0}: the broker closed the connection without a word")]
-    Closed(Server),
-    #[error("{0}: {1}")]
-    Fault(Server, Fault),
-    #[error("the uplink's configuration cannot be used: {0}")]
-    Config(String),
-}
+/// The longest sleep towards that moment, which is one of the wall clock: somebody may set it.
+const RENEW_LOOK: Duration = Duration::from_secs(60);
+
+/// Without a deadline: some time far away.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
 /// How a connection came to its end.
 enum Ended {
     Lost(LinkError),
     /// The sender of rows is gone.
     Stopped,
+    /// Another one has taken its place.
+    Renewed(Connected),
 }
 
-/// A connection.
-struct Session {
-    server: Server,
-    stream: TcpStream,
-    client: Client<Held>,
-    /// Encoded, not written: from `out_at` on.
-    out: Vec<u8>,
-    out_at: usize,
-    /// Read, not decoded: the head of a packet.
-    inbox: Vec<u8>,
+/// A session, and what the broker agreed to.
+type Connected = Box<(Session, Accepted)>;
+
+type Step<T> = Pin<Box<dyn Future<Output = Result<T, LinkError>> + Send>>;
+
+/// How far a connection is on its way to the next.
+enum Renewal {
+    /// Not before this.
+    Idle(Instant),
+    Dialling(Step<Dialled>),
+    /// Until this, or until nothing is in flight.
+    Draining(Dialled, Instant),
+    Entering(Step<Connected>),
+}
+
+/// A connection up to where MQTT begins, and when the certificate ends that it was made with.
+struct Dialled {
+    channel: Channel,
+    expires_s: Option<i64>,
+}
+
+/// What a renewal has come to.
+enum Progress {
+    Dialled(Result<Dialled, LinkError>),
+    Entered(Result<Connected, LinkError>),
 }
 
 /// Everything that outlives a connection.
@@ -97,6 +112,8 @@ struct Uplink {
     rows: mpsc::Receiver<Vec<OutRow>>,
     on_event: OnEvent,
     stats: Arc<UplinkStats>,
+    /// None when no server is over TLS.
+    watcher: Option<Watcher>,
     flow: Flow,
     backoff: Backoff,
     /// Zero of `now_us`.
@@ -120,7 +137,10 @@ pub async fn run(
 ) {
     // Jitter has to differ between edges and between lives; the boot is random.
     let seed = config.boot.get();
+    let tls = config.servers.iter().any(|server| server.scheme().is_tls());
     let mut uplink = Uplink {
+        watcher: tls
+            .then(|| Watcher::start(config.tls.clone(), Arc::clone(&config.clock), Arc::clone(&stats))),
         flow: Flow::new(config.backoff_max, seed),
         backoff: Backoff::new(BACKOFF_MIN, config.backoff_max, seed),
         config: Arc::new(config),
@@ -144,9 +164,9 @@ impl Uplink {
             self.stats.set_state(LinkState::Connecting);
             let error = match self.dial_any().await {
                 Ok(None) => return,
-                Ok(Some((session, accepted))) => match self.serve(session, &accepted).await {
-                    Ended::Stopped => return,
-                    Ended::Lost(error) => error,
+                Ok(Some(connected)) => match self.serve_all(connected).await {
+                    None => return,
+                    Some(error) => error,
                 },
                 Err(error) => error,
             };
@@ -155,6 +175,18 @@ impl Uplink {
             self.stats.set_state(LinkState::Waiting);
             let until = Instant::now() + delay;
             self.hold(sleep_until(until)).await;
+        }
+    }
+
+    /// A connection and those that take its place; the error of the last. `None` when the sender of rows went away.
+    async fn serve_all(&mut self, mut connected: Connected) -> Option<LinkError> {
+        loop {
+            let (session, accepted) = *connected;
+            match Box::pin(self.serve(session, &accepted)).await {
+                Ended::Stopped => return None,
+                Ended::Lost(error) => return Some(error),
+                Ended::Renewed(next) => connected = next,
+            }
         }
     }
 
@@ -185,20 +217,63 @@ impl Uplink {
     }
 
     /// Tries each server once, from the first; `None` when the sender of rows went away.
-    async fn dial_any(&mut self) -> Result<Option<(Session, Accepted)>, LinkError> {
+    async fn dial_any(&mut self) -> Result<Option<Connected>, LinkError> {
+        if let Some(mut watcher) = self.watcher.take() {
+            let loaded = self.hold(watcher.loaded()).await;
+            self.watcher = Some(watcher);
+            if loaded.is_none() {
+                return Ok(None);
+            }
+        }
         let mut first_error = None;
         for server in self.config.servers.clone() {
-            let (config, stats) = (Arc::clone(&self.config), Arc::clone(&self.stats));
-            match self.hold(dial(&config, server, self.start, &stats)).await {
+            match self.connect(&server).await {
                 None => return Ok(None),
-                Some(Ok(session)) => return Ok(Some(session)),
+                Some(Ok(connected)) => return Ok(Some(connected)),
                 Some(Err(error)) => {
                     // Of several the first is the one that people expect to work.
                     first_error.get_or_insert(error);
                 }
             }
         }
-        Err(first_error.unwrap_or_else(|| LinkError::Config("it names no server".to_owned())))
+        Err(first_error.unwrap_or_else(LinkError::no_server))
+    }
+
+    /// `None` when the sender of rows went away.
+    async fn connect(&mut self, server: &Server) -> Option<Result<Connected, LinkError>> {
+        let dialling = self.dialling(server);
+        match self.hold(dialling).await? {
+            Ok(dialled) => {
+                let entering = self.entering(server, dialled);
+                self.hold(entering).await
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The way to where MQTT begins.
+    fn dialling(&self, server: &Server) -> Step<Dialled> {
+        let (config, stats, server) = (Arc::clone(&self.config), Arc::clone(&self.stats), server.clone());
+        let credentials = self.credentials();
+        Box::pin(async move {
+            let channel = dial(&config, &server, credentials.as_ref(), &stats).await?;
+            let expires_s = credentials.and_then(|c| c.current).and_then(|current| current.expires_s);
+            Ok(Dialled { channel, expires_s: expires_s.filter(|_| server.scheme().is_tls()) })
+        })
+    }
+
+    /// The way from there to CONNACK.
+    fn entering(&self, server: &Server, dialled: Dialled) -> Step<Connected> {
+        let (config, stats, server) = (Arc::clone(&self.config), Arc::clone(&self.stats), server.clone());
+        let start = self.start;
+        Box::pin(async move {
+            let Dialled { channel, expires_s } = dialled;
+            enter(&config, &server, channel, expires_s, start, &stats).await.map(Box::new)
+        })
+    }
+
+    fn credentials(&self) -> Option<Credentials> {
+        self.watcher.as_ref().and_then(Watcher::get)
     }
 
     async fn serve(&mut self, mut session: Session, accepted: &Accepted) -> Ended {
@@ -207,9 +282,21 @@ impl Uplink {
         let mut forwarder = Forwarder::new(self.config.boot, identity);
         self.up(&session.server, accepted);
         let since = Instant::now();
-        let ended = self.serve_until(&mut session, &mut forwarder).await;
+        let mut renewal = Renewal::Idle(since);
+        let mut ended = self.serve_until(&mut session, &mut forwarder, &mut renewal).await;
+        if let (Ended::Lost(_), Renewal::Entering(entering)) = (&ended, &mut renewal) {
+            // The broker ends a connection when another one takes over its client id.
+            match self.hold(entering).await {
+                None => ended = Ended::Stopped,
+                Some(Ok(next)) => ended = Ended::Renewed(next),
+                Some(Err(error)) => tracing::debug!(%error, "the connection that was to be the next"),
+            }
+        }
+        if let Ended::Renewed(_) = &ended {
+            session.goodbye(&self.stats);
+        }
         let fault = match &ended {
-            Ended::Lost(LinkError::Fault(_, fault)) => Some(fault),
+            Ended::Lost(LinkError { cause: Cause::Mqtt(fault), .. }) => Some(fault),
             _ => None,
         };
         if since.elapsed() >= self.config.backoff_max {
@@ -221,38 +308,100 @@ impl Uplink {
         ended
     }
 
-    async fn serve_until(&mut self, session: &mut Session, forwarder: &mut Forwarder) -> Ended {
+    async fn serve_until(
+        &mut self,
+        session: &mut Session,
+        forwarder: &mut Forwarder,
+        renewal: &mut Renewal,
+    ) -> Ended {
         loop {
-            if let Err(error) = self.turn(session, forwarder) {
+            let sending = matches!(renewal, Renewal::Idle(_) | Renewal::Dialling(_));
+            if let Err(error) = self.turn(session, forwarder, sending) {
                 return Ended::Lost(error);
             }
             if self.stopped {
                 return self.drain(session).await;
             }
-            let interest = if session.pending() > 0 {
-                Interest::READABLE | Interest::WRITABLE
-            } else {
-                Interest::READABLE
-            };
-            let deadline = self.deadline(session);
+            let deadline = self.renew(session, renewal).min(self.deadline(session));
             tokio::select! {
-                // Both cancel-safe.
-                ready = session.stream.ready(interest) => {
+                // All cancel-safe: a step of the renewal goes on where it was.
+                ready = session.ready() => {
                     if let Err(error) = ready {
-                        return Ended::Lost(LinkError::Broken(session.server.clone(), error));
+                        return Ended::Lost(error);
                     }
                 }
                 taken = self.rows.recv_many(&mut self.batches, BATCHES_MAX) => {
                     self.stopped = taken == 0;
                     self.take_batches();
                 }
+                progress = renewal.progress() => match progress {
+                    Progress::Dialled(Ok(dialled)) => {
+                        *renewal = Renewal::Draining(dialled, Instant::now() + self.config.connect_timeout);
+                    }
+                    Progress::Entered(Ok(next)) => return Ended::Renewed(next),
+                    Progress::Dialled(Err(error)) | Progress::Entered(Err(error)) => {
+                        tracing::warn!("the uplink cannot move to its new certificate, the connection stays: {error}");
+                        self.stats.set_error(Some(error.to_string()));
+                        *renewal = Renewal::Idle(Instant::now() + self.config.backoff_max);
+                    }
+                },
+                () = changed(&mut self.watcher) => {}
                 () = sleep_until(deadline) => {}
             }
         }
     }
 
-    /// Reads what is there, answers, sends what may be sent.
-    fn turn(&mut self, session: &mut Session, forwarder: &mut Forwarder) -> Result<(), LinkError> {
+    /// Takes the renewal's next step, if it is time; else says when to look again.
+    fn renew(&self, session: &Session, renewal: &mut Renewal) -> Instant {
+        let now = Instant::now();
+        match std::mem::replace(renewal, Renewal::Idle(now)) {
+            Renewal::Idle(not_before) => {
+                let due = self.renewal_due(session).map(|due| due.max(not_before));
+                *renewal = match due {
+                    Some(due) if due <= now => {
+                        tracing::info!(server = %session.server, "the uplink moves to its new certificate");
+                        Renewal::Dialling(self.dialling(&session.server))
+                    }
+                    _ => Renewal::Idle(not_before),
+                };
+                due.map_or(now + NEVER, |due| due.min(now + RENEW_LOOK))
+            }
+            Renewal::Draining(dialled, until)
+                if until <= now || (session.client.in_flight() == 0 && session.pending() == 0) =>
+            {
+                *renewal = Renewal::Entering(self.entering(&session.server, dialled));
+                now + NEVER
+            }
+            Renewal::Draining(dialled, until) => {
+                *renewal = Renewal::Draining(dialled, until);
+                until
+            }
+            under_way => {
+                *renewal = under_way;
+                now + NEVER
+            }
+        }
+    }
+
+    /// When the connection should move; none: there is nothing better to move to.
+    fn renewal_due(&self, session: &Session) -> Option<Instant> {
+        let mine_s = session.expires_s?;
+        let next_s = self.credentials()?.current?.expires_s?;
+        let wall = (self.config.clock)();
+        if next_s <= mine_s || !wall.synced {
+            return None;
+        }
+        let left_ms = (mine_s - RENEW_AHEAD_S).saturating_mul(1000).saturating_sub(wall.wall_ms);
+        Some(Instant::now() + Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)).min(NEVER))
+    }
+
+    /// Reads what is there, answers, sends what may be sent; rows only if `sending`.
+    fn turn(
+        &mut self,
+        session: &mut Session,
+        forwarder: &mut Forwarder,
+        sending: bool,
+    ) -> Result<(), LinkError> {
         let now_us = self.now_us();
         let flow = &mut self.flow;
         let read = session.read(now_us, &self.stats, |event| {
@@ -263,14 +412,16 @@ impl Uplink {
         // What was read before the connection broke counts.
         self.report();
         read?;
-        if let Err(fault) = session.client.tick(now_us, &mut session.out) {
+        if let Err(fault) = session.client.tick(now_us, &mut session.out.bytes) {
             return Err(session.fault(fault));
         }
         let stamp = (self.config.clock)();
         loop {
-            let limit = session.out_at + OUT_MAX;
-            let Session { client, out, .. } = session;
-            self.flow.pump(client, forwarder, now_us, &stamp, out, limit);
+            if sending {
+                let limit = session.out.limit(OUT_MAX);
+                let Session { client, out, .. } = session;
+                self.flow.pump(client, forwarder, now_us, &stamp, &mut out.bytes, limit);
+            }
             if session.pending() == 0 || !session.write(&self.stats)? {
                 break;
             }
@@ -288,13 +439,8 @@ impl Uplink {
     async fn drain(&mut self, session: &mut Session) -> Ended {
         let until = Instant::now() + self.config.drain;
         while session.client.in_flight() > 0 || session.pending() > 0 {
-            let interest = if session.pending() > 0 {
-                Interest::READABLE | Interest::WRITABLE
-            } else {
-                Interest::READABLE
-            };
             tokio::select! {
-                ready = session.stream.ready(interest) => {
+                ready = session.ready() => {
                     if ready.is_err() {
                         return Ended::Stopped;
                     }
@@ -317,11 +463,7 @@ impl Uplink {
                 return Ended::Stopped;
             }
         }
-        // Behind half a packet it would be read as a part of that.
-        if session.pending() == 0 {
-            session.client.disconnect(ReasonCode::NORMAL_DISCONNECTION, &mut session.out);
-            let _ = session.write(&self.stats);
-        }
+        session.goodbye(&self.stats);
         Ended::Stopped
     }
 
@@ -330,8 +472,7 @@ impl Uplink {
             .into_iter()
             .flatten()
             .min();
-        // Without one: some time far away.
-        self.start + due.map_or(Duration::from_secs(86_400 * 365), Duration::from_micros)
+        self.start + due.map_or(NEVER, Duration::from_micros)
     }
 
     fn now_us(&self) -> u64 {
@@ -380,7 +521,7 @@ impl Uplink {
         }
         // A lost peer is not our failure (house style); what only a person can mend is a warning.
         match self.told {
-            _ if self.retry(error) == Retry::Operator => tracing::warn!("uplink is down: {text}"),
+            _ if error.retry() == Retry::Operator => tracing::warn!("uplink is down: {text}"),
             None => tracing::info!("uplink is down: {text}"),
             Some(_) => tracing::debug!("uplink is still down: {text}"),
         }
@@ -389,16 +530,8 @@ impl Uplink {
         (self.on_event)(ConsumerEvent::Down { error: text });
     }
 
-    fn retry(&self, error: &LinkError) -> Retry {
-        match error {
-            LinkError::Fault(_, fault) => fault.retry(),
-            LinkError::Config(_) => Retry::Operator,
-            _ => Retry::Soon,
-        }
-    }
-
     fn floor(&self, error: &LinkError) -> Duration {
-        match self.retry(error) {
+        match error.retry() {
             Retry::Soon => Duration::ZERO,
             Retry::Slowly => self.config.backoff_max / 4,
             Retry::Operator => self.config.backoff_max,
@@ -406,208 +539,23 @@ impl Uplink {
     }
 }
 
-// === impl Session ===
-
-impl Session {
-    fn fault(&self, fault: Fault) -> LinkError {
-        LinkError::Fault(self.server.clone(), fault)
-    }
-
-    /// Bytes encoded and not written.
-    fn pending(&self) -> usize {
-        self.out.len() - self.out_at
-    }
-
-    /// Reads until the socket is empty, or for one turn's worth.
-    fn read(
-        &mut self,
-        now_us: u64,
-        stats: &UplinkStats,
-        mut on: impl FnMut(Event<'_, Held>),
-    ) -> Result<(), LinkError> {
-        for _ in 0..READS_MAX {
-            let start = self.inbox.len();
-            self.inbox.resize(start + READ_CHUNK, 0);
-            let got = self.stream.try_read(&mut self.inbox[start..]);
-            self.inbox.truncate(start + *got.as_ref().unwrap_or(&0));
-            match got {
-                Ok(0) => return Err(LinkError::Closed(self.server.clone())),
-                Ok(bytes) => {
-                    stats.bytes_in.fetch_add(bytes as u64, Relaxed);
-                    match self.client.receive(&self.inbox, now_us, &mut self.out, &mut on) {
-                        Ok(used) => drop(self.inbox.drain(..used)),
-                        Err(fault) => {
-                            // A last DISCONNECT that says why; whether it arrives is not ours to wait for.
-                            let _ = self.write(stats);
-                            return Err(self.fault(fault));
-                        }
-                    }
-                    if bytes < READ_CHUNK {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(LinkError::Broken(self.server.clone(), error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes until all is out (true) or the socket is full (false).
-    fn write(&mut self, stats: &UplinkStats) -> Result<bool, LinkError> {
-        while self.out_at < self.out.len() {
-            match self.stream.try_write(&self.out[self.out_at..]) {
-                Ok(bytes) => {
-                    stats.bytes_out.fetch_add(bytes as u64, Relaxed);
-                    stats.writes.fetch_add(1, Relaxed);
-                    self.out_at += bytes;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // The written head goes when it is the larger part: each byte is then moved at most once.
-                    if self.out_at > self.out.len() / 2 {
-                        self.out.drain(..self.out_at);
-                        self.out_at = 0;
-                    }
-                    return Ok(false);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(LinkError::Broken(self.server.clone(), error)),
-            }
-        }
-        self.out.clear();
-        self.out_at = 0;
-        // One huge row must not hold its size for ever.
-        self.out.shrink_to(2 * OUT_MAX);
-        Ok(true)
+/// Other certificates are there.
+async fn changed(watcher: &mut Option<Watcher>) {
+    match watcher {
+        Some(watcher) => watcher.changed().await,
+        None => std::future::pending().await,
     }
 }
 
-// === dialling ===
+// === impl Renewal ===
 
-/// Looks up `server` anew, connects to one of its addresses and brings the connection up to CONNACK. Cancel-safe: a
-/// connection that is not returned is closed.
-async fn dial(
-    config: &UplinkConfig,
-    server: Server,
-    start: Instant,
-    stats: &UplinkStats,
-) -> Result<(Session, Accepted), LinkError> {
-    let client_config = client_config(config)?;
-    let stream = connect(config, &server).await?;
-    let mut session = Session {
-        server,
-        stream,
-        client: Client::new(client_config),
-        out: Vec::new(),
-        out_at: 0,
-        inbox: Vec::new(),
-    };
-    session
-        .client
-        .connect(micros(start), &mut session.out)
-        .map_err(|error| LinkError::Config(format!("CONNECT: {error}")))?;
-    let mut accepted = None;
-    loop {
-        session.write(stats)?;
-        session.read(micros(start), stats, |event| {
-            if let Event::Connected(answer) = event {
-                accepted = Some(answer);
-            }
-        })?;
-        if let Some(accepted) = accepted {
-            return Ok((session, accepted));
-        }
-        if let Err(fault) = session.client.tick(micros(start), &mut session.out) {
-            return Err(session.fault(fault));
-        }
-        let deadline = start + session.client.deadline_us().map_or(Duration::ZERO, Duration::from_micros);
-        let interest =
-            if session.pending() > 0 { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        tokio::select! {
-            ready = session.stream.ready(interest) => {
-                ready.map_err(|error| LinkError::Broken(session.server.clone(), error))?;
-            }
-            () = sleep_until(deadline) => {}
+impl Renewal {
+    /// Waits for the step that is under way. Cancel-safe.
+    async fn progress(&mut self) -> Progress {
+        match self {
+            Self::Dialling(step) => Progress::Dialled(step.await),
+            Self::Entering(step) => Progress::Entered(step.await),
+            Self::Idle(_) | Self::Draining(..) => std::future::pending().await,
         }
     }
-}
-
-async fn connect(config: &UplinkConfig, server: &Server) -> Result<TcpStream, LinkError> {
-    let late = || io::Error::new(io::ErrorKind::TimedOut, "timed out");
-    let found =
-        timeout(config.connect_timeout, tokio::net::lookup_host((server.host(), server.port()))).await;
-    let addresses: Vec<SocketAddr> = match found {
-        Ok(Ok(addresses)) => addresses.collect(),
-        Ok(Err(error)) => return Err(LinkError::LookUp(server.clone(), error)),
-        Err(_) => return Err(LinkError::LookUp(server.clone(), late())),
-    };
-    let mut first_error = None;
-    for address in addresses {
-        let stream = match timeout(config.connect_timeout, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                first_error.get_or_insert((address, error));
-                continue;
-            }
-            Err(_) => {
-                first_error.get_or_insert((address, late()));
-                continue;
-            }
-        };
-        if let Err(error) = tune(&stream, config.keep_alive) {
-            // Not every platform and socket has all of these; the pings find a dead link too.
-            tracing::debug!(%error, "socket options");
-        }
-        return Ok(stream);
-    }
-    Err(match first_error {
-        Some((address, error)) => LinkError::Connect(server.clone(), address, error),
-        None => {
-            LinkError::LookUp(server.clone(), io::Error::new(io::ErrorKind::NotFound, "it has no address"))
-        }
-    })
-}
-
-/// Batching is ours (no Nagle); what was written and not acknowledged by the peer's kernel ends the connection after
-/// 1.5 keep alives, as silence does, instead of after the kernel's 15 minutes.
-fn tune(stream: &TcpStream, keep_alive: Duration) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    if keep_alive.is_zero() {
-        return Ok(());
-    }
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keep_alive).with_interval(keep_alive))?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(keep_alive + keep_alive / 2))?;
-    Ok(())
-}
-
-fn client_config(config: &UplinkConfig) -> Result<ClientConfig, LinkError> {
-    let keep_alive_s = u16::try_from(config.keep_alive.as_secs())
-        .map_err(|_| LinkError::Config(format!("keep_alive {:?} is over 65535 s", config.keep_alive)))?;
-    if keep_alive_s == 0 && !config.keep_alive.is_zero() {
-        return Err(LinkError::Config(format!("keep_alive {:?} is under 1 s", config.keep_alive)));
-    }
-    Ok(ClientConfig {
-        version: config.version,
-        client_id: format!("ferrule-{}", config.edge),
-        username: config.username.clone(),
-        password: config.password.clone(),
-        // The outbox is the memory: a session in the broker would only keep packet ids of rows that are sent anew.
-        clean_start: true,
-        keep_alive_s,
-        connack_timeout_us: u64::try_from(config.connect_timeout.as_micros()).unwrap_or(u64::MAX),
-        window_max: config.window_max,
-        max_packet_size: PACKET_MAX,
-        user_properties: vec![
-            ("ferrule".to_owned(), "1".to_owned()),
-            ("ferrule-edge".to_owned(), config.edge.to_string()),
-            ("ferrule-boot".to_owned(), config.boot.to_string()),
-        ],
-    })
-}
-
-fn micros(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
 }

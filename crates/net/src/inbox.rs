@@ -1,5 +1,6 @@
 //! How other threads reach a worker.
 
+use crate::socket::Extra;
 use ferrule_broker::{ConnId, Grant, Refusal};
 use ferrule_store::StoreEvent;
 use mio::net::TcpStream;
@@ -27,6 +28,9 @@ pub struct Moved {
     pub(crate) stream: TcpStream,
     pub(crate) peer: IpAddr,
     pub(crate) listener: u16,
+    /// A name of its verified certificate.
+    pub(crate) certificate: Option<Box<str>>,
+    pub(crate) extra: Option<Box<Extra>>,
     /// What it sent and nobody has answered: its CONNECT, and what came behind.
     pub(crate) bytes: Vec<u8>,
 }

@@ -25,10 +25,13 @@
 
 mod clock;
 mod inbox;
+mod listener;
 mod ring;
+mod socket;
 mod worker;
 
 pub use clock::Clock;
 pub use inbox::{Inbox, Mail};
+pub use listener::{Address, Entrance, EntranceLimits, EntranceStats, Listener};
 pub use ring::Links;
-pub use worker::{Listener, Worker, WorkerStats};
+pub use worker::{Worker, WorkerStats};

@@ -1,16 +1,17 @@
 //! The worker's loop.
 
 use crate::inbox::Moved;
+use crate::listener::{Admission, Listener};
+use crate::socket::{self, Extra, Read, Socket, Wrote};
 use crate::{Clock, Inbox, Links, Mail};
 use ferrule_broker::{Command, ConnId, Hook, Shard};
 use ferrule_store::{Now, Store};
-use mio::net::{TcpListener, TcpStream};
+use ferrule_transport::stack::{Peer, Scratch, Stack};
+use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, Socket as Socket2, Type};
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Shutdown};
 use std::time::Duration;
 
 const EVENTS: usize = 1_024;
@@ -27,55 +28,16 @@ const READS_A_LOOK: u32 = 32;
 const REFUSED_US: u64 = 1_000;
 /// Connections taken from one listener in one turn.
 const ACCEPTS: usize = 256;
+/// Handshakes of TLS have so much of a turn, and one step of one at least: a key exchange with a signature costs some 200 us (P-256) and
+/// up to 1 ms (RSA), which everybody else waits for. A storm of them is worked off a step a turn.
+const HANDSHAKES_US: u64 = 200;
+/// What layers have encoded and the socket has not taken: past it a client that asks and does not read is not heard.
+const WIRE_BYTES: usize = 64 * 1024;
 const LINGER_US: u64 = 1_000_000;
 /// After the process ran out of files: accepting is tried again this much later.
 const ACCEPT_PAUSE_US: u64 = 100_000;
 
-/// Connections that the kernel keeps for us: all gateways may come back at once, and beyond it each waits a second. The kernel
-/// cuts it to net.core.somaxconn, 4,096 as a rule.
-const BACKLOG: i32 = 4_096;
-
 const WAKER: Token = Token(usize::MAX);
-
-/// A bound listening socket.
-#[derive(Debug)]
-pub struct Listener {
-    socket: TcpListener,
-    address: SocketAddr,
-}
-
-impl Listener {
-    /// Binds.
-    ///
-    /// # Errors
-    /// As the system says: taken, not allowed, no such address.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket2::new(Domain::for_address(address), Type::STREAM, None)?;
-        // A restart finds connections of the last life in TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        let socket = TcpListener::from_std(socket.into());
-        let address = socket.local_addr()?;
-        Ok(Self { socket, address })
-    }
-
-    /// The same listener for one more worker.
-    ///
-    /// # Errors
-    /// When the system has no files left.
-    pub fn share(&self) -> io::Result<Self> {
-        let socket = std::net::TcpListener::from(self.socket.as_fd().try_clone_to_owned()?);
-        Ok(Self { socket: TcpListener::from_std(socket), address: self.address })
-    }
-
-    /// Where it listens, with the port that the system chose.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
 
 /// Counts since the worker started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,27 +60,9 @@ pub struct WorkerStats {
     pub batches_out: u64,
     /// Times that one found its ring full.
     pub rings_full: u64,
+    /// Handshakes that waited for another turn, counted in each.
+    pub handshakes_put_off: u64,
 }
-
-/// As small as it can be: there are many.
-#[derive(Debug)]
-struct Socket {
-    stream: TcpStream,
-    conn: ConnId,
-    /// The front of a packet, or what a held connection sent ahead.
-    partial: Option<Box<Partial>>,
-    /// Has more to read than was read: in the list `again`.
-    again: bool,
-    /// Not read although there may be more, since it is held.
-    paused: bool,
-    /// The peer has closed its side: an edge that comes once, so it is read to its end.
-    ended: bool,
-    /// The shard has closed: its last packet is on its way.
-    lingers: bool,
-}
-
-#[derive(Debug, Default)]
-struct Partial(Vec<u8>);
 
 /// One thread's worth of connections.
 pub struct Worker<H, S, M> {
@@ -126,12 +70,21 @@ pub struct Worker<H, S, M> {
     inbox: Inbox<M>,
     links: Links<M>,
     clock: Clock,
-    listeners: Vec<(Listener, bool)>,
+    listeners: Vec<Entry>,
+    /// After the process ran out of files nothing is accepted until then.
     accept_after_us: u64,
     shard: Shard<H, S>,
     /// By the index of their connection.
     sockets: Vec<Option<Socket>>,
     again: Vec<usize>,
+    /// Read, but for a handshake's next step: those that wait for it, and whether their peer has closed.
+    handshakes: VecDeque<(usize, bool)>,
+    /// Connections with something to write in this turn.
+    dirty: Vec<ConnId>,
+    scratch: Scratch,
+    /// What layers made of what came, and of what goes: empty between two connections.
+    plain: Vec<u8>,
+    wire: Vec<u8>,
     /// Have more output than one turn writes: epoll has no edge for them.
     unwritten: Vec<ConnId>,
     /// Connections that the shard has closed, and until when their sockets are kept.
@@ -139,6 +92,14 @@ pub struct Worker<H, S, M> {
     /// Batches for which a ring had no room. While there is one no client is read.
     refused: Vec<(usize, Vec<u8>)>,
     stats: WorkerStats,
+}
+
+struct Entry {
+    listener: Listener,
+    /// There may be connections to accept.
+    ready: bool,
+    /// Its rate is used up until then.
+    after_us: u64,
 }
 
 impl<H: Hook, S: Store, M> Worker<H, S, M> {
@@ -165,9 +126,10 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         shard: Shard<H, S>,
     ) -> io::Result<Self> {
         for (index, listener) in listeners.iter_mut().enumerate() {
-            poll.registry().register(&mut listener.socket, Token(index), Interest::READABLE)?;
+            listener.register(poll.registry(), Token(index))?;
         }
-        let listeners = listeners.into_iter().map(|l| (l, true)).collect();
+        let entry = |listener| Entry { listener, ready: true, after_us: 0 };
+        let listeners = listeners.into_iter().map(entry).collect();
         Ok(Self {
             poll,
             inbox,
@@ -178,6 +140,11 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             shard,
             sockets: Vec::new(),
             again: Vec::new(),
+            handshakes: VecDeque::new(),
+            dirty: Vec::new(),
+            scratch: Scratch::default(),
+            plain: Vec::new(),
+            wire: Vec::new(),
             unwritten: Vec::new(),
             lingering: VecDeque::new(),
             refused: Vec::new(),
@@ -194,7 +161,6 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         let mut buffer = vec![0; READ_BYTES];
         let mut mail = Vec::new();
         let mut ready = VecDeque::new();
-        let mut dirty = Vec::new();
         let mut stop = false;
         let mut ended_us = self.clock.mono_us();
         loop {
@@ -210,18 +176,18 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                     ready.push_back((key, false));
                 }
             }
-            dirty.append(&mut self.unwritten);
+            self.dirty.append(&mut self.unwritten);
             for event in &events {
                 match event.token() {
                     WAKER => {}
-                    Token(index) if index < self.listeners.len() => self.listeners[index].1 = true,
+                    Token(index) if index < self.listeners.len() => self.listeners[index].ready = true,
                     Token(key) => {
                         let key = key - self.listeners.len();
                         if event.is_writable()
                             && let Some(Some(socket)) = self.sockets.get(key)
                             && !socket.lingers
                         {
-                            dirty.push(socket.conn);
+                            self.dirty.push(socket.conn);
                         }
                         if event.is_readable() || event.is_read_closed() || event.is_error() {
                             ready.push_back((key, event.is_read_closed() || event.is_error()));
@@ -256,10 +222,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             // What comes up only now and makes new work has the next turn, which the shard then wants at once.
             self.obey(now);
             self.tell(now);
-            self.shard.take_dirty(&mut dirty);
-            for conn in dirty.drain(..) {
-                self.write(conn, now);
-            }
+            self.write_dirty(now);
             self.end_lingering(now);
             ended_us = self.clock.mono_us();
             self.stats.turn_us_max = self.stats.turn_us_max.max(ended_us - now.mono_us);
@@ -305,6 +268,10 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         if self.refused.is_empty() {
             let mut read = 0;
             while let Some((key, ending)) = ready.pop_front() {
+                if self.sockets.get(key).is_some_and(|s| s.as_ref().is_some_and(Socket::is_handshaking)) {
+                    self.handshakes.push_back((key, ending));
+                    continue;
+                }
                 self.read(key, ending, buffer, now);
                 read += 1;
                 if read % READS_A_LOOK == 0 && self.clock.mono_us() - now.mono_us >= READ_US {
@@ -314,10 +281,26 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             }
         }
         // An edge comes once: what was not read is remembered.
+        self.shake_hands(buffer, now);
         for (key, ending) in ready.drain(..) {
             if let Some(Some(socket)) = self.sockets.get_mut(key) {
                 socket.ended |= ending;
                 self.read_on(key);
+            }
+        }
+    }
+
+    /// Steps of handshakes, in the order in which they came, as far as a turn has time for them.
+    fn shake_hands(&mut self, buffer: &mut [u8], now: Now) {
+        if self.handshakes.is_empty() || !self.refused.is_empty() {
+            return;
+        }
+        let start_us = self.clock.mono_us();
+        while let Some((key, ending)) = self.handshakes.pop_front() {
+            self.read(key, ending, buffer, now);
+            if self.clock.mono_us() - start_us >= HANDSHAKES_US {
+                self.stats.handshakes_put_off += self.handshakes.len() as u64;
+                break;
             }
         }
     }
@@ -339,9 +322,13 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         let described = self.shard.describe(conn);
         self.shard.closed(conn, now);
         let _ = self.poll.registry().deregister(&mut socket.stream);
-        let (Some((peer, listener)), Some(inbox)) = (described, self.links.inboxes.get(to)) else { return };
+        let (Some((peer, listener, certificate)), Some(inbox)) = (described, self.links.inboxes.get(to))
+        else {
+            return;
+        };
         let bytes = socket.partial.map(|partial| partial.0).unwrap_or_default();
-        inbox.post(Mail::Moved(Moved { stream: socket.stream, peer, listener, bytes }));
+        let Socket { stream, extra, .. } = socket;
+        inbox.post(Mail::Moved(Moved { stream, peer, listener, certificate, extra, bytes }));
     }
 
     /// Leaves nothing in memory that the store can have, and tells clients that we stop, as far as their sockets take it at
@@ -351,16 +338,25 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         self.obey(now);
         self.shard.write_all(now);
         self.shard.goodbye(now);
-        let mut dirty = Vec::new();
+        self.write_dirty(now);
+    }
+
+    fn write_dirty(&mut self, now: Now) {
+        let mut dirty = std::mem::take(&mut self.dirty);
         self.shard.take_dirty(&mut dirty);
-        dirty.into_iter().for_each(|conn| self.write(conn, now));
+        for conn in dirty.drain(..) {
+            self.write(conn, now);
+        }
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
     }
 
     fn timeout(&self, now_us: u64) -> Option<Duration> {
-        let accepting = self.listeners.iter().any(|(_, ready)| *ready);
         // A ring that is full wakes us when it has room.
-        let reading = !self.again.is_empty() && self.refused.is_empty();
-        if reading || !self.unwritten.is_empty() || (accepting && self.accept_after_us == 0) {
+        let reading = (!self.again.is_empty() || !self.handshakes.is_empty()) && self.refused.is_empty();
+        let after_us = self.accept_after_us;
+        let accept = self.listeners.iter().filter(|l| l.ready).map(|l| l.after_us.max(after_us)).min();
+        if reading || !self.unwritten.is_empty() || accept == Some(0) {
             return Some(Duration::ZERO);
         }
         let mut wake = self.shard.next_wake_us();
@@ -368,7 +364,6 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             // The shard may keep what it has to say for the ring that has no room.
             wake = wake.map(|w| w.max(now_us + REFUSED_US));
         }
-        let accept = accepting.then_some(self.accept_after_us);
         let linger = self.lingering.front().map(|(until_us, _)| *until_us);
         let wake = [wake, accept, linger, self.links.next_us()].into_iter().flatten().min();
         let timeout = wake.map(|w| Duration::from_micros(w.saturating_sub(now_us)));
@@ -383,18 +378,19 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         self.accept_after_us = 0;
         for index in 0..self.listeners.len() {
             for _ in 0..ACCEPTS {
-                if !self.listeners[index].1 {
+                let entry = &mut self.listeners[index];
+                if !entry.ready || now.mono_us < entry.after_us {
                     break;
                 }
-                match self.listeners[index].0.socket.accept() {
-                    Ok((stream, peer)) => {
-                        // Small packets leave when they are written: the turn has gathered them already.
-                        let _ = stream.set_nodelay(true);
-                        // A configuration has far fewer than 65,536 listeners.
-                        let listener = index as u16;
-                        self.add(Moved { stream, peer: peer.ip(), listener, bytes: Vec::new() }, now);
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => self.listeners[index].1 = false,
+                entry.after_us = 0;
+                if let Err(after_us) = entry.listener.entrance().may_accept(now.mono_us) {
+                    entry.after_us = after_us;
+                    break;
+                }
+                match entry.listener.accept() {
+                    // A configuration has far fewer than 65,536 listeners.
+                    Ok((stream, peer)) => self.welcome(stream, peer, index as u16, now),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => entry.ready = false,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     // The peer gave up before it was accepted.
                     Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
@@ -411,29 +407,51 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         }
     }
 
-    fn add(&mut self, came: Moved, now: Now) {
-        let Moved { mut stream, peer, listener, bytes } = came;
-        let Some(conn) = self.shard.open(peer, listener, now) else { return };
+    /// A connection that was just accepted: what its listener asks of it.
+    fn welcome(&mut self, stream: TcpStream, peer: IpAddr, listener: u16, now: Now) {
+        let entrance = self.listeners[usize::from(listener)].listener.entrance();
+        if !entrance.trusts(peer) {
+            let why =
+                "it may not say PROXY: `proxy_protocol_from` of this listener does not name its address";
+            entrance.fault(Some(peer), &why, now.mono_us);
+            return;
+        }
+        let (seat, admission) = entrance.seat(peer);
+        let stack = match Stack::server(&entrance.layers()) {
+            Ok(stack) => stack,
+            Err(error) => {
+                entrance.fault(Some(peer), &error, now.mono_us);
+                return;
+            }
+        };
+        let extra =
+            (stack.is_some() || seat.is_some()).then(|| Box::new(Extra { stack, wire: Vec::new(), seat }));
+        let came = Moved { stream, peer, listener, certificate: None, extra, bytes: Vec::new() };
+        if admission != Admission::Closed
+            && let Some(conn) = self.add(came, now)
+            && let Admission::Answered(reason) = admission
+        {
+            self.shard.refuse_on_connect(conn, reason);
+        }
+    }
+
+    fn add(&mut self, came: Moved, now: Now) -> Option<ConnId> {
+        let Moved { mut stream, peer, listener, certificate, extra, bytes } = came;
+        let conn = self.shard.open(peer, listener, now)?;
+        self.shard.identify(conn, None, certificate);
         let key = conn.index();
         let token = Token(key + self.listeners.len());
         if self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).is_err()
         {
             self.shard.closed(conn, now);
-            return;
+            return None;
         }
         if self.sockets.len() <= key {
             self.sockets.resize_with(key + 1, || None);
         }
-        let socket = self.sockets[key].insert(Socket {
-            stream,
-            conn,
-            partial: None,
-            again: false,
-            paused: false,
-            ended: false,
-            lingers: false,
-        });
-        offer(&mut self.shard, socket, &bytes, now);
+        let socket = self.sockets[key].insert(Socket::new(stream, conn, extra));
+        socket.offer(&mut self.shard, &bytes, now);
+        Some(conn)
     }
 
     /// One read, or to the end when the peer has closed.
@@ -449,19 +467,81 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             socket.paused = true;
             return;
         }
-        match socket.stream.read(buffer) {
-            Ok(0) => self.gone(key, conn, now),
-            Ok(size) => {
+        if socket.wire_len() >= WIRE_BYTES {
+            socket.paused = true;
+            return;
+        }
+        match socket::read(&mut socket.stream, buffer) {
+            Read::Bytes(size) => {
                 self.stats.bytes_in += size as u64;
-                offer(&mut self.shard, socket, &buffer[..size], now);
+                let ended = socket.ended;
+                if !socket.is_plain() {
+                    self.receive_layered(key, &mut buffer[..size], now);
+                } else {
+                    socket.offer(&mut self.shard, &buffer[..size], now);
+                }
                 // A short read has drained a stream socket; an end is seen by reading on.
-                if size == buffer.len() || socket.ended {
+                if size == buffer.len() || ended {
                     self.read_on(key);
                 }
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => self.read_on(key),
-            Err(_) => self.gone(key, conn, now),
+            Read::Ended => self.gone(key, conn, now),
+            Read::Nothing => {}
+            Read::Interrupted => self.read_on(key),
+        }
+    }
+
+    /// What came passes the layers, and what is MQTT's goes to the shard.
+    fn receive_layered(&mut self, key: usize, bytes: &mut [u8], now: Now) {
+        let Some(Some(socket)) = self.sockets.get_mut(key) else { return };
+        let conn = socket.conn;
+        let was_open = socket.stack().is_none_or(|stack| stack.is_open());
+        let mut plain = std::mem::take(&mut self.plain);
+        let result = socket.receive_layered(bytes, &mut self.scratch, &mut plain);
+        let (mut opened, mut ended) = (None, false);
+        if let Some(stack) = socket.stack() {
+            opened = (!was_open && stack.is_open()).then(|| stack.peer().clone());
+            ended = stack.is_ended();
+        }
+        if let Some(peer) = opened {
+            self.identified(key, peer, now);
+        }
+        if let Some(Some(socket)) = self.sockets.get_mut(key) {
+            socket.offer(&mut self.shard, &plain, now);
+            if socket.wire_len() > 0 {
+                self.dirty.push(conn);
+            }
+            socket.shed();
+        }
+        plain.clear();
+        self.plain = plain;
+        match result {
+            Err(fault) => {
+                let described = self.shard.describe(conn);
+                let listener = described.as_ref().map_or(0, |(_, listener, _)| usize::from(*listener));
+                let peer = described.map(|(peer, ..)| peer);
+                if let Some(entry) = self.listeners.get(listener) {
+                    entry.listener.entrance().fault(peer, &fault, now.mono_us);
+                }
+                self.shard.abort(conn, now);
+            }
+            // Its answer to the end is on its way.
+            Ok(()) if ended => self.shard.abort(conn, now),
+            Ok(()) => {}
+        }
+    }
+
+    /// The layers stand: they have said who is there.
+    fn identified(&mut self, key: usize, peer: Peer, now: Now) {
+        let Some(Some(socket)) = self.sockets.get_mut(key) else { return };
+        let conn = socket.conn;
+        self.shard.identify(conn, peer.address, peer.certificate);
+        let seat = socket.extra.as_mut().and_then(|extra| extra.seat.as_mut());
+        let Some((address, ..)) = self.shard.describe(conn) else { return };
+        match seat.map_or(Admission::Stays, |seat| seat.take_address(address)) {
+            Admission::Stays => {}
+            Admission::Answered(reason) => self.shard.refuse_on_connect(conn, reason),
+            Admission::Closed => self.shard.abort(conn, now),
         }
     }
 
@@ -477,7 +557,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn resume(&mut self, conn: ConnId, now: Now) {
         let Some(key) = self.key_of(conn) else { return };
         let Some(socket) = &mut self.sockets[key] else { return };
-        offer(&mut self.shard, socket, &[], now);
+        socket.offer(&mut self.shard, &[], now);
         if std::mem::take(&mut socket.paused) {
             self.read_on(key);
         }
@@ -487,37 +567,34 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         let Some(key) = self.key_of(conn) else { return };
         let Some(out) = self.shard.output(conn) else { return };
         let Some(socket) = &mut self.sockets[key] else { return };
-        let mut written = 0;
-        let mut blocked = false;
-        let failed = loop {
-            if written == out.len() || written >= WRITE_BYTES {
-                break false;
-            }
-            let end = out.len().min(written + WRITE_BYTES);
-            match socket.stream.write(&out[written..end]) {
-                Ok(0) => break true,
-                Ok(size) => written += size,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    blocked = true;
-                    break false;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => break true,
-            }
+        let (taken, sent, wrote) = if socket.is_plain() {
+            let (written, wrote) = socket.write_plain(out, WRITE_BYTES);
+            (written, written, wrote)
+        } else {
+            socket.write_layered(out, WRITE_BYTES, &mut self.scratch, &mut self.wire)
         };
-        if written == out.len() {
+        if taken == out.len() {
             out.clear();
         } else {
-            out.drain(..written);
-            if !blocked && !failed {
+            out.drain(..taken);
+            if wrote == Wrote::Some {
                 self.unwritten.push(conn);
             }
         }
-        self.stats.bytes_out += written as u64;
-        if failed {
+        let resumes = socket.paused && socket.wire_len() == 0;
+        if resumes {
+            socket.paused = false;
+        }
+        self.stats.bytes_out += sent as u64;
+        if wrote == Wrote::Failed {
             self.gone(key, conn, now);
-        } else if written > 0 {
+            return;
+        }
+        if sent > 0 || taken > 0 {
             self.shard.wrote(conn, now);
+        }
+        if resumes {
+            self.read_on(key);
         }
     }
 
@@ -531,6 +608,8 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         }
         socket.lingers = true;
         socket.partial = None;
+        socket.end_layers(&mut self.scratch);
+        socket.write_layered(&[], WRITE_BYTES, &mut self.scratch, &mut self.wire);
         self.lingering.push_back((now.mono_us + LINGER_US, conn));
         if socket.stream.shutdown(Shutdown::Write).is_err() {
             self.gone(key, conn, now);
@@ -542,12 +621,10 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn discard_input(&mut self, key: usize, buffer: &mut [u8], now: Now) {
         let Some(socket) = &mut self.sockets[key] else { return };
         let conn = socket.conn;
-        match socket.stream.read(buffer) {
-            Ok(0) => self.gone(key, conn, now),
-            Ok(_) => self.read_on(key),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => self.read_on(key),
-            Err(_) => self.gone(key, conn, now),
+        match socket::read(&mut socket.stream, buffer) {
+            Read::Bytes(_) | Read::Interrupted => self.read_on(key),
+            Read::Ended => self.gone(key, conn, now),
+            Read::Nothing => {}
         }
     }
 
@@ -574,26 +651,5 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn key_of(&self, conn: ConnId) -> Option<usize> {
         let key = conn.index();
         (self.sockets.get(key)?.as_ref()?.conn == conn).then_some(key)
-    }
-}
-
-/// Offers what was left over and what came; keeps what the shard leaves.
-fn offer<H: Hook, S: Store>(shard: &mut Shard<H, S>, socket: &mut Socket, bytes: &[u8], now: Now) {
-    match &mut socket.partial {
-        None => {
-            let taken = shard.receive(socket.conn, bytes, now);
-            if taken < bytes.len() {
-                socket.partial = Some(Box::new(Partial(bytes[taken..].to_vec())));
-            }
-        }
-        Some(partial) => {
-            partial.0.extend_from_slice(bytes);
-            let taken = shard.receive(socket.conn, &partial.0, now);
-            if taken == partial.0.len() {
-                socket.partial = None;
-            } else {
-                partial.0.drain(..taken);
-            }
-        }
     }
 }

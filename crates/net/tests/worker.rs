@@ -87,8 +87,8 @@ impl Node {
         let thread = std::thread::spawn(move || {
             let (poll, inbox) = Worker::<NoHook, PromptStore, Ask>::poll()?;
             let clock = Clock::start();
-            let listener = Listener::bind("127.0.0.1:0".parse().unwrap())?;
-            tell.send((listener.address(), inbox.clone())).unwrap();
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Arc::default())?;
+            tell.send((listener.address().tcp().unwrap(), inbox.clone())).unwrap();
             let parts = Parts {
                 hook: NoHook,
                 store: PromptStore(MemoryStore::new(), inbox.clone()),

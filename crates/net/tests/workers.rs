@@ -15,7 +15,7 @@ use ferrule_outbox::Policy;
 use ferrule_store::{MemoryStore, Op, QueueId, Restored, Store, Ticket};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -89,8 +89,8 @@ impl Node {
         let mut node = Self { addresses: Vec::new(), inboxes: inboxes.clone(), threads: Vec::new() };
         let links = Links::mesh(&inboxes, delay);
         for (((poll, inbox), shard), links) in polls.into_iter().zip(inboxes).zip(shards).zip(links) {
-            let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-            node.addresses.push(listener.address());
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Arc::default()).unwrap();
+            node.addresses.push(listener.address().tcp().unwrap());
             let worker = move || {
                 let worker = Worker::new(poll, inbox, links, clock, vec![listener], shard)?;
                 worker.run(|shard, stats, ask: Ask, _| match ask {

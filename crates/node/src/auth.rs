@@ -54,6 +54,8 @@ pub struct Attempt<'a> {
     pub username: Option<&'a str>,
     /// The password.
     pub password: Option<&'a [u8]>,
+    /// The name of its certificate, where the listener takes names from them.
+    pub certificate: Option<&'a str>,
     /// Where it comes from.
     pub peer: IpAddr,
     /// Whom the listener admits without a name.
@@ -93,6 +95,8 @@ struct Shared {
     users: Vec<KnownUser>,
     by_name: HashMap<String, usize>,
     anonymous: AclTemplate,
+    /// Of clients with a certificate that are no users.
+    certified: AclTemplate,
     /// What unknown names are verified against, to take the same time.
     decoy: Option<PasswordHash>,
     /// Of the tags: drawn for this authenticator.
@@ -135,15 +139,15 @@ impl Authenticator {
     /// When no thread can be started or the system has no randomness.
     pub fn new(
         users: &[User],
-        anonymous: &AccessLists,
+        (anonymous, certified): (&AccessLists, &AccessLists),
         on_verdict: impl Fn(u64, Result<Principal, Refused>) + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
-        Self::with_bounds(users, anonymous, THREADS, QUEUE_MAX, Box::new(on_verdict))
+        Self::with_bounds(users, (anonymous, certified), THREADS, QUEUE_MAX, Box::new(on_verdict))
     }
 
     fn with_bounds(
         users: &[User],
-        anonymous: &AccessLists,
+        (anonymous, certified): (&AccessLists, &AccessLists),
         threads: usize,
         queue_max: usize,
         on_verdict: Box<OnVerdict>,
@@ -156,6 +160,7 @@ impl Authenticator {
             decoy: if known.is_empty() { None } else { Some(decoy(&known)?) },
             users: known,
             anonymous: AclTemplate::new(anonymous.clone(), None),
+            certified: AclTemplate::new(certified.clone(), None),
             key,
             queue: Mutex::default(),
             queue_max,
@@ -175,6 +180,10 @@ impl Authenticator {
     /// Who sent this CONNECT. `conn` comes back with a later answer; by then it may have closed.
     pub fn verify(&self, conn: u64, attempt: Attempt<'_>) -> Verdict {
         let shared = &*self.shared;
+        if let Some(name) = attempt.certificate {
+            // Who signed the certificate vouches for the name, whatever the CONNECT says.
+            return Verdict::Now(Ok(shared.certified(name, attempt.client_id)));
+        }
         let admitted = attempt.anonymous.admits(attempt.peer);
         let Some(username) = attempt.username else {
             let answer =
@@ -243,6 +252,14 @@ impl Shared {
         Principal { username: None, role: Role::Device, acl: self.anonymous.fill(client_id, None) }
     }
 
+    fn certified(&self, name: &str, client_id: &str) -> Principal {
+        if let Some(user) = self.by_name.get(name) {
+            return self.users[*user].principal(client_id);
+        }
+        let acl = self.certified.fill(client_id, Some(name));
+        Principal { username: Some(name.into()), role: Role::Device, acl }
+    }
+
     /// Whether the password is known to be right without Argon2.
     fn is_known(&self, user: usize, password: &[u8]) -> bool {
         let known = &self.users[user];
@@ -250,6 +267,7 @@ impl Shared {
         match &known.credential {
             // Both sides under the key: the time of the comparison tells nothing about the password.
             Credential::Plain(secret) => equal(&tag, &self.tag(user, secret.as_str().as_bytes())),
+            Credential::Certificate => false,
             Credential::Hash(_) => known.verified().is_some_and(|verified| equal(&tag, &verified)),
         }
     }
@@ -337,7 +355,7 @@ impl KnownUser {
 fn decoy(users: &[KnownUser]) -> std::io::Result<PasswordHash> {
     let hashes = users.iter().filter_map(|user| match &user.credential {
         Credential::Hash(hash) => Some(hash),
-        Credential::Plain(_) => None,
+        Credential::Plain(_) | Credential::Certificate => None,
     });
     if let Some(costliest) = hashes.max_by_key(|hash| hash.cost()) {
         return Ok(costliest.clone());

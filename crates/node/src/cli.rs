@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 done; 1 a mistake found or an operation that failed; 2 wrong usage, or a file that cannot be read.
 
+mod cert;
 mod check;
 mod passwd;
 mod status;
@@ -12,6 +13,7 @@ mod status;
 use crate::config::{BrokerConfig, CloudConfig, ConfigErrors, EdgeConfig, Overrides, Source};
 use crate::connectors::{self, Connectors};
 use crate::control::{self, Status};
+use crate::listen;
 use crate::telemetry;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ferrule_rules::Host;
@@ -87,6 +89,8 @@ enum Command {
     Rules(RulesCommand),
     /// Read a password and print its hash, for `password` in the configuration file
     Passwd,
+    /// Make an authority, certificates of the server and of clients, and revoke them
+    Cert(cert::CertArgs),
 }
 
 #[derive(Debug, Args)]
@@ -220,6 +224,7 @@ pub fn main(flavor: &Flavor) -> ExitCode {
         Command::Check(args) => check(flavor, &args),
         Command::Status(args) => show_status(flavor, &args),
         Command::Rules(command) => rules(flavor, command),
+        Command::Cert(args) => cert::run(&args, &mut io::stdout().lock()).map(|()| 0).map_err(Failure::Text),
         Command::Passwd => passwd::run().map(|()| 0).map_err(Failure::Text),
     };
     match result {
@@ -309,6 +314,13 @@ fn check(flavor: &Flavor, args: &CheckArgs) -> Result<u8, Failure> {
         }
         None => (0, 0),
     };
+    for listener in &broker.listeners {
+        let loaded = listen::layers(listener);
+        let (_, certificates) = loaded.map_err(|error| Failure::Text(error.to_string()))?;
+        for warning in listen::warnings(&certificates) {
+            writeln!(out, "{}: warning: {warning}", args.config.display()).map_err(failed)?;
+        }
+    }
     for warning in &broker.warnings {
         writeln!(out, "{}: warning: {warning}", args.config.display()).map_err(failed)?;
     }

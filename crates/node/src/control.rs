@@ -12,7 +12,9 @@
 
 mod status;
 
-pub use status::{ListenerStatus, OutboxStatus, RuleStatus, Status, StoreStatus, UplinkStatus};
+pub use status::{
+    CertificateStatus, ListenerStatus, OutboxStatus, RuleStatus, Status, StoreStatus, UplinkStatus,
+};
 
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions, TryLockError};

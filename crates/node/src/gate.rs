@@ -2,7 +2,7 @@
 
 use crate::access::{Acl, Principal, Role as AccessRole};
 use crate::auth::{Attempt, Authenticator, Refused, Verdict};
-use crate::config::{AccessLists, Anonymous, BrokerConfig, User};
+use crate::config::{AccessLists, Anonymous, BrokerConfig, ListenerConfig, User};
 use ferrule_broker::{Access, ConnId, ConnectRequest, Gate, Grant, Refusal, Role};
 use ferrule_mqtt::{Properties, PropertiesBuf, Property, ReasonCode};
 use ferrule_net::{Inbox, Mail};
@@ -14,8 +14,40 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct NodeGate {
     worker: u16,
     authenticator: Arc<Authenticator>,
-    listeners: Vec<Anonymous>,
+    listeners: Arc<[Door]>,
     asked: Arc<Asked>,
+}
+
+/// What a listener asks of those who come.
+#[derive(Debug, Clone, Default)]
+struct Door {
+    anonymous: Anonymous,
+    /// Names come from certificates.
+    by_certificate: bool,
+    /// Whom alone it is for.
+    users: Option<Box<[String]>>,
+}
+
+impl Door {
+    fn of(listener: &ListenerConfig) -> Self {
+        Self {
+            anonymous: listener.anonymous,
+            by_certificate: listener.username_from.is_some(),
+            users: listener.users.clone().map(Into::into),
+        }
+    }
+
+    /// Whether it is for this user.
+    fn lets_in(&self, principal: &Principal) -> Result<(), Refusal> {
+        let Some(users) = &self.users else { return Ok(()) };
+        match &principal.username {
+            Some(name) if !users.iter().any(|user| **user == **name) => Err(Refusal {
+                reason: ReasonCode::NOT_AUTHORIZED,
+                message: format!("the listener's `users` do not name `{name}`"),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Passwords that are being verified.
@@ -30,6 +62,7 @@ struct Asked {
 struct Try {
     worker: u16,
     conn: ConnId,
+    listener: usize,
     claim: Claim,
 }
 
@@ -98,28 +131,28 @@ pub fn gates<M: Send + 'static>(
     config: &BrokerConfig,
     inboxes: &[Inbox<M>],
 ) -> std::io::Result<Vec<NodeGate>> {
-    let listeners = config.listeners.iter().map(|l| l.anonymous).collect();
-    with(&config.users, &config.anonymous, listeners, inboxes)
+    let listeners = config.listeners.iter().map(Door::of).collect();
+    with(&config.users, (&config.anonymous, &config.certificate), listeners, inboxes)
 }
 
 fn with<M: Send + 'static>(
     users: &[User],
-    anonymous: &AccessLists,
-    listeners: Vec<Anonymous>,
+    lists: (&AccessLists, &AccessLists),
+    listeners: Arc<[Door]>,
     inboxes: &[Inbox<M>],
 ) -> std::io::Result<Vec<NodeGate>> {
     let asked = Arc::<Asked>::default();
-    let (known, to) = (Arc::clone(&asked), inboxes.to_vec());
-    let authenticator = Authenticator::new(users, anonymous, move |number, verdict| {
-        let Some(Try { worker, conn, claim }) = known.tries().remove(&number) else { return };
-        let verdict = verdict.map_err(refusal).and_then(|principal| claim.grant(principal));
+    let (known, to, doors) = (Arc::clone(&asked), inboxes.to_vec(), Arc::clone(&listeners));
+    let authenticator = Authenticator::new(users, lists, move |number, verdict| {
+        let Some(Try { worker, conn, listener, claim }) = known.tries().remove(&number) else { return };
+        let verdict = judged(verdict, doors.get(listener), claim);
         to[usize::from(worker)].post(Mail::Admitted(conn, verdict));
     })?;
     let authenticator = Arc::new(authenticator);
     let gate = |worker| NodeGate {
         worker: worker as u16,
         authenticator: Arc::clone(&authenticator),
-        listeners: listeners.clone(),
+        listeners: Arc::clone(&listeners),
         asked: Arc::clone(&asked),
     };
     Ok((0..inboxes.len()).map(gate).collect())
@@ -128,24 +161,34 @@ fn with<M: Send + 'static>(
 impl Gate for NodeGate {
     fn admit(&mut self, conn: ConnId, request: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
         let claim = Claim::of(request.properties);
+        let door = self.listeners.get(request.listener);
         let attempt = Attempt {
             client_id: request.client_id,
             username: request.username,
             password: request.password,
             peer: request.peer,
-            anonymous: self.listeners.get(request.listener).copied().unwrap_or_default(),
+            certificate: request.certificate.filter(|_| door.is_some_and(|door| door.by_certificate)),
+            anonymous: door.map(|door| door.anonymous).unwrap_or_default(),
         };
         let number = self.asked.next.fetch_add(1, Ordering::Relaxed);
         // Before the answer can come. A claim whose connection ends meanwhile goes with the verdict.
-        self.asked.tries().insert(number, Try { worker: self.worker, conn, claim: claim.clone() });
+        let listener = request.listener;
+        self.asked.tries().insert(number, Try { worker: self.worker, conn, listener, claim: claim.clone() });
         match self.authenticator.verify(number, attempt) {
             Verdict::Later => None,
             Verdict::Now(verdict) => {
                 self.asked.tries().remove(&number);
-                Some(verdict.map_err(refusal).and_then(|principal| claim.grant(principal)))
+                Some(judged(verdict, door, claim))
             }
         }
     }
+}
+
+/// The authenticator's verdict, the listener's, and what the client claims.
+fn judged(verdict: Result<Principal, Refused>, door: Option<&Door>, claim: Claim) -> Result<Grant, Refusal> {
+    let principal = verdict.map_err(refusal)?;
+    door.map_or(Ok(()), |door| door.lets_in(&principal))?;
+    claim.grant(principal)
 }
 
 fn refusal(refused: Refused) -> Refusal {

@@ -9,6 +9,7 @@ pub mod connectors;
 pub mod control;
 pub mod gate;
 pub mod hub;
+pub mod listen;
 pub mod loader;
 pub mod memory;
 pub mod run;

@@ -17,6 +17,8 @@ pub struct Shape {
     pub workers: u64,
     /// Connections that the process may have.
     pub connections: u64,
+    /// Of them, by TLS or WebSocket.
+    pub layered: u64,
     /// Sinks and the uplink.
     pub outboxes: u64,
     /// Bytes of one outbox in memory, at most.
@@ -49,6 +51,9 @@ pub struct WorstCase {
 
 /// A connection that does nothing: shard, socket, session, one subscription. Measured: 614 bytes.
 const CONNECTION: u64 = 1 << 10;
+/// What TLS and WebSocket need in addition: a quiet TLS connection keeps 12 KiB at most; encoded and not taken by the
+/// socket, 64 KiB.
+const LAYERS: u64 = (12 + 64) << 10;
 /// A session without a connection and its queue, empty.
 const SESSION: u64 = 1 << 10;
 /// Read buffer, output buffers kept for the next turn, vectors.
@@ -94,7 +99,8 @@ impl WorstCase {
         let sessions = mqtt.max_sessions.saturating_mul(SESSION.saturating_add(shape.session_bytes));
         let passwords = if config.users.is_empty() { 0 } else { PASSWORDS * of };
         let own = WORKER * of + STORE + RING * of * of.saturating_sub(1) + passwords + PROGRAM;
-        let connections = shape.connections.saturating_mul(CONNECTION + FLOOR as u64);
+        let layers = shape.layered.saturating_mul(LAYERS);
+        let connections = shape.connections.saturating_mul(CONNECTION + FLOOR as u64).saturating_add(layers);
         let mut parts = vec![
             part("connections", connections, "max_connections"),
             part("buffers", buffered_max(config, shape.machine), "max_buffered_bytes"),
@@ -204,6 +210,7 @@ mod tests {
         let mut shape = Shape {
             workers: 2,
             connections: 1_000,
+            layered: 100,
             outboxes: 3,
             outbox_bytes: 18 << 20,
             session_bytes: 192 << 10,
@@ -217,7 +224,7 @@ mod tests {
     fn the_sum_and_its_parts() {
         let case = worst(|_, _| {});
         let bytes = |name| case.parts.iter().find(|part| part.name == name).unwrap().bytes;
-        assert_eq!(bytes("connections"), 1_000 * 5 * 1_024);
+        assert_eq!(bytes("connections"), (1_000 * 5 + 100 * 76) << 10);
         assert_eq!(bytes("buffers"), 2 << 30);
         assert_eq!(bytes("sessions"), 10_000 * 193 * 1_024);
         assert_eq!((bytes("subscriptions"), bytes("retained messages")), (128 << 20, 128 << 20));
@@ -229,7 +236,7 @@ mod tests {
     #[test]
     fn what_is_too_high_is_named_as_far_as_it_must_be_lowered() {
         let text = worst(|_, _| {}).to_string();
-        let expected = "at most 4447MiB if all clients went to their limits: buffers 2GiB, sessions 1884MiB, \
+        let expected = "at most 4455MiB if all clients went to their limits: buffers 2GiB, sessions 1884MiB, \
                         the broker itself 200MiB, subscriptions 128MiB; here are 4GiB: to make sure, lower max_buffered_bytes";
         assert_eq!(text, expected);
         let small = worst(|_, shape| shape.machine = Some(512 << 20));

@@ -12,11 +12,12 @@
 //! What can be wrong is tried before anything is changed: rules are checked, ports bound and the data folder locked before the
 //! store is opened; all of it ends with one clear message and a non-zero exit.
 
-use crate::config::{BrokerConfig, UplinkConfig};
+use crate::config::{BrokerConfig, ListenerConfig, UplinkConfig};
 use crate::connectors::{self, Connectors};
-use crate::control::{Control, ControlError, DataDirLock, ListenerStatus, Status, StoreStatus, UplinkStatus};
+use crate::control::{Control, ControlError, DataDirLock, Status, StoreStatus, UplinkStatus};
 use crate::gate;
 use crate::hub::{BATCHES, Hub, HubMessage, Node};
+use crate::listen::{self, Listeners};
 use crate::loader::{self, Loader, UPLINK};
 use crate::memory::{self, Shape, WorstCase};
 use crate::watch::{RuleFile, RuleFiles, Watcher};
@@ -54,10 +55,13 @@ pub enum RunError {
     #[error("cannot listen on {address}: {reason}")]
     Listen {
         /// The address.
-        address: std::net::SocketAddr,
+        address: String,
         /// What the system says and what to do.
         reason: String,
     },
+    /// A certificate, key or list cannot be used.
+    #[error("{0}")]
+    Tls(String),
     /// The data folder is another process's, or cannot be used.
     #[error(transparent)]
     DataDir(#[from] ControlError),
@@ -97,15 +101,14 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     };
     let sinks = check_rules(product, &texts)?;
     let lock = DataDirLock::take(&config.node.data_dir)?;
-    let listeners = bind(config)?;
+    let (sockets, listeners) = listen::open(config)?;
     let options = if product.edge { StoreOptions::edge() } else { StoreOptions::cloud() };
     let opened = ferrule_store_sqlite::open(&config.node.data_dir, options)
         .map_err(|error| RunError::Store(error.to_string()))?;
     let origin = origin(product, config, &opened.writer, &opened.restored)?;
     let boot = Boot::new(random()? as u64);
 
-    let addresses: Vec<String> = listeners.iter().map(|l| l.address().to_string()).collect();
-    let (workers, inboxes, place) = workers(product, config, clock, listeners, &opened, (&origin, boot))?;
+    let (workers, inboxes, place) = workers(product, config, clock, sockets, &opened, (&origin, boot))?;
     drop(opened.restored);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -155,7 +158,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         edge: product.edge,
         origin: Arc::clone(&origin),
         data_dir: config.node.data_dir.clone(),
-        listeners: addresses.clone(),
+        listeners: listeners.clone(),
         clock,
         inboxes: inboxes.clone(),
         uplink: uplink
@@ -169,13 +172,15 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         let control = Control::bind(&lock)?;
         tracing::info!(
             id = &*origin,
-            listeners = addresses.join(" "),
+            listeners = listeners.addresses().join(" "),
             version = env!("CARGO_PKG_VERSION"),
             "started"
         );
+        notify(&[sd_notify::NotifyState::Ready]);
         serve(control, &about, files, loader, &ended).await.map_err(system("signals"))
     });
     tracing::info!("stopping");
+    notify(&[sd_notify::NotifyState::Stopping]);
     inboxes.iter().for_each(|inbox| inbox.post(Mail::Stop));
     // All of them end before any is judged.
     let ends: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
@@ -186,6 +191,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     {
         tracing::error!("{error}");
     }
+    listeners.remove_files();
     drop(lock);
     stopped?;
     for end in ends {
@@ -296,11 +302,32 @@ async fn serve(
     tokio::select! {
         () = control.serve(move |request| answer(asked.clone(), request)) => {}
         () = watching => {}
+        () = about.listeners.clone().watch() => {}
+        () = watchdog(about) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = ended.notified() => {}
     }
     Ok(())
+}
+
+/// Tells systemd that all workers still turn, as often as it asks to be told (`WatchdogSec=`).
+async fn watchdog(about: &About) {
+    let Some(period) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval(period / 2);
+    loop {
+        ticks.tick().await;
+        if status(about).await.is_ok() {
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
+}
+
+/// Tells systemd, where it started us and wants to be told.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "cannot notify systemd");
+    }
 }
 
 /// What the control socket knows.
@@ -309,7 +336,7 @@ struct About {
     edge: bool,
     origin: Origin,
     data_dir: PathBuf,
-    listeners: Vec<String>,
+    listeners: Listeners,
     clock: Clock,
     inboxes: Vec<Inbox<HubMessage>>,
     /// Where to, and how it goes.
@@ -353,6 +380,8 @@ async fn status(about: &About) -> Result<Status, String> {
             bytes_out: s.bytes_out,
             bytes_in: s.bytes_in,
             last_error: s.last_error,
+            certificate_expires_s: s.certificate_expires_s,
+            certificate_error: s.certificate_error,
         }
     });
     let s = about.writer.status();
@@ -361,14 +390,13 @@ async fn status(about: &About) -> Result<Status, String> {
         State::Failing(message) => ("failing", Some(message)),
         State::Stopped => ("stopped", None),
     };
-    let listener = |bind: &String| ListenerStatus { bind: bind.clone(), protocol: "mqtt".to_owned() };
     Ok(Status {
         role: if about.edge { "edge" } else { "cloud" }.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         id: about.origin.to_string(),
         pid: std::process::id(),
         data_dir: about.data_dir.display().to_string(),
-        listeners: about.listeners.iter().map(listener).collect(),
+        listeners: about.listeners.status(),
         uplink,
         rules_error: about.rules_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         store: Some(StoreStatus {
@@ -395,27 +423,6 @@ fn check_rules(product: &Product, texts: &[RuleFile]) -> Result<usize, RunError>
         Ok(rules) => Ok(rules.sinks.len()),
         Err(mistakes) => Err(RunError::Rules(loader::render(&sources, &mistakes))),
     }
-}
-
-fn bind(config: &BrokerConfig) -> Result<Vec<Listener>, RunError> {
-    (config.listeners.iter())
-        .map(|listener| {
-            let address = listener.bind;
-            Listener::bind(address).map_err(|error| {
-                let reason = match error.kind() {
-                    std::io::ErrorKind::AddrInUse => format!(
-                        "the port is in use: `ss -ltnp 'sport = :{}'` shows by whom; choose another in `bind`",
-                        address.port()
-                    ),
-                    std::io::ErrorKind::PermissionDenied => {
-                        "ports under 1024 need root: choose another in `bind`".into()
-                    }
-                    _ => error.to_string(),
-                };
-                RunError::Listen { address, reason }
-            })
-        })
-        .collect()
 }
 
 /// The node's id: the configuration's, else the one drawn at the first start, which is durable before it is used.
@@ -483,7 +490,7 @@ fn limits(config: &BrokerConfig, of: u16) -> Limits {
     // Client ids are spread evenly, by their hash.
     let share = |all: u64| usize::try_from(all.div_ceil(of.into())).unwrap_or(usize::MAX);
     Limits {
-        clients: config.listeners.iter().map(|_| mqtt.clients).collect(),
+        clients: config.listeners.iter().map(|listener| listener.clients).collect(),
         retained_messages: mqtt.retained_max_messages as usize,
         retained_bytes: mqtt.retained_max_bytes as usize,
         connections: connections(),
@@ -501,13 +508,23 @@ fn connections() -> usize {
 /// The most memory that clients can make a node use that has so many sinks.
 #[must_use]
 pub fn worst_case(edge: bool, config: &BrokerConfig, sinks: usize) -> WorstCase {
+    let files = connections();
+    let came = |is: &dyn Fn(&ListenerConfig) -> bool| {
+        let most = |listener: &ListenerConfig| match listener.entrance.connections {
+            0 => files,
+            connections => connections,
+        };
+        let listeners = config.listeners.iter().filter(|listener| is(listener));
+        listeners.fold(0, |sum, listener| most(listener).saturating_add(sum)).min(files) as u64
+    };
     let policy = policy(edge, config);
     let sessions = session_policy(config, policy);
     // The front in memory, and as many rows as are refused when they cannot be written; of a session's queue, which has an end
     // of its own, its front alone, and half as much again that is read back.
     let shape = Shape {
         workers: worker_count(config).into(),
-        connections: connections() as u64,
+        connections: came(&|_| true),
+        layered: came(&|listener| listener.tls.is_some() || listener.websocket.is_some()),
         outboxes: sinks as u64 + u64::from(edge),
         outbox_bytes: (policy.head_bytes + policy.refuse_bytes) as u64,
         session_bytes: (sessions.head_bytes + sessions.head_bytes / 2) as u64,
@@ -522,10 +539,11 @@ fn session_policy(config: &BrokerConfig, policy: Policy) -> Policy {
     const HEAD_BYTES: usize = 128 << 10;
     const UNWRITTEN_BYTES: usize = 1 << 20;
     const REFUSE_BYTES: usize = 16 << 20;
+    let largest = config.listeners.iter().map(|listener| listener.clients.packet_bytes).max().unwrap_or(0);
     Policy {
         head_bytes: HEAD_BYTES,
         unwritten_bytes: UNWRITTEN_BYTES,
-        refuse_bytes: REFUSE_BYTES.max(2 * config.mqtt.clients.packet_bytes),
+        refuse_bytes: REFUSE_BYTES.max(2 * largest),
         disk_bytes: u64::MAX,
         ..policy
     }
@@ -550,6 +568,8 @@ fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> fer
     let mut link = ferrule_link::UplinkConfig::new(uplink.servers.clone(), Arc::clone(origin), boot, stamp);
     link.username = uplink.username.clone();
     link.password = uplink.password.as_ref().map(|p| p.as_str().as_bytes().to_vec());
+    link.tls = uplink.tls.clone();
+    link.proxy = uplink.proxy.clone();
     link.keep_alive = uplink.keep_alive;
     link.connect_timeout = uplink.connect_timeout;
     link.window_max = uplink.max_inflight;

@@ -9,7 +9,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod files;
 pub mod http;
 pub mod proxy;
+pub mod stack;
 pub mod tls;
 pub mod ws;

@@ -469,7 +469,7 @@ impl Rig {
                 }
                 Command::Close(conn) => closing.push(conn),
                 Command::Move(conn, to) => {
-                    let (_, listener) = self.shards[this].describe(conn).unwrap();
+                    let (_, listener, _) = self.shards[this].describe(conn).unwrap();
                     self.shards[this].closed(conn, now);
                     let Some(name) = self.name_of((index, conn)) else { continue };
                     let moved = self.shards[usize::from(to)].open(HOST, listener, now);

@@ -26,7 +26,12 @@ fn start(users: &[User], threads: usize, queue_max: usize) -> (Authenticator, An
     let (send, answers) = channel();
     let on_verdict = move |conn, answer| drop(send.send((conn, answer)));
     let lists = AccessLists { publish: Some(vec!["open/${clientid}".into()]), ..AccessLists::default() };
-    (Authenticator::with_bounds(users, &lists, threads, queue_max, Box::new(on_verdict)).unwrap(), answers)
+    let certified = AccessLists { publish: Some(vec!["of/${username}".into()]), ..AccessLists::default() };
+    (
+        Authenticator::with_bounds(users, (&lists, &certified), threads, queue_max, Box::new(on_verdict))
+            .unwrap(),
+        answers,
+    )
 }
 
 fn attempt<'a>(username: Option<&'a str>, password: Option<&'a str>) -> Attempt<'a> {
@@ -34,6 +39,7 @@ fn attempt<'a>(username: Option<&'a str>, password: Option<&'a str>) -> Attempt<
         client_id: "c1",
         username,
         password: password.map(str::as_bytes),
+        certificate: None,
         peer: "127.0.0.1".parse().unwrap(),
         anonymous: Anonymous::Nobody,
     }
@@ -50,6 +56,22 @@ fn now(verdict: Verdict) -> Option<Result<Option<Arc<str>>, Refused>> {
 fn next(answers: &Answers) -> (u64, Result<Option<Arc<str>>, Refused>) {
     let (conn, answer) = answers.recv_timeout(Duration::from_secs(60)).expect("an answer");
     (conn, answer.map(|principal| principal.username))
+}
+
+#[test]
+fn a_certificate_names_its_client_whatever_the_client_says() {
+    let (auth, _answers) = start(&users(), 0, 10);
+    let with =
+        |certificate| Attempt { certificate: Some(certificate), ..attempt(Some("ann"), Some("wrong")) };
+    let Verdict::Now(Ok(device)) = auth.verify(1, with("press-9")) else { panic!() };
+    assert_eq!((device.username.as_deref(), device.role), (Some("press-9"), Role::Device));
+    assert_eq!(["of/press-9", "of/ann"].map(|topic| device.acl.may_publish(topic)), [true, false]);
+    let Verdict::Now(Ok(edge)) = auth.verify(1, with("press-7")) else { panic!() };
+    assert_eq!(edge.role, Role::Edge { edge_id: "press-7".into() });
+    // A user without a password cannot be had by one.
+    let (auth, answers) = start(&[user("press-9", Credential::Certificate)], 1, 10);
+    assert_eq!(now(auth.verify(7, attempt(Some("press-9"), Some("")))), None);
+    assert_eq!(next(&answers), (7, Err(Refused::BadCredentials)));
 }
 
 #[test]

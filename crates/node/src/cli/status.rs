@@ -16,7 +16,18 @@ fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
     writeln!(out, "ferrule-{} {} {:?}, up {}, process {}", s.role, s.version, s.id, age(s.uptime_ms), s.pid)?;
     writeln!(out, "data folder  {}", s.data_dir)?;
     for listener in &s.listeners {
-        writeln!(out, "listener     {} {}", listener.protocol, listener.bind)?;
+        writeln!(
+            out,
+            "listener     {} {}, {} accepted",
+            listener.protocol, listener.bind, listener.accepted
+        )?;
+        for certificate in &listener.certificates {
+            let (names, days) = (certificate.names.join(", "), certificate.days_left);
+            writeln!(out, "             certificate for {names}, {days} days left: {}", certificate.file)?;
+        }
+        if let Some(error) = &listener.error {
+            writeln!(out, "             the certificates on disk are not in force: {error}")?;
+        }
     }
     writeln!(out, "clients      {} connected, {} sessions", s.connections, s.sessions)?;
     if let Some(uplink) = &s.uplink {
@@ -168,7 +179,9 @@ fn micros(us: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{ListenerStatus, OutboxStatus, RuleStatus, StoreStatus, UplinkStatus};
+    use crate::control::{
+        CertificateStatus, ListenerStatus, OutboxStatus, RuleStatus, StoreStatus, UplinkStatus,
+    };
 
     #[test]
     fn a_whole_status() {
@@ -180,7 +193,19 @@ mod tests {
             pid: 42,
             uptime_ms: 93_784_000,
             data_dir: "/var/lib/ferrule".into(),
-            listeners: vec![ListenerStatus { bind: "0.0.0.0:1883".into(), protocol: "mqtt".into() }],
+            listeners: vec![ListenerStatus {
+                bind: "0.0.0.0:8883".into(),
+                protocol: "mqtts".into(),
+                accepted: 7,
+                certificates: vec![CertificateStatus {
+                    file: "server.crt".into(),
+                    names: vec!["broker.example".into(), "b2".into()],
+                    days_left: 29,
+                    ..CertificateStatus::default()
+                }],
+                error: Some("server.key: it is no key".into()),
+                ..ListenerStatus::default()
+            }],
             connections: 3,
             sessions: 5,
             uplink: Some(UplinkStatus {
@@ -232,7 +257,9 @@ mod tests {
         let expected = "\
 ferrule-edge 0.1.0 \"press-7\", up 1d 2h, process 42
 data folder  /var/lib/ferrule
-listener     mqtt 0.0.0.0:1883
+listener     mqtts 0.0.0.0:8883, 7 accepted
+             certificate for broker.example, b2, 29 days left: server.crt
+             the certificates on disk are not in force: server.key: it is no key
 clients      3 connected, 5 sessions
 uplink       mqtt://cloud:1883: waiting for 1m 1s, 900 acknowledged, 0 in flight
              last error: connection refused

@@ -41,6 +41,10 @@ fn arguments() {
         (&["rules", "explain", "a"], true),
         (&["passwd"], true),
         (&["passwd", "secret"], false),
+        (&["cert"], true),
+        (&["cert", "--server", "a,b", "--client", "c", "--client", "d,e", "--days", "30", "--renew"], true),
+        (&["cert", "--dir", "d", "--revoke", "c"], true),
+        (&["cert", "--days", "0"], false),
         (&[], false),
     ] {
         assert_eq!(parse(args).is_ok(), ok, "{args:?}");

@@ -10,6 +10,7 @@ use super::reader::{Reader, Section, Size};
 use super::resolve::{int, seconds};
 use super::units::{show_duration, show_size};
 use ferrule_broker::ClientLimits;
+use ferrule_net::EntranceLimits;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -28,17 +29,6 @@ pub struct MqttLimits {
     pub retained_max_messages: u64,
     /// Bytes of all retained messages.
     pub retained_max_bytes: u64,
-}
-
-/// What a listener's connections may use together; from `[listener.limits]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ListenerLimits {
-    /// Connections at once. Zero: as many as the process may open files.
-    pub max_connections: u32,
-    /// Connections accepted in a second. Zero: no bound.
-    pub max_connect_rate: u32,
-    /// Connections at once from one address. Zero: no bound.
-    pub max_connections_per_address: u32,
 }
 
 /// Where a limit is written.
@@ -67,7 +57,7 @@ pub struct Limit {
     pub reason: &'static str,
     /// What a client sees that meets it.
     pub answer: &'static str,
-    /// Where it is counted, in `counters` of the status.
+    /// Where it is counted, in `counters` of the status; a listener's, with the listener.
     pub counter: &'static str,
 }
 
@@ -251,8 +241,8 @@ pub const LIMITS: &[Limit] = {
             "max_connections",
             "connections to a listener; `0`: as many as the process may open files, less 256",
             "the system's bound is one that its administrator has set",
-            "closed at once",
-            "connections_refused",
+            "CONNACK 0x97 (3.x: 3), 64 at a time; more are closed at once",
+            "refused_full",
         ),
         limit(
             Listener,
@@ -260,15 +250,15 @@ pub const LIMITS: &[Limit] = {
             "connections accepted by a listener a second; `0`: no bound",
             "handshakes and passwords have budgets of their own",
             "it waits in the listen queue",
-            "accepts_delayed",
+            "delayed",
         ),
         limit(
             Listener,
             "max_connections_per_address",
             "connections to a listener from one address; `0`: no bound",
             "hundreds of devices may be behind one address",
-            "closed at once",
-            "address_refused",
+            "CONNACK 0x97 (3.x: 3), 4 at a time; more are closed at once",
+            "refused_address",
         ),
         limit(
             Node,
@@ -390,16 +380,14 @@ pub(super) fn read_mqtt(product: Product, mut s: Section<'_>, r: &mut Reader<'_>
 const ITS_LISTENERS: &str = "it is a listener's: below its [[listener]], write it in [listener.limits]";
 
 /// `[listener.limits]` of a listener, where `mqtt` is what `[mqtt]` says.
-// Its caller reads listeners.
-#[cfg_attr(not(test), expect(dead_code, reason = "listeners are read elsewhere"))]
 pub(super) fn read_limits(
     listener: &mut Section<'_>,
     mqtt: &ClientLimits,
     r: &mut Reader<'_>,
-) -> (ClientLimits, ListenerLimits) {
+) -> (ClientLimits, EntranceLimits) {
     let mut s = listener.section(r, "limits");
     if !s.is_present() {
-        return (*mqtt, ListenerLimits::default());
+        return (*mqtt, EntranceLimits::default());
     }
     let limits = (read_client(&mut s, r, mqtt), read_listener(&mut s, r));
     let all = "it is for all listeners together: write it in [mqtt]";
@@ -409,19 +397,14 @@ pub(super) fn read_limits(
     limits
 }
 
-fn read_listener(s: &mut Section<'_>, r: &mut Reader<'_>) -> ListenerLimits {
-    let d = ListenerLimits::default();
-    ListenerLimits {
-        max_connections: int(s, r, "max_connections", d.max_connections, 0..=u32::MAX.into()),
-        max_connect_rate: int(s, r, "max_connect_rate", d.max_connect_rate, 0..=1_000_000),
-        max_connections_per_address: int(
-            s,
-            r,
-            "max_connections_per_address",
-            d.max_connections_per_address,
-            0..=u32::MAX.into(),
-        ),
-    }
+fn read_listener(s: &mut Section<'_>, r: &mut Reader<'_>) -> EntranceLimits {
+    let d = EntranceLimits::default();
+    let mut count =
+        |s: &mut Section<'_>, key, default: usize| s.number(r, key, default as u64, 0..=COUNT_MAX) as usize;
+    let connections = count(s, "max_connections", d.connections);
+    let connections_per_address = count(s, "max_connections_per_address", d.connections_per_address);
+    let connect_rate = int(s, r, "max_connect_rate", d.connect_rate, 0..=1_000_000);
+    EntranceLimits { connections, connect_rate, connections_per_address }
 }
 
 /// What one client may use; what is not written is as `d` says.

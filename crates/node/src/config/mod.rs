@@ -17,20 +17,23 @@
 mod document;
 mod error;
 mod limits;
+mod listener;
 mod reader;
 mod resolve;
 mod units;
+mod uplink;
 
 #[cfg(test)]
 mod tests;
 
 pub use document::Overrides;
 pub use error::{ConfigError, ConfigErrors, ErrorPlace};
-pub use limits::{LIMITS, Limit, ListenerLimits, MqttLimits, Scope};
+pub use limits::{LIMITS, Limit, MqttLimits, Scope};
+pub use listener::{Bind, ListenerConfig};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 
 use crate::auth::{PasswordHash, Secret};
-use ferrule_link::{IdentityMode, Server};
+use ferrule_link::{IdentityMode, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -72,6 +75,8 @@ pub struct BrokerConfig {
     pub users: Vec<User>,
     /// `[anonymous]`: what clients without a name may do, where a listener lets them in.
     pub anonymous: AccessLists,
+    /// `[certificate]`: what clients may do that a listener knows by their certificate and that are no [[user]].
+    pub certificate: AccessLists,
     /// `[mqtt]`.
     pub mqtt: MqttLimits,
     /// `[outbox]`.
@@ -97,15 +102,6 @@ pub struct NodeConfig {
     pub worker_delay: Duration,
     /// Bytes of memory beyond which nobody new is let in. Zero: three quarters of the machine's.
     pub memory_max: u64,
-}
-
-/// One `[[listener]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListenerConfig {
-    /// Where to listen; port 0 takes a free one.
-    pub bind: SocketAddr,
-    /// Who may come without a name.
-    pub anonymous: Anonymous,
 }
 
 /// Who may come without a name.
@@ -140,6 +136,8 @@ pub enum Credential {
     Hash(PasswordHash),
     /// The password itself, from a `password_file`.
     Plain(Secret),
+    /// None: it shows a certificate, on a listener that takes names from them.
+    Certificate,
 }
 
 /// Whether a user speaks for devices behind it.
@@ -172,11 +170,18 @@ pub struct UplinkConfig {
     pub username: Option<String>,
     /// The password in CONNECT, from `password_file`.
     pub password: Option<Secret>,
+    /// `tls`: certificates, for URLs over TLS.
+    ///
+    /// Default: the system's authorities are trusted, and no certificate is shown.
+    pub tls: TlsConfig,
+    /// `proxy`, with `proxy_username` and `proxy_password_file`.
+    pub proxy: Option<Proxy>,
     /// Keep Alive, and how long a dead link goes unnoticed.
     ///
     /// Default 15 s: mobile networks forget an idle connection after 30 s and more; one ping is 4 bytes.
     pub keep_alive: Duration,
-    /// How long to wait for the connection and the CONNACK before the next URL is tried.
+    /// How long each step to a connection may take (look-up, TCP, proxy, TLS, WebSocket, CONNACK) before the next URL is
+    /// tried.
     ///
     /// Default 10 s: a lost SYN is sent again after 1, 3 and 7 s.
     pub connect_timeout: Duration,

@@ -305,14 +305,14 @@ fn hint(value: &Value, expected: &str) -> Option<&'static str> {
 
 // === impl Kind ===
 
-fn text(value: &Value) -> Option<&str> {
+pub(super) fn text(value: &Value) -> Option<&str> {
     match value {
         Value::Text(text) | Value::Word(text) => Some(text),
         _ => None,
     }
 }
 
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 

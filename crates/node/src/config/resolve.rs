@@ -2,15 +2,15 @@
 
 use super::document::{Document, Overrides, Place};
 use super::error::{ConfigError, ConfigErrors, ErrorPlace};
-use super::limits::{MqttLimits, holds_a_packet, read_mqtt};
+use super::limits::{holds_a_packet, read_mqtt};
+use super::listener::{self, ListenerConfig};
 use super::reader::{Hidden, Reader, Section, Size};
+use super::uplink::read_uplink;
 use super::{
-    AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, ListenerConfig, NodeConfig,
-    OutboxConfig, Product, UplinkConfig, User, UserRole, units,
+    AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, NodeConfig, OutboxConfig, Product,
+    UplinkConfig, User, UserRole, units,
 };
 use crate::auth::{PasswordHash, Secret};
-use ferrule_link::{IdentityMode, Server};
-use ferrule_mqtt::Version;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -90,8 +90,21 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     let before = r.settings.len();
     let mqtt = read_mqtt(product, root.section(r, "mqtt"), r);
     let mqtt_settings = r.settings.split_off(before);
-    let listeners = read_listeners(&mut root, listen, r);
-    let users = read_users(product, &mut root, r);
+    let listeners = listener::read_all(&mut root, listen, &mqtt.clients, r);
+    let by_certificate = listeners.iter().any(|l| l.username_from.is_some());
+    let users = read_users(product, by_certificate, &mut root, r);
+    check_listeners_users(&listeners, &users, r);
+    let mut certificate = root.section(r, "certificate");
+    let certificate_access = read_access(&mut certificate, r);
+    if certificate.is_present() && !by_certificate {
+        let help = "set `username_from = \"cn\"` on a [[listener]], or remove the section";
+        r.fail(
+            certificate.place(),
+            "[certificate] is for nobody: no listener takes names from certificates",
+            Some(help),
+        );
+    }
+    certificate.end(r, &[]);
     let mut anonymous = root.section(r, "anonymous");
     let anonymous_access = read_access(&mut anonymous, r);
     if anonymous.is_present() && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
@@ -104,13 +117,15 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     }
     anonymous.end(r, &[]);
     r.settings.extend(mqtt_settings);
-    let outbox = read_outbox(product, root.section(r, "outbox"), &mqtt, r);
+    let packets = listeners.iter().map(|listener| listener.clients.packet_bytes);
+    let largest = packets.max().unwrap_or(mqtt.clients.packet_bytes);
+    let outbox = read_outbox(product, root.section(r, "outbox"), largest, r);
+    let mut warnings = Vec::new();
     let uplink = match product {
-        Product::Edge => read_uplink(root.section(r, "uplink"), r),
+        Product::Edge => read_uplink(root.section(r, "uplink"), r, &mut warnings),
         Product::Cloud => None,
     };
-    let mut warnings = Vec::new();
-    if users.is_empty() && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
+    if users.is_empty() && !by_certificate && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
         // No mistake of the file's: the default file is like this, and users may come from elsewhere later.
         warnings.push(
             "no client can connect: add a [[user]], or `anonymous = true` to a listener on 127.0.0.1"
@@ -137,6 +152,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         listeners,
         users,
         anonymous: anonymous_access,
+        certificate: certificate_access,
         mqtt,
         outbox,
         warnings,
@@ -183,83 +199,28 @@ fn bad_id(id: &str) -> Option<String> {
     (id == "window").then(|| "the id \"window\" is taken: rows made by windows carry it".to_owned())
 }
 
-fn read_listeners(
-    root: &mut Section<'_>,
-    plain: Option<SocketAddr>,
-    r: &mut Reader<'_>,
-) -> Vec<ListenerConfig> {
-    let sections = root.sections(r, "listener");
-    if sections.is_empty() {
-        if let Some(bind) = plain {
-            return vec![ListenerConfig { bind, anonymous: Anonymous::Loopback }];
-        }
-        if !root.has("listener") {
-            let help = "add [[listener]] and below it bind = \"127.0.0.1:1883\"";
-            r.fail(&Place::Nowhere, "there is no [[listener]]", Some(help));
-        }
-    }
-    let mut listeners: Vec<ListenerConfig> = Vec::new();
-    for mut s in sections {
-        let bind: Option<SocketAddr> = s.get(r, "bind");
-        if !s.has("bind") {
-            let help = "add bind = \"127.0.0.1:1883\"";
-            r.fail(s.place(), "a listener needs `bind`", Some(help));
-        }
-        let protocol = s.or(r, "protocol", "mqtt".to_owned());
-        match protocol.as_str() {
-            "mqtt" => {}
-            "ws" | "mqtts" | "wss" => {
-                s.fail(
-                    r,
-                    "protocol",
-                    format!("protocol \"{protocol}\" is not there yet"),
-                    Some("only \"mqtt\" is"),
+/// A listener's `users` are users.
+fn check_listeners_users(listeners: &[ListenerConfig], users: &[User], r: &mut Reader<'_>) {
+    for listener in listeners.iter().filter(|l| l.username_from.is_none()) {
+        for name in listener.users.iter().flatten() {
+            if !users.iter().any(|user| user.name == *name) {
+                let message = format!(
+                    "the listener on {} is for {name:?}, and there is no [[user]] of this name",
+                    listener.bind
                 );
-            }
-            other => {
-                s.fail(r, "protocol", format!("expected protocol \"mqtt\", found {other:?}"), None);
+                r.fail(&Place::Nowhere, message, None);
             }
         }
-        let anonymous = s.or(r, "anonymous", false);
-        let anywhere = s.or(r, "anonymous_anywhere", false);
-        let loopback = bind.is_none_or(|bind| bind.ip().to_canonical().is_loopback());
-        if anonymous && !anywhere && !loopback {
-            let help = "bind to 127.0.0.1, or add `anonymous_anywhere = true` if everyone who reaches the port may come in";
-            s.fail(r, "anonymous", "`anonymous = true` on an address that other machines reach", Some(help));
-        }
-        if anywhere && !anonymous {
-            s.fail(
-                r,
-                "anonymous_anywhere",
-                "`anonymous_anywhere` without `anonymous = true` does nothing",
-                None,
-            );
-        }
-        let twin = listeners.iter().any(|l| Some(l.bind) == bind && l.bind.port() != 0);
-        if let (true, Some(bind)) = (twin, bind) {
-            s.fail(r, "bind", format!("two listeners on {bind}"), None);
-        }
-        if let Some(bind) = bind {
-            let anonymous = match (anonymous, anywhere) {
-                (false, _) => Anonymous::Nobody,
-                (true, false) => Anonymous::Loopback,
-                (true, true) => Anonymous::Anyone,
-            };
-            listeners.push(ListenerConfig { bind, anonymous });
-        }
-        s.end(
-            r,
-            &[
-                ("tls", "TLS is not there yet; put a TLS proxy before the broker"),
-                ("proxy_protocol_from", "the PROXY protocol is not there yet"),
-                ("port", "it is part of `bind`: bind = \"0.0.0.0:1883\""),
-            ],
-        );
     }
-    listeners
 }
 
-fn read_users(product: Product, root: &mut Section<'_>, r: &mut Reader<'_>) -> Vec<User> {
+/// `by_certificate`: some listener knows users by their certificates.
+fn read_users(
+    product: Product,
+    by_certificate: bool,
+    root: &mut Section<'_>,
+    r: &mut Reader<'_>,
+) -> Vec<User> {
     let mut users: Vec<User> = Vec::new();
     for mut s in root.sections(r, "user") {
         let name: Option<String> = s.get(r, "name");
@@ -273,7 +234,7 @@ fn read_users(product: Product, root: &mut Section<'_>, r: &mut Reader<'_>) -> V
             }
             _ => {}
         }
-        let credential = read_credential(product, &mut s, r);
+        let credential = read_credential(product, by_certificate, &mut s, r);
         let access = read_access(&mut s, r);
         let role = s.word(r, "role", &[("device", false), ("edge", true)], false);
         let edge: Option<String> = s.get(r, "edge");
@@ -305,7 +266,12 @@ fn read_users(product: Product, root: &mut Section<'_>, r: &mut Reader<'_>) -> V
     users
 }
 
-fn read_credential(product: Product, s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<Credential> {
+fn read_credential(
+    product: Product,
+    by_certificate: bool,
+    s: &mut Section<'_>,
+    r: &mut Reader<'_>,
+) -> Option<Credential> {
     let command = match product {
         Product::Edge => "ferrule-edge passwd",
         Product::Cloud => "ferrule-cloud passwd",
@@ -322,6 +288,7 @@ fn read_credential(product: Product, s: &mut Section<'_>, r: &mut Reader<'_>) ->
             );
             return None;
         }
+        (false, false) if by_certificate => return Some(Credential::Certificate),
         (false, false) => {
             let help = format!("`{command}` makes a hash for `password`; or `password_file` names a file");
             r.fail(s.place(), "a user needs `password` or `password_file`", Some(&help));
@@ -358,7 +325,7 @@ fn hash(text: &str, place: &Place, r: &mut Reader<'_>) -> Option<Credential> {
 }
 
 /// The one line of a password file.
-fn read_password_file(file: &Path, place: &Place, r: &mut Reader<'_>) -> Option<String> {
+pub(super) fn read_password_file(file: &Path, place: &Place, r: &mut Reader<'_>) -> Option<String> {
     let path = r.resolve(file.to_owned(), place);
     let text = match read_text(&path, PASSWORD_FILE_BYTES_MAX) {
         Ok(text) => text,
@@ -425,7 +392,12 @@ pub(super) fn seconds(
     default
 }
 
-fn read_outbox(product: Product, mut s: Section<'_>, mqtt: &MqttLimits, r: &mut Reader<'_>) -> OutboxConfig {
+fn read_outbox(
+    product: Product,
+    mut s: Section<'_>,
+    packet_bytes: usize,
+    r: &mut Reader<'_>,
+) -> OutboxConfig {
     let d = match product {
         Product::Edge => OutboxConfig::edge(),
         Product::Cloud => OutboxConfig::cloud(),
@@ -450,7 +422,7 @@ fn read_outbox(product: Product, mut s: Section<'_>, mqtt: &MqttLimits, r: &mut 
         }
         other => s.fail(r, "on_full", format!("expected on_full \"withhold\", found {other:?}"), None),
     }
-    holds_a_packet(&s, r, "max_bytes", outbox.max_bytes, mqtt.clients.packet_bytes);
+    holds_a_packet(&s, r, "max_bytes", outbox.max_bytes, packet_bytes);
     if outbox.mem_max > outbox.max_bytes {
         let (mem, max) = (units::show_size(outbox.mem_max), units::show_size(outbox.max_bytes));
         let message = format!("`mem_max` = {mem} is more than `max_bytes` = {max}, which counts it in");
@@ -467,73 +439,4 @@ fn read_outbox(product: Product, mut s: Section<'_>, mqtt: &MqttLimits, r: &mut 
     }
     s.end(r, &[]);
     outbox
-}
-
-fn read_uplink(mut s: Section<'_>, r: &mut Reader<'_>) -> Option<UplinkConfig> {
-    let present = s.is_present();
-    let texts: Option<Vec<String>> = s.get(r, "url");
-    let mut servers: Vec<Server> = Vec::new();
-    for text in texts.iter().flatten() {
-        match text.parse() {
-            Ok(server) => servers.push(server),
-            Err(error) => s.fail(r, "url", format!("`url`: {error}"), None),
-        }
-    }
-    if present && texts.as_ref().is_none_or(Vec::is_empty) && !(texts.is_none() && s.has("url")) {
-        let help = "add url = \"mqtt://host:1883\"";
-        s.fail(r, "url", "[uplink] needs `url`", Some(help));
-    }
-    let username: Option<String> = s.get(r, "username");
-    let file: Option<PathBuf> = s.get(r, "password_file");
-    let password = file.and_then(|file| {
-        let place = s.place_of("password_file").clone();
-        read_password_file(&file, &place, r).map(Secret::new)
-    });
-    let keep_alive = seconds(&mut s, r, "keep_alive", Duration::from_secs(15), 1..=65_535);
-    let connect_timeout = s.or(r, "connect_timeout", Duration::from_secs(10));
-    if connect_timeout.is_zero() {
-        s.fail(r, "connect_timeout", "`connect_timeout` is 0s: no connection would ever be made", None);
-    }
-    let max_inflight = int(&mut s, r, "max_inflight", 1_024u16, 1..=65_535);
-    let version = match s.or(r, "version", 5u64) {
-        5 => Version::V5,
-        4 => Version::V3_1_1,
-        other => {
-            let message = format!("`version` is {other}: it must be 5 (MQTT 5) or 4 (MQTT 3.1.1)");
-            s.fail(r, "version", message, None);
-            Version::V5
-        }
-    };
-    let words = [("negotiated", IdentityMode::Negotiated), ("properties", IdentityMode::Properties)];
-    let identity = s.word(r, "identity", &words, IdentityMode::Negotiated);
-    if version == Version::V3_1_1 && identity == IdentityMode::Properties {
-        s.fail(
-            r,
-            "identity",
-            "`identity = \"properties\"` needs `version = 5`: MQTT 3.1.1 has no user properties",
-            None,
-        );
-    }
-    if version == Version::V3_1_1 && s.has("password_file") && !s.has("username") {
-        // [MQTT-3.1.2-22]
-        s.fail(r, "password_file", "a password needs a `username` beside it in MQTT 3.1.1", None);
-    }
-    s.end(
-        r,
-        &[
-            ("password", "a password is kept in a file of its own: password_file = \"uplink.pass\""),
-            ("tls", "TLS is not there yet; put a TLS proxy beside the edge"),
-        ],
-    );
-    let config = UplinkConfig {
-        servers,
-        username,
-        password,
-        keep_alive,
-        connect_timeout,
-        max_inflight,
-        version,
-        identity,
-    };
-    present.then_some(config)
 }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
+use ferrule_broker::ClientLimits;
+use ferrule_transport::tls::NameFrom;
 
 const LISTENER: &str = "[[listener]]\nbind = \"127.0.0.1:1883\"\nanonymous = true\n";
 /// Of the right form; of no word.
@@ -87,11 +89,11 @@ edge.toml:12:13: error: `anonymous = true` on an address that other machines rea
    |             ^^^^
    = help: bind to 127.0.0.1, or add `anonymous_anywhere = true` if everyone who reaches the port may come in
 
-edge.toml:13:1: error: unknown key `tls` in `listener`
+edge.toml:13:1: error: `tls` needs `key`: a file in PEM form
    |
 13 | tls = { cert = "a.pem" }
    | ^^^
-   = help: TLS is not there yet; put a TLS proxy before the broker
+   = help: `cert` makes both: ferrule-edge cert --dir certs --server NAME
 
 edge.toml:15:2: error: unknown section `uplinkk`
    |
@@ -189,16 +191,77 @@ fn values_and_relations() {
     refused("[sink]\nx = 1", &["unknown section `sink`"]);
 }
 
+fn port(bind: &Bind) -> u16 {
+    match bind {
+        Bind::Tcp(address) => address.port(),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn transports() {
+    let read = |text: &str| edge(&format!("[[listener]]\n{text}")).unwrap().broker.listeners.remove(0);
+    let listener = read(
+        "bind = \"0.0.0.0:8084\"\nprotocol = \"ws\"\ntls = { cert = [\"a.crt\", \"b.crt\"], key = [\"a.key\", \"b.key\"], client_ca = \"ca.crt\", client = \"optional\", tls12 = false }\nusername_from = \"san\"",
+    );
+    let tls = listener.tls.as_ref().unwrap();
+    assert_eq!((listener.protocol(), listener.websocket.as_deref()), ("wss", Some("/mqtt")));
+    assert_eq!(tls.certificates[1], ("/etc/ferrule/b.crt".into(), "/etc/ferrule/b.key".into()));
+    assert_eq!((tls.client_required, tls.tls12, &*tls.alpn), (false, false, &[b"http/1.1".to_vec()][..]));
+    assert_eq!(listener.username_from, Some(NameFrom::San));
+    let listener = read("bind = \"unix:m.sock\"\nunix_mode = \"0600\"\nanonymous = true");
+    assert_eq!((listener.bind, listener.unix_mode), (Bind::Unix("/etc/ferrule/m.sock".into()), 0o600));
+    assert_eq!(listener.anonymous, Anonymous::Loopback);
+    let listener = read(
+        "bind = \"systemd:mqtt\"\nproxy_protocol_from = [\"10.0.0.0/8\", \"::1\"]\nusername_from = \"cn\"",
+    );
+    assert_eq!(listener.bind, Bind::Systemd("mqtt".into()));
+    assert_eq!(
+        listener.proxies.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.0.0/8", "::1/128"]
+    );
+    for (text, mistakes) in [
+        ("protocol = \"http\"", &["expected protocol \"mqtt\" or \"ws\", found \"http\""][..]),
+        ("path = \"/mqtt\"", &["`path` is for `protocol = \"ws\"`"]),
+        ("protocol = \"ws\"\npath = \"mqtt\"", &["a path begins with `/` and has no `?`, `#` or blank"]),
+        (
+            "tls = { cert = [\"a\", \"b\"], key = \"a\", crl = \"c\" }",
+            &[
+                "2 in `cert`, 1 in `key`: each certificate has a key",
+                "`crl` is about clients' certificates: it needs `client_ca`",
+            ],
+        ),
+        ("username_from = \"cn\"", &["nobody here has a certificate that was checked"]),
+        (
+            "username_from = \"san\"\nproxy_protocol_from = \"10.0.0.1\"",
+            &["a PROXY header carries the certificate's CN alone: \"cn\""],
+        ),
+        (
+            "proxy_protocol_from = \"balancer\"",
+            &["expected an address or a network like \"10.0.0.0/8\", found \"balancer\""],
+        ),
+        ("unix_mode = \"0660\"", &["`unix_mode` is for `bind = \"unix:...\"`"]),
+        (
+            "users = [\"nobody\"]",
+            &["the listener on 127.0.0.1:9 is for \"nobody\", and there is no [[user]] of this name"],
+        ),
+        ("proxy_protocol = true", &["unknown key `proxy_protocol` in `listener`"]),
+    ] {
+        refused(&format!("[[listener]]\nbind = \"127.0.0.1:9\"\n{text}"), mistakes);
+    }
+    refused(
+        "[certificate]\npublish = []",
+        &["[certificate] is for nobody: no listener takes names from certificates"],
+    );
+}
+
 #[test]
 fn listeners() {
-    refused(
-        "[[listener]]\nprotocol = \"ws\"",
-        &["a listener needs `bind`", "protocol \"ws\" is not there yet"],
-    );
+    refused("[[listener]]\nprotocol = \"wss\"", &["a listener needs `bind`", "TLS is a key of its own"]);
     refused(
         "[[listener]]\nbind = \"localhost:1883\"",
         &[
-            "`listener.0.bind`: expected an address and a port like \"127.0.0.1:1883\", found \"localhost:1883\"",
+            "`listener.0.bind`: expected an address and a port like \"127.0.0.1:1883\", or \"unix:/path\", found \"localhost:1883\"",
         ],
     );
     refused("[[listener]]\nbind = \"127.0.0.1:1883\"", &["two listeners on 127.0.0.1:1883"]);
@@ -377,7 +440,7 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(broker.mqtt.clients.receive_max, 20);
     assert_eq!(broker.node.id.as_deref(), Some("7"));
     assert_eq!(broker.outbox.ack_deadline, Duration::from_millis(500));
-    let ports: Vec<u16> = broker.listeners.iter().map(|l| l.bind.port()).collect();
+    let ports: Vec<u16> = broker.listeners.iter().map(|l| port(&l.bind)).collect();
     assert_eq!(ports, [2, 3]);
     assert_eq!(broker.listeners[0].anonymous, Anonymous::Loopback, "from the file");
     assert_eq!(broker.anonymous.publish, Some(vec!["a,b".to_owned(), "c".to_owned()]));
@@ -400,7 +463,7 @@ fn elements_are_added_in_order_of_number() {
         .map(|i| (format!("FERRULE__LISTENER__{i}__BIND"), format!("127.0.0.1:{}", 100 + i)))
         .collect();
     let config = EdgeConfig::parse("e", "", Path::new(""), &Overrides::from_env(vars)).unwrap();
-    let ports: Vec<u16> = config.broker.listeners.iter().map(|l| l.bind.port()).collect();
+    let ports: Vec<u16> = config.broker.listeners.iter().map(|l| port(&l.bind)).collect();
     assert_eq!(ports, (100..112).collect::<Vec<u16>>());
 }
 
@@ -437,7 +500,7 @@ fn options_win_over_the_environment() {
     overrides.option("--data-dir", &["edge", "data_dir"], "here");
     overrides.option("--listen", &["listener", "0", "bind"], "127.0.0.1:4");
     let config = EdgeConfig::parse("edge.toml", LISTENER, Path::new("/etc"), &overrides).unwrap();
-    assert_eq!(config.broker.listeners[0].bind.port(), 4);
+    assert_eq!(port(&config.broker.listeners[0].bind), 4);
     assert_eq!(config.broker.node.data_dir, Path::new("here"), "relative to where the process was started");
 }
 
@@ -453,7 +516,7 @@ fn paths_of_the_file_are_relative_to_it() {
 fn without_a_file() {
     let listen: SocketAddr = "0.0.0.0:1883".parse().unwrap();
     let config = EdgeConfig::plain(listen, "/data");
-    assert_eq!(config.broker.listeners, [ListenerConfig { bind: listen, anonymous: Anonymous::Loopback }]);
+    assert_eq!(config.broker.listeners, [ListenerConfig::plain(listen, ClientLimits::default())]);
     let node = NodeConfig {
         id: None,
         data_dir: "/data".into(),
@@ -508,6 +571,21 @@ fn compare_settings(file: &str, broker: &BrokerConfig, examples: &BrokerConfig, 
     }
 }
 
+/// The examples with what they need beside them: a Unix socket for WebSocket clients without a name, or with a certificate.
+fn examples_that_agree(file: &str) -> String {
+    let mut text = with_examples(file);
+    for (default, needed) in [
+        ("anonymous = false", "anonymous = true"),
+        ("bind = \"127.0.0.1:1883\"", "bind = \"unix:mqtt.sock\""),
+        ("protocol = \"mqtt\"", "protocol = \"ws\""),
+        ("username_from = \"password\"", "username_from = \"cn\""),
+    ] {
+        assert!(text.contains(default), "{default}");
+        text = text.replacen(default, needed, 1);
+    }
+    text
+}
+
 #[test]
 fn the_default_files_show_every_default() {
     let dir = tempfile::tempdir().unwrap();
@@ -522,7 +600,7 @@ fn the_default_files_show_every_default() {
         config
     };
     assert_eq!(stripped(file.clone()), stripped(defaults.clone()));
-    let text = with_examples(EDGE_DEFAULT_FILE).replace("anonymous = false", "anonymous = true");
+    let text = examples_that_agree(EDGE_DEFAULT_FILE);
     let examples = EdgeConfig::parse("f", &text, dir.path(), &none).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(defaults.broker.mqtt, MqttLimits::edge());
     assert_eq!(defaults.broker.outbox, OutboxConfig::edge());
@@ -530,7 +608,7 @@ fn the_default_files_show_every_default() {
 
     let file = CloudConfig::parse("f", CLOUD_DEFAULT_FILE, dir.path(), &none).unwrap();
     let defaults = CloudConfig::parse("f", minimal, dir.path(), &none).unwrap();
-    let text = with_examples(CLOUD_DEFAULT_FILE).replace("anonymous = false", "anonymous = true");
+    let text = examples_that_agree(CLOUD_DEFAULT_FILE);
     let text = text.replace("role = \"device\"", "role = \"edge\"");
     let examples = CloudConfig::parse("f", &text, dir.path(), &none).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(defaults.broker.mqtt, MqttLimits::cloud());

@@ -86,8 +86,40 @@ impl Status {
 pub struct ListenerStatus {
     /// The address it is bound to: with the real port where 0 was configured.
     pub bind: String,
-    /// `"mqtt"`.
+    /// `"mqtt"`, `"mqtts"`, `"ws"` or `"wss"`.
     pub protocol: String,
+    /// Connections accepted since the start.
+    pub accepted: u64,
+    /// Connections refused over `max_connections`.
+    pub refused_full: u64,
+    /// Connections refused over `max_connections_per_address`.
+    pub refused_address: u64,
+    /// Connections refused that `proxy_protocol_from` does not name.
+    pub refused_untrusted: u64,
+    /// Times that accepting waited for `max_connect_rate`.
+    pub delayed: u64,
+    /// Connections ended under MQTT: PROXY, TLS, HTTP, WebSocket.
+    pub faults: u64,
+    /// What it proves itself with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateStatus>,
+    /// Why the certificates on disk are not those in force, if they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A certificate in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CertificateStatus {
+    /// Where it is from.
+    pub file: String,
+    /// Its subject.
+    pub subject: String,
+    /// The names it is for.
+    pub names: Vec<String>,
+    /// Days until it ends; negative: since.
+    pub days_left: i64,
 }
 
 /// The uplink.
@@ -117,6 +149,12 @@ pub struct UplinkStatus {
     /// Why the last connection ended or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// When the certificate that the uplink shows ends, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_expires_s: Option<i64>,
+    /// Why the certificates on disk are not those in force, if they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_error: Option<String>,
 }
 
 /// An outbox; counts in rows of this process life. On a quiet snapshot

@@ -88,8 +88,8 @@ impl Fixture {
         let opened = ferrule_store_sqlite::open(data_dir, StoreOptions::edge()).unwrap();
         let (poll, inbox) = Worker::<Hub, SqliteStore, HubMessage>::poll().unwrap();
         let clock = Clock::start();
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.address();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Arc::default()).unwrap();
+        let address = listener.address().tcp().unwrap();
         let node = Node {
             origin: "n".into(),
             boot: Boot::new(1),

@@ -10,7 +10,7 @@ use std::path::Path;
 struct Read {
     mqtt: MqttLimits,
     clients: ClientLimits,
-    own: ListenerLimits,
+    own: EntranceLimits,
     settings: Vec<(String, String)>,
 }
 
@@ -33,7 +33,7 @@ fn read(product: Product, text: &str) -> Result<Read, Vec<String>> {
 fn a_listeners_clients_are_as_mqtt_says_unless_the_listener_says_otherwise() {
     let text = "[mqtt]\nreceive_max = 9\nkeep_alive_max = \"60s\"\nsession_expiry_max = \"0s\"\n";
     let Read { mqtt, clients, own, .. } = read(Product::Edge, text).unwrap();
-    assert_eq!((mqtt.clients, own), (clients, ListenerLimits::default()));
+    assert_eq!((mqtt.clients, own), (clients, EntranceLimits::default()));
     assert_eq!(
         (clients.receive_max, clients.keep_alive_max, clients.session_expiry_max_s),
         (9, Some(60), u32::MAX)
@@ -43,10 +43,7 @@ fn a_listeners_clients_are_as_mqtt_says_unless_the_listener_says_otherwise() {
     let Read { mqtt, clients, own, settings } = read(Product::Edge, &format!("{text}{more}")).unwrap();
     let expected =
         ClientLimits { publish_rate: 7, packet_bytes: 4_096, keep_alive_max: None, ..mqtt.clients };
-    assert_eq!(
-        (clients, own),
-        (expected, ListenerLimits { max_connections: 3, ..ListenerLimits::default() })
-    );
+    assert_eq!((clients, own), (expected, EntranceLimits { connections: 3, ..EntranceLimits::default() }));
     assert!(settings.contains(&("listener.limits.receive_max".to_owned(), "9".to_owned())), "{settings:?}");
 }
 
@@ -110,11 +107,14 @@ fn the_list_names_each_key_that_is_read_and_no_other() {
 
 #[test]
 fn what_is_counted_is_shown() {
-    let hub = include_str!("../../hub.rs");
-    // Listeners are the rim's.
-    for limit in LIMITS.iter().filter(|limit| limit.scope != Scope::Listener) {
+    let (hub, listeners) = (include_str!("../../hub.rs"), include_str!("../../control/status.rs"));
+    for limit in LIMITS {
         for counter in limit.counter.split(", ").filter(|counter| !counter.is_empty()) {
-            assert!(hub.contains(&format!("(\"{counter}\", ")), "{} is not in the status", counter);
+            let is_shown = match limit.scope {
+                Scope::Listener => listeners.contains(&format!("pub {counter}: u64")),
+                _ => hub.contains(&format!("(\"{counter}\", ")),
+            };
+            assert!(is_shown, "{counter} is not in the status");
         }
     }
 }
@@ -126,7 +126,7 @@ configuration (`crates/node/src/config/limits.rs`) by `FERRULE_WRITE_REPORT=1 ca
 
 - Where a default differs, the edge's is before the cloud's. How sizes and times are written: [configuration.md](configuration.md).
 - Answers are reason codes of MQTT 5. For 3.1 and 3.1.1, who have none, what they see is said after `3.x`.
-- Counts are in `counters` of `status --json`, sums over all workers.
+- Counts are in `counters` of `status --json`, sums over all workers; a listener's in `listeners`.
 
 ";
 
@@ -151,7 +151,7 @@ largest parts; and which keys to lower where the machine (its control group, if 
 
 | part | at most |
 |---|---|
-| connections | connections (`max_connections`, or open files less 256) x 5 KiB: 1 KiB each costs, and 4 KiB each may have waiting whatever the others have |
+| connections | connections (`max_connections` of each listener, in all no more than open files less 256) x 5 KiB: 1 KiB each costs, and 4 KiB each may have waiting whatever the others have. With TLS or WebSocket 76 KiB more: 12 KiB for the layers, 64 KiB encoded for the socket |
 | buffers | `max_buffered_bytes`: half-received packets, input of connections that are not heard, output, messages that wait in memory |
 | sessions | `max_sessions` x 193 KiB: 1 KiB each costs, 128 KiB of its queue are in memory, and 64 KiB more while it is read back |
 | subscriptions | workers x `subscriptions_max_bytes`: each worker may come to know all filters |

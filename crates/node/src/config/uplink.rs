@@ -1,0 +1,189 @@
+//! `[uplink]`.
+
+use super::UplinkConfig;
+use super::reader::{Reader, Section};
+use super::resolve::{int, read_password_file, seconds};
+use crate::auth::Secret;
+use ferrule_link::{IdentityMode, Proxy, Scheme, Server, TlsConfig};
+use ferrule_mqtt::Version;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The section, if there is one; what is probably not meant goes to `warnings`.
+pub(super) fn read_uplink(
+    mut s: Section<'_>,
+    r: &mut Reader<'_>,
+    warnings: &mut Vec<String>,
+) -> Option<UplinkConfig> {
+    let present = s.is_present();
+    let servers = read_servers(&mut s, r);
+    let username: Option<String> = s.get(r, "username");
+    let password = read_secret(&mut s, r, "password_file");
+    let tls = read_tls(s.section(r, "tls"), &servers, r);
+    let proxy = read_proxy(&mut s, r);
+    let keep_alive = seconds(&mut s, r, "keep_alive", Duration::from_secs(15), 1..=65_535);
+    let connect_timeout = s.or(r, "connect_timeout", Duration::from_secs(10));
+    if connect_timeout.is_zero() {
+        s.fail(r, "connect_timeout", "`connect_timeout` is 0s: no connection would ever be made", None);
+    }
+    let max_inflight = int(&mut s, r, "max_inflight", 1_024u16, 1..=65_535);
+    let version = match s.or(r, "version", 5u64) {
+        5 => Version::V5,
+        4 => Version::V3_1_1,
+        other => {
+            let message = format!("`version` is {other}: it must be 5 (MQTT 5) or 4 (MQTT 3.1.1)");
+            s.fail(r, "version", message, None);
+            Version::V5
+        }
+    };
+    let words = [("negotiated", IdentityMode::Negotiated), ("properties", IdentityMode::Properties)];
+    let identity = s.word(r, "identity", &words, IdentityMode::Negotiated);
+    if version == Version::V3_1_1 && identity == IdentityMode::Properties {
+        s.fail(
+            r,
+            "identity",
+            "`identity = \"properties\"` needs `version = 5`: MQTT 3.1.1 has no user properties",
+            None,
+        );
+    }
+    if version == Version::V3_1_1 && s.has("password_file") && !s.has("username") {
+        // [MQTT-3.1.2-22]
+        s.fail(r, "password_file", "a password needs a `username` beside it in MQTT 3.1.1", None);
+    }
+    s.end(
+        r,
+        &[
+            ("password", "a password is kept in a file of its own: password_file = \"uplink.pass\""),
+            (
+                "proxy_password",
+                "a password is kept in a file of its own: proxy_password_file = \"proxy.pass\"",
+            ),
+            ("ca", "it is part of `tls`: tls = { ca = \"ca.crt\" }"),
+            ("cert", "it is part of `tls`: tls = { cert = \"client.crt\", key = \"client.key\" }"),
+            ("key", "it is part of `tls`: tls = { cert = \"client.crt\", key = \"client.key\" }"),
+        ],
+    );
+    if let (Some(plain), Some(_)) = (servers.iter().find(|s| !s.scheme().is_tls()), encrypted(&servers)) {
+        warnings.push(format!(
+            "[uplink] falls back from TLS to {plain}, which everyone on the way can read and bring about: leave it out of `url`"
+        ));
+    }
+    let config = UplinkConfig {
+        servers,
+        username,
+        password,
+        tls,
+        proxy,
+        keep_alive,
+        connect_timeout,
+        max_inflight,
+        version,
+        identity,
+    };
+    present.then_some(config)
+}
+
+fn encrypted(servers: &[Server]) -> Option<&Server> {
+    servers.iter().find(|server| server.scheme().is_tls())
+}
+
+fn read_servers(s: &mut Section<'_>, r: &mut Reader<'_>) -> Vec<Server> {
+    let texts: Option<Vec<String>> = s.get(r, "url");
+    let mut servers: Vec<Server> = Vec::new();
+    for text in texts.iter().flatten() {
+        match text.parse() {
+            Ok(server) => servers.push(server),
+            Err(error) => s.fail(r, "url", format!("`url`: {error}"), None),
+        }
+    }
+    if s.is_present() && texts.as_ref().is_none_or(Vec::is_empty) && !(texts.is_none() && s.has("url")) {
+        let help = "add url = \"mqtts://host\", or \"mqtt://host\" without TLS";
+        s.fail(r, "url", "[uplink] needs `url`", Some(help));
+    }
+    servers
+}
+
+/// `tls = { ca, cert, key, server_name }`. The files are not opened: a gateway whose certificate is just being replaced
+/// still has to start and take its devices' messages. The uplink says what is wrong with them.
+fn read_tls(mut s: Section<'_>, servers: &[Server], r: &mut Reader<'_>) -> TlsConfig {
+    let path = |s: &mut Section<'_>, r: &mut Reader<'_>, key| {
+        let path: Option<PathBuf> = s.get(r, key);
+        path.map(|path| r.resolve(path, s.place_of(key)))
+    };
+    let ca = path(&mut s, r, "ca");
+    let cert = path(&mut s, r, "cert");
+    let key = path(&mut s, r, "key");
+    for (one, other) in [("cert", "key"), ("key", "cert")] {
+        if s.has(one) && !s.has(other) {
+            let message = format!("`{one}` needs `{other}` beside it: a client certificate is both files");
+            s.fail(r, one, message, None);
+        }
+    }
+    let server_name: Option<String> = s.get(r, "server_name");
+    let server_name = server_name.and_then(|name| match TlsConfig::server_name(&name) {
+        Some(name) => Some(name),
+        None => {
+            let message = format!("`server_name`: {name:?} is neither a DNS name nor an address");
+            s.fail(r, "server_name", message, None);
+            None
+        }
+    });
+    if s.is_present() && !servers.is_empty() && encrypted(servers).is_none() {
+        let secure = match servers[0].scheme() {
+            Scheme::Ws => "wss://",
+            _ => "mqtts://",
+        };
+        let help = format!("write \"{secure}{}\", or remove `tls`", servers[0].host());
+        r.fail(s.place(), "`tls` is given, and no `url` is over TLS", Some(&help));
+    }
+    s.end(
+        r,
+        &[
+            ("certificate", "did you mean `cert`?"),
+            (
+                "insecure",
+                "a certificate that is not checked protects from nobody: name its authority in `ca`",
+            ),
+            ("verify", "a certificate that is not checked protects from nobody: name its authority in `ca`"),
+            ("key_password", "an encrypted key cannot be read: `openssl pkey -in client.key -out plain.key`"),
+        ],
+    );
+    TlsConfig { ca, certificate: cert.zip(key), server_name }
+}
+
+fn read_proxy(s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<Proxy> {
+    let url: Option<String> = s.get(r, "proxy");
+    let username: Option<String> = s.get(r, "proxy_username");
+    let password = read_secret(s, r, "proxy_password_file");
+    for (one, other) in [
+        ("proxy_username", "proxy"),
+        ("proxy_password_file", "proxy_username"),
+        ("proxy_username", "proxy_password_file"),
+    ] {
+        if s.has(one) && !s.has(other) {
+            s.fail(r, one, format!("`{one}` needs `{other}` beside it"), None);
+        }
+    }
+    if let Some(name) = username.as_deref()
+        && name.contains(':')
+    {
+        // RFC 7617, 2: the first colon ends the name.
+        s.fail(r, "proxy_username", format!("`proxy_username`: {name:?} holds a colon"), None);
+    }
+    match url?.parse::<Proxy>() {
+        Ok(mut proxy) => {
+            proxy.credentials = username.zip(password.map(|secret| secret.as_str().to_owned()));
+            Some(proxy)
+        }
+        Err(error) => {
+            s.fail(r, "proxy", format!("`proxy`: {error}"), None);
+            None
+        }
+    }
+}
+
+fn read_secret(s: &mut Section<'_>, r: &mut Reader<'_>, key: &'static str) -> Option<Secret> {
+    let file: PathBuf = s.get(r, key)?;
+    let place = s.place_of(key).clone();
+    read_password_file(&file, &place, r).map(Secret::new)
+}
