@@ -29,7 +29,7 @@ mod error;
 mod files;
 mod resolver;
 
-pub use self::certificate::{CertificateInfo, Kind, NameFrom, WARN_BEFORE_S, warnings};
+pub use self::certificate::{CertificateInfo, Kind, NameFrom, WARN_BEFORE_S, date, warnings};
 pub use self::error::{Spoken, TlsError};
 pub use self::files::{ALPN_HTTP, ALPN_MQTT, ClientFiles, FILE_BYTES_MAX, LoadError, ServerFiles};
 

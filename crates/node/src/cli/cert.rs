@@ -15,10 +15,12 @@
 
 mod authority;
 
-use authority::{Authority, Issued, Purpose, SECONDS_OF_DAY, date, read, read_certificates, read_info};
+use authority::{Authority, Issued, Purpose, SECONDS_OF_DAY, read, read_certificates, read_info};
+use ferrule_transport::tls::date;
 use rustls::pki_types::ServerName;
 use std::fs;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -40,13 +42,13 @@ pub(super) struct CertArgs {
     #[arg(long, value_name = "DIR", default_value = "certs")]
     dir: PathBuf,
     /// Names and addresses under which clients reach the server [default, with a new authority: this machine's name and localhost]
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
     server: Vec<String>,
     /// A client to make a certificate for, its name in it; may be given several times
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = client_name)]
     client: Vec<String>,
     /// A client whose certificates are no longer good: they are added to ca.crl; may be given several times
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = client_name)]
     revoke: Vec<String>,
     /// How long certificates are valid
     #[arg(long, value_name = "DAYS", default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=DAYS_MAX))]
@@ -78,16 +80,6 @@ pub(super) fn run(args: &CertArgs, out: &mut dyn Write) -> Result<(), String> {
     let now_s =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed());
     let folder = Folder { dir: args.dir.clone() };
-    for name in &args.server {
-        if !is_server_name(name) {
-            return Err(format!(
-                "--server {name:?} is neither a name nor an address: like broker.example,192.168.1.5"
-            ));
-        }
-    }
-    for name in args.client.iter().chain(&args.revoke) {
-        check_client(name)?;
-    }
     let found = Authority::open(&folder.path("ca.crt"), &folder.path("ca.key"), now_s)?;
     let wanted = wanted(args, &folder, found.is_some())?;
     let (authority, new) = match found {
@@ -122,9 +114,9 @@ pub(super) fn run(args: &CertArgs, out: &mut dyn Write) -> Result<(), String> {
     for (name, count) in revoked {
         let what = match count {
             0 => format!("{name} was revoked already"),
-            1 => format!("{name} is revoked, brokers that read this file refuse it from now on"),
+            1 => format!("{name} is revoked, brokers that read this file refuse it when it connects"),
             _ => format!(
-                "{name} is revoked ({count} certificates), brokers that read this file refuse it from now on"
+                "{name} is revoked ({count} certificates), brokers that read this file refuse it when it connects"
             ),
         };
         report.line(crl.clone(), what);
@@ -159,7 +151,7 @@ fn wanted(args: &CertArgs, folder: &Folder, has_authority: bool) -> Result<Vec<W
         server(read_info(&cert)?.names);
     } else if !cert.exists() && (only_server || !has_authority) {
         let names = [host(), "localhost".to_owned()];
-        server(names.into_iter().filter(|name| is_server_name(name)).collect());
+        server(names.iter().filter_map(|name| server_name(name).ok()).collect());
     }
     for name in &args.client {
         all.push(Wanted { stem: name.clone(), purpose: Purpose::Client, names: vec![name.clone()] });
@@ -178,27 +170,32 @@ fn wanted(args: &CertArgs, folder: &Folder, has_authority: bool) -> Result<Vec<W
     Ok(all)
 }
 
-/// Names become files' names, and common names.
-fn check_client(name: &str) -> Result<(), String> {
-    let wrong = |why: &str| Err(format!("{name:?} cannot be a client's name here: {why}"));
+/// A client's name becomes its files' names and its common name.
+fn client_name(name: &str) -> Result<String, &'static str> {
     if name.is_empty() || name.starts_with(['.', '-']) || name.contains(['/', '\\']) {
-        return wrong("it is also a file's name, so it begins with a letter or a digit and has no slash");
+        return Err("it is also a file's name, so it begins with a letter or a digit and has no slash");
     }
     if name.chars().any(char::is_control) {
-        return wrong("it has control characters");
+        return Err("it has control characters");
     }
     if name.chars().count() > NAME_CHARS_MAX {
-        return wrong("it is longer than 64 characters, the most in a certificate");
+        return Err("it is longer than 64 characters, the most in a certificate");
     }
     if ["ca", SERVER].contains(&name) || name.ends_with(".old") {
-        return wrong("files of that name are something else: ca, server, NAME.old");
+        return Err("files of that name are something else: ca, server, NAME.old");
     }
-    Ok(())
+    Ok(name.to_owned())
 }
 
-/// `*.` may stand for one label.
-fn is_server_name(name: &str) -> bool {
-    ServerName::try_from(name.strip_prefix("*.").unwrap_or(name)).is_ok()
+/// As it is read from a certificate. `*.` may stand for one label.
+fn server_name(name: &str) -> Result<String, &'static str> {
+    match ServerName::try_from(name.strip_prefix("*.").unwrap_or(name)) {
+        Ok(ServerName::IpAddress(_)) => {
+            name.parse::<IpAddr>().map(|address| address.to_string()).map_err(|_| "an address has no `*.`")
+        }
+        Ok(_) => Ok(name.to_ascii_lowercase()),
+        Err(_) => Err("it is neither a name nor an address: like broker.example,192.168.1.5"),
+    }
 }
 
 /// This machine's name.
@@ -263,6 +260,7 @@ impl Folder {
             self.retire(wanted, &crt)?;
         }
         let Issued { certificate_pem, key_pem, not_after_s } = issued;
+        // The key first: a certificate that is there has one.
         self.write(&format!("{}.key", wanted.stem), &key_pem, MODE_KEY)?;
         self.write(&format!("{}.crt", wanted.stem), &certificate_pem, MODE_PUBLIC)?;
         let names = wanted.names.join(", ");
@@ -320,7 +318,8 @@ impl Report {
             writeln!(out, "{:<width$}  {what}", path.display().to_string())?;
         }
         let quoted = |name: &str| toml::Value::String(folder.path(name).display().to_string()).to_string();
-        if folder.path("server.crt").exists() {
+        let server = folder.path("server.crt");
+        if server.exists() {
             writeln!(out, "\nIn the broker's configuration:\n\n[[listener]]\nbind = \"0.0.0.0:8883\"")?;
             writeln!(
                 out,
@@ -333,12 +332,23 @@ impl Report {
             writeln!(out, "\nWithout `client_ca` and `crl`, clients need no certificate.")?;
         }
         if let Some(client) = args.client.first() {
+            let host = read_info(&server).ok().and_then(|info| info.names.into_iter().next());
+            let (crt, key) = (format!("{client}.crt"), format!("{client}.key"));
             writeln!(
                 out,
-                "\nA client (it needs ca.crt and its own two files):\n\nmosquitto_sub --cafile {} --cert {} --key {} -p 8883 -h HOST -t '#'",
+                "\nA client (it needs ca.crt and its own two files):\n\nmosquitto_sub -h {} -p 8883 --cafile {} --cert {} --key {} -t '#'",
+                host.as_deref().unwrap_or("HOST"),
                 folder.path("ca.crt").display(),
-                folder.path(&format!("{client}.crt")).display(),
-                folder.path(&format!("{client}.key")).display(),
+                folder.path(&crt).display(),
+                folder.path(&key).display(),
+            )?;
+            writeln!(out, "\nOr an edge, in [uplink]:\n")?;
+            writeln!(
+                out,
+                "tls = {{ ca = {}, cert = {}, key = {} }}",
+                quoted("ca.crt"),
+                quoted(&crt),
+                quoted(&key)
             )?;
         }
         Ok(())

@@ -252,7 +252,8 @@ fn read_tls(mut s: Section<'_>, alpn: &str, r: &mut Reader<'_>) -> Option<Server
     };
     let (client_ca, crl) = (file(&mut s, r, "client_ca"), file(&mut s, r, "crl"));
     let words = [("required", true), ("optional", false)];
-    let client_required = s.word(r, "client", &words, true);
+    // Without `client_ca` nobody is asked for a certificate.
+    let client_required = s.word(r, "client", &words, true) && client_ca.is_some();
     for key in ["crl", "client"] {
         if s.has(key) && client_ca.is_none() {
             s.fail(r, key, format!("`{key}` is about clients' certificates: it needs `client_ca`"), None);

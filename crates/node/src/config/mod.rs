@@ -75,7 +75,7 @@ pub struct BrokerConfig {
     pub users: Vec<User>,
     /// `[anonymous]`: what clients without a name may do, where a listener lets them in.
     pub anonymous: AccessLists,
-    /// `[certificate]`: what clients may do that a listener knows by their certificate and that are no [[user]].
+    /// `[certificate]`: what clients may do that a listener knows by their certificate and that are no `[[user]]`.
     pub certificate: AccessLists,
     /// `[mqtt]`.
     pub mqtt: MqttLimits,

@@ -209,6 +209,13 @@ fn transports() {
     assert_eq!(tls.certificates[1], ("/etc/ferrule/b.crt".into(), "/etc/ferrule/b.key".into()));
     assert_eq!((tls.client_required, tls.tls12, &*tls.alpn), (false, false, &[b"http/1.1".to_vec()][..]));
     assert_eq!(listener.username_from, Some(NameFrom::San));
+    for (client_ca, required) in [("", false), (", client_ca = \"ca.crt\"", true)] {
+        let tls =
+            read(&format!("bind = \"[::1]:8883\"\ntls = {{ cert = \"a.crt\", key = \"a.key\"{client_ca} }}"))
+                .tls
+                .unwrap();
+        assert_eq!(tls.client_required, required);
+    }
     let listener = read("bind = \"unix:m.sock\"\nunix_mode = \"0600\"\nanonymous = true");
     assert_eq!((listener.bind, listener.unix_mode), (Bind::Unix("/etc/ferrule/m.sock".into()), 0o600));
     assert_eq!(listener.anonymous, Anonymous::Loopback);
@@ -384,10 +391,8 @@ fn uplinks() {
         &uplink("url = 7"),
         &["`uplink.url`: expected a list of texts like [\"a/#\", \"b\"], found the number 7"],
     );
-    refused(
-        &uplink("url = [\"mqtt://a\", \"mqtts://b\"]"),
-        &["`url`: 'mqtts://' is not supported yet, use 'mqtt://host:port' (plain TCP)"],
-    );
+    let several = edge(&format!("{LISTENER}[uplink]\nurl = [\"mqtt://a\", \"mqtts://b\"]")).unwrap();
+    assert_eq!(several.uplink.unwrap().servers.len(), 2);
     let url = "url = \"mqtt://cloud\"\n";
     refused(
         &uplink(&format!("{url}keep_alive = \"0s\"")),
@@ -589,7 +594,9 @@ fn examples_that_agree(file: &str) -> String {
 #[test]
 fn the_default_files_show_every_default() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("uplink.pass"), "secret").unwrap();
+    for file in ["uplink.pass", "proxy.pass"] {
+        std::fs::write(dir.path().join(file), "secret").unwrap();
+    }
     let none = Overrides::default();
     let minimal = "[[listener]]\nbind = \"127.0.0.1:1883\"\n";
 

@@ -108,8 +108,9 @@ impl CertificateInfo {
     }
 }
 
-/// UTC.
-fn date(at_s: i64) -> String {
+/// The day of a second since 1970, UTC: `2026-11-25`.
+#[must_use]
+pub fn date(at_s: i64) -> String {
     match ASN1Time::from_timestamp(at_s) {
         Ok(time) => time.to_datetime().date().to_string(),
         Err(_) => format!("{at_s} s since 1970"),

@@ -76,7 +76,7 @@ impl TlsError {
         match error {
             Error::AlertReceived(alert) => Self::Refused { peer, alert },
             Error::InvalidCertificate(problem) => Self::Certificate { peer, problem },
-            Error::NoCertificatesPresented => Self::NoCertificate,
+            Error::NoCertificatesPresented if peer == Side::Client => Self::NoCertificate,
             error => Self::Protocol(error),
         }
     }

@@ -32,7 +32,7 @@ impl ByName {
         self.keys.push(Arc::new(key));
     }
 
-    fn find(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Arc<CertifiedKey>> {
+    pub(super) fn find(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Arc<CertifiedKey>> {
         let exact = name.map(str::to_ascii_lowercase);
         let wildcard = exact.as_ref().and_then(|name| Some(format!("*.{}", name.split_once('.')?.1)));
         let named = [exact, wildcard].into_iter().flatten().filter_map(|name| self.names.get(&name));

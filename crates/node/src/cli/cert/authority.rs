@@ -1,6 +1,6 @@
 //! Makes and reads certificates and revocation lists (RFC 5280).
 
-use ferrule_transport::tls::CertificateInfo;
+use ferrule_transport::tls::{CertificateInfo, FILE_BYTES_MAX, date};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 use x509_parser::pem::Pem;
-use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer, ParsedExtension, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, ParsedExtension, X509Certificate};
 
 pub(super) const SECONDS_OF_DAY: i64 = 24 * 60 * 60;
 
@@ -23,9 +23,6 @@ const AUTHORITY_DAYS: i64 = 20 * 365;
 
 /// Certificates begin this much before they are made: the clocks of devices run behind.
 const BACKDATED_S: i64 = SECONDS_OF_DAY;
-
-/// The longest file that is read.
-const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// What a certificate is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +48,7 @@ pub(super) struct Authority {
     not_after_s: i64,
 }
 
-/// What is revoked.
+/// What is revoked. Reasons are not kept: brokers do not ask.
 pub(super) struct List {
     /// Serial number, and since when in s since 1970.
     entries: Vec<(Vec<u8>, i64)>,
@@ -67,7 +64,11 @@ impl Authority {
     /// Makes one; nothing is written.
     pub(super) fn create(host: &str, now_s: i64) -> Result<Self, String> {
         let mut params = CertificateParams::default();
-        let name: String = format!("Ferrule CA of {host}").chars().take(super::NAME_CHARS_MAX).collect();
+        // Two authorities need two names: revocation lists and trusted certificates are found by them.
+        let mut id = [0; 4];
+        getrandom::fill(&mut id).map_err(failed)?;
+        let name = format!("Ferrule CA {:08x} of {host}", u32::from_be_bytes(id));
+        let name: String = name.chars().take(super::NAME_CHARS_MAX).collect();
         params.distinguished_name = common_name(&name);
         // It signs certificates of servers and clients, and no other authority's.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -284,12 +285,6 @@ fn alternative(name: &str) -> Option<SanType> {
     let text = name.strip_prefix("*.").unwrap_or(name);
     DnsName::try_from(text).ok()?;
     Some(SanType::DnsName(name.to_owned().try_into().ok()?))
-}
-
-/// UTC.
-pub(super) fn date(at_s: i64) -> String {
-    ASN1Time::from_timestamp(at_s)
-        .map_or_else(|_| at_s.to_string(), |time| time.to_datetime().date().to_string())
 }
 
 /// The certificates in a file, DER.

@@ -32,7 +32,7 @@ impl Dir {
         let dir = self.path("");
         let all = ["cert", "--dir", dir.to_str().unwrap()].into_iter().chain(args.split_whitespace());
         let mut out = Vec::new();
-        run(&Args::try_parse_from(all).unwrap().cert, &mut out)?;
+        run(&Args::try_parse_from(all).map_err(|e| e.to_string())?.cert, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -211,6 +211,7 @@ fn what_is_there_stays_until_renew_says_otherwise() {
     assert!(said.contains("is there, until"), "{said}");
     dir.run("").unwrap();
     assert_eq!(all(), before);
+    dir.run("--server Broker.Example").unwrap();
     let error = dir.run("--server other.example").unwrap_err();
     assert!(
         error.contains("is for broker.example: `--renew` replaces it by one for other.example"),
@@ -285,8 +286,9 @@ fn mistakes_change_nothing_and_say_what_to_do() {
     for (args, part) in [
         ("--server broker/example", "neither a name nor an address"),
         ("--server *.*.example", "neither a name nor an address"),
-        ("--client ../x", "cannot be a client's name"),
-        ("--client .x", "cannot be a client's name"),
+        ("--server *.192.168.1.5", "an address has no"),
+        ("--client ../x", "it is also a file's name"),
+        ("--client .x", "it is also a file's name"),
         ("--client ca", "files of that name are something else"),
         ("--client server", "files of that name are something else"),
         ("--client x.old", "files of that name are something else"),

@@ -1,7 +1,7 @@
 //! Who is let in, as whom, and what both sides are told.
 
 use super::*;
-use rcgen::SanType;
+use rcgen::{DnValue, SanType};
 use rustls::AlertDescription as Alert;
 use rustls::CertificateError as Bad;
 use rustls::pki_types::CertificateDer;
@@ -269,16 +269,17 @@ fn the_peer_has_the_name_in_its_certificate() {
     let ca_file = dir.write("ca.crt", &ca.pem);
     server.client_ca = Some(ca_file.clone());
     let (server, _) = server.load().unwrap();
-    let named = |cn: &str, sans: Vec<SanType>| {
+    let with = |cn: Option<DnValue>, sans: Vec<SanType>| {
         ca.sign(&[], |params| {
             params.distinguished_name = rcgen::DistinguishedName::new();
             params.distinguished_name.push(DnType::OrganizationName, "Works");
-            if !cn.is_empty() {
+            if let Some(cn) = cn {
                 params.distinguished_name.push(DnType::CommonName, cn);
             }
             params.subject_alt_names = sans;
         })
     };
+    let named = |cn: &str, sans| with(Some(cn.into()), sans);
     let ia5 = |text: &str| text.to_owned().try_into().unwrap();
     let mail = SanType::Rfc822Name(ia5("a@b.test"));
     let uri = SanType::URI(ia5("urn:press:7"));
@@ -291,10 +292,12 @@ fn the_peer_has_the_name_in_its_certificate() {
             Some("Prüfstand 7"),
             Some("press-7.test"),
         ),
-        (named("", vec![ip.clone(), uri.clone(), mail]), None, Some("a@b.test")),
+        (with(None, vec![ip.clone(), uri.clone(), mail]), None, Some("a@b.test")),
+        (named("", vec![]), None, None),
         (named("x", vec![ip.clone(), uri]), Some("x"), Some("urn:press:7")),
         (named("x", vec![ip]), Some("x"), Some("192.0.2.7")),
         (named("nul\0byte", vec![SanType::DnsName(ia5("a\0b"))]), None, None),
+        (with(Some(DnValue::BmpString("UTF-16".try_into().unwrap())), vec![]), None, None),
     ];
     for (pair, cn, san) in &cases {
         let mut client = client_files(ca_file.clone());
@@ -311,4 +314,36 @@ fn the_peer_has_the_name_in_its_certificate() {
     }
     let pair = Pair::established(&client_files(ca_file).load().unwrap().0, &server);
     assert_eq!(pair.server.tls.peer_name(Cn), None);
+}
+
+#[test]
+fn of_several_common_names_the_last_counts() {
+    // `openssl req -x509 -subj /CN=plant/O=Works/CN=press-7`: rcgen writes one of each.
+    let der = CertificateDer::from_pem_slice(include_bytes!("forms/two-names.crt")).unwrap();
+    assert_eq!(certificate::peer_name(&der, NameFrom::Cn).as_deref(), Some("press-7"));
+    assert_eq!(certificate::peer_name(&der[..100], NameFrom::Cn), None);
+}
+
+#[test]
+fn a_client_gets_a_certificate_that_it_can_verify() {
+    use rustls::SignatureScheme as Scheme;
+    let keys = [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P256_SHA256].map(|algorithm| {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let certificate =
+            CertificateParams::new(vec!["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let provider = rustls::crypto::ring::default_provider();
+        rustls::sign::CertifiedKey::from_der(vec![certificate.der().clone()], key.into(), &provider).unwrap()
+    });
+    let mut resolver = resolver::ByName::new();
+    for key in keys {
+        resolver.add(key, ["a.test"].into_iter());
+    }
+    let found = |name, schemes: &[Scheme]| {
+        resolver.find(name, schemes).map(|key| key.key.choose_scheme(&[Scheme::ED25519]).is_some())
+    };
+    for name in [Some("a.test"), Some("other.test"), None] {
+        assert_eq!(found(name, &[Scheme::ECDSA_NISTP256_SHA256, Scheme::ED25519]), Some(true));
+        assert_eq!(found(name, &[Scheme::ECDSA_NISTP256_SHA256]), Some(false));
+        assert_eq!(found(name, &[Scheme::RSA_PSS_SHA256]), None);
+    }
 }
