@@ -58,6 +58,8 @@ pub enum HubMessage {
     },
     /// New rules and sinks.
     Load(Box<Load>),
+    /// The process has too much memory, or not any more.
+    Overloaded(bool),
     /// A snapshot for people and programs.
     Status(oneshot::Sender<Status>),
 }
@@ -205,6 +207,7 @@ impl Hub {
                 shard.hook().consumer(&outbox, generation, event, now)
             }
             HubMessage::Load(load) => Self::load(shard, *load, now),
+            HubMessage::Overloaded(overloaded) => shard.set_overloaded(overloaded),
             HubMessage::Status(reply) => {
                 let status = Self::status(shard, worker, now);
                 // Whoever asked may have gone.

@@ -199,6 +199,28 @@ pub fn resident() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
+/// Whether the process has more memory than it may. Back under nine tenths it has enough again: at the line itself it would
+/// change its mind with every look.
+#[derive(Debug)]
+pub struct Gauge {
+    max: u64,
+    over: bool,
+}
+
+impl Gauge {
+    /// Not over yet.
+    #[must_use]
+    pub fn new(max: u64) -> Self {
+        Self { max, over: false }
+    }
+
+    /// A look at what it has: whether it is over, if that is new.
+    pub fn look(&mut self, resident: u64) -> Option<bool> {
+        let over = if self.over { resident >= self.max / 10 * 9 } else { resident >= self.max };
+        (over != std::mem::replace(&mut self.over, over)).then_some(over)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -248,6 +270,13 @@ mod tests {
         assert!(unknown.too_high().is_empty() && unknown.to_string().contains("buffers 256MiB"), "{unknown}");
         let huge = worst(|config, _| config.mqtt.max_sessions = 1 << 50);
         assert_eq!(huge.total(), u64::MAX);
+    }
+
+    #[test]
+    fn a_gauge_changes_its_mind_once() {
+        let mut gauge = Gauge::new(100);
+        let looks = [50, 99, 100, 120, 95, 90, 89, 99, 100].map(|resident| gauge.look(resident));
+        assert_eq!(looks, [None, None, Some(true), None, None, None, Some(false), None, Some(true)]);
     }
 
     #[test]

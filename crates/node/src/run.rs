@@ -168,6 +168,9 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     };
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     tracing::info!("memory: {}", worst_case(product.edge, config, sinks));
+    if let Some(max) = memory::memory_max(config, memory::machine()) {
+        runtime.spawn(watch_memory(max, inboxes.clone()));
+    }
     let stopped = runtime.block_on(async {
         let control = Control::bind(&lock)?;
         tracing::info!(
@@ -255,6 +258,25 @@ fn workers(
         workers.push(worker.map_err(system("registering the listeners"))?);
     }
     Ok((workers, inboxes, Place { index: 0, of, seed }))
+}
+
+/// Tells all workers when the process has too much memory, and when it has not any more.
+async fn watch_memory(max: u64, inboxes: Vec<Inbox<HubMessage>>) {
+    /// What comes in within it is bounded by `max_buffered_bytes`.
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
+    let mut gauge = memory::Gauge::new(max);
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        ticks.tick().await;
+        let Some(resident) = memory::resident() else { continue };
+        let Some(overloaded) = gauge.look(resident) else { continue };
+        if overloaded {
+            tracing::warn!(resident, memory_max = max, "too much memory in use: nobody new is let in");
+        } else {
+            tracing::info!(resident, memory_max = max, "enough memory again: clients are let in");
+        }
+        inboxes.iter().for_each(|inbox| inbox.post(Mail::App(HubMessage::Overloaded(overloaded))));
+    }
 }
 
 /// Serves what is not on a message's way until a signal comes or the worker ends.
