@@ -26,7 +26,13 @@ pub(crate) struct Driven {
 impl Driven {
     /// An empty one that lets in so many clients.
     pub(crate) fn new(clients: usize) -> Self {
-        let limits = Limits { connections: clients, ..Limits::default() };
+        // What is measured is what it costs, not where the node would draw the line.
+        let limits = Limits {
+            connections: clients,
+            filter_bytes: usize::MAX,
+            buffer_bytes: usize::MAX,
+            ..Limits::default()
+        };
         let (hook, store, gate) = (NoHook, MemoryStore::new(), Box::new(Everyone));
         let parts = Parts { hook, store, gate, limits, policy: Policy::EDGE, seed: 1, place: Place::ALONE };
         let shard = Shard::new(parts, &Restored::default(), Now { mono_us: 1, wall_ms: 1 });

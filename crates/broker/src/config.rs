@@ -1,64 +1,163 @@
-//! Bounds on everything that a client can use, each with its reason.
+//! Bounds on everything that a client can use.
+//!
+//! [`ClientLimits`] bound one client and are its listener's; the rest of [`Limits`] bounds the shard. Reasons, answers and counters
+//! are the node's table (docs/limits.md); here is what each means.
+//!
+//! # The pool
+//! What clients have waiting in memory is bounded by client, and for all of them together by `buffer_bytes`: output,
+//! messages for sessions that end with their connection, half-received packets. A client may have as much of it as is free: as the
+//! pool fills, those that have most get nothing more first, and there is always something left for the others (the
+//! dynamic threshold of shared-memory switches: Choudhury and Hahne, 1998). [`FLOOR`] bytes each has in any case.
 
+use ferrule_mqtt::topic;
+use std::sync::Arc;
 use std::time::Duration;
 
+/// Bytes that a client may have waiting whatever the others have: a page, several small packets.
+pub const FLOOR: usize = 4 << 10;
+
+/// What a subscription costs beside the text of its filter: its places in session and routes, and allocations.
+pub const FILTER: usize = 200;
+
+/// A packet that has begun counts as alive when it has grown by this much: at 1 KB/s, a slow radio link, every 4 s.
+pub const GROWTH: usize = 4 << 10;
+
+/// A consumer over its bound must take one part in this many of it in each `stalled`: at 30 s and 4 MiB 16 KiB, the pace at
+/// which the bound alone would last two hours.
+pub const SLOWEST: usize = 256;
+
 /// A shard's bounds. The defaults are the edge's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest packet in bytes: 1 MiB, as EMQX's default; larger ones are refused with 0x95.
-    pub packet_bytes: usize,
-    /// Unacknowledged QoS 1 and 2 publishes of one client: 256, advertised as Receive Maximum (beyond it 0x93).
-    pub receive_max: u16,
-    /// The same for MQTT 3.x, which cannot be told a window: past it the connection is closed.
-    pub waiting_max: usize,
-    /// Time from the connection to a whole CONNECT: 10 s.
-    pub connect_timeout: Duration,
-    /// Longest keep alive; none: no bound. A longer one is answered with Server Keep Alive.
-    pub keep_alive_max: Option<u16>,
-    /// Longest life of a session after its connection, in seconds. `u32::MAX`: for ever.
-    pub session_expiry_max_s: u32,
-    /// Topic aliases that a client may set: 32.
-    pub topic_alias_max: u16,
-    /// Deliveries in flight to one client: 1,024, or the client's Receive Maximum if that is lower.
-    pub inflight_max: u16,
-    /// Messages that wait for one client.
-    pub queue_messages: u64,
-    /// Bytes of messages that wait in memory for one client without a persistent session. Past it the publishers of
-    /// QoS 1 and 2 are not acknowledged until there is room again.
-    pub pending_bytes: usize,
-    /// Bytes of output that wait for one connection. Past it QoS 0 is dropped.
-    pub output_bytes: usize,
-    /// A client that takes none of its output for this long while others wait for it is disconnected (0x97).
-    pub stalled: Duration,
-    /// Subscriptions of one client.
-    pub subscriptions: usize,
+    /// What one client may use, by the index of its listener. An index beyond the last means the first.
+    pub clients: Arc<[ClientLimits]>,
     /// Retained messages.
     pub retained_messages: usize,
     /// Bytes of retained messages.
     pub retained_bytes: usize,
-    /// Connections of one shard. A node sets it to what its process may open.
+    /// Connections of this shard. A node sets it to what its process may open.
     pub connections: usize,
+    /// Sessions of this shard that outlive their connection. Beyond it a new one is refused (0x97; 3.x: 3).
+    pub sessions: usize,
+    /// Bytes of all subscriptions of this shard's sessions, [`FILTER`] and the text each. Beyond it 0x97.
+    pub filter_bytes: usize,
+    /// Bytes that clients of this shard have waiting in memory, together: see the module's header.
+    pub buffer_bytes: usize,
+}
+
+/// What one client may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Time from the connection to a whole CONNECT; then the connection is closed.
+    pub connect_timeout: Duration,
+    /// Largest CONNECT in bytes, will included; larger ones are refused with 0x95.
+    pub connect_bytes: usize,
+    /// Longest time in which a packet that has begun must be whole or have grown by [`GROWTH`]; then 0x8D. One and a
+    /// half keep alives, if that is less.
+    pub packet_timeout: Duration,
+    /// Largest packet in bytes; larger ones are refused with 0x95.
+    pub packet_bytes: usize,
+    /// Longest keep alive; none: no bound. A longer one is answered with Server Keep Alive.
+    pub keep_alive_max: Option<u16>,
+    /// Longest life of a session after its connection, in seconds. `u32::MAX`: for ever.
+    pub session_expiry_max_s: u32,
+    /// Levels of a topic, at most [`topic::MAX_LEVELS`]. Beyond it 0x90 for a name, 0x8F for a filter.
+    pub topic_levels: usize,
+    /// Bytes of a topic. Beyond it the same.
+    pub topic_bytes: usize,
+    /// Topic aliases that a client may set.
+    pub topic_alias_max: u16,
+    /// Subscriptions. Beyond it 0x97.
+    pub subscriptions: usize,
+    /// Unacknowledged QoS 1 and 2 publishes of one client, advertised as Receive Maximum (beyond it 0x93).
+    pub receive_max: u16,
+    /// The same for MQTT 3.x, which cannot be told a window: past it the connection is closed.
+    pub waiting_max: usize,
+    /// Publishes, subscribes and unsubscribes a second, on average over a second or more; 0: no bound. Beyond it the connection is
+    /// not read.
+    pub publish_rate: u32,
+    /// Bytes of them a second; 0: no bound.
+    pub publish_bytes: u64,
+    /// Deliveries in flight to one client; the client's Receive Maximum may lower it.
+    pub inflight_max: u16,
+    /// Messages that wait for one session; what comes then is dropped.
+    pub queue_messages: u64,
+    /// Bytes of messages that wait for one session that outlives its connection; what comes then is dropped.
+    pub queue_bytes: u64,
+    /// Bytes of messages that wait in memory for one client without such a session. Past it the publishers of
+    /// QoS 1 and 2 are not acknowledged until there is room again.
+    pub pending_bytes: usize,
+    /// Bytes of output that wait for one connection. Past it QoS 0 is dropped, and QoS 1 and 2 waits.
+    pub output_bytes: usize,
+    /// A client over half of its output's bound, or for whose room publishers wait, must take one part in [`SLOWEST`] of that bound
+    /// in this time, or is disconnected (0x97).
+    pub stalled: Duration,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            connect_bytes: 64 << 10,
+            packet_timeout: Duration::from_secs(60),
+            packet_bytes: 1 << 20,
+            keep_alive_max: None,
+            session_expiry_max_s: 30 * 86_400,
+            topic_levels: topic::MAX_LEVELS,
+            topic_bytes: 1 << 10,
+            topic_alias_max: 32,
+            subscriptions: 1_000,
+            receive_max: 256,
+            waiting_max: 4_096,
+            publish_rate: 0,
+            publish_bytes: 0,
+            inflight_max: 1_024,
+            queue_messages: 100_000,
+            queue_bytes: 64 << 20,
+            pending_bytes: 4 << 20,
+            output_bytes: 4 << 20,
+            stalled: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ClientLimits {
+    /// Whether a topic name or filter, valid as such, is within the bounds.
+    pub(crate) fn takes_topic(&self, topic: &str) -> bool {
+        // Few topics are longer than they may have levels: their slashes need not be counted.
+        let is_flat = topic.len() < self.topic_levels || topic::levels(topic).count() <= self.topic_levels;
+        is_flat && topic.len() <= self.topic_bytes
+    }
+
+    /// Whether a connection's publishes have to be counted against a rate.
+    pub(crate) fn is_paced(&self) -> bool {
+        self.publish_rate > 0 || self.publish_bytes > 0
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
+        ClientLimits::default().into()
+    }
+}
+
+impl From<ClientLimits> for Limits {
+    /// The same for all listeners, and the defaults for the shard.
+    fn from(clients: ClientLimits) -> Self {
         Self {
-            packet_bytes: 1 << 20,
-            receive_max: 256,
-            waiting_max: 1_024,
-            connect_timeout: Duration::from_secs(10),
-            keep_alive_max: None,
-            session_expiry_max_s: u32::MAX,
-            topic_alias_max: 32,
-            inflight_max: 1_024,
-            queue_messages: 100_000,
-            pending_bytes: 4 << 20,
-            output_bytes: 4 << 20,
-            stalled: Duration::from_secs(30),
-            subscriptions: 1_000,
+            clients: [clients].into(),
             retained_messages: 100_000,
             retained_bytes: 64 << 20,
             connections: 18_000,
+            sessions: 10_000,
+            filter_bytes: 64 << 20,
+            buffer_bytes: 256 << 20,
         }
     }
+}
+
+/// The limits of a listener's clients.
+pub(crate) fn client(clients: &[ClientLimits], listener: u16) -> &ClientLimits {
+    // Never empty: see `Shard::new`.
+    clients.get(usize::from(listener)).unwrap_or(&clients[0])
 }

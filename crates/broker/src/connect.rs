@@ -1,5 +1,6 @@
 //! CONNECT: admission, takeover, the session, and the CONNACK when all of it is safe.
 
+use crate::config;
 use crate::hook::{ConnectRequest, Grant, Hook, Refusal, Role};
 use crate::session::{Kind, OutboundState, Phase, Rare, Session, Will};
 use crate::shard::{Command, Shard};
@@ -8,7 +9,7 @@ use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{
     AckType, Connack, Connect, Packet, Properties, PropertiesBuf, Property, PropertyId, ReasonCode, Version,
-    encode_ack, topic,
+    encode_ack,
 };
 use ferrule_outbox::Queue;
 use ferrule_store::{QueueId, SessionId, Store};
@@ -46,8 +47,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         let Some(conn) = self.conns.get_mut(id) else { return };
+        let limits = *config::client(&self.limits.clients, conn.listener);
         let (peer, listener) = (conn.peer, usize::from(conn.listener));
         let v5 = connect.version == Version::V5;
+        if self.pool.overloaded {
+            self.stats.overload_refused += 1;
+            self.refuse(id, ReasonCode::QUOTA_EXCEEDED);
+            return;
+        }
         let assigned = connect.client_id.is_empty();
         if assigned && !v5 && (!connect.clean_start || connect.version == Version::V3_1) {
             // [MQTT-3.1.3-8]; MQTT 3.1 has no empty client ids.
@@ -56,8 +63,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let client_id: Arc<str> = if assigned { self.draw_client_id() } else { connect.client_id.into() };
         let properties = connect.properties;
-        if connect.will.is_some_and(|will| topic::validate_name(will.topic).is_err()) {
-            // More levels than a publish may have.
+        if connect.will.is_some_and(|will| !limits.takes_topic(will.topic)) {
+            self.stats.topics_refused += 1;
             self.refuse(id, ReasonCode::TOPIC_NAME_INVALID);
             return;
         }
@@ -70,8 +77,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             (false, true) => 0,
             (false, false) => u32::MAX,
         };
-        let expiry_s = expiry_asked.min(self.limits.session_expiry_max_s);
-        let keep_alive = match self.limits.keep_alive_max {
+        let expiry_s = expiry_asked.min(limits.session_expiry_max_s);
+        let keep_alive = match limits.keep_alive_max {
             // Only MQTT 5 can be told another one.
             Some(max) if v5 && (connect.keep_alive == 0 || connect.keep_alive > max) => max,
             _ => connect.keep_alive,
@@ -85,7 +92,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             expiry_cut: v5 && expiry_s != expiry_asked,
             keep_alive,
             keep_alive_cut: keep_alive != connect.keep_alive,
-            window: properties.receive_maximum().unwrap_or(u16::MAX).min(self.limits.inflight_max),
+            window: properties.receive_maximum().unwrap_or(u16::MAX).min(limits.inflight_max),
             packet_bytes: properties.maximum_packet_size().unwrap_or(u32::MAX),
             will: connect.will.map(|will| {
                 let mut forward = PropertiesBuf::new();
@@ -147,7 +154,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.refuse(id, ReasonCode::NOT_AUTHORIZED);
             return;
         }
-        let old = self.by_client(&connecting.client_id).and_then(|key| self.sessions.get(key)?.conn);
+        let known = self.by_client(&connecting.client_id).and_then(|key| self.sessions.get(key));
+        let is_one_more = connecting.expiry_s > 0 && !known.is_some_and(Session::is_persistent);
+        let old = known.and_then(|session| session.conn);
+        if is_one_more && self.by_store_id.len() >= self.limits.sessions {
+            self.stats.sessions_refused += 1;
+            self.refuse(id, ReasonCode::QUOTA_EXCEEDED);
+            return;
+        }
         let old_life = old.and_then(|old| self.conns.get(old)?.publishing.get()?.life.as_deref());
         if old_life.is_some_and(|old| grant.life.as_deref().is_some_and(|life| life != old)) {
             self.refuse(id, ReasonCode::QUOTA_EXCEEDED);
@@ -160,6 +174,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             publishing.life = grant.life;
             conn.unordered = true;
         }
+        let listener = conn.listener;
         conn.access = grant.access;
         conn.peer_packet_bytes = connecting.packet_bytes;
         conn.keep_alive_s = connecting.keep_alive;
@@ -192,6 +207,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some(session) = self.sessions.get_mut(key) {
             session.conn = Some(id);
             session.version = connecting.version;
+            session.listener = listener;
             session.expiry_s = connecting.expiry_s;
             session.window = connecting.window;
             session.will = connecting.will.take();
@@ -235,8 +251,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// All that the CONNACK waited for is durable.
     pub(crate) fn store_ready(&mut self, id: ConnId) {
-        let limits = self.limits;
         let Some(conn) = self.conns.get_mut(id) else { return };
+        let limits = *config::client(&self.limits.clients, conn.listener);
         if conn.phase != Phase::AwaitStore {
             return;
         }
@@ -244,9 +260,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         conn.phase = Phase::Open;
         // It could not be heard while it was held.
         conn.heard_us = self.now.mono_us;
-        if conn.keep_alive_s > 0 {
-            let deadline_us = self.now.mono_us + conn.keep_alive_us() * 3 / 2;
-            self.arm_conn(id, deadline_us);
+        if let Some(silence_us) = conn.silence_us() {
+            self.arm_conn(id, self.now.mono_us + silence_us);
         }
         let mut properties = connecting.properties.clone();
         if connecting.version == Version::V5 {
@@ -300,7 +315,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.touch(key);
     }
 
-    fn refuse(&mut self, id: ConnId, reason: ReasonCode) {
+    pub(crate) fn refuse(&mut self, id: ConnId, reason: ReasonCode) {
         self.stats.refused += 1;
         self.write(id, |out, version| write_refusal(out, version, reason));
         self.close(id);

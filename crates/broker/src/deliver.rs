@@ -1,7 +1,8 @@
 //! One message to one session.
 
-use crate::config::Limits;
+use crate::config::{self, Limits, SLOWEST};
 use crate::hook::{Access, Ends, Hook, Message};
+use crate::pool::Pool;
 use crate::publish::{Target, expired};
 use crate::session::{Conn, Kind, OutboundState, Pending, Phase, Queued, Rare, Session, delivery_size};
 use crate::shard::{Buffers, Shard, Stats};
@@ -29,6 +30,7 @@ pub(crate) struct Delivering<'a> {
     pub(crate) batch: &'a mut Batch,
     pub(crate) stats: &'a mut Stats,
     pub(crate) limits: &'a Limits,
+    pub(crate) pool: &'a mut Pool,
     pub(crate) now: Now,
 }
 
@@ -45,6 +47,7 @@ macro_rules! delivering {
             batch: &mut $shard.batch,
             stats: &mut $shard.stats,
             limits: &$shard.limits,
+            pool: &mut $shard.pool,
             now: $shard.now,
         }
     };
@@ -84,6 +87,11 @@ impl<'a> Outgoing<'a> {
             kept: None,
             asked: None,
         }
+    }
+
+    /// Bytes that it costs a receiver's output, but for the fixed header and its subscription identifiers.
+    fn size(&self) -> usize {
+        self.message.topic.len() + self.properties.as_bytes().len() + self.message.payload.len()
     }
 
     /// Whether a receiver with these lists may have it.
@@ -179,14 +187,19 @@ impl Delivering<'_> {
             if !out.may_receive(&conn.access) {
                 return;
             }
-            let room = conn.out.len() < self.limits.output_bytes;
+            let bound = config::client(&self.limits.clients, conn.listener).output_bytes;
+            let room = self.pool.fits(bound, conn.out.len(), out.size());
             if qos == QoS::AtMostOnce {
                 if !room {
-                    self.stats.dropped_slow += 1;
+                    if conn.out.len() < bound {
+                        self.stats.dropped_pool += 1;
+                    } else {
+                        self.stats.dropped_slow += 1;
+                    }
                     return;
                 }
                 let flags = PublishFlags { qos, retain, dup: false };
-                if append(conn, self.dirty, self.buffers, self.now, id, |buf, v| {
+                if append(conn, self.dirty, self.buffers, self.pool, self.now, id, |buf, v| {
                     out.encode(buf, v, flags, 0, ids)
                 }) {
                     self.stats.sent += 1;
@@ -202,7 +215,7 @@ impl Delivering<'_> {
                 && let Some(packet_id) = session.inflight.push(0, awaited(qos))
             {
                 let flags = PublishFlags { qos, retain, dup: false };
-                if append(conn, self.dirty, self.buffers, self.now, id, |buf, v| {
+                if append(conn, self.dirty, self.buffers, self.pool, self.now, id, |buf, v| {
                     out.encode(buf, v, flags, packet_id, ids)
                 }) {
                     self.stats.sent += 1;
@@ -236,17 +249,17 @@ impl Delivering<'_> {
         mut ends: Option<&mut Ends<'_>>,
     ) {
         let Some(session) = self.sessions.get_mut(key) else { return };
+        let limits = config::client(&self.limits.clients, session.listener);
         match &mut session.kind {
             Kind::Clean(waiters) => {
                 let waiters = waiters.make();
-                if waiters.pending.is_empty() {
-                    waiters.taken_us = self.now.mono_us;
-                }
+                let bound = self.pool.bound(limits.pending_bytes);
                 let mut end = None;
                 match ends {
                     // Past the bound its publisher waits; one that cannot wait is not kept.
-                    Some(ends) if waiters.bytes >= self.limits.pending_bytes => {
+                    Some(ends) if waiters.bytes >= bound => {
                         end = ends.end();
+                        self.stats.held_back += u64::from(end.is_some());
                         if end.is_none() {
                             self.stats.dropped_slow += 1;
                             return;
@@ -254,18 +267,28 @@ impl Delivering<'_> {
                     }
                     Some(_) => {}
                     // Retained: the index holds the payload anyway.
-                    None if waiters.pending.len() as u64 >= self.limits.queue_messages => {
+                    None if waiters.pending.len() as u64 >= limits.queue_messages => {
                         self.stats.dropped_full += 1;
                         return;
                     }
                     None => {}
                 }
-                waiters.bytes += delivery_size(delivery);
+                let size = delivery_size(delivery);
+                waiters.bytes += size;
+                self.pool.change(0, size);
+                if waiters.bytes >= bound && waiters.taken_us == 0 {
+                    (waiters.taken_us, waiters.taken) = (self.now.mono_us, 0);
+                }
                 waiters.pending.push_back(Pending { delivery: Arc::clone(delivery), end });
             }
             Kind::Persistent { queue, .. } => {
-                if queue.counters().queued >= self.limits.queue_messages {
-                    self.stats.dropped_full += 1;
+                let has_bytes = queue.backlog(self.now).0 < limits.queue_bytes;
+                if queue.counters().queued >= limits.queue_messages || !has_bytes {
+                    if has_bytes {
+                        self.stats.dropped_full += 1;
+                    } else {
+                        self.stats.dropped_full_bytes += 1;
+                    }
                     if let Some(ends) = ends {
                         ends.discard(Outcome::Discarded(Reason::Limit));
                     }
@@ -294,7 +317,8 @@ impl Delivering<'_> {
             let Some(session) = self.sessions.get_mut(key) else { return };
             let Some(id) = session.conn else { return };
             let Some(conn) = self.conns.get(id) else { return };
-            if conn.phase != Phase::Open || conn.out.len() >= self.limits.output_bytes {
+            let bound = config::client(&self.limits.clients, conn.listener).output_bytes;
+            if conn.phase != Phase::Open || conn.out.len() >= self.pool.bound(bound) {
                 return;
             }
             if let Some(backlog) = session.backlog.get_mut() {
@@ -407,8 +431,16 @@ impl Delivering<'_> {
         };
         let Some(packet_id) = session.inflight.push(0, state) else { return false };
         let Some(Pending { delivery, end }) = waiters.pending.pop_front() else { return false };
-        waiters.bytes -= delivery_size(&delivery);
-        waiters.taken_us = self.now.mono_us;
+        let size = delivery_size(&delivery);
+        waiters.bytes -= size;
+        waiters.taken += size;
+        self.pool.change(size, 0);
+        let own = config::client(&self.limits.clients, session.listener).pending_bytes;
+        if waiters.bytes < self.pool.bound(own) / 2 {
+            waiters.taken_us = 0;
+        } else if waiters.taken_us != 0 && waiters.taken >= own / SLOWEST {
+            (waiters.taken_us, waiters.taken) = (self.now.mono_us, 0);
+        }
         if let Some(end) = end {
             self.ended.push((end, Outcome::Delivered));
         }
@@ -455,7 +487,7 @@ impl Delivering<'_> {
         let own = Properties::checked(&delivery.properties, scope).unwrap_or(Properties::EMPTY);
         let properties = [own, extra.as_properties()];
         let flags = PublishFlags { qos: qos(delivery.qos), retain: delivery.retain, dup };
-        let sent = append(conn, self.dirty, self.buffers, self.now, id, |out, version| {
+        let sent = append(conn, self.dirty, self.buffers, self.pool, self.now, id, |out, version| {
             let _ = encode_publish(
                 out,
                 version,
@@ -486,13 +518,14 @@ fn append(
     conn: &mut Conn,
     dirty: &mut Vec<ConnId>,
     buffers: &mut Buffers,
+    pool: &mut Pool,
     now: Now,
     id: ConnId,
     encode: impl FnOnce(&mut Vec<u8>, Version),
 ) -> bool {
     let before = conn.out.len();
     if before == 0 {
-        conn.drained_us = now.mono_us;
+        conn.is_drained(now.mono_us);
         buffers.ready(&mut conn.out);
     }
     encode(&mut conn.out, conn.version);
@@ -500,6 +533,7 @@ fn append(
         conn.out.truncate(before);
         return false;
     }
+    conn.count_output(pool);
     if !conn.dirty {
         conn.dirty = true;
         dirty.push(id);

@@ -1,27 +1,28 @@
 //! How connections and sessions end.
 
+use crate::config;
 use crate::hook::Hook;
-use crate::session::{Kind, LateWill, Phase, Rare};
+use crate::session::{Kind, LateWill, Phase, Rare, Waiters};
 use crate::shard::{Command, Shard};
 use crate::{ConnId, SessionKey};
 use ferrule_mqtt::{
-    DecodeError, Disconnect, Packet, Properties, ReasonCode, Version, connect_version, frame_len,
+    DecodeError, Disconnect, Packet, PacketType, Properties, ReasonCode, Version, connect_version, frame_len,
 };
 use ferrule_outbox::Outcome;
 use ferrule_store::{Op, Store};
 
 impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn client_disconnects(&mut self, id: ConnId, disconnect: &Disconnect<'_>) {
-        if let Some(key) = self.session_of(id)
-            && let Some(session) = self.sessions.get_mut(key)
-        {
+        let Some(conn) = self.conns.get(id) else { return };
+        let expiry_max_s = config::client(&self.limits.clients, conn.listener).session_expiry_max_s;
+        if let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key)) {
             if let Some(expiry) = disconnect.properties.session_expiry_interval() {
                 if session.expiry_s == 0 && expiry != 0 {
                     // [MQTT-3.14.2-2]: a session that was to end with its connection cannot be kept now.
                     self.protocol_error(id);
                     return;
                 }
-                session.expiry_s = expiry.min(self.limits.session_expiry_max_s);
+                session.expiry_s = expiry.min(expiry_max_s);
             }
             if disconnect.reason != ReasonCode::DISCONNECT_WITH_WILL {
                 // [MQTT-3.14.4-3].
@@ -36,7 +37,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     pub(crate) fn refuse_bytes(&mut self, id: ConnId, error: &DecodeError, bytes: &[u8]) {
-        self.stats.protocol_errors += 1;
+        match error {
+            DecodeError::TooLarge { .. } => self.stats.oversized += 1,
+            _ => self.stats.protocol_errors += 1,
+        }
         let Some(conn) = self.conns.get(id) else { return };
         if conn.phase != Phase::AwaitConnect {
             self.disconnect(id, error.reason());
@@ -53,7 +57,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         };
         if let Some(version) = version {
-            let reason = error.reason();
+            // What is wrong with a property may be said in other packets alone.
+            let reason = Some(error.reason()).filter(|reason| reason.allowed_in(PacketType::Connack));
+            let reason = reason.unwrap_or(ReasonCode::PROTOCOL_ERROR);
             self.write(id, |out, _| crate::connect::write_refusal(out, version, reason));
         }
         self.close(id);
@@ -144,6 +150,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.remove_client(key);
         let Some(session) = self.sessions.remove(key) else { return };
         for (filter, _) in &session.subscriptions {
+            self.filter_bytes -= config::FILTER + filter.len();
             if self.routes.remove(filter, key.to_bits()).local {
                 self.peers.route_changed(filter, false);
             }
@@ -151,7 +158,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         match session.kind {
             Kind::Clean(mut waiters) => {
                 // A session that ends with its connection: nothing more is owed to it.
-                let pending = waiters.take().pending;
+                let Waiters { pending, bytes, .. } = waiters.take();
+                self.pool.change(bytes, 0);
                 self.ended
                     .extend(pending.into_iter().filter_map(|p| p.end).map(|end| (end, Outcome::Delivered)));
                 self.settle();

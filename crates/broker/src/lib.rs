@@ -24,12 +24,12 @@
 //! # Reading order
 //! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `subscribe`, `publish` (one
 //! publish in), `deliver`
-//! (to one session), `outbound` (acknowledgements of deliveries), `ending`, `peers` (the other shards), `parcel` (what passes
+//! (to one session), `outbound` (acknowledgements of deliveries), `ending`, `config` and `pool` (bounds), `peers` (the other shards), `parcel` (what passes
 //! between them), `routes`, [`retained`], `wheel`, `slots`.
 
 #![forbid(unsafe_code)]
 
-mod config;
+pub mod config;
 mod connect;
 mod deliver;
 mod ending;
@@ -37,6 +37,7 @@ pub mod hook;
 mod outbound;
 mod parcel;
 mod peers;
+mod pool;
 mod publish;
 pub mod retained;
 mod routes;
@@ -47,7 +48,7 @@ mod subscribe;
 mod turn;
 mod wheel;
 
-pub use config::Limits;
+pub use config::{ClientLimits, Limits};
 pub use hook::{
     Access, Attachment, ConnectRequest, Ends, Gate, Grant, Hook, LocalPublish, Message, Publisher, Refusal,
     Role, RowElsewhere,

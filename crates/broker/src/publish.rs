@@ -1,5 +1,6 @@
 //! One publish: in, to its destinations, and its acknowledgement.
 
+use crate::config;
 use crate::deliver::{Outgoing, delivering, qos as record_qos};
 use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
 use crate::peers::Owner;
@@ -11,7 +12,7 @@ use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{
     AckType, PacketType, Properties, PropertiesBuf, PropertyId, PropertyScope, Publish, QoS, ReasonCode,
-    Version, encode_ack, topic,
+    Version, encode_ack,
 };
 use ferrule_outbox::{Outcome, Reason, ReceiptId};
 use ferrule_store::record::{self, Record, Retained};
@@ -78,8 +79,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn publish(&mut self, id: ConnId, publish: &Publish<'_>) {
         self.stats.received += 1;
         let Some(publisher) = self.publisher(id) else { return };
-        let limits = &self.limits;
         let Some(conn) = self.conns.get_mut(id) else { return };
+        let limits = config::client(&self.limits.clients, conn.listener);
         let Some(key) = conn.session else { return };
         let aliased: Arc<str>;
         let mut topic = publish.topic;
@@ -98,10 +99,27 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
         let version = conn.version;
-        let refusal = if topic.len() > topic::MAX_LEVELS && topic::levels(topic).count() > topic::MAX_LEVELS {
+        let is_answered = publish.qos > QoS::AtMostOnce;
+        let refusal = if !limits.takes_topic(topic) {
+            self.stats.topics_refused += 1;
+            if is_answered && version < Version::V5 {
+                // There is no way to say no, and an acknowledgement would be a lie.
+                self.disconnect(id, ReasonCode::TOPIC_NAME_INVALID);
+                return;
+            }
             Some(ReasonCode::TOPIC_NAME_INVALID)
         } else if !conn.access.publish(topic) {
+            self.stats.denied += 1;
             Some(ReasonCode::NOT_AUTHORIZED)
+        } else if publish.retain
+            && is_answered
+            && version == Version::V5
+            && !publish.payload.is_empty()
+            && !self.retained.fits(topic, publish.payload.len() + publish.properties.as_bytes().len())
+        {
+            // Earlier versions cannot be told: theirs goes to those who are there.
+            self.stats.retained_refused += 1;
+            Some(ReasonCode::QUOTA_EXCEEDED)
         } else {
             None
         };
@@ -114,7 +132,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         };
         if let Some(reason) = refusal {
-            self.stats.denied += 1;
             if let Some(owner) = owner {
                 // Before MQTT 5 there is no way to say no: it is acknowledged and goes nowhere [MQTT-3.3.5-2].
                 let reason = if version == Version::V5 { reason } else { ReasonCode::SUCCESS };
@@ -194,14 +211,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
             }
         }
+        let limits = config::client(&self.limits.clients, conn.listener);
         let window = match conn.version {
-            Version::V5 => usize::from(self.limits.receive_max),
-            Version::V3_1 | Version::V3_1_1 => self.limits.waiting_max,
+            Version::V5 => usize::from(limits.receive_max),
+            Version::V3_1 | Version::V3_1_1 => limits.waiting_max,
         };
         // A session keeps its QoS 2 packet ids until PUBREL; those that wait are among them.
         let unreleased = session.received.get().map_or(0, |received| received.len());
         if publishing.waiting.len().max(unreleased) >= window {
-            self.stats.protocol_errors += 1;
+            self.stats.window_exceeded += 1;
             self.disconnect(id, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
             return None;
         }
@@ -488,10 +506,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             // Of one filter's destinations all are different: no need to look.
             if lists > 1 {
                 let Some(state) = self.sessions.get_mut(session) else { continue };
-                if state.routed.0 == number {
-                    index = state.routed.1;
+                if state.routed == number {
+                    index = state.routed_at;
                 } else {
-                    state.routed = (number, at);
+                    (state.routed, state.routed_at) = (number, at);
                 }
             }
             if index == at {

@@ -73,14 +73,29 @@ impl RetainedIndex {
         if old.is_some_and(|kept| kept.stamp > stamp) {
             return Set::Older;
         }
-        if self.len >= self.max_messages || self.bytes + size > self.max_bytes {
-            let old = old.filter(|kept| kept.message.is_some()).map(Kept::cost);
-            if old.is_none_or(|old| self.bytes + size > self.max_bytes + old) {
-                return Set::Refused;
-            }
+        if !self.has_room(old, size) {
+            return Set::Refused;
         }
         self.put(Kept { name: name.into(), stamp, message: Some(message) });
         Set::Done
+    }
+
+    /// Whether a message with so many bytes of payload and properties is within the bounds.
+    #[must_use]
+    pub fn fits(&self, name: &str, bytes: usize) -> bool {
+        let size = cost(name, None) + bytes;
+        // Rarely near the bounds: what is there need not be looked up.
+        (self.len < self.max_messages && self.bytes + size <= self.max_bytes)
+            || self.has_room(self.kept(name), size)
+    }
+
+    /// Whether what costs `size` may take the place of `old`.
+    fn has_room(&self, old: Option<&Kept>, size: usize) -> bool {
+        if self.len < self.max_messages && self.bytes + size <= self.max_bytes {
+            return true;
+        }
+        let old = old.filter(|kept| kept.message.is_some()).map(Kept::cost);
+        old.is_some_and(|old| self.bytes + size <= self.max_bytes + old)
     }
 
     fn put(&mut self, kept: Kept) {

@@ -1,6 +1,8 @@
 //! What a shard keeps of a client: its session, and its connection while it has one.
 
+use crate::config::ClientLimits;
 use crate::hook::{Access, Publisher};
+use crate::pool::{Pace, Pool};
 use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{QoS, ReasonCode, Version};
@@ -279,7 +281,10 @@ pub(crate) struct Pending {
 pub(crate) struct Waiters {
     pub(crate) pending: VecDeque<Pending>,
     pub(crate) bytes: usize,
-    /// When one of them was taken, or the first came.
+    /// Bytes taken since `taken_us`.
+    pub(crate) taken: usize,
+    /// When it had last taken what it must in each while of its limits, or since when its bound is passed. 0: the bound
+    /// is not passed, nor was it since half of it was free.
     pub(crate) taken_us: u64,
 }
 
@@ -311,9 +316,12 @@ pub(crate) struct Session {
     /// When its timer comes up; 0: it has none.
     pub(crate) timer_us: u64,
     /// The number of the publish that was routed to it last, and its place among that one's destinations.
-    pub(crate) routed: (u64, u32),
+    pub(crate) routed: u64,
+    pub(crate) routed_at: u32,
     /// Deliveries that may be in flight at once.
     pub(crate) window: u16,
+    /// Of its connection, or its last one: its limits.
+    pub(crate) listener: u16,
     pub(crate) version: Version,
     /// In the list of sessions whose queue has to be looked at when this turn ends.
     pub(crate) touched: bool,
@@ -335,8 +343,10 @@ impl Session {
             backlog: Rare::default(),
             expires_us: 0,
             timer_us: 0,
-            routed: (0, 0),
+            routed: 0,
+            routed_at: 0,
             window: 0,
+            listener: 0,
             version: Version::V3_1_1,
             touched: false,
             expiry_s,
@@ -445,12 +455,14 @@ pub(crate) struct Conn {
     pub(crate) publishing: Rare<Publishing>,
     /// CONNACK due when the gate and the store have answered.
     pub(crate) connecting: Option<Box<crate::connect::Connecting>>,
-    /// When bytes of it arrived; before CONNECT, when it came.
+    /// When a packet of it was whole, or one that has begun had grown; before CONNECT, when it came.
     pub(crate) heard_us: u64,
-    /// When its output last moved, or was empty.
-    pub(crate) drained_us: u64,
     /// When its timer comes up; 0: it has none.
     pub(crate) timer_us: u64,
+    /// When its output was last short, or had been taken as fast as it must be: milliseconds that wrap.
+    drained_ms: u32,
+    /// Bytes of its output that the pool knows of.
+    counted: u32,
     pub(crate) peer: IpAddr,
     pub(crate) listener: u16,
     pub(crate) phase: Phase,
@@ -460,6 +472,8 @@ pub(crate) struct Conn {
     pub(crate) waits: bool,
     /// Has so much output that it is not heard.
     pub(crate) blocked: bool,
+    /// Has published so much that it is not heard.
+    pub(crate) throttled: bool,
     /// Acknowledgements may leave in any order: a gateway's.
     pub(crate) unordered: bool,
     /// 0: off.
@@ -467,7 +481,8 @@ pub(crate) struct Conn {
     pub(crate) peer_packet_bytes: u32,
 }
 
-/// What a connection needs that publishes, may speak for devices, or came by more than plain TCP.
+/// What a connection needs that publishes, may speak for devices, came by more than plain TCP, is behind with its output or in the
+/// middle of a packet.
 #[derive(Debug, Default)]
 pub(crate) struct Publishing {
     /// Made with its first publish.
@@ -486,19 +501,100 @@ pub(crate) struct Publishing {
     /// What its CONNECT is answered with, whatever it says.
     pub(crate) refusal: Option<ReasonCode>,
     pub(crate) next_serial: u64,
+    pub(crate) pace: Pace,
+    /// When the packet that is not whole began, or had grown; 0: there is none.
+    pub(crate) begun_us: u64,
+    /// Input that its worker keeps for it, as far as the pool knows of it.
+    pub(crate) kept: usize,
+    /// Bytes of output taken since `drained_ms`.
+    taken: usize,
 }
 
 /// As many as common libraries have in flight; a repetition crosses its PUBACK within a round trip.
 const RECENT: usize = 64;
 
 impl Conn {
+    pub(crate) fn new(peer: IpAddr, listener: u16, access: Arc<dyn Access>, now_us: u64) -> Self {
+        Self {
+            out: Vec::new(),
+            access,
+            session: None,
+            publishing: Rare::default(),
+            connecting: None,
+            heard_us: now_us,
+            timer_us: 0,
+            drained_ms: wrapping_ms(now_us),
+            counted: 0,
+            peer,
+            listener,
+            phase: Phase::AwaitConnect,
+            version: Version::V3_1_1,
+            dirty: false,
+            waits: false,
+            blocked: false,
+            throttled: false,
+            unordered: false,
+            keep_alive_s: 0,
+            peer_packet_bytes: u32::MAX,
+        }
+    }
+
+    /// Tells the pool of what was added to its output, or taken from it; how much was taken.
+    pub(crate) fn count_output(&mut self, pool: &mut Pool) -> usize {
+        let (before, after) = (self.counted as usize, self.out.len());
+        pool.change(before, after);
+        // Far below 4 GiB: its bound, and one packet.
+        self.counted = after as u32;
+        before.saturating_sub(after)
+    }
+
+    /// Its output is short, or has only now begun.
+    pub(crate) fn is_drained(&mut self, now_us: u64) {
+        self.drained_ms = wrapping_ms(now_us);
+        if let Some(publishing) = self.publishing.get_mut() {
+            publishing.taken = 0;
+        }
+    }
+
+    /// So much of its output was taken, of which it must take `least` now and then.
+    pub(crate) fn took_output(&mut self, bytes: usize, least: usize, now_us: u64) {
+        let publishing = self.publishing.make();
+        publishing.taken += bytes;
+        if publishing.taken >= least {
+            self.is_drained(now_us);
+        }
+    }
+
+    /// Since when its output has been long and has not been taken as it must be, to a millisecond.
+    pub(crate) fn drained_us(&self, now_us: u64) -> u64 {
+        let ago_ms = wrapping_ms(now_us).wrapping_sub(self.drained_ms);
+        now_us.saturating_sub(u64::from(ago_ms) * 1_000)
+    }
+
+    /// Whether it is read, as far as its own doing goes.
+    pub(crate) fn is_heard(&self) -> bool {
+        !self.blocked && !self.throttled
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.publishing.get().map_or(0, |p| p.waiting.len())
     }
 
-    pub(crate) fn keep_alive_us(&self) -> u64 {
-        u64::from(self.keep_alive_s) * 1_000_000
+    /// How long it may say nothing; none: for ever [MQTT-3.1.2-24].
+    pub(crate) fn silence_us(&self) -> Option<u64> {
+        (self.keep_alive_s > 0).then(|| u64::from(self.keep_alive_s) * 1_500_000)
     }
+
+    /// How long a packet that has begun may take to be whole, or to grow.
+    pub(crate) fn packet_us(&self, limits: &ClientLimits) -> u64 {
+        let timeout_us = limits.packet_timeout.as_micros() as u64;
+        self.silence_us().map_or(timeout_us, |silence_us| silence_us.min(timeout_us))
+    }
+}
+
+/// Wraps every 49 days: for times that are looked at far more often.
+fn wrapping_ms(us: u64) -> u32 {
+    (us / 1_000) as u32
 }
 
 impl Publishing {

@@ -1,16 +1,17 @@
 //! The shard's state, and what its worker calls.
 
-use crate::config::Limits;
+use crate::config::{self, FLOOR, GROWTH, Limits, SLOWEST};
 use crate::hook::{Access, Everything, Gate, Hook, LocalPublish, Publisher, Role};
 use crate::peers::{Owner, Peers, Place};
+use crate::pool::Pool;
 use crate::retained::RetainedIndex;
 use crate::routes::{self, Routes};
-use crate::session::{Conn, Kind, Phase, Rare, Received, Session};
+use crate::session::{Conn, Kind, Phase, Received, Session};
 use crate::slots::Slots;
 use crate::turn::Batch;
 use crate::wheel::Wheel;
 use crate::{ConnId, SessionKey, marker};
-use ferrule_mqtt::{PINGRESP, Packet, ReasonCode, Version, decode};
+use ferrule_mqtt::{DecodeError, PINGRESP, Packet, ReasonCode, Version, decode};
 use ferrule_outbox::{End, Outcome, Policy, Queue, Receipts};
 use ferrule_store::record::{self, Record, Retained, Subscription};
 use ferrule_store::{Now, Op, QueueId, Restored, SessionId, Side, Store};
@@ -75,8 +76,36 @@ pub enum Command {
 pub struct Stats {
     /// Connections accepted.
     pub connected: u64,
-    /// CONNECTs refused.
+    /// CONNECTs refused, for whatever reason.
     pub refused: u64,
+    /// Connections closed at once, since there were too many.
+    pub connections_refused: u64,
+    /// CONNECTs refused while the process had too little memory.
+    pub overload_refused: u64,
+    /// CONNECTs refused whose session would have been one too many.
+    pub sessions_refused: u64,
+    /// Connections closed that did not say CONNECT in time.
+    pub connect_timeouts: u64,
+    /// Connections closed that said nothing for one and a half keep alives.
+    pub keep_alive_timeouts: u64,
+    /// Connections closed whose packet had begun and did not grow.
+    pub packet_timeouts: u64,
+    /// Connections closed for a packet larger than its bound.
+    pub oversized: u64,
+    /// Connections closed for more unacknowledged publishes than their window.
+    pub window_exceeded: u64,
+    /// Connections closed that took too little of their output while it was long, or while publishers waited for their room.
+    pub slow_closed: u64,
+    /// Connections closed whose half-received packet found no room beside all that waits.
+    pub pool_closed: u64,
+    /// Publishes, subscriptions and wills whose topic had too many levels or bytes.
+    pub topics_refused: u64,
+    /// Subscriptions beyond a client's bound, or beyond that of all.
+    pub subscriptions_refused: u64,
+    /// Times that a client was not heard, since it had published more than its rate.
+    pub throttled: u64,
+    /// Publishes that were not acknowledged at once, since a receiver had no room.
+    pub held_back: u64,
     /// Publishes received.
     pub received: u64,
     /// Publishes received that went nowhere.
@@ -93,8 +122,12 @@ pub struct Stats {
     pub denied: u64,
     /// QoS 0 messages dropped for consumers that are too slow.
     pub dropped_slow: u64,
-    /// Messages dropped since a session's queue was full.
+    /// QoS 0 messages dropped since there was no room beside all that waits for others.
+    pub dropped_pool: u64,
+    /// Messages dropped since a session's queue had as many as it may.
     pub dropped_full: u64,
+    /// Messages dropped since a session's queue had as many bytes as it may.
+    pub dropped_full_bytes: u64,
     /// Messages larger than their receiver takes.
     pub dropped_too_large: u64,
     /// Messages that expired in a queue.
@@ -116,6 +149,9 @@ pub struct Stats {
 /// A shard. See the crate's header for how it is driven.
 pub struct Shard<H, S> {
     pub(crate) limits: Limits,
+    pub(crate) pool: Pool,
+    /// Of `limits.filter_bytes`.
+    pub(crate) filter_bytes: usize,
     pub(crate) policy: Policy,
     pub(crate) hook: H,
     pub(crate) store: S,
@@ -184,6 +220,9 @@ pub struct Parts<H, S> {
     pub place: Place,
 }
 
+/// The longest fixed header and variable header up to the protocol level, MQTT 3.1's: what tells a CONNECT's version.
+const CONNECT_HEAD: usize = 5 + 2 + 6 + 1;
+
 /// Output buffers between a turn and the next: a connection has one of its own only while it has output.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
@@ -223,10 +262,14 @@ impl Buffers {
 impl<H: Hook, S: Store> Shard<H, S> {
     /// A shard with what the store remembers. Rows of queues that are not sessions' are the hook's affair.
     pub fn new(parts: Parts<H, S>, restored: &Restored, now: Now) -> Self {
-        let Parts { hook, store, gate, limits, policy, seed, place } = parts;
+        let Parts { hook, store, gate, mut limits, policy, seed, place } = parts;
+        if limits.clients.is_empty() {
+            limits.clients = [config::ClientLimits::default()].into();
+        }
         let hasher = FixedState::with_seed(seed);
         let mut shard = Self {
-            limits,
+            pool: Pool::new(limits.buffer_bytes),
+            filter_bytes: 0,
             policy,
             hook,
             store,
@@ -238,6 +281,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             routes: Routes::new(hasher.clone()),
             peers: Peers::new(place),
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
+            limits,
             retained_lazy: HashSet::new(),
             retained_lazy_since_us: 0,
             receipts: Receipts::new(),
@@ -280,6 +324,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Sessions with their subscriptions become routable, retained messages findable. A record that cannot be
     /// read is left out and left where it is.
     fn restore(&mut self, restored: &Restored) {
+        // Nobody knows where its client comes in: nothing that any listener would keep is dropped until it does.
+        let (clients, roomy) =
+            (&self.limits.clients, |c: &config::ClientLimits| (c.queue_messages, c.queue_bytes));
+        let listener = (0..clients.len()).max_by_key(|at| roomy(&clients[*at])).unwrap_or(0) as u16;
         let queues: HashMap<QueueId, _> = restored.queues.iter().map(|q| (q.queue, *q)).collect();
         for (id, bytes) in &restored.sessions {
             self.next_session = self.next_session.max(id.0);
@@ -303,6 +351,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let kind = Kind::Persistent { id: *id, queue: Box::new(queue) };
             let username = record.username.map(Into::into);
             let mut session = Session::new(client_id, username, kind, record.expiry_s);
+            session.listener = listener;
             if record.expiry_s != u32::MAX {
                 // The monotonic clock may be younger than the session: its life is what is left of it.
                 session.expires_us = self.now.mono_us + left_us;
@@ -321,6 +370,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if let Some(session) = self.sessions.get_mut(key) {
                 let filter: Arc<str> = filter.as_ref().into();
                 session.subscribe(Arc::clone(&filter), subscription);
+                self.filter_bytes += config::FILTER + filter.len();
                 self.routes.insert(&filter, Destination::Session(key, subscription, true));
             }
         }
@@ -406,30 +456,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn open(&mut self, peer: IpAddr, listener: u16, now: Now) -> Option<ConnId> {
         self.now = now;
         if self.conns.len() >= self.limits.connections {
-            self.stats.refused += 1;
+            self.stats.connections_refused += 1;
             return None;
         }
-        let id = self.conns.insert(Conn {
-            out: Vec::new(),
-            access: Arc::clone(&self.everything),
-            session: None,
-            publishing: Rare::default(),
-            connecting: None,
-            heard_us: now.mono_us,
-            drained_us: now.mono_us,
-            timer_us: 0,
-            peer,
-            listener,
-            phase: Phase::AwaitConnect,
-            version: Version::V3_1_1,
-            dirty: false,
-            waits: false,
-            blocked: false,
-            unordered: false,
-            keep_alive_s: 0,
-            peer_packet_bytes: u32::MAX,
-        });
-        self.arm_conn(id, now.mono_us + self.limits.connect_timeout.as_micros() as u64);
+        let access = Arc::clone(&self.everything);
+        let id = self.conns.insert(Conn::new(peer, listener, access, now.mono_us));
+        let timeout = config::client(&self.limits.clients, listener).connect_timeout;
+        self.arm_conn(id, now.mono_us + timeout.as_micros() as u64);
         Some(id)
     }
 
@@ -438,40 +471,58 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn receive(&mut self, id: ConnId, buf: &[u8], now: Now) -> usize {
         self.now = now;
         let mut at = 0;
-        if let Some(conn) = self.conns.get_mut(id)
-            && conn.phase == Phase::Open
-        {
-            conn.heard_us = now.mono_us;
-        }
         loop {
-            let Some(conn) = self.conns.get(id) else { return buf.len() };
-            let version = match conn.phase {
+            let Some(conn) = self.conns.get_mut(id) else { return buf.len() };
+            let limits = config::client(&self.limits.clients, conn.listener);
+            let (version, packet_bytes) = match conn.phase {
                 Phase::Closing => return buf.len(),
-                Phase::AwaitConnect => None,
-                Phase::Open if conn.out.len() >= 2 * self.limits.output_bytes => {
+                Phase::AwaitConnect => (None, limits.connect_bytes.min(limits.packet_bytes)),
+                Phase::Open if conn.throttled => return self.keep(id, at, buf, false),
+                Phase::Open if conn.out.len() >= 2 * self.pool.bound(limits.output_bytes) => {
                     self.block(id);
-                    return at;
+                    return self.keep(id, at, buf, false);
                 }
-                Phase::Open => Some(conn.version),
-                Phase::AwaitGate | Phase::AwaitStore | Phase::Moving => return at,
+                Phase::Open => (Some(conn.version), limits.packet_bytes),
+                Phase::AwaitGate | Phase::AwaitStore | Phase::Moving => return self.keep(id, at, buf, false),
             };
-            match decode(&buf[at..], version, self.limits.packet_bytes) {
-                Ok(None) => return at,
+            match decode(&buf[at..], version, packet_bytes) {
+                Ok(None) => {
+                    if at == buf.len() && conn.publishing.get().is_none_or(|p| p.kept == 0) {
+                        return at;
+                    }
+                    return self.keep(id, at, buf, true);
+                }
                 Ok(Some((packet, size))) => {
                     if let Err(error) = packet.check_sender(ferrule_mqtt::Side::Client, conn.version) {
                         self.refuse_bytes(id, &error, &[]);
                         return buf.len();
                     }
-                    if let Packet::Connect(connect) = &packet
-                        && version.is_none()
-                        && self.refusal(id).is_none()
+                    if version.is_some() {
+                        let paced = matches!(
+                            packet,
+                            Packet::Publish(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_)
+                        );
+                        if paced
+                            && limits.is_paced()
+                            && let Err(due_us) = conn.publishing.make().pace.take(limits, size, now.mono_us)
+                        {
+                            self.throttle(id, due_us);
+                            return self.keep(id, at, buf, false);
+                        }
+                        conn.heard_us = now.mono_us;
+                    } else if let Packet::Connect(connect) = &packet
+                        && conn.publishing.get().is_none_or(|p| p.refusal.is_none())
                         && let Some(to) = self.belongs_elsewhere(connect.client_id)
                     {
                         self.move_to(id, to);
-                        return at;
+                        return self.keep(id, at, buf, false);
                     }
                     at += size;
                     self.packet(id, packet);
+                }
+                // A few bytes more, and the answer is one that its sender knows.
+                Err(DecodeError::TooLarge { .. }) if version.is_none() && buf.len() - at < CONNECT_HEAD => {
+                    return self.keep(id, at, buf, true);
                 }
                 Err(error) => {
                     self.refuse_bytes(id, &error, &buf[at..]);
@@ -481,10 +532,43 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
+    /// What the worker keeps of a connection's input from `at` on: a packet that has begun, or what came while the connection
+    /// is held. Returns what `receive` does. A packet that is new or has grown has its time again.
+    fn keep(&mut self, id: ConnId, at: usize, buf: &[u8], begun: bool) -> usize {
+        let now_us = self.now.mono_us;
+        let left = buf.len() - at;
+        let Some(conn) = self.conns.get_mut(id) else { return at };
+        if left == 0 && conn.publishing.get().is_none_or(|p| p.kept == 0) {
+            return at;
+        }
+        let publishing = conn.publishing.make();
+        let before = publishing.kept;
+        let is_same = begun && at == 0 && publishing.begun_us != 0;
+        if is_same && left < before + GROWTH {
+            return at;
+        }
+        publishing.kept = left;
+        publishing.begun_us = if begun && left > 0 { now_us } else { 0 };
+        self.pool.change(before, left);
+        if left > FLOOR && left > before && left > self.pool.free() {
+            self.stats.pool_closed += 1;
+            self.disconnect(id, ReasonCode::QUOTA_EXCEEDED);
+            return buf.len();
+        }
+        if conn.phase == Phase::Open && publishing.begun_us != 0 {
+            if is_same {
+                conn.heard_us = now_us;
+            }
+            let deadline_us = now_us + conn.packet_us(config::client(&self.limits.clients, conn.listener));
+            self.arm_conn(id, deadline_us);
+        }
+        at
+    }
+
     /// Whether the worker should stop reading from a connection for now.
     pub fn is_held(&self, id: ConnId) -> bool {
         let waits = |c: &Conn| matches!(c.phase, Phase::AwaitGate | Phase::AwaitStore | Phase::Moving);
-        self.conns.get(id).is_some_and(|c| c.blocked || waits(c))
+        self.conns.get(id).is_some_and(|c| !c.is_heard() || waits(c))
     }
 
     pub(crate) fn refusal(&self, id: ConnId) -> Option<ReasonCode> {
@@ -497,6 +581,35 @@ impl<H: Hook, S: Store> Shard<H, S> {
             conn.blocked = true;
             self.stats.blocked += 1;
         }
+    }
+
+    /// It has published more than its rate: not heard until that is paid for. Nothing is lost, and its keep alive does not run.
+    fn throttle(&mut self, id: ConnId, due_us: u64) {
+        self.stats.throttled += 1;
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.throttled = true;
+            conn.publishing.make().pace.due_us = due_us;
+            self.arm_conn(id, due_us);
+        }
+    }
+
+    /// It is heard again.
+    pub(crate) fn hear(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.heard_us = self.now.mono_us;
+            self.commands.push(Command::Resume(id));
+        }
+    }
+
+    /// The process has too little memory, or has enough again: meanwhile CONNECTs are refused (0x97; 3.x: 3), and clients get no
+    /// more than the floor of the pool.
+    pub fn set_overloaded(&mut self, overloaded: bool) {
+        self.pool.overloaded = overloaded;
+    }
+
+    /// Bytes that clients have waiting in memory, of `Limits::buffer_bytes`.
+    pub fn buffered(&self) -> usize {
+        self.pool.used()
     }
 
     /// The connection's CONNECT is another shard's to answer.
@@ -542,6 +655,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.detach(id, true);
         if let Some(mut conn) = self.conns.remove(id) {
             self.buffers.give_back(&mut conn.out);
+            conn.count_output(&mut self.pool);
+            self.pool.change(conn.publishing.get().map_or(0, |p| p.kept), 0);
         }
     }
 
@@ -554,17 +669,25 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn wrote(&mut self, id: ConnId, now: Now) {
         self.now = now;
         let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.drained_us = now.mono_us;
+        let limits = config::client(&self.limits.clients, conn.listener);
+        let taken = conn.count_output(&mut self.pool);
+        let bound = self.pool.bound(limits.output_bytes);
+        if conn.out.len() <= bound / 2 {
+            conn.is_drained(now.mono_us);
+        } else {
+            conn.took_output(taken, limits.output_bytes / SLOWEST, now.mono_us);
+        }
         if conn.out.is_empty() {
             self.buffers.give_back(&mut conn.out);
         }
-        if conn.blocked && conn.out.len() < self.limits.output_bytes {
-            conn.blocked = false;
-            self.commands.push(Command::Resume(id));
+        if conn.out.len() >= bound {
+            return;
         }
-        if conn.out.len() < self.limits.output_bytes
-            && let Some(key) = conn.session
-        {
+        let session = conn.session;
+        if std::mem::take(&mut conn.blocked) {
+            self.hear(id);
+        }
+        if let Some(key) = session {
             self.pump(key);
         }
     }
@@ -623,10 +746,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         // Nothing follows the last packet.
         if let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase != Phase::Closing) {
             if conn.out.is_empty() {
-                conn.drained_us = self.now.mono_us;
+                conn.is_drained(self.now.mono_us);
                 self.buffers.ready(&mut conn.out);
             }
             encode(&mut conn.out, conn.version);
+            conn.count_output(&mut self.pool);
             if !conn.dirty {
                 conn.dirty = true;
                 self.dirty.push(id);

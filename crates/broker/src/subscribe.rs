@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
 use crate::ConnId;
+use crate::config;
 use crate::deliver::qos as record_qos;
 use crate::hook::Hook;
 use crate::publish::expired;
@@ -15,6 +16,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn subscribe(&mut self, id: ConnId, subscribe: &Subscribe<'_>) {
         let Some(conn) = self.conns.get(id) else { return };
         let (version, access) = (conn.version, Arc::clone(&conn.access));
+        let limits = *config::client(&self.limits.clients, conn.listener);
         let Some(key) = conn.session else { return };
         let subscription_id = subscribe.properties.subscription_identifiers().next();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
@@ -23,9 +25,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         for (filter, options) in subscribe.filters.iter() {
             let refusal = if topic::shared(filter).is_some() || filter.starts_with(topic::SHARED_PREFIX) {
                 Some(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)
-            } else if topic::validate_filter(filter).is_err()
-                || topic::levels(filter).count() > topic::MAX_LEVELS
-            {
+            } else if !limits.takes_topic(filter) {
+                self.stats.topics_refused += 1;
+                Some(ReasonCode::TOPIC_FILTER_INVALID)
+            } else if topic::validate_filter(filter).is_err() {
                 Some(ReasonCode::TOPIC_FILTER_INVALID)
             } else if !access.subscribe(filter) {
                 self.stats.denied += 1;
@@ -36,8 +39,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let Some(session) = self.sessions.get_mut(key) else { return };
             let known = session.filter(filter).cloned();
             let refusal = refusal.or_else(|| {
-                let full = session.subscriptions.len() >= self.limits.subscriptions;
-                (full && known.is_none()).then_some(ReasonCode::QUOTA_EXCEEDED)
+                let bytes = self.filter_bytes + config::FILTER + filter.len();
+                let is_full =
+                    session.subscriptions.len() >= limits.subscriptions || bytes > self.limits.filter_bytes;
+                let is_one_too_many = known.is_none() && is_full;
+                self.stats.subscriptions_refused += u64::from(is_one_too_many);
+                is_one_too_many.then_some(ReasonCode::QUOTA_EXCEEDED)
             });
             if let Some(reason) = refusal {
                 // Before MQTT 5 there is one failure code.
@@ -54,6 +61,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let store_id = session.store_id();
             let text = known.unwrap_or_else(|| filter.into());
             let old = session.subscribe(Arc::clone(&text), subscription);
+            if old.is_none() {
+                self.filter_bytes += config::FILTER + filter.len();
+            }
             if self.routes.insert(&text, Destination::Session(key, subscription, store_id.is_some())).local {
                 self.peers.route_changed(filter, true);
             }
@@ -97,6 +107,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 reasons.push(ReasonCode::NO_SUBSCRIPTION_EXISTED.0);
                 continue;
             }
+            self.filter_bytes -= config::FILTER + filter.len();
             if self.routes.remove(filter, key.to_bits()).local {
                 self.peers.route_changed(filter, false);
             }

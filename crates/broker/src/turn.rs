@@ -1,5 +1,6 @@
 //! A turn's end: timers, what rules published, and the one batch for the store; and what its commits release.
 
+use crate::config::{self, ClientLimits};
 use crate::hook::Hook;
 use crate::parcel::{Number, Parcel};
 use crate::session::{Kind, LateWill, Phase, Session};
@@ -209,8 +210,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.flush(&mut reads);
         self.end_turn_of_peers();
         for (queue, from) in reads {
-            // 256 rows or 1 MiB a read: the writer serves reads between commits.
-            self.store.read(queue, from, 256, 1 << 20);
+            // 256 rows or 1 MiB a read: the writer serves reads between commits. Sessions are many, and each gets as much as it keeps.
+            let bytes = match queue.as_session() {
+                Some(_) => self.policy.head_bytes.min(1 << 20),
+                None => 1 << 20,
+            };
+            self.store.read(queue, from, 256, bytes as u32);
         }
     }
 
@@ -429,13 +434,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let before = self.receipts.urgent_count();
         // What it sent now is looked at again when a turn brings nothing more; till then it is stalled only when half its window
         // waits.
-        let half = (usize::from(self.limits.receive_max) / 2).max(1);
+        let clients = &self.limits.clients;
         let (now, last_us) = (self.now, self.last_turn_us);
         self.last_turn_us = now.mono_us;
         let (conns, receipts) = (&mut self.conns, &mut self.receipts);
         self.waiters.retain_mut(|(id, since_us)| {
             let Some(conn) = conns.get_mut(*id) else { return false };
             let heard = conn.heard_us >= last_us;
+            let half = (usize::from(config::client(clients, conn.listener).receive_max) / 2).max(1);
             let Some(publishing) = conn.publishing.get().filter(|p| !p.waiting.is_empty()) else {
                 conn.waits = false;
                 return false;
@@ -473,49 +479,101 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return; // It was moved forward, and has been seen to.
         }
         conn.timer_us = 0;
-        let Some(conn) = self.conns.get(id) else { return };
-        let stalled_us = self.limits.stalled.as_micros() as u64;
+        let limits = *config::client(&self.limits.clients, conn.listener);
         match conn.phase {
             Phase::Closing => {
                 // The peer does not take its last bytes.
                 self.commands.push(Command::Close(id));
                 return;
             }
-            Phase::AwaitConnect | Phase::AwaitGate => {
-                if now.since(conn.heard_us) >= self.limits.connect_timeout.as_micros() as u64 {
-                    self.disconnect(id, ReasonCode::KEEP_ALIVE_TIMEOUT);
+            Phase::AwaitConnect => {
+                if now.since(conn.heard_us) >= limits.connect_timeout.as_micros() as u64 {
+                    self.stats.connect_timeouts += 1;
+                    self.close(id);
+                    return;
+                }
+            }
+            Phase::AwaitGate => {
+                if now.since(conn.heard_us) >= limits.connect_timeout.as_micros() as u64 {
+                    // It said all that it had to: it is the gate that is late.
+                    self.stats.connect_timeouts += 1;
+                    self.refuse(id, ReasonCode::SERVER_BUSY);
                     return;
                 }
             }
             Phase::AwaitStore | Phase::Moving => {}
             Phase::Open => {
-                // [MQTT-3.1.2-22]: one and a half times the keep alive.
-                if conn.keep_alive_s > 0 && now.since(conn.heard_us) >= conn.keep_alive_us() * 3 / 2 {
-                    self.disconnect(id, ReasonCode::KEEP_ALIVE_TIMEOUT);
-                    return;
-                }
-                if conn.out.len() > self.limits.output_bytes / 2 && now.since(conn.drained_us) >= stalled_us {
-                    self.disconnect(id, ReasonCode::QUOTA_EXCEEDED);
-                    return;
-                }
-                // It reads and does not acknowledge, and publishers wait for its room.
-                if let Some(session) = conn.session.and_then(|key| self.sessions.get(key))
-                    && let Kind::Clean(waiters) = &session.kind
-                    && let Some(waiters) = waiters.get()
-                    && waiters.bytes >= self.limits.pending_bytes
-                    && now.since(waiters.taken_us) >= stalled_us
-                {
-                    self.disconnect(id, ReasonCode::QUOTA_EXCEEDED);
+                if let Some(reason) = self.overdue(id, &limits) {
+                    self.disconnect(id, reason);
                     return;
                 }
             }
         }
-        let next = if conn.keep_alive_s > 0 {
-            (conn.heard_us + conn.keep_alive_us() * 3 / 2).min(now.mono_us + stalled_us)
-        } else {
-            now.mono_us + stalled_us
+        let slow_us = self.slow_since_us(id, &limits);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let publishing = conn.publishing.get();
+        let paid_us = publishing.map_or(0, |p| p.pace.due_us);
+        let resumes = conn.throttled && paid_us <= now.mono_us;
+        // Whatever begins from now on is not due earlier than this.
+        let mut next_us = now.mono_us + limits.stalled.as_micros() as u64;
+        let mut at = |due_us: Option<u64>| next_us = next_us.min(due_us.unwrap_or(u64::MAX));
+        at(slow_us.map(|since_us| since_us + limits.stalled.as_micros() as u64));
+        match conn.phase {
+            Phase::Open if conn.is_heard() => {
+                at(conn.silence_us().map(|silence_us| conn.heard_us + silence_us));
+                at(publishing.filter(|p| p.begun_us != 0).map(|p| p.begun_us + conn.packet_us(&limits)));
+            }
+            Phase::Open if resumes => at(conn.silence_us().map(|silence_us| now.mono_us + silence_us)),
+            Phase::Open if conn.throttled => at(Some(paid_us)),
+            Phase::AwaitConnect | Phase::AwaitGate => {
+                at(Some(conn.heard_us + limits.connect_timeout.as_micros() as u64));
+            }
+            _ => {}
+        }
+        if resumes {
+            conn.throttled = false;
+            self.hear(id);
+        }
+        self.arm_conn(id, next_us.max(now.mono_us + 1));
+    }
+
+    /// Why a connection has to end that is open, if it does.
+    fn overdue(&mut self, id: ConnId, limits: &ClientLimits) -> Option<ReasonCode> {
+        let now_us = self.now.mono_us;
+        let conn = self.conns.get(id)?;
+        // What it says while we do not hear it is not held against it.
+        if conn.is_heard() {
+            if conn.silence_us().is_some_and(|silence_us| now_us - conn.heard_us >= silence_us) {
+                self.stats.keep_alive_timeouts += 1;
+                return Some(ReasonCode::KEEP_ALIVE_TIMEOUT);
+            }
+            let begun = conn.publishing.get().filter(|p| p.begun_us != 0);
+            if begun.is_some_and(|p| now_us - p.begun_us >= conn.packet_us(limits)) {
+                self.stats.packet_timeouts += 1;
+                return Some(ReasonCode::KEEP_ALIVE_TIMEOUT);
+            }
+        }
+        let stalled_us = limits.stalled.as_micros() as u64;
+        let is_slow = self.slow_since_us(id, limits).is_some_and(|since_us| now_us - since_us >= stalled_us);
+        self.stats.slow_closed += u64::from(is_slow);
+        is_slow.then_some(ReasonCode::QUOTA_EXCEEDED)
+    }
+
+    /// Since when a connection has taken less than it must while its output is long, or while publishers wait for its room: it
+    /// reads and does not acknowledge.
+    fn slow_since_us(&self, id: ConnId, limits: &ClientLimits) -> Option<u64> {
+        let conn = self.conns.get(id)?;
+        let is_long = conn.out.len() > self.pool.bound(limits.output_bytes) / 2;
+        let long_us = is_long.then(|| conn.drained_us(self.now.mono_us));
+        let session = conn.session.and_then(|key| self.sessions.get(key));
+        let held_us = match session.map(|session| &session.kind) {
+            Some(Kind::Clean(waiters)) => waiters
+                .get()
+                .filter(|w| w.taken_us != 0 && w.bytes >= self.pool.bound(limits.pending_bytes))
+                .map(|w| w.taken_us),
+            _ => None,
         };
-        self.arm_conn(id, next.max(now.mono_us + 1));
+        [long_us, held_us].into_iter().flatten().min()
     }
 
     pub(crate) fn session_timer(&mut self, key: SessionKey) {

@@ -4,7 +4,7 @@
 
 mod common;
 use common::{Rig, check, check_with, limits, run};
-use ferrule_broker::Limits;
+use ferrule_broker::ClientLimits;
 
 /// A persistent subscriber `s` of `x` at QoS `q`, connected, and a clean publisher `p`.
 fn persistent(q: u8, rest: &str) -> String {
@@ -563,7 +563,7 @@ fn qos_2_to_a_persistent_session_is_committed_before_publish_and_before_pubrel()
 #[test]
 fn a_full_session_is_counted_and_acknowledged() {
     check_with(
-        Limits { queue_messages: 2, ..limits() },
+        ClientLimits { queue_messages: 2, ..limits() },
         &persistent(
             1,
             "s> disconnect

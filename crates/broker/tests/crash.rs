@@ -4,7 +4,7 @@
 
 mod common;
 use common::{Rig, check, check_with, limits, run};
-use ferrule_broker::Limits;
+use ferrule_broker::ClientLimits;
 
 #[test]
 fn an_acknowledged_session_and_subscription_are_there() {
@@ -338,7 +338,7 @@ fn a_backlog_larger_than_memory_comes_back_in_order() {
     for n in 1..=300 {
         script += &format!("s< publish x q1 id={n} dup {n}{big}\ns> puback {n}\n");
     }
-    check_with(Limits { inflight_max: 16, ..limits() }, &script);
+    check_with(ClientLimits { inflight_max: 16, ..limits() }, &script);
 }
 
 #[test]

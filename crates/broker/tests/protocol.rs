@@ -4,7 +4,7 @@
 
 mod common;
 use common::{Rig, check, check_with, limits, run};
-use ferrule_broker::Limits;
+use ferrule_broker::{ClientLimits, Limits};
 
 #[test]
 fn client_ids_that_are_empty() {
@@ -93,7 +93,7 @@ fn a_session_that_was_to_end_cannot_be_kept_by_disconnect() {
 #[test]
 fn a_lifetime_over_the_bound_is_cut_and_told() {
     check_with(
-        Limits { session_expiry_max_s: 50, keep_alive_max: Some(30), ..limits() },
+        ClientLimits { session_expiry_max_s: 50, keep_alive_max: Some(30), ..limits() },
         "a> connect id=a v=5 clean=0 expiry=100 ka=60
          commit
          a< connack sp=0 expiry=50 ka=30
@@ -272,6 +272,9 @@ fn a_connect_that_is_wrong_is_answered_in_words_its_sender_knows() {
          b! closed
          c> raw 10 0d 00 04 4d 51 54 54 04 03 00 3c 00 01 61
          c! closed
+         d> raw 10 10 00 04 4d 51 54 54 05 02 00 00 03 23 00 00 00 00 v=5  -- a topic alias
+         d< connack 82
+         d! closed
          e> connect id=e v=5 auth=SCRAM
          e< connack 8c
          e! closed",
@@ -314,6 +317,7 @@ fn a_gate_that_answers_late() {
          b! closed
          c> connect id=c
          wait 10300
+         c< connack 88
          c! closed
          d> connect id=d
          drop d",
@@ -398,7 +402,7 @@ fn too_many_levels_are_no_topic() {
 #[test]
 fn subscriptions_are_bounded() {
     check_with(
-        Limits { subscriptions: 2, ..limits() },
+        ClientLimits { subscriptions: 2, ..limits() },
         "a> connect id=a v=5
          a< connack sp=0
          a> subscribe id=1 f=1 f=2 f=3 f=1:1
@@ -515,7 +519,7 @@ fn the_qos_is_the_lower_of_published_and_granted() {
             };
         }
     }
-    check_with(Limits { waiting_max: 10, ..limits() }, &script);
+    check_with(ClientLimits { waiting_max: 10, ..limits() }, &script);
 }
 
 #[test]
@@ -604,7 +608,7 @@ fn packets_over_the_clients_maximum_are_not_sent() {
 #[test]
 fn packets_over_our_maximum_are_refused() {
     check_with(
-        Limits { packet_bytes: 100, ..limits() },
+        ClientLimits { packet_bytes: 100, ..limits() },
         "a> connect id=a v=5
          a< connack sp=0
          a> raw 30 80 01
@@ -701,12 +705,12 @@ fn retained_messages_expire() {
 #[test]
 fn retained_messages_are_bounded() {
     check_with(
-        Limits { retained_messages: 1, ..limits() },
+        Limits { retained_messages: 1, ..limits().into() },
         "p> connect id=p v=5
          p< connack sp=0
          p> publish t=x r=1 p=1
          p> publish t=y r=1 p=1 q=1 id=1
-         p< puback 1
+         p< puback 1 97
          p> publish t=x r=1 p=2 q=1 id=2
          p< -
          commit
@@ -845,7 +849,7 @@ fn wildcards_do_not_reach_dollar_topics() {
 #[test]
 fn a_client_that_reads_and_never_acknowledges_is_disconnected_when_others_wait() {
     check_with(
-        Limits { pending_bytes: 300, ..limits() },
+        ClientLimits { pending_bytes: 300, ..limits() },
         "s> connect id=s v=5 rmax=1
          s< connack sp=0
          s> subscribe id=1 f=x:1

@@ -24,7 +24,7 @@
 
 mod common;
 use common::{Rig, Wire};
-use ferrule_broker::Limits;
+use ferrule_broker::ClientLimits;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Splitmix64.
@@ -132,7 +132,8 @@ fn matches(filter: &str, topic: &str) -> bool {
 impl World {
     fn new(seed: u64, shards: u16, cut: bool) -> Self {
         let mut random = Random(seed);
-        let limits = Limits { receive_max: 16, waiting_max: 20, inflight_max: 8, ..Limits::default() };
+        let limits =
+            ClientLimits { receive_max: 16, waiting_max: 20, inflight_max: 8, ..ClientLimits::default() };
         let mut rig = Rig::of(limits, shards);
         rig.wire = Some(Wire::new([0, 300, 3_000][random.below(3) as usize], cut, seed));
         let kinds = [(4, true, 0), (5, true, 0), (5, true, 2), (5, false, 3), (4, false, 0), (5, true, 0)];

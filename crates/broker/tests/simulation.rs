@@ -15,7 +15,7 @@
 
 mod common;
 use common::{Does, Rig};
-use ferrule_broker::Limits;
+use ferrule_broker::ClientLimits;
 use ferrule_mqtt::QoS;
 use ferrule_outbox::{Outcome, Reason};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -99,8 +99,12 @@ fn matches(filter: &str, topic: &str) -> bool {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut rig =
-            Rig::new(Limits { receive_max: 16, waiting_max: 20, inflight_max: 8, ..Limits::default() });
+        let mut rig = Rig::new(ClientLimits {
+            receive_max: 16,
+            waiting_max: 20,
+            inflight_max: 8,
+            ..ClientLimits::default()
+        });
         if seed.is_multiple_of(3) {
             // A head that is soon full: backlogs go through the store.
             rig.policy.head_bytes = 1_000;

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
-    Access, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place,
-    Publisher, Refusal, Role, Shard,
+    Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish,
+    Message, Place, Publisher, Refusal, Role, Shard,
 };
 use ferrule_mqtt::{PropertiesBuf, QoS, ReasonCode, Version};
 use ferrule_outbox::{End, Outcome, Policy, Reason};
@@ -227,7 +227,7 @@ struct Stage {
 }
 
 fn limits(settings: u8) -> Limits {
-    let mut limits = Limits {
+    let mut clients = ClientLimits {
         packet_bytes: 2_048,
         receive_max: 8,
         waiting_max: 12,
@@ -239,25 +239,35 @@ fn limits(settings: u8) -> Limits {
         pending_bytes: 4_096,
         output_bytes: 4_096,
         subscriptions: 6,
-        retained_messages: 5,
-        retained_bytes: 4_096,
-        connections: LINKS - 1,
-        ..Limits::default()
+        ..ClientLimits::default()
     };
+    let mut buffer_bytes = 1 << 20;
     if settings & 1 != 0 {
-        limits = Limits {
+        clients = ClientLimits {
             receive_max: 2,
             waiting_max: 2,
             keep_alive_max: Some(10),
             inflight_max: 2,
             queue_messages: 4,
+            queue_bytes: 2_048,
             pending_bytes: 64,
             output_bytes: 64,
             subscriptions: 2,
-            ..limits
+            topic_levels: 3,
+            publish_rate: 5,
+            publish_bytes: 500,
+            ..clients
         };
+        buffer_bytes = 8_192;
     }
-    limits
+    Limits {
+        retained_messages: 5,
+        retained_bytes: 4_096,
+        connections: LINKS - 1,
+        sessions: 4,
+        buffer_bytes,
+        ..clients.into()
+    }
 }
 
 fn policy(settings: u8) -> Policy {
@@ -276,13 +286,14 @@ fn policy(settings: u8) -> Policy {
 
 fn make(
     (store, hook, gate): (&SharedStore, &ScriptedHook, &ScriptedGate),
-    limits: Limits,
+    limits: &Limits,
     policy: Policy,
     seed: u64,
     restored: &Restored,
     now: Now,
 ) -> Shard<ScriptedHook, SharedStore> {
     let (hook, store, gate) = (hook.clone(), store.clone(), Box::new(gate.clone()));
+    let limits = limits.clone();
     Shard::new(Parts { hook, store, gate, limits, policy, seed, place: Place::ALONE }, restored, now)
 }
 
@@ -305,7 +316,7 @@ impl Stage {
         let (store, hook, gate) = (SharedStore::default(), ScriptedHook::default(), ScriptedGate::default());
         let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
         let (limits, policy) = (limits(settings), policy(settings));
-        let shard = make((&store, &hook, &gate), limits, policy, seed, &Restored::default(), now);
+        let shard = make((&store, &hook, &gate), &limits, policy, seed, &Restored::default(), now);
         let show = std::env::var_os("FERRULE_FUZZ_SHOW").is_some();
         store.0.borrow_mut().show = show;
         let links = [const { None }; LINKS];
@@ -620,7 +631,7 @@ impl Stage {
         self.now.mono_us = 5_000;
         self.restored = restored.sessions.len();
         let parts = (&self.store, &self.hook, &self.gate);
-        self.shard = make(parts, self.limits, self.policy, self.seed, &restored, self.now);
+        self.shard = make(parts, &self.limits, self.policy, self.seed, &restored, self.now);
         for (hook, filter) in self.rules.iter().enumerate().filter(|(_, filter)| !filter.is_empty()) {
             self.shard.add_hook_filter(filter, hook as u32);
         }
@@ -718,18 +729,22 @@ impl Stage {
         let open = self.links.iter().flatten().count();
         assert_eq!(conns, open, "connections of the shard and of the worker");
         assert!(conns <= limits.connections);
+        assert!(conns > 0 || self.shard.buffered() == 0, "{} bytes of nobody", self.shard.buffered());
         // Those that were found at the start, and one for each connection since.
         let most = self.restored + usize::try_from(stats.connected).unwrap_or(usize::MAX);
         assert!(sessions <= most, "{sessions} sessions");
-        assert!(filters <= sessions * limits.subscriptions + rules, "{filters} filters, {sessions} sessions");
+        assert!(
+            filters <= sessions * limits.clients[0].subscriptions + rules,
+            "{filters} filters, {sessions} sessions"
+        );
         assert!(retained <= limits.retained_messages, "{retained} retained");
         assert!(receipts as u64 <= stats.received, "{receipts} receipts");
         for link in self.links.iter().flatten() {
             // Beyond twice the limit nothing more of it is heard; one packet may have gone beyond, and what a resumed session is
             // sent again.
-            let most = 2 * limits.output_bytes
-                + limits.packet_bytes * 2
-                + usize::from(limits.inflight_max) * 8
+            let most = 2 * limits.clients[0].output_bytes
+                + limits.clients[0].packet_bytes * 2
+                + usize::from(limits.clients[0].inflight_max) * 8
                 + 256;
             let bytes = self.shard.output(link.conn).map_or(0, |out| out.len());
             assert!(bytes <= most, "{bytes} bytes of output");

@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use ferrule_broker::hook::{Everything, NoHook};
 use ferrule_broker::shard::Parts;
-use ferrule_broker::{ConnId, ConnectRequest, Gate, Grant, Limits, Place, Refusal, Role, Shard, Stats};
+use ferrule_broker::{
+    ClientLimits, ConnId, ConnectRequest, Gate, Grant, Limits, Place, Refusal, Role, Shard, Stats,
+};
 use ferrule_mqtt::{
     Connect, Packet, Properties, PropertiesBuf, Publish, QoS, ReasonCode, Subscribe, SubscribeFiltersBuf,
     SubscribeOptions, Version, decode,
@@ -258,7 +260,7 @@ const PING: [u8; 2] = [0xC0, 0];
 
 #[test]
 fn large_packets_in_pieces_arrive_whole() {
-    let node = Node::start(Limits { packet_bytes: 8 << 20, ..Limits::default() });
+    let node = Node::start(ClientLimits { packet_bytes: 8 << 20, ..ClientLimits::default() }.into());
     let mut subscriber = node.client("s");
     subscriber.subscribe("x", QoS::AtMostOnce);
     let mut publisher = node.client("p");

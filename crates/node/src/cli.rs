@@ -307,12 +307,12 @@ fn load(flavor: &Flavor, file: &Path) -> Result<BrokerConfig, Failure> {
 fn check(flavor: &Flavor, args: &CheckArgs) -> Result<u8, Failure> {
     let broker = load(flavor, &args.config)?;
     let mut out = io::stdout().lock();
-    let code = match &broker.node.rules {
+    let (code, sinks) = match &broker.node.rules {
         Some(path) => {
             let files = rule_files(std::slice::from_ref(path))?;
             check::rules(flavor, &files, Format::Text, &mut out).map_err(failed)?
         }
-        None => 0,
+        None => (0, 0),
     };
     for listener in &broker.listeners {
         let loaded = listen::layers(listener);
@@ -326,6 +326,10 @@ fn check(flavor: &Flavor, args: &CheckArgs) -> Result<u8, Failure> {
     }
     for line in settings(&broker, args) {
         writeln!(out, "{line}").map_err(failed)?;
+    }
+    if args.all {
+        let edge = matches!(flavor.run, Run::Edge(_));
+        writeln!(out, "# memory: {}", crate::run::worst_case(edge, &broker, sinks)).map_err(failed)?;
     }
     Ok(exit_code(code))
 }
@@ -381,7 +385,7 @@ fn rules(flavor: &Flavor, command: RulesCommand) -> Result<u8, Failure> {
                 FormatArg::Text => Format::Text,
                 FormatArg::Json => Format::Json,
             };
-            check::rules(flavor, &rule_files(&files)?, format, &mut out)
+            check::rules(flavor, &rule_files(&files)?, format, &mut out).map(|(code, _)| code)
         }
         RulesCommand::Test(args) => {
             let files = rule_files(&args.files)?;

@@ -58,6 +58,8 @@ pub enum HubMessage {
     },
     /// New rules and sinks.
     Load(Box<Load>),
+    /// The process has too much memory, or not any more.
+    Overloaded(bool),
     /// A snapshot for people and programs.
     Status(oneshot::Sender<Status>),
 }
@@ -205,6 +207,7 @@ impl Hub {
                 shard.hook().consumer(&outbox, generation, event, now)
             }
             HubMessage::Load(load) => Self::load(shard, *load, now),
+            HubMessage::Overloaded(overloaded) => shard.set_overloaded(overloaded),
             HubMessage::Status(reply) => {
                 let status = Self::status(shard, worker, now);
                 // Whoever asked may have gone.
@@ -308,7 +311,7 @@ impl Hub {
     fn status<S: Store>(shard: &mut Shard<Self, S>, worker: &WorkerStats, now: Now) -> Status {
         let [connections, sessions, subscriptions, retained, waiting, lost_ends] =
             shard.sizes().map(|n| n as u64);
-        let stats = shard.stats();
+        let (stats, buffered) = (shard.stats(), shard.buffered() as u64);
         let hub = shard.hook();
         let own = hub.outboxes.iter().filter(|o| o.owner == hub.node.place.index);
         let counters = [
@@ -320,7 +323,9 @@ impl Hub {
             ("joined", stats.joined),
             ("denied", stats.denied),
             ("dropped_slow", stats.dropped_slow),
+            ("dropped_pool", stats.dropped_pool),
             ("dropped_full", stats.dropped_full),
+            ("dropped_full_bytes", stats.dropped_full_bytes),
             ("dropped_too_large", stats.dropped_too_large),
             ("dropped_expired", stats.dropped_expired),
             ("retained_refused", stats.retained_refused),
@@ -329,6 +334,22 @@ impl Hub {
             ("clients_refused", stats.refused),
             ("protocol_errors", stats.protocol_errors),
             ("clients_blocked", stats.blocked),
+            ("connections_refused", stats.connections_refused),
+            ("overload_refused", stats.overload_refused),
+            ("sessions_refused", stats.sessions_refused),
+            ("connect_timeouts", stats.connect_timeouts),
+            ("keep_alive_timeouts", stats.keep_alive_timeouts),
+            ("packet_timeouts", stats.packet_timeouts),
+            ("oversized", stats.oversized),
+            ("window_exceeded", stats.window_exceeded),
+            ("slow_closed", stats.slow_closed),
+            ("pool_closed", stats.pool_closed),
+            ("topics_refused", stats.topics_refused),
+            ("subscriptions_refused", stats.subscriptions_refused),
+            ("throttled", stats.throttled),
+            ("held_back", stats.held_back),
+            // What clients have waiting now, of `max_buffered_bytes`.
+            ("buffered_bytes", buffered),
             ("forwarded_out", stats.forwarded_out),
             ("forwarded_in", stats.forwarded_in),
             ("moved_in", worker.moved_in),

@@ -11,6 +11,7 @@ pub mod gate;
 pub mod hub;
 pub mod listen;
 pub mod loader;
+pub mod memory;
 pub mod run;
 pub mod telemetry;
 pub mod watch;

@@ -54,7 +54,7 @@ pub fn open(config: &BrokerConfig) -> Result<(Vec<Listener>, Listeners), RunErro
     let mut listening = Vec::new();
     for listener in &config.listeners {
         let (layers, infos) = layers(listener).map_err(|error| RunError::Tls(error.to_string()))?;
-        let entrance = Entrance::new(layers, listener.proxies.clone(), Default::default());
+        let entrance = Entrance::new(layers, listener.proxies.clone(), listener.entrance);
         let entrance = Arc::new(entrance);
         let socket = bind(listener, &entrance, &mut sockets)?;
         listening.push(Listening {

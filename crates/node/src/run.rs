@@ -12,13 +12,14 @@
 //! What can be wrong is tried before anything is changed: rules are checked, ports bound and the data folder locked before the
 //! store is opened; all of it ends with one clear message and a non-zero exit.
 
-use crate::config::{BrokerConfig, UplinkConfig};
+use crate::config::{BrokerConfig, ListenerConfig, UplinkConfig};
 use crate::connectors::{self, Connectors};
 use crate::control::{Control, ControlError, DataDirLock, Status, StoreStatus, UplinkStatus};
 use crate::gate;
 use crate::hub::{BATCHES, Hub, HubMessage, Node};
 use crate::listen::{self, Listeners};
 use crate::loader::{self, Loader, UPLINK};
+use crate::memory::{self, Shape, WorstCase};
 use crate::watch::{RuleFile, RuleFiles, Watcher};
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{Limits, Place, Shard, introduce};
@@ -98,7 +99,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         })?,
         None => Vec::new(),
     };
-    check_rules(product, &texts)?;
+    let sinks = check_rules(product, &texts)?;
     let lock = DataDirLock::take(&config.node.data_dir)?;
     let (sockets, listeners) = listen::open(config)?;
     let options = if product.edge { StoreOptions::edge() } else { StoreOptions::cloud() };
@@ -166,6 +167,10 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         writer: Arc::new(opened.writer),
     };
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    tracing::info!("memory: {}", worst_case(product.edge, config, sinks));
+    if let Some(max) = memory::memory_max(config, memory::machine()) {
+        runtime.spawn(watch_memory(max, inboxes.clone()));
+    }
     let stopped = runtime.block_on(async {
         let control = Control::bind(&lock)?;
         tracing::info!(
@@ -213,10 +218,7 @@ fn workers(
     opened: &Opened,
     (origin, boot): (&Origin, Boot),
 ) -> Result<Workers, RunError> {
-    let of = match config.node.workers {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get().min(64) as u16),
-        of => of,
-    };
+    let of = worker_count(config);
     let seed = random()? as u64;
     let stored: Vec<_> =
         opened.restored.queues.iter().filter(|q| q.queue.as_session().is_none()).copied().collect();
@@ -231,16 +233,15 @@ fn workers(
     let mut shards = Vec::new();
     for ((index, inbox), gate) in (0..of).zip(&inboxes).zip(gates) {
         let place = Place { index, of, seed };
-        let policy = policy(product, config);
+        let policy = policy(product.edge, config);
         let node = Node { origin: Arc::clone(origin), boot, edge: product.edge, policy, place };
         let posts = inbox.clone();
         let parts = Parts {
             hook: Hub::new(node, stored.clone(), random()?, clock.now()),
             store: opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event)))),
             gate: Box::new(gate),
-            limits: limits(config),
-            // Sessions are many: each keeps little of its backlog in memory.
-            policy: Policy { head_bytes: 128 << 10, unwritten_bytes: 1 << 20, ..policy },
+            limits: limits(config, of),
+            policy: session_policy(config, policy),
             seed,
             place,
         };
@@ -257,6 +258,25 @@ fn workers(
         workers.push(worker.map_err(system("registering the listeners"))?);
     }
     Ok((workers, inboxes, Place { index: 0, of, seed }))
+}
+
+/// Tells all workers when the process has too much memory, and when it has not any more.
+async fn watch_memory(max: u64, inboxes: Vec<Inbox<HubMessage>>) {
+    /// What comes in within it is bounded by `max_buffered_bytes`.
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
+    let mut gauge = memory::Gauge::new(max);
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        ticks.tick().await;
+        let Some(resident) = memory::resident() else { continue };
+        let Some(overloaded) = gauge.look(resident) else { continue };
+        if overloaded {
+            tracing::warn!(resident, memory_max = max, "too much memory in use: nobody new is let in");
+        } else {
+            tracing::info!(resident, memory_max = max, "enough memory again: clients are let in");
+        }
+        inboxes.iter().for_each(|inbox| inbox.post(Mail::App(HubMessage::Overloaded(overloaded))));
+    }
 }
 
 /// Serves what is not on a message's way until a signal comes or the worker ends.
@@ -417,12 +437,12 @@ async fn status(about: &About) -> Result<Status, String> {
     })
 }
 
-/// Checks the rules as a start would.
-fn check_rules(product: &Product, texts: &[RuleFile]) -> Result<(), RunError> {
+/// Checks the rules as a start would; how many sinks they have.
+fn check_rules(product: &Product, texts: &[RuleFile]) -> Result<usize, RunError> {
     let sources = loader::sources(texts);
     let host = connectors::host(product.edge, &product.connectors);
     match loader::check(&sources, &host, &product.connectors) {
-        Ok(_) => Ok(()),
+        Ok(rules) => Ok(rules.sinks.len()),
         Err(mistakes) => Err(RunError::Rules(loader::render(&sources, &mistakes))),
     }
 }
@@ -478,37 +498,87 @@ fn open_files() -> usize {
     limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
-fn limits(config: &BrokerConfig) -> Limits {
-    let mqtt = &config.mqtt;
-    let seconds = |d: Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
-    Limits {
-        packet_bytes: mqtt.max_packet_size as usize,
-        receive_max: mqtt.receive_max,
-        waiting_max: mqtt.max_waiting as usize,
-        keep_alive_max: Some(seconds(mqtt.keep_alive_max)).filter(|s| *s > 0).map(|s| s.min(65_535) as u16),
-        session_expiry_max_s: match seconds(mqtt.session_expiry_max) {
-            0 => u32::MAX,
-            seconds => seconds,
-        },
-        topic_alias_max: mqtt.topic_alias_max,
-        inflight_max: mqtt.max_inflight,
-        queue_messages: mqtt.max_queued_messages,
-        pending_bytes: mqtt.max_queued_bytes as usize,
-        retained_messages: mqtt.retained_max_messages as usize,
-        retained_bytes: mqtt.retained_max_bytes as usize,
-        connections: open_files().saturating_sub(OTHER_FILES).max(1),
-        ..Limits::default()
+/// Threads that serve clients.
+fn worker_count(config: &BrokerConfig) -> u16 {
+    match config.node.workers {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get().min(64) as u16),
+        of => of,
     }
 }
 
-fn policy(product: &Product, config: &BrokerConfig) -> Policy {
+/// The bounds of one of `of` shards.
+fn limits(config: &BrokerConfig, of: u16) -> Limits {
+    let mqtt = &config.mqtt;
+    // Client ids are spread evenly, by their hash.
+    let share = |all: u64| usize::try_from(all.div_ceil(of.into())).unwrap_or(usize::MAX);
+    Limits {
+        clients: config.listeners.iter().map(|listener| listener.clients).collect(),
+        retained_messages: mqtt.retained_max_messages as usize,
+        retained_bytes: mqtt.retained_max_bytes as usize,
+        connections: connections(),
+        sessions: share(mqtt.max_sessions),
+        filter_bytes: share(mqtt.subscriptions_max_bytes),
+        buffer_bytes: share(memory::buffered_max(config, memory::machine())),
+    }
+}
+
+/// Connections that the process may have.
+fn connections() -> usize {
+    open_files().saturating_sub(OTHER_FILES).max(1)
+}
+
+/// The most memory that clients can make a node use that has so many sinks.
+#[must_use]
+pub fn worst_case(edge: bool, config: &BrokerConfig, sinks: usize) -> WorstCase {
+    let files = connections();
+    let came = |is: &dyn Fn(&ListenerConfig) -> bool| {
+        let most = |listener: &ListenerConfig| match listener.entrance.connections {
+            0 => files,
+            connections => connections,
+        };
+        let listeners = config.listeners.iter().filter(|listener| is(listener));
+        listeners.fold(0, |sum, listener| most(listener).saturating_add(sum)).min(files) as u64
+    };
+    let policy = policy(edge, config);
+    let sessions = session_policy(config, policy);
+    // The front in memory, and as many rows as are refused when they cannot be written; of a session's queue, which has an end
+    // of its own, its front alone, and half as much again that is read back.
+    let shape = Shape {
+        workers: worker_count(config).into(),
+        connections: came(&|_| true),
+        layered: came(&|listener| listener.tls.is_some() || listener.websocket.is_some()),
+        outboxes: sinks as u64 + u64::from(edge),
+        outbox_bytes: (policy.head_bytes + policy.refuse_bytes) as u64,
+        session_bytes: (sessions.head_bytes + sessions.head_bytes / 2) as u64,
+        machine: memory::machine(),
+    };
+    WorstCase::new(config, &shape)
+}
+
+/// Of sessions' queues: they are many, and each keeps little of its backlog in memory. How much of it there may be is
+/// their limits' affair: at the end of those a message is dropped, where an outbox withholds acknowledgements.
+fn session_policy(config: &BrokerConfig, policy: Policy) -> Policy {
+    const HEAD_BYTES: usize = 128 << 10;
+    const UNWRITTEN_BYTES: usize = 1 << 20;
+    const REFUSE_BYTES: usize = 16 << 20;
+    let largest = config.listeners.iter().map(|listener| listener.clients.packet_bytes).max().unwrap_or(0);
+    Policy {
+        head_bytes: HEAD_BYTES,
+        unwritten_bytes: UNWRITTEN_BYTES,
+        refuse_bytes: REFUSE_BYTES.max(2 * largest),
+        disk_bytes: u64::MAX,
+        ..policy
+    }
+}
+
+fn policy(edge: bool, config: &BrokerConfig) -> Policy {
     let outbox = &config.outbox;
     Policy {
         ack_deadline: outbox.ack_deadline,
         offline_interval: outbox.offline_interval,
         unwritten_bytes: outbox.mem_max as usize,
         disk_bytes: outbox.max_bytes,
-        ..if product.edge { Policy::EDGE } else { Policy::CLOUD }
+        ..if edge { Policy::EDGE } else { Policy::CLOUD }
     }
 }
 

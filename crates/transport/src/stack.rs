@@ -12,7 +12,7 @@
 //!
 //! # Bounds
 //! `rest` holds less than one header, HTTP head or TLS flight and `inner` less than one HTTP head or frame head: each layer refuses what
-//! is longer ([`proxy::HEADER_BYTES_MAX`], [`http`], [`tls`]). What is sent is encoded when it is asked for: the caller asks again when
+//! is longer ([`proxy::HEADER_BYTES_MAX`], [`crate::http`], [`crate::tls`]). What is sent is encoded when it is asked for: the caller asks again when
 //! the socket has taken the last.
 
 use crate::http::{self, HttpError, Upgrading};

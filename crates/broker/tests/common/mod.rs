@@ -13,6 +13,10 @@
 //! resolve delivered|retry|discarded          the oldest end that the hook holds
 //! deny publish|subscribe|receive x           the gate's access rules for clients admitted from now on
 //! gate later | gate refuse | admit a | refuse a
+//! listener a 1                               which listener it comes to from now on; 0 unless said
+//! reads a 0 | reads a 100 | reads a all      how many bytes it takes each time that it has output, from now on
+//! overload on | overload off                 the process has too little memory
+//! count oversized 1                          so often in all shards ([`ferrule_broker::Stats`])
 //! ```
 //! At the end of a script every packet must have been looked at, and no end may be lost.
 
@@ -21,8 +25,8 @@
 
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
-    Access, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish, Message, Place,
-    Refusal, Role, Shard, introduce,
+    Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish,
+    Message, Place, Refusal, Role, Shard, introduce,
 };
 use ferrule_mqtt::{
     Ack, AckType, Connect, Disconnect, Packet, Properties, PropertiesBuf, Property, Publish, QoS, ReasonCode,
@@ -206,6 +210,10 @@ pub struct Rig {
     seed: u64,
     /// Without, parcels arrive at once.
     pub wire: Option<Wire>,
+    /// Not the first, by connection.
+    listeners: BTreeMap<String, u16>,
+    /// Not all, by connection.
+    reads: BTreeMap<String, usize>,
 }
 
 /// Links between shards that take their time: each keeps its order, and what goes over one overtakes what goes over another.
@@ -264,31 +272,33 @@ impl Wire {
     }
 }
 
-pub fn limits() -> Limits {
-    Limits { receive_max: 4, waiting_max: 6, ..Limits::default() }
+pub fn limits() -> ClientLimits {
+    ClientLimits { receive_max: 4, waiting_max: 6, ..ClientLimits::default() }
 }
 
 impl Rig {
     /// One shard.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: impl Into<Limits>) -> Self {
         Self::of(limits, 1)
     }
 
     /// So many shards.
-    pub fn of(limits: Limits, of: u16) -> Self {
+    pub fn of(limits: impl Into<Limits>, of: u16) -> Self {
         let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
         let mut rig = Self {
             shards: Vec::new(),
             store: SharedStore::default(),
             hook: ScriptedHook::default(),
             gate: Arc::new(Mutex::new(GateState::default())),
-            limits,
+            limits: limits.into(),
             policy: Policy::EDGE,
             now,
             peers: BTreeMap::new(),
             rules: Vec::new(),
             seed: 1,
             wire: None,
+            listeners: BTreeMap::new(),
+            reads: BTreeMap::new(),
         };
         rig.start(of, &Restored::default());
         rig
@@ -300,7 +310,7 @@ impl Rig {
                 hook: ScriptedHook(Rc::clone(&self.hook.0), index),
                 store: self.store.clone(),
                 gate: Box::new(ScriptedGate(Arc::clone(&self.gate), index)),
-                limits: self.limits,
+                limits: self.limits.clone(),
                 policy: self.policy,
                 seed: self.seed,
                 place: Place { index, of, seed: self.seed },
@@ -321,6 +331,17 @@ impl Rig {
     pub fn receipts(&self) -> (usize, usize) {
         let sizes = self.shards.iter().map(TestShard::sizes);
         sizes.fold((0, 0), |(open, lost), [.., o, l]| (open + o, lost + l))
+    }
+
+    /// A count of all shards, by its name in [`ferrule_broker::Stats`].
+    pub fn count(&self, name: &str) -> u64 {
+        let count = |shard: &TestShard| {
+            let shown = format!("{:?}", shard.stats());
+            let (_, rest) =
+                shown.split_once(&format!(" {name}: ")).unwrap_or_else(|| panic!("no count {name}"));
+            rest.split([',', ' ']).next().unwrap().parse::<u64>().unwrap()
+        };
+        self.shards.iter().map(count).sum()
     }
 
     fn add_rule(&mut self, filter: &str, index: u32) {
@@ -370,7 +391,9 @@ impl Rig {
         let peer = self.peers.entry(name.into()).or_default();
         if peer.conn.is_none() {
             *peer = Peer::default();
-            peer.conn = self.shards[first].open(HOST, 0, now).map(|conn| (first as u16, conn));
+            let listener = self.listeners.get(name).copied().unwrap_or(0);
+            peer.conn = self.shards[first].open(HOST, listener, now).map(|conn| (first as u16, conn));
+            peer.closed = peer.conn.is_none();
         }
         peer.input.extend_from_slice(bytes);
         self.offer(name);
@@ -446,9 +469,10 @@ impl Rig {
                 }
                 Command::Close(conn) => closing.push(conn),
                 Command::Move(conn, to) => {
+                    let (_, listener, _) = self.shards[this].describe(conn).unwrap();
                     self.shards[this].closed(conn, now);
                     let Some(name) = self.name_of((index, conn)) else { continue };
-                    let moved = self.shards[usize::from(to)].open(HOST, 0, now);
+                    let moved = self.shards[usize::from(to)].open(HOST, listener, now);
                     self.peer(&name).conn = moved.map(|conn| (to, conn));
                     self.offer(&name);
                 }
@@ -466,10 +490,11 @@ impl Rig {
         }
         let mut dirty = Vec::new();
         self.shards[this].take_dirty(&mut dirty);
-        for conn in dirty.iter().chain(&closing) {
-            self.flush((index, *conn));
+        for conn in dirty {
+            self.flush((index, conn), false);
         }
         for conn in closing {
+            self.flush((index, conn), true);
             self.shards[this].closed(conn, now);
             if let Some(name) = self.name_of((index, conn)) {
                 let peer = self.peer(&name);
@@ -478,15 +503,17 @@ impl Rig {
         }
     }
 
-    fn flush(&mut self, at: (u16, ConnId)) {
+    /// Its peer reads, as much as it does; `last`: all, since nothing more comes.
+    fn flush(&mut self, at: (u16, ConnId), last: bool) {
+        let Some(name) = self.name_of(at) else { return };
+        let reads = self.reads.get(&name).copied().filter(|_| !last).unwrap_or(usize::MAX);
         let shard = &mut self.shards[usize::from(at.0)];
         let Some(out) = shard.output(at.1) else { return };
-        let bytes = std::mem::take(out);
+        let bytes: Vec<u8> = out.drain(..out.len().min(reads)).collect();
         if bytes.is_empty() {
             return;
         }
         shard.wrote(at.1, self.now);
-        let Some(name) = self.name_of(at) else { return };
         let peer = self.peers.get_mut(&name).unwrap();
         peer.output.extend_from_slice(&bytes);
         while let Some((packet, size)) =
@@ -561,13 +588,23 @@ pub fn check(script: &str) {
 }
 
 /// Runs a script with other limits.
-pub fn check_with(limits: Limits, script: &str) {
+pub fn check_with(limits: impl Into<Limits>, script: &str) {
+    let limits = limits.into();
     for of in [1, 3] {
-        run(&mut Rig::of(limits, of), script);
+        run(&mut Rig::of(limits.clone(), of), script);
     }
 }
 
 pub fn run(rig: &mut Rig, script: &str) {
+    steps(rig, script);
+    let rest: Vec<_> =
+        (rig.peers.iter()).filter(|(_, p)| !p.packets.is_empty()).map(|(n, p)| (n, &p.packets)).collect();
+    assert!(rest.is_empty(), "packets that the script does not name: {rest:?}");
+    assert_eq!(rig.receipts().1, 0, "lost ends");
+}
+
+/// The same, and there may be packets that it does not name.
+pub fn steps(rig: &mut Rig, script: &str) {
     for (number, line) in script.lines().enumerate() {
         let line = line.split("  --").next().unwrap_or_default().trim();
         if line.is_empty() {
@@ -575,10 +612,6 @@ pub fn run(rig: &mut Rig, script: &str) {
         }
         step(rig, line, number + 1);
     }
-    let rest: Vec<_> =
-        (rig.peers.iter()).filter(|(_, p)| !p.packets.is_empty()).map(|(n, p)| (n, &p.packets)).collect();
-    assert!(rest.is_empty(), "packets that the script does not name: {rest:?}");
-    assert_eq!(rig.receipts().1, 0, "lost ends");
 }
 
 fn step(rig: &mut Rig, line: &str, number: usize) {
@@ -623,6 +656,22 @@ fn step(rig: &mut Rig, line: &str, number: usize) {
                 "receive" => gate.denies.receive.push(name.into()),
                 other => panic!("line {number}: {other}"),
             }
+        }
+        ["listener", name, listener] => {
+            rig.listeners.insert(name.into(), listener.parse().unwrap());
+        }
+        ["reads", name, bytes] => {
+            match bytes {
+                "all" => rig.reads.remove(name),
+                bytes => rig.reads.insert(name.into(), bytes.parse().unwrap()),
+            };
+            let at = rig.peer(name).conn.unwrap();
+            rig.flush(at, false);
+            rig.turn();
+        }
+        ["overload", what] => rig.shards.iter_mut().for_each(|shard| shard.set_overloaded(what == "on")),
+        ["count", name, expected] => {
+            assert_eq!(rig.count(name).to_string(), expected, "line {number}: {line}");
         }
         ["gate", "later"] => rig.gate.lock().unwrap().later = true,
         ["gate", "edge"] => rig.gate.lock().unwrap().edge = true,

@@ -10,7 +10,7 @@ use serde_json::json;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-/// Prints every mistake and gives the exit code.
+/// Prints every mistake and gives the exit code, and how many sinks there are.
 ///
 /// # Errors
 /// When `out` cannot be written.
@@ -19,7 +19,7 @@ pub(super) fn rules(
     files: &[PathBuf],
     format: Format,
     out: &mut dyn Write,
-) -> io::Result<i32> {
+) -> io::Result<(i32, usize)> {
     let texts = match read_files(files) {
         Ok(texts) => texts,
         Err(message) => {
@@ -27,28 +27,28 @@ pub(super) fn rules(
                 Format::Text => writeln!(out, "error: {message}")?,
                 Format::Json => writeln!(out, "{}", json!({"severity": "error", "message": message}))?,
             }
-            return Ok(EXIT_UNREADABLE);
+            return Ok((EXIT_UNREADABLE, 0));
         }
     };
     let sources = sources(&texts);
     let checked = loader::check(&sources, &flavor.host(), &(flavor.connectors)());
-    let (code, diagnostics, summary) = match checked {
+    let (code, sinks, diagnostics, summary) = match checked {
         Ok(set) => {
             let [files, rules, sinks] =
                 [(sources.len(), "file"), (set.rules.len(), "rule"), (set.sinks.len(), "sink")].map(count);
-            (EXIT_OK, set.warnings, format!("{files}, {rules}, {sinks}: no errors"))
+            (EXIT_OK, set.sinks.len(), set.warnings, format!("{files}, {rules}, {sinks}: no errors"))
         }
         Err(diagnostics) => {
             let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
             let summary = format!("{} in {}", count((errors, "error")), count((sources.len(), "file")));
-            (EXIT_INVALID, diagnostics, summary)
+            (EXIT_INVALID, 0, diagnostics, summary)
         }
     };
     print_diagnostics(&sources, &diagnostics, format, out)?;
     if format == Format::Text {
         writeln!(out, "{summary}")?;
     }
-    Ok(code)
+    Ok((code, sinks))
 }
 
 fn count((n, what): (usize, &str)) -> String {

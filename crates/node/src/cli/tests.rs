@@ -132,7 +132,8 @@ fn rules_check_finds_what_run_finds() {
     std::fs::write(&file, text).unwrap();
     let run = |format| {
         let mut out = Vec::new();
-        let code = check::rules(&flavor(), std::slice::from_ref(&file), format, &mut out).unwrap();
+        let (code, sinks) = check::rules(&flavor(), std::slice::from_ref(&file), format, &mut out).unwrap();
+        assert_eq!(sinks, if code == 0 { 2 } else { 0 });
         (code, String::from_utf8(out).unwrap())
     };
     let (code, out) = run(Format::Text);

@@ -2,7 +2,10 @@
 
 use super::Anonymous;
 use super::document::{Place, Value};
+use super::limits::read_limits;
 use super::reader::{Kind, Reader, Section, quote, text};
+use ferrule_broker::ClientLimits;
+use ferrule_net::EntranceLimits;
 use ferrule_transport::tls::{NameFrom, ServerFiles};
 use ipnet::IpNet;
 use std::fmt;
@@ -28,6 +31,10 @@ pub struct ListenerConfig {
     pub users: Option<Vec<String>>,
     /// Who may come without a name.
     pub anonymous: Anonymous,
+    /// What one client may use that comes in here.
+    pub clients: ClientLimits,
+    /// What its connections may use together.
+    pub entrance: EntranceLimits,
 }
 
 /// Where a listener listens.
@@ -50,7 +57,7 @@ const UNIX_MODE_DEFAULT: u32 = 0o660;
 impl ListenerConfig {
     /// Plain MQTT for clients without a name on this machine.
     #[must_use]
-    pub fn plain(bind: SocketAddr) -> Self {
+    pub fn plain(bind: SocketAddr, clients: ClientLimits) -> Self {
         Self {
             bind: Bind::Tcp(bind),
             websocket: None,
@@ -60,6 +67,8 @@ impl ListenerConfig {
             unix_mode: UNIX_MODE_DEFAULT,
             users: None,
             anonymous: Anonymous::Loopback,
+            clients,
+            entrance: EntranceLimits::default(),
         }
     }
 
@@ -113,16 +122,17 @@ impl Kind for Bind {
     }
 }
 
-/// Reads all of them; without one, `plain` stands in.
+/// Reads all of them; without one, `plain` stands in. What a listener does not say of its clients is as `clients` says.
 pub(super) fn read_all(
     root: &mut Section<'_>,
     plain: Option<SocketAddr>,
+    clients: &ClientLimits,
     r: &mut Reader<'_>,
 ) -> Vec<ListenerConfig> {
     let sections = root.sections(r, "listener");
     if sections.is_empty() {
         if let Some(bind) = plain {
-            return vec![ListenerConfig::plain(bind)];
+            return vec![ListenerConfig::plain(bind, *clients)];
         }
         if !root.has("listener") {
             let help = "add [[listener]] and below it bind = \"127.0.0.1:1883\"";
@@ -135,14 +145,19 @@ pub(super) fn read_all(
             let is_free = matches!(bind, Bind::Tcp(address) if address.port() == 0);
             !is_free && listeners.iter().any(|listener| listener.bind == *bind)
         };
-        if let Some(listener) = read(section, taken, r) {
+        if let Some(listener) = read(section, taken, clients, r) {
             listeners.push(listener);
         }
     }
     listeners
 }
 
-fn read(mut s: Section<'_>, taken: impl Fn(&Bind) -> bool, r: &mut Reader<'_>) -> Option<ListenerConfig> {
+fn read(
+    mut s: Section<'_>,
+    taken: impl Fn(&Bind) -> bool,
+    clients: &ClientLimits,
+    r: &mut Reader<'_>,
+) -> Option<ListenerConfig> {
     let mut bind: Option<Bind> = s.get(r, "bind");
     if let Some(Bind::Unix(path)) = &mut bind {
         *path = r.resolve(std::mem::take(path), s.place_of("bind"));
@@ -162,6 +177,7 @@ fn read(mut s: Section<'_>, taken: impl Fn(&Bind) -> bool, r: &mut Reader<'_>) -
     let unix_mode = read_unix_mode(&mut s, bind.as_ref(), r);
     let users: Option<Vec<String>> = s.get(r, "users");
     let anonymous = read_anonymous(&mut s, bind.as_ref(), r);
+    let (clients, entrance) = read_limits(&mut s, clients, r);
     s.end(
         r,
         &[
@@ -171,7 +187,18 @@ fn read(mut s: Section<'_>, taken: impl Fn(&Bind) -> bool, r: &mut Reader<'_>) -
             ("proxy_protocol", "say from whom: proxy_protocol_from = [\"10.0.0.0/8\"]"),
         ],
     );
-    Some(ListenerConfig { bind: bind?, websocket, tls, username_from, proxies, unix_mode, users, anonymous })
+    Some(ListenerConfig {
+        bind: bind?,
+        websocket,
+        tls,
+        username_from,
+        proxies,
+        unix_mode,
+        users,
+        anonymous,
+        clients,
+        entrance,
+    })
 }
 
 /// The path of a WebSocket listener.

@@ -9,13 +9,14 @@
 //! ```
 //! - Raw and resolved are two types: nothing outside this module sees an unchecked value.
 //! - An unknown key is refused, wherever it was written: a setting that is ignored is a lie.
-//! - Defaults fail closed, and each has its reason where it is declared ([`MqttLimits`], [`OutboxConfig`], ...). The
+//! - Defaults fail closed, and each has its reason where it is declared ([`LIMITS`], [`OutboxConfig`], ...). The
 //!   files `edge.default.toml` and `cloud.default.toml` beside this one show them all; a test compares.
 //! - What reads the environment is `main`; this module is handed [`Overrides`]. It reads the configuration file and the
 //!   password files that it names; the uplink's certificates, only to warn of those that cannot be used; nothing else.
 
 mod document;
 mod error;
+mod limits;
 mod listener;
 mod reader;
 mod resolve;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use document::Overrides;
 pub use error::{ConfigError, ConfigErrors, ErrorPlace};
+pub use limits::{LIMITS, Limit, MqttLimits, Scope};
 pub use listener::{Bind, ListenerConfig};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 
@@ -98,6 +100,8 @@ pub struct NodeConfig {
     pub workers: u16,
     /// For tests: what passes between workers takes a random time up to this.
     pub worker_delay: Duration,
+    /// Bytes of memory beyond which nobody new is let in. Zero: three quarters of the machine's.
+    pub memory_max: u64,
 }
 
 /// Who may come without a name.
@@ -157,56 +161,6 @@ pub struct AccessLists {
     pub deny: Vec<String>,
 }
 
-/// `[mqtt]`: bounds on what clients may ask of the broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MqttLimits {
-    /// The longest Keep Alive in force; a longer one, or none, is answered with Server Keep Alive. Zero: no bound.
-    ///
-    /// Default zero: 3.1.1 has no way to tell a client, which would then be cut off while it keeps its own promise.
-    pub keep_alive_max: Duration,
-    /// Receive Maximum: QoS 1 and 2 publishes of one client that may wait for their acknowledgement.
-    ///
-    /// Default 256: at 800 ms a wait that is 320 messages a second for one client while the uplink is down.
-    pub receive_max: u16,
-    /// The same for 3.1 and 3.1.1 clients, whom nobody can tell: beyond it the connection is closed.
-    ///
-    /// Default 4,096: common libraries send at most 20 to 100 ahead; those without any bound are stopped by this one.
-    pub max_waiting: u32,
-    /// The largest packet accepted, in bytes of the whole packet.
-    ///
-    /// Default 1 MiB: what EMQX takes; a camera frame fits, and a partial packet is all that an idle peer can pin.
-    pub max_packet_size: u32,
-    /// Topic aliases that one client may set.
-    ///
-    /// Default 32: more than a sensor has topics; each costs its topic's bytes for as long as the client stays.
-    pub topic_alias_max: u16,
-    /// The longest a session outlives its connection; a longer wish is answered with this. Zero: no bound.
-    ///
-    /// Default 30 days: longer than a device is away on purpose, and a lost one's queue is given back in the end.
-    pub session_expiry_max: Duration,
-    /// Messages not yet acknowledged that one client is sent; its own Receive Maximum may lower it.
-    ///
-    /// Default 1,024: fills a link of 100 ms at 10,000 messages a second; a device with small buffers reads more slowly,
-    /// and TCP tells.
-    pub max_inflight: u16,
-    /// Messages that wait for one session.
-    ///
-    /// Default 100,000: a day of one message a second.
-    pub max_queued_messages: u64,
-    /// Bytes that wait in memory for one client; past it, publishers of QoS 1 and 2 wait for their acknowledgement.
-    ///
-    /// Default 4 MiB: four of the largest packets; a client that cannot keep up must not take the gateway's memory.
-    pub max_queued_bytes: u64,
-    /// Topics that hold a retained message.
-    ///
-    /// Default 100,000: a topic that is new each time (a time stamp in its name) must not fill the disk.
-    pub retained_max_messages: u64,
-    /// Bytes of all retained messages.
-    ///
-    /// Default 64 MiB: they are kept in memory as well as on disk.
-    pub retained_max_bytes: u64,
-}
-
 /// `[uplink]`: the broker that an edge forwards to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UplinkConfig {
@@ -246,7 +200,7 @@ pub struct UplinkConfig {
 /// `[outbox]`: what waits for a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxConfig {
-    /// Bytes on disk of each outbox, and of each session's queue; then `on_full`.
+    /// Bytes on disk of each outbox; then `on_full`.
     ///
     /// Default 1 GiB at an edge: nine days of 240-byte rows at 5 a second, and an eighth of a small SD card. 64 GiB in
     /// the cloud: a day and more of 3,000 such rows a second.
@@ -409,26 +363,6 @@ impl Anonymous {
             // A socket bound to [::] shows IPv4 peers as ::ffff:127.0.0.1.
             Self::Loopback => peer.to_canonical().is_loopback(),
             Self::Anyone => true,
-        }
-    }
-}
-
-// === impl MqttLimits ===
-
-impl Default for MqttLimits {
-    fn default() -> Self {
-        Self {
-            keep_alive_max: Duration::ZERO,
-            receive_max: 256,
-            max_waiting: 4_096,
-            max_packet_size: 1 << 20,
-            topic_alias_max: 32,
-            session_expiry_max: Duration::from_secs(30 * 86_400),
-            max_inflight: 1_024,
-            max_queued_messages: 100_000,
-            max_queued_bytes: 4 << 20,
-            retained_max_messages: 100_000,
-            retained_max_bytes: 64 << 20,
         }
     }
 }

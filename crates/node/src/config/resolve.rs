@@ -2,12 +2,13 @@
 
 use super::document::{Document, Overrides, Place};
 use super::error::{ConfigError, ConfigErrors, ErrorPlace};
+use super::limits::{holds_a_packet, read_mqtt};
 use super::listener::{self, ListenerConfig};
 use super::reader::{Hidden, Reader, Section, Size};
 use super::uplink::read_uplink;
 use super::{
-    AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, MqttLimits, NodeConfig, OutboxConfig,
-    Product, UplinkConfig, User, UserRole, units,
+    AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, NodeConfig, OutboxConfig, Product,
+    UplinkConfig, User, UserRole, units,
 };
 use crate::auth::{PasswordHash, Secret};
 use std::io::Read;
@@ -85,7 +86,11 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         Product::Cloud => "node",
     };
     let node = read_node(product, root.section(r, head), data_dir, r);
-    let listeners = listener::read_all(&mut root, listen, r);
+    // What a listener does not say itself is as `[mqtt]` says; settings are shown in the order of the file.
+    let before = r.settings.len();
+    let mqtt = read_mqtt(product, root.section(r, "mqtt"), r);
+    let mqtt_settings = r.settings.split_off(before);
+    let listeners = listener::read_all(&mut root, listen, &mqtt.clients, r);
     let by_certificate = listeners.iter().any(|l| l.username_from.is_some());
     let users = read_users(product, by_certificate, &mut root, r);
     check_listeners_users(&listeners, &users, r);
@@ -111,8 +116,10 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         );
     }
     anonymous.end(r, &[]);
-    let mqtt = read_mqtt(root.section(r, "mqtt"), r);
-    let outbox = read_outbox(product, root.section(r, "outbox"), &mqtt, r);
+    r.settings.extend(mqtt_settings);
+    let packets = listeners.iter().map(|listener| listener.clients.packet_bytes);
+    let largest = packets.max().unwrap_or(mqtt.clients.packet_bytes);
+    let outbox = read_outbox(product, root.section(r, "outbox"), largest, r);
     let mut warnings = Vec::new();
     let uplink = match product {
         Product::Edge => read_uplink(root.section(r, "uplink"), r, &mut warnings),
@@ -177,8 +184,9 @@ fn read_node(
     // Each knows the others' filters, and has a ring to each.
     let workers = s.number(r, "workers", workers, 0..=64) as u16;
     let worker_delay = s.or(r, "worker_delay", Duration::ZERO);
+    let memory_max = s.or(r, "memory_max", Size(0)).0;
     s.end(r, &[]);
-    NodeConfig { id, data_dir, rules, workers, worker_delay }
+    NodeConfig { id, data_dir, rules, workers, worker_delay, memory_max }
 }
 
 /// What is wrong with an edge's or a node's id. It becomes part of client ids, topics and keys.
@@ -351,60 +359,6 @@ fn read_access(s: &mut Section<'_>, r: &mut Reader<'_>) -> AccessLists {
     AccessLists { publish, subscribe, deny: filters(s, "deny").unwrap_or_default() }
 }
 
-fn read_mqtt(mut s: Section<'_>, r: &mut Reader<'_>) -> MqttLimits {
-    let d = MqttLimits::default();
-    let limits = MqttLimits {
-        keep_alive_max: seconds(&mut s, r, "keep_alive_max", d.keep_alive_max, 0..=65_535),
-        receive_max: int(&mut s, r, "receive_max", d.receive_max, 1..=65_535),
-        max_waiting: int(&mut s, r, "max_waiting", d.max_waiting, 1..=65_535),
-        max_packet_size: packet_size(&mut s, r, d.max_packet_size),
-        topic_alias_max: int(&mut s, r, "topic_alias_max", d.topic_alias_max, 0..=65_535),
-        session_expiry_max: seconds(&mut s, r, "session_expiry_max", d.session_expiry_max, 0..=0xFFFF_FFFE),
-        max_inflight: int(&mut s, r, "max_inflight", d.max_inflight, 1..=65_535),
-        max_queued_messages: s.number(r, "max_queued_messages", d.max_queued_messages, 1..=u64::MAX >> 1),
-        max_queued_bytes: s.or(r, "max_queued_bytes", Size(d.max_queued_bytes)).0,
-        retained_max_messages: s.number(
-            r,
-            "retained_max_messages",
-            d.retained_max_messages,
-            0..=u64::MAX >> 1,
-        ),
-        retained_max_bytes: s.or(r, "retained_max_bytes", Size(d.retained_max_bytes)).0,
-    };
-    holds_a_packet(&s, r, "max_queued_bytes", limits.max_queued_bytes, limits.max_packet_size);
-    s.end(r, &[("max_connections", "the bound is the process's file descriptors: `ulimit -n`")]);
-    limits
-}
-
-/// A queue that cannot hold the largest packet would withhold its acknowledgement for ever.
-fn holds_a_packet(s: &Section<'_>, r: &mut Reader<'_>, key: &str, bytes: u64, packet_bytes: u32) {
-    if bytes < u64::from(packet_bytes) {
-        let (bytes, packet) = (units::show_size(bytes), units::show_size(packet_bytes.into()));
-        let message = format!(
-            "`{key}` = {bytes} is less than `mqtt.max_packet_size` = {packet}: the largest packet never fits"
-        );
-        s.fail(r, key, message, None);
-    }
-}
-
-fn packet_size(s: &mut Section<'_>, r: &mut Reader<'_>, default: u32) -> u32 {
-    /// Fixed header and the largest remaining length [MQTT 5, 1.5.5].
-    const LARGEST: u64 = 5 + 268_435_455;
-    /// Below this, CONNECT with a 23-byte client id and a will hardly fits.
-    const SMALLEST: u64 = 128;
-    let Size(bytes) = s.or(r, "max_packet_size", Size(default.into()));
-    match u32::try_from(bytes) {
-        Ok(bytes) if (SMALLEST..=LARGEST).contains(&bytes.into()) => bytes,
-        _ => {
-            let message = format!(
-                "`max_packet_size` is {bytes} bytes: it must be from {SMALLEST} to {LARGEST}, MQTT's largest packet"
-            );
-            s.fail(r, "max_packet_size", message, None);
-            default
-        }
-    }
-}
-
 /// A whole number of any width.
 pub(super) fn int<T>(
     s: &mut Section<'_>,
@@ -438,7 +392,12 @@ pub(super) fn seconds(
     default
 }
 
-fn read_outbox(product: Product, mut s: Section<'_>, mqtt: &MqttLimits, r: &mut Reader<'_>) -> OutboxConfig {
+fn read_outbox(
+    product: Product,
+    mut s: Section<'_>,
+    packet_bytes: usize,
+    r: &mut Reader<'_>,
+) -> OutboxConfig {
     let d = match product {
         Product::Edge => OutboxConfig::edge(),
         Product::Cloud => OutboxConfig::cloud(),
@@ -463,7 +422,7 @@ fn read_outbox(product: Product, mut s: Section<'_>, mqtt: &MqttLimits, r: &mut 
         }
         other => s.fail(r, "on_full", format!("expected on_full \"withhold\", found {other:?}"), None),
     }
-    holds_a_packet(&s, r, "max_bytes", outbox.max_bytes, mqtt.max_packet_size);
+    holds_a_packet(&s, r, "max_bytes", outbox.max_bytes, packet_bytes);
     if outbox.mem_max > outbox.max_bytes {
         let (mem, max) = (units::show_size(outbox.mem_max), units::show_size(outbox.max_bytes));
         let message = format!("`mem_max` = {mem} is more than `max_bytes` = {max}, which counts it in");

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
+use ferrule_broker::ClientLimits;
 use ferrule_transport::tls::NameFrom;
 
 const LISTENER: &str = "[[listener]]\nbind = \"127.0.0.1:1883\"\nanonymous = true\n";
@@ -80,7 +81,7 @@ edge.toml:8:1: error: unknown key `é` in `mqtt`
   |
 8 | "é" = 1
   | ^^^
-  = help: known here: keep_alive_max, receive_max, max_waiting, max_packet_size, topic_alias_max, session_expiry_max, max_inflight, max_queued_messages, max_queued_bytes, retained_max_messages, retained_max_bytes
+  = help: known here: connect_timeout, max_connect_size, packet_timeout, max_packet_size, keep_alive_max, session_expiry_max, max_topic_levels, max_topic_length, topic_alias_max, max_subscriptions, receive_max, max_waiting, max_publish_rate, max_publish_bytes, max_inflight, max_queued_messages, max_stored_bytes, max_queued_bytes, max_output_bytes, stall_timeout, max_sessions, subscriptions_max_bytes, max_buffered_bytes, retained_max_messages, retained_max_bytes
 
 edge.toml:12:13: error: `anonymous = true` on an address that other machines reach
    |
@@ -156,10 +157,10 @@ fn values_and_relations() {
     );
     refused(
         "[mqtt]\nmax_packet_size = \"1GiB\"",
-        &["`max_packet_size` is 1073741824 bytes: it must be from 128 to 268435460, MQTT's largest packet"],
+        &["`max_packet_size` is 1073741824 bytes: it must be from 128 to 268435460"],
     );
     refused(
-        "[mqtt]\nmax_packet_size = \"64MiB\"",
+        "[mqtt]\nmax_stored_bytes = \"1GiB\"\nmax_packet_size = \"64MiB\"",
         &[
             "`max_queued_bytes` = 4MiB is less than `mqtt.max_packet_size` = 64MiB: the largest packet never fits",
         ],
@@ -529,7 +530,7 @@ fn the_environment_wins_over_the_file() {
         ],
     );
     let EdgeConfig { broker, uplink } = config.unwrap();
-    assert_eq!(broker.mqtt.receive_max, 20);
+    assert_eq!(broker.mqtt.clients.receive_max, 20);
     assert_eq!(broker.node.id.as_deref(), Some("7"));
     assert_eq!(broker.outbox.ack_deadline, Duration::from_millis(500));
     let ports: Vec<u16> = broker.listeners.iter().map(|l| port(&l.bind)).collect();
@@ -608,16 +609,17 @@ fn paths_of_the_file_are_relative_to_it() {
 fn without_a_file() {
     let listen: SocketAddr = "0.0.0.0:1883".parse().unwrap();
     let config = EdgeConfig::plain(listen, "/data");
-    assert_eq!(config.broker.listeners, [ListenerConfig::plain(listen)]);
+    assert_eq!(config.broker.listeners, [ListenerConfig::plain(listen, ClientLimits::default())]);
     let node = NodeConfig {
         id: None,
         data_dir: "/data".into(),
         rules: None,
         workers: 1,
         worker_delay: Duration::ZERO,
+        memory_max: 0,
     };
     assert_eq!(config.broker.node, node);
-    assert_eq!((config.broker.mqtt, config.uplink), (MqttLimits::default(), None));
+    assert_eq!((config.broker.mqtt, config.uplink), (MqttLimits::edge(), None));
     assert_eq!(CloudConfig::plain(listen, "/data").broker.outbox, OutboxConfig::cloud());
 
     let overrides = env(&[("FERRULE__EDGE__RULES", "r.sql"), ("FERRULE__MQTT__X", "1")]);
@@ -695,7 +697,7 @@ fn the_default_files_show_every_default() {
     assert_eq!(stripped(file.clone()), stripped(defaults.clone()));
     let text = examples_that_agree(EDGE_DEFAULT_FILE);
     let examples = EdgeConfig::parse("f", &text, dir.path(), &none).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(defaults.broker.mqtt, MqttLimits::default());
+    assert_eq!(defaults.broker.mqtt, MqttLimits::edge());
     assert_eq!(defaults.broker.outbox, OutboxConfig::edge());
     compare_settings(EDGE_DEFAULT_FILE, &file.broker, &examples.broker, &defaults.broker);
 
@@ -704,6 +706,7 @@ fn the_default_files_show_every_default() {
     let text = examples_that_agree(CLOUD_DEFAULT_FILE);
     let text = text.replace("role = \"device\"", "role = \"edge\"");
     let examples = CloudConfig::parse("f", &text, dir.path(), &none).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(defaults.broker.mqtt, MqttLimits::cloud());
     assert_eq!(defaults.broker.outbox, OutboxConfig::cloud());
     compare_settings(CLOUD_DEFAULT_FILE, &file.broker, &examples.broker, &defaults.broker);
     let strip = |mut config: CloudConfig| {
