@@ -172,20 +172,22 @@ impl Listener {
     }
 
     pub(crate) fn accept(&self) -> io::Result<(TcpStream, IpAddr)> {
-        match &self.acceptor {
+        let accepted = match &self.acceptor {
             Acceptor::Tcp(socket) => {
                 let (stream, peer) = socket.accept()?;
                 // Small packets leave when they are written: the turn has gathered them already.
                 let _ = stream.set_nodelay(true);
-                Ok((stream, peer.ip()))
+                (stream, peer.ip())
             }
             Acceptor::Unix(socket) => {
                 let (stream, _) = socket.accept()?;
                 // Reading, writing and shutting down are the same calls for every stream socket.
                 let stream = std::net::TcpStream::from(OwnedFd::from(stream));
-                Ok((TcpStream::from_std(stream), UNIX_PEER))
+                (TcpStream::from_std(stream), UNIX_PEER)
             }
-        }
+        };
+        self.entrance.counts.accepted.fetch_add(1, Relaxed);
+        Ok(accepted)
     }
 }
 
@@ -333,9 +335,16 @@ impl Entrance {
         Ok(())
     }
 
+    /// Nothing was there to accept: the right is another's.
+    pub(crate) fn gives_back(&self) {
+        if self.limits.connect_rate > 0 {
+            let mut allowed = lock(&self.allowed);
+            allowed.0 = (allowed.0 + 1).min(self.limits.connect_rate);
+        }
+    }
+
     /// Whether a peer may begin; where a PROXY header comes first, this asks about the proxy.
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
-        self.counts.accepted.fetch_add(1, Relaxed);
         let Some(proxies) = &self.proxies else { return true };
         let peer = peer.to_canonical();
         let trusted = proxies.iter().any(|network| network.contains(&peer));
@@ -459,6 +468,16 @@ mod tests {
             (1..=1_000).filter(|i| entrance.may_accept(later + i * 10_000).is_ok()).count();
         assert_eq!(over_ten_seconds, 100);
         assert!(entrance.stats().delayed > 900);
+    }
+
+    #[test]
+    fn looking_in_vain_costs_nothing_of_the_rate() {
+        let entrance = entrance(EntranceLimits { connect_rate: 10, ..EntranceLimits::default() });
+        for _ in 0..100 {
+            assert_eq!(entrance.may_accept(5_000_000), Ok(()));
+            entrance.gives_back();
+        }
+        assert_eq!((0..20).filter(|_| entrance.may_accept(5_000_000).is_ok()).count(), 10);
     }
 
     #[test]

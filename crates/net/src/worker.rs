@@ -387,7 +387,11 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                     entry.after_us = after_us;
                     break;
                 }
-                match entry.listener.accept() {
+                let accepted = entry.listener.accept();
+                if accepted.is_err() {
+                    entry.listener.entrance().gives_back();
+                }
+                match accepted {
                     // A configuration has far fewer than 65,536 listeners.
                     Ok((stream, peer)) => self.welcome(stream, peer, index as u16, now),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => entry.ready = false,
