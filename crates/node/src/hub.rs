@@ -355,6 +355,7 @@ impl Hub {
             ("moved_in", worker.moved_in),
             ("rings_full", worker.rings_full),
             ("turns_cut", worker.turns_cut),
+            ("handshakes_put_off", worker.handshakes_put_off),
             // All shards know of all rows.
             ("unclaimed_rows", if hub.node.place.index == 0 { hub.unclaimed_rows() } else { 0 }),
             // Bugs, when they are not 0.

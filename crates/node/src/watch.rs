@@ -10,9 +10,9 @@
 //! - Looking and reading run on tokio's blocking threads: a dying SD card stalls them, not the worker.
 
 use ferrule_rules::cli::rule_files;
+use ferrule_transport::files::Stamp;
 use std::fmt;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -63,10 +63,6 @@ pub enum Cause {
 /// What the files looked like: enough to see that they changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Look(Vec<(PathBuf, Option<Stamp>)>);
-
-/// Modification time (seconds, nanoseconds), size, device and inode. Writing in place changes the first, replacing by
-/// rename the last, even within the clock's grain.
-type Stamp = (i64, i64, u64, u64, u64);
 
 /// Tells when the rules change.
 #[derive(Debug)]
@@ -127,11 +123,11 @@ impl RuleFiles {
 
     fn look(&self) -> Look {
         let paths = self.list().unwrap_or_else(|_| vec![self.path.clone()]);
-        let stamp = |path: &Path| {
-            let m = std::fs::metadata(path).ok()?;
-            Some((m.mtime(), m.mtime_nsec(), m.size(), m.dev(), m.ino()))
+        let look = |path: PathBuf| {
+            let stamp = Stamp::of(&path);
+            (path, stamp)
         };
-        Look(paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect())
+        Look(paths.into_iter().map(look).collect())
     }
 }
 

@@ -4,11 +4,21 @@
 //! changed must look the same in two looks before it counts, since a certificate and its key are two files, written one after the other.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Modification time (seconds, nanoseconds), size, device and inode. Writing in place changes the first, replacing by rename the last, even
-/// within the clock's grain.
-type Stamp = (i64, i64, u64, u64, u64);
+/// Modification time (seconds, nanoseconds), size, device and inode of a file. Writing in place changes the first, replacing by rename the
+/// last, even within the clock's grain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp(i64, i64, u64, u64, u64);
+
+impl Stamp {
+    /// Of the file that is there now, if one is.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let m = std::fs::metadata(path).ok()?;
+        Some(Self(m.mtime(), m.mtime_nsec(), m.size(), m.dev(), m.ino()))
+    }
+}
 
 /// Files to be looked at now and then: once a second is often enough.
 #[derive(Debug)]
@@ -45,11 +55,7 @@ impl Files {
 }
 
 fn look(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
-    let stamp = |path: &PathBuf| {
-        let m = std::fs::metadata(path).ok()?;
-        Some((m.mtime(), m.mtime_nsec(), m.size(), m.dev(), m.ino()))
-    };
-    paths.iter().map(stamp).collect()
+    paths.iter().map(|path| Stamp::of(path)).collect()
 }
 
 #[cfg(test)]

@@ -272,12 +272,6 @@ impl Stack {
         &self.peer
     }
 
-    /// TLS of this connection, for whoever looks at what was agreed.
-    #[must_use]
-    pub fn tls(&self) -> Option<&Tls> {
-        self.tls.as_ref()
-    }
-
     /// Takes all of `bytes`, which are changed where they lie. MQTT's bytes are appended to `plain`, answers of the layers to `wire`.
     ///
     /// # Errors
