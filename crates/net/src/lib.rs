@@ -12,9 +12,14 @@
 //! written once. epoll is edge-triggered: a
 //! socket that was not drained is in a list of its own.
 //!
+//! # Listeners and layers
+//! A connection may have layers under MQTT ([`ferrule_transport::stack`]): what it sends is decrypted and unmasked in the worker's buffer,
+//! and what goes to it is encoded when it is written. Plain MQTT over TCP pays for none of it. A TLS handshake is dear, so its steps have a
+//! budget of their own at the end of a turn's reading. What a listener asks before the protocol does is its [`Entrance`].
+//!
 //! # Several workers
 //! All workers accept from the same listeners. The one that accepted reads the CONNECT; if the client id belongs to another
-//! shard, socket and bytes move there, and that one answers. Shards reach each other by bounded [`Links`].
+//! shard, socket, layers and bytes move there, and that one answers. Shards reach each other by bounded [`Links`].
 //!
 //! # Bounds
 //! A turn ends reading after 2 ms: the rest has the next one. A connection is read 256 KiB and written 256 KiB a turn at most; a connection that is held (its CONNECT

@@ -132,7 +132,7 @@ pub fn report(folder: &Path) -> String {
     let mut page = String::from(
         "<!-- Generated from tests/results by `make faults-report`. Do not edit. -->\n\n# Faults and long runs: what was done, and what came\n\n\
          The tests with faults (`make faults`: kill -9, a network that swallows everything, storms of repetitions, bad input) run in `make test`, and pass or\n\
-         fail there. `make fuzz` feeds arbitrary bytes to the codec and to a whole shard. This page tells of the long runs, `make soak`.\n\n\
+         fail there. `make fuzz` feeds arbitrary bytes to the codecs and to a whole shard. This page tells of the long runs, `make soak`.\n\n\
          ## Soak\n\n\
          Clients that come and go in all manners (MQTT 3.1.1 and 5, clean and persistent sessions, wills, QoS 0, 1 and 2, take-overs, resets, garbage, not\n\
          reading for a while) on one `ferrule-edge`; three subscribers that stay see every acknowledged message, in order, QoS 2 exactly once, or the run fails.\n\
