@@ -1,19 +1,43 @@
-"""Eclipse Paho's Python client against a broker: `paho_round.py HOST PORT`. Prints `ok` and exits 0, or says what failed.
+"""Eclipse Paho's Python client against a broker: `paho_round.py tcp|ws HOST:PORT`, `paho_round.py unix PATH`.
 
-Publishes and subscribes at QoS 0, 1 and 2 by MQTT 3.1, 3.1.1 and 5, a retained message, a will, a persistent session, and a large
+Prints `ok` and exits 0, or says what failed. `--ca FILE` makes it TLS, `--cert FILE --key FILE` shows a client's certificate,
+`--tls 1.2` or `--tls 1.3` allows that version alone, `--alpn NAME` asks for a protocol. Publishes and subscribes at QoS 0, 1 and 2 by MQTT 3.1, 3.1.1 and 5, a retained message, a will, a persistent session, and a large
 payload.
 """
 
+import argparse
 import queue
+import ssl
 import sys
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-HOST, PORT = sys.argv[1], int(sys.argv[2])
+options = argparse.ArgumentParser()
+options.add_argument("transport", choices=["tcp", "ws", "unix"])
+options.add_argument("address")
+for option in ("--ca", "--cert", "--key", "--alpn"):
+    options.add_argument(option)
+options.add_argument("--tls", choices=["1.2", "1.3"])
+ARGS = options.parse_args()
+TRANSPORT = {"ws": "websockets"}.get(ARGS.transport, ARGS.transport)
+# Paho wants a port of a Unix socket, too.
+HOST, PORT = (ARGS.address, 1) if ARGS.transport == "unix" else ARGS.address.rsplit(":", 1)
 PATIENCE = 10
 NAMES = {mqtt.MQTTv31: "3.1", mqtt.MQTTv311: "3.1.1", mqtt.MQTTv5: "5"}
+
+
+def tls():
+    """What the options say of TLS."""
+    context = ssl.create_default_context(cafile=ARGS.ca)
+    if ARGS.cert:
+        context.load_cert_chain(ARGS.cert, ARGS.key)
+    if ARGS.tls:
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[f"TLSv{ARGS.tls.replace('.', '_')}"]
+    if ARGS.alpn:
+        context.set_alpn_protocols([ARGS.alpn])
+    return context
 
 
 class Client:
@@ -22,7 +46,10 @@ class Client:
     def __init__(self, name, version, clean=True, will=None):
         self.messages, self.events = queue.Queue(), queue.Queue()
         args = {} if version == mqtt.MQTTv5 else {"clean_session": clean}
-        self.mqtt = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=version, **args)
+        args |= {"client_id": name, "protocol": version, "transport": TRANSPORT}
+        self.mqtt = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, **args)
+        if ARGS.ca:
+            self.mqtt.tls_set_context(tls())
         self.mqtt.on_message = lambda _client, _data, message: self.messages.put(message)
         self.mqtt.on_connect = lambda _c, _d, flags, code, _p: self.events.put(("connected", code, flags.session_present))
         self.mqtt.on_subscribe = lambda _c, _d, _mid, codes, _p: self.events.put(("subscribed", codes))
@@ -33,7 +60,7 @@ class Client:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = 0 if clean else 600
             more = {"clean_start": clean, "properties": properties}
-        self.mqtt.connect(HOST, PORT, keepalive=30, **more)
+        self.mqtt.connect(HOST, int(PORT), keepalive=30, **more)
         self.mqtt.loop_start()
         event = self.events.get(timeout=PATIENCE)
         assert event[0] == "connected" and not event[1].is_failure, event
@@ -94,7 +121,8 @@ def round_trip(version):
     assert back.session_present or version == mqtt.MQTTv31, "the session is gone"
     for n in range(20):
         back.expect(f"away/{name}", f"{n}".encode(), 1)
-    for client in (back, reader, writer):
+    # Nothing is left for another round with the same broker.
+    for client in (back, Client(f"p{name}", version), reader, writer):
         client.close()
 
 

@@ -6,13 +6,17 @@
 //! connection.
 #![forbid(unsafe_code)]
 
+pub mod mosquitto;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use ferrule_testkit::node::{assert_accounts, count};
 use ferrule_testkit::oracle::{Copies, Ledger, Report};
-use ferrule_testkit::{Config, Fleet, Kafka, Node, Postgres};
+use ferrule_testkit::proc::output;
+use ferrule_testkit::{Config, Fleet, Kafka, Node, Postgres, servers};
 use tempfile::TempDir;
 
 /// What an edge does with all that the devices say.
@@ -21,6 +25,21 @@ pub const EDGE_RULES: &str = "CREATE RULE everything AS INSERT INTO cloud SELECT
 pub const TOPIC: &str = "telemetry";
 /// How long a backlog may take to drain, and a fleet to finish, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Runs Paho's Python client through `scripts/paho_round.py` with these arguments.
+///
+/// # Panics
+/// When something fails, with what it said.
+pub fn paho_round(args: &[&str]) {
+    let said = output(Command::new(servers::python()).arg(script("paho_round.py")).args(args));
+    assert_eq!(said.trim(), "ok");
+}
+
+/// A script of the tests.
+#[must_use]
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
+}
 
 /// The columns that the rules fill.
 const COLUMNS: &str = "message_id text, device text, n bigint";

@@ -2,91 +2,48 @@
 //! other people's brokers: an edge's uplink to a mosquitto.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ferrule_mqtt::QoS;
-use ferrule_testkit::proc::{Launch, Process, output};
 use ferrule_testkit::wire::Options;
-use ferrule_testkit::{Client, Config, Mosquitto, Node, servers, until};
-use ferrule_tests::{EDGE_RULES, PATIENCE};
+use ferrule_testkit::{Client, Config, Mosquitto, Node};
+use ferrule_tests::mosquitto::{Reach, messages};
+use ferrule_tests::{EDGE_RULES, PATIENCE, paho_round};
 
 fn edge() -> Node {
     Node::start(&Config::edge().bare())
 }
 
-/// A command line of mosquitto's clients.
-fn line(addr: SocketAddr, version: &str, args: &str) -> Vec<String> {
-    let host = ["-h".to_owned(), addr.ip().to_string(), "-p".to_owned(), addr.port().to_string()];
-    host.into_iter()
-        .chain(["-V", version].into_iter().chain(args.split_whitespace()).map(str::to_owned))
-        .collect()
-}
-
-/// A mosquitto_sub that is subscribed: it says so with `-d` (line by line, by `stdbuf`, though to a file).
-fn mosquitto_sub(folder: &Path, addr: SocketAddr, version: &str, args: &str) -> Process {
-    let log = folder.join(format!("sub-{}.log", args.replace(['/', ' ', '#'], "_")));
-    let _ = std::fs::remove_file(&log);
-    let mut process = Launch::new("mosquitto_sub", "stdbuf", log)
-        .args(["-oL", "mosquitto_sub"])
-        .args(line(addr, version, args))
-        .arg("-d")
-        .start();
-    until(Duration::from_secs(10), "mosquitto_sub is subscribed", || {
-        assert!(process.exited().is_none(), "mosquitto_sub ended:\n{}", process.log());
-        process.log().contains("Subscribed (mid: 1)").then_some(())
-    });
-    process
-}
-
-fn mosquitto_pub(addr: SocketAddr, version: &str, args: &str) {
-    output(Command::new("mosquitto_pub").args(line(addr, version, args)));
-}
-
-/// The lines of a subscriber's output that begin with `t/`: its messages (`-v`), without the debug lines.
-fn messages(subscriber: &mut Process) -> Vec<String> {
-    assert!(subscriber.wait(Duration::from_secs(20)).success(), "{}", subscriber.log());
-    subscriber.log().lines().filter(|line| line.starts_with("t/")).map(str::to_owned).collect()
-}
-
 #[test]
 fn mosquittos_clients_publish_and_subscribe() {
-    let edge = edge();
+    let node = edge();
     let folder = tempfile::tempdir().unwrap();
+    let edge = Reach::tcp(node.addr());
     for version in ["mqttv31", "mqttv311", "mqttv5"] {
         for qos in ["0", "1", "2"] {
             let topic = format!("t/{version}/{qos}");
             let args = format!("-v -C 2 -W 15 -q {qos} -t {topic}");
-            let mut subscriber = mosquitto_sub(folder.path(), edge.addr(), version, &args);
-            mosquitto_pub(edge.addr(), version, &format!("-q {qos} -t {topic} -m one"));
-            mosquitto_pub(edge.addr(), version, &format!("-q {qos} -t {topic} -m two"));
+            let mut subscriber = edge.subscribe(folder.path(), version, &args);
+            edge.publish(version, &format!("-q {qos} -t {topic} -m one"));
+            edge.publish(version, &format!("-q {qos} -t {topic} -m two"));
             assert_eq!(messages(&mut subscriber), [format!("{topic} one"), format!("{topic} two")]);
         }
         // Retained: there for whoever comes later, and gone when cleared.
         let topic = format!("t/{version}/kept");
-        mosquitto_pub(edge.addr(), version, &format!("-q 1 -r -t {topic} -m kept"));
+        edge.publish(version, &format!("-q 1 -r -t {topic} -m kept"));
         let args = format!("-v -C 1 -W 15 -q 1 -t {topic}");
-        let mut subscriber = mosquitto_sub_now(folder.path(), edge.addr(), version, &args);
+        let mut subscriber = edge.subscribe_now(folder.path(), version, &args);
         assert_eq!(messages(&mut subscriber), [format!("{topic} kept")]);
-        mosquitto_pub(edge.addr(), version, &format!("-q 1 -r -n -t {topic}"));
+        edge.publish(version, &format!("-q 1 -r -n -t {topic}"));
         // A will, of a client that is killed.
         let will = format!("t/{version}/will");
         let mut subscriber =
-            mosquitto_sub(folder.path(), edge.addr(), version, &format!("-v -C 1 -W 15 -q 1 -t {will}"));
+            edge.subscribe(folder.path(), version, &format!("-v -C 1 -W 15 -q 1 -t {will}"));
         let args = format!("-t other --will-topic {will} --will-payload gone --will-qos 1");
-        let mut lost = mosquitto_sub(folder.path(), edge.addr(), version, &args);
+        let mut lost = edge.subscribe(folder.path(), version, &args);
         lost.kill9();
         assert_eq!(messages(&mut subscriber), [format!("{will} gone")]);
     }
-}
-
-/// One that may end before it could be seen to be subscribed: its message is there already.
-fn mosquitto_sub_now(folder: &Path, addr: SocketAddr, version: &str, args: &str) -> Process {
-    let log = folder.join("sub-now.log");
-    let _ = std::fs::remove_file(&log);
-    Launch::new("mosquitto_sub", "mosquitto_sub", log).args(line(addr, version, args)).start()
 }
 
 #[test]
@@ -100,11 +57,8 @@ fn mosquitto_pub_sends_a_file_of_lines() {
     let mut reader = Client::connect(edge.addr(), &Options::v4("away").persistent());
     reader.subscribe("lines", QoS::AtLeastOnce);
     drop(reader);
-    let mut command = Command::new("mosquitto_pub");
-    command
-        .args(line(edge.addr(), "mqttv311", "-q 1 -t lines -l"))
-        .stdin(std::fs::File::open(&file).unwrap());
-    assert!(command.status().unwrap().success());
+    let mut command = Reach::tcp(edge.addr()).publisher("mqttv311", "-q 1 -t lines -l");
+    assert!(command.stdin(std::fs::File::open(&file).unwrap()).status().unwrap().success());
     let mut reader = Client::connect(edge.addr(), &Options::v4("away").persistent());
     for n in 0..500 {
         assert_eq!(reader.expect_message().text(), n.to_string());
@@ -114,12 +68,7 @@ fn mosquitto_pub_sends_a_file_of_lines() {
 #[test]
 fn paho_speaks_all_three_versions() {
     let edge = edge();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/paho_round.py");
-    let addr = edge.addr();
-    let said = output(
-        Command::new(servers::python()).arg(script).arg(addr.ip().to_string()).arg(addr.port().to_string()),
-    );
-    assert_eq!(said.trim(), "ok");
+    paho_round(&["tcp", &edge.addr().to_string()]);
 }
 
 /// rumqttc's two modules have the same names and different types; the steps are the same.

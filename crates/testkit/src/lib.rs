@@ -21,7 +21,9 @@
 
 use std::time::{Duration, Instant};
 
+pub mod certs;
 pub mod churn;
+pub mod dial;
 pub mod disk;
 pub mod fleet;
 pub mod netns;
@@ -34,6 +36,8 @@ pub mod servers;
 pub mod soak;
 pub mod wire;
 
+pub use certs::Certs;
+pub use dial::Dial;
 pub use fleet::{Fleet, Plan};
 pub use node::{Config, Node};
 pub use relay::Relay;

@@ -9,6 +9,7 @@
 //!
 //! The binaries are looked for in `$FERRULE_BIN_DIR`, else in the folder above the running test's own (`target/release`).
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -105,6 +106,7 @@ pub struct Config {
     data_dir: Option<PathBuf>,
     netns: Option<String>,
     env: Vec<(String, String)>,
+    through: Vec<OsString>,
     bare: bool,
 }
 
@@ -121,6 +123,7 @@ impl Config {
             data_dir: None,
             netns: None,
             env: Vec::new(),
+            through: Vec::new(),
             bare: false,
         }
     }
@@ -209,6 +212,13 @@ impl Config {
         self
     }
 
+    /// A command that prepares something for the process and then becomes it: it is given the process's own command line.
+    #[must_use]
+    pub fn through<A: AsRef<OsStr>>(mut self, command: impl IntoIterator<Item = A>) -> Self {
+        self.through.extend(command.into_iter().map(|part| part.as_ref().to_owned()));
+        self
+    }
+
     /// Writes all files into `folder` and says how to run the binary on them.
     fn write(&self, folder: &Path) -> (Launch, PathBuf) {
         let data_dir = self.data_dir.clone().unwrap_or_else(|| folder.join("data"));
@@ -219,8 +229,10 @@ impl Config {
         write(&folder.join("rules.sql"), &self.rules);
         write(&folder.join("edge.pass"), EDGE_PASSWORD);
         write(&file, &self.toml(&data_dir));
-        let mut launch =
-            Launch::new(self.role.binary(), binary(self.role.binary()), folder.join("output.log")).arg("run");
+        let name = self.role.binary();
+        let mut line = self.through.clone();
+        line.push(binary(name).into());
+        let mut launch = Launch::new(name, &line[0], folder.join("output.log")).args(&line[1..]).arg("run");
         launch = if self.bare {
             launch.arg("--listen").arg(self.listen.to_string()).arg("--data-dir").arg(&data_dir)
         } else {
@@ -323,6 +335,32 @@ impl Node {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where the listener of this number is, in the order of the configuration: 0 is [`Self::addr`], the others are those of
+    /// [`Config::extra`], which may have asked for port 0.
+    ///
+    /// # Panics
+    /// When there is none, or it is no TCP port.
+    #[must_use]
+    pub fn listener(&self, index: usize) -> SocketAddr {
+        let status = self.status();
+        let bind = status["listeners"][index]["bind"].as_str();
+        let addr = bind.and_then(|bind| bind.parse().ok());
+        addr.unwrap_or_else(|| panic!("no TCP listener {index} in {:#}", status["listeners"]))
+    }
+
+    /// Its resident memory in bytes.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.pid());
+        let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kib.unwrap_or_else(|| panic!("no VmRSS in {path}")) * 1024
     }
 
     /// Its data folder.

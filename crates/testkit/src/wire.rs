@@ -9,8 +9,8 @@
 //! [`io::ErrorKind::UnexpectedEof`].
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ferrule_mqtt::{
@@ -18,6 +18,8 @@ use ferrule_mqtt::{
     Publish, QoS, ReasonCode, Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe,
     UnsubscribeFiltersBuf, Version, Will, decode,
 };
+
+use crate::dial::Channel;
 
 /// How long the panicking functions wait for a packet, and every write for room.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -122,6 +124,18 @@ impl Frame {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// What a CONNACK says: its reason, and whether there was a session.
+    ///
+    /// # Panics
+    /// When it is another packet.
+    #[must_use]
+    pub fn connack(&self) -> (ReasonCode, bool) {
+        match self.packet() {
+            Packet::Connack(Connack { reason, session_present, .. }) => (reason, session_present),
+            other => panic!("wanted a CONNACK, got {other:?}"),
+        }
+    }
 }
 
 /// A received application message.
@@ -174,7 +188,7 @@ pub struct Outgoing<'a> {
 /// A connection.
 #[derive(Debug)]
 pub struct Client {
-    socket: TcpStream,
+    channel: Box<dyn Channel>,
     version: Version,
     auto_ack: bool,
     received: Vec<u8>,
@@ -190,8 +204,16 @@ impl Client {
     pub fn open(addr: SocketAddr, version: Version) -> io::Result<Self> {
         let socket = TcpStream::connect_timeout(&addr, PATIENCE)?;
         socket.set_nodelay(true)?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, version, auto_ack: true, received: Vec::new(), kept: VecDeque::new(), next_id: 0 })
+        Self::over(Box::new(socket), version)
+    }
+
+    /// A connection that stands already, without CONNECT: whatever [`crate::dial`] makes.
+    ///
+    /// # Errors
+    /// Those of setting a time-out.
+    pub fn over(channel: Box<dyn Channel>, version: Version) -> io::Result<Self> {
+        channel.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { channel, version, auto_ack: true, received: Vec::new(), kept: VecDeque::new(), next_id: 0 })
     }
 
     /// Connects, and returns the CONNACK whatever it says.
@@ -199,8 +221,28 @@ impl Client {
     /// # Errors
     /// Those of connecting; `InvalidData` when something else than a CONNACK came.
     pub fn try_connect(addr: SocketAddr, options: &Options) -> io::Result<(Self, Frame)> {
-        let mut client = Self::open(addr, options.version)?;
-        client.auto_ack = options.auto_ack;
+        Self::open(addr, options.version)?.try_login(options)
+    }
+
+    /// Sends the CONNECT of `options`, and returns the CONNACK whatever it says.
+    ///
+    /// # Errors
+    /// Those of the connection; `InvalidData` when something else than a CONNACK came.
+    pub fn try_login(mut self, options: &Options) -> io::Result<(Self, Frame)> {
+        self.auto_ack = options.auto_ack;
+        self.send_connect(options)?;
+        let frame = self.recv(PATIENCE)?;
+        match frame.packet() {
+            Packet::Connack(_) => Ok((self, frame)),
+            other => Err(invalid(format!("wanted a CONNACK, got {other:?}"))),
+        }
+    }
+
+    /// Writes the CONNECT of `options`.
+    ///
+    /// # Errors
+    /// Those of [`Self::send`].
+    pub fn send_connect(&mut self, options: &Options) -> io::Result<()> {
         let mut properties = PropertiesBuf::new();
         if options.version == Version::V5 {
             if let Some(seconds) = options.session_expiry {
@@ -217,7 +259,7 @@ impl Client {
             topic,
             payload,
         });
-        client.send(&Packet::Connect(Connect {
+        self.send(&Packet::Connect(Connect {
             version: options.version,
             clean_start: options.clean_start,
             bridge: false,
@@ -227,12 +269,7 @@ impl Client {
             will,
             username: options.login.as_ref().map(|(name, _)| name.as_str()),
             password: options.login.as_ref().map(|(_, password)| password.as_bytes()),
-        }))?;
-        let frame = client.recv(PATIENCE)?;
-        match frame.packet() {
-            Packet::Connack(_) => Ok((client, frame)),
-            other => Err(invalid(format!("wanted a CONNACK, got {other:?}"))),
-        }
+        }))
     }
 
     /// Connects and is accepted; also says whether the broker had a session.
@@ -243,11 +280,20 @@ impl Client {
     pub fn connect_session(addr: SocketAddr, options: &Options) -> (Self, bool) {
         let (client, frame) =
             Self::try_connect(addr, options).unwrap_or_else(|error| panic!("{addr} {options:?}: {error}"));
-        let Packet::Connack(Connack { session_present, reason, .. }) = frame.packet() else {
-            unreachable!("try_connect returns a CONNACK")
-        };
+        let (reason, session_present) = frame.connack();
         assert_eq!(reason, ReasonCode::SUCCESS, "{addr} refused {options:?}");
         (client, session_present)
+    }
+
+    /// Sends the CONNECT of `options` and is accepted.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[must_use]
+    pub fn login(self, options: &Options) -> Self {
+        let (client, frame) = self.try_login(options).unwrap_or_else(|error| panic!("{options:?}: {error}"));
+        assert_eq!(frame.connack().0, ReasonCode::SUCCESS, "refused {options:?}");
+        client
     }
 
     /// Connects and is accepted.
@@ -274,7 +320,8 @@ impl Client {
     /// # Errors
     /// Those of the socket.
     pub fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.socket.write_all(bytes)
+        self.channel.write_all(bytes)?;
+        self.channel.flush()
     }
 
     /// Closes the sending direction; what the broker sends can still be read.
@@ -282,7 +329,7 @@ impl Client {
     /// # Errors
     /// Those of the socket.
     pub fn half_close(&mut self) -> io::Result<()> {
-        self.socket.shutdown(Shutdown::Write)
+        self.channel.shutdown_write()
     }
 
     /// The next packet, of those kept first.
@@ -310,9 +357,9 @@ impl Client {
             }
             // A time-out of zero would mean none.
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            self.socket.set_read_timeout(Some(left))?;
+            self.channel.set_read_timeout(Some(left))?;
             let mut chunk = [0; 16 * 1024];
-            match self.socket.read(&mut chunk) {
+            match self.channel.read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.received.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
