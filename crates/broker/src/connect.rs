@@ -260,9 +260,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         conn.phase = Phase::Open;
         // It could not be heard while it was held.
         conn.heard_us = self.now.mono_us;
-        if let Some(silence_us) = conn.silence_us() {
-            self.arm_conn(id, self.now.mono_us + silence_us);
-        }
+        // Whether it takes what it must is looked at once in `stalled`, and the end of its time to connect may be later than that.
+        let stalled_us = limits.stalled.as_micros() as u64;
+        let look_us = conn.silence_us().map_or(stalled_us, |silence_us| silence_us.min(stalled_us));
+        self.arm_conn(id, self.now.mono_us + look_us);
         let mut properties = connecting.properties.clone();
         if connecting.version == Version::V5 {
             let mut add = |property: Property<'_>| {

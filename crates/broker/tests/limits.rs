@@ -508,6 +508,18 @@ fn publishers_wait_for_a_consumer_that_takes_nothing_and_not_for_ever() {
 }
 
 #[test]
+fn a_stall_shorter_than_the_time_to_connect_is_seen_in_its_time() {
+    let limits = ClientLimits { stalled: seconds(1), connect_timeout: seconds(10), ..SLOW() };
+    let mut rig = Rig::new(limits);
+    flood(&mut rig, 5, 1, 20);
+    steps(&mut rig, "wait 900\ncount slow_closed 0\nwait 1200\ncount slow_closed 1");
+    for name in ["p", "s"] {
+        rig.peer(name).packets.clear();
+    }
+    run(&mut rig, "s! closed");
+}
+
+#[test]
 fn one_acknowledgement_now_and_then_does_not_hold_up_publishers() {
     let limits = ClientLimits { pending_bytes: 256_000, receive_max: 300, ..limits() };
     for (every, closed) in [(25, 1), (5, 0)] {
