@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Of the least cost that Argon2 has.
 fn cheap(password: &str) -> PasswordHash {
     let params = Params::new(8, 1, 1, None).unwrap();
-    let argon2 = Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     PasswordHash(Box::new(argon2.hash_password(password.as_bytes()).unwrap()))
 }
 
