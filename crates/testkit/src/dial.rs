@@ -486,25 +486,22 @@ pub fn ws_head(first: u8, len: u64) -> Vec<u8> {
     head
 }
 
-/// What a server's bytes, from the start of a WebSocket, end in: the code of their close frame, if the last frame is one.
+/// The code of the close frame that a server's bytes, from the start of a WebSocket, end in; `None` if they end otherwise.
 #[must_use]
 pub fn ws_close_code(mut bytes: &[u8]) -> Option<u16> {
     let mut code = None;
-    while let [first, len, rest @ ..] = bytes {
-        let (len, rest) = match (*len, rest) {
-            (126, [a, b, rest @ ..]) => (usize::from(u16::from_be_bytes([*a, *b])), rest),
-            (127, [a @ ..]) if a.len() >= 8 => {
-                let (len, rest) = a.split_at(8);
-                (u64::from_be_bytes(len.try_into().expect("eight")) as usize, rest)
-            }
-            (len, rest) => (usize::from(len), rest),
+    while let [first, short, rest @ ..] = bytes {
+        let (len, rest) = match short {
+            126 => rest.split_first_chunk().map(|(len, rest)| (u64::from(u16::from_be_bytes(*len)), rest))?,
+            127 => rest.split_first_chunk().map(|(len, rest)| (u64::from_be_bytes(*len), rest))?,
+            short => (u64::from(*short), rest),
         };
-        let payload = rest.get(..len)?;
+        let (payload, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
         code = match payload {
             [high, low, ..] if *first == 0x88 => Some(u16::from_be_bytes([*high, *low])),
             _ => None,
         };
-        bytes = &rest[len..];
+        bytes = rest;
     }
     code
 }
