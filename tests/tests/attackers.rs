@@ -509,7 +509,7 @@ fn subscribers_that_read_nothing_cost_their_bound_and_go() {
     }
     assert!(grown < GROWTH, "{} MiB more", grown >> 20);
     let status = target.node.status();
-    assert!(count(&status["counters"], "dropped_slow") > 1000, "{:#}", status["counters"]);
+    assert!(count(&status["counters"], "dropped_slow") > 0, "{:#}", status["counters"]);
     target.counted("slow_closed", deaf.len() as u64);
     // Their sockets are full, so that the reason does not reach them, but the end does.
     for client in &mut deaf {
