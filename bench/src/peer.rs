@@ -140,7 +140,8 @@ impl Peer {
         let more = match over {
             Over::Tcp => "",
             Over::Tls => "certfile {dir}/server.crt\nkeyfile {dir}/server.key\n",
-            Over::Ws => "protocol websockets\n",
+            // 2.0.11 ends at its start when it has no listener but WebSocket ones.
+            Over::Ws => "protocol websockets\nlistener 0 {dir}/mosquitto.sock\n",
         };
         peer.files[0].1.push_str(more);
         Some(peer)
