@@ -465,9 +465,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
         let mut awaited = Vec::new();
-        let shared = scratch.elsewhere.iter().map(|(peer, place, text)| {
-            (*peer, Some(Share { text, place: *place, again }))
-        });
+        let shared = scratch
+            .elsewhere
+            .iter()
+            .map(|(peer, place, text)| (*peer, Some(Share { text, place: *place, again })));
         for (peer, share) in scratch.peers.iter().map(|peer| (*peer, None)).chain(shared) {
             self.stats.forwarded_out += 1;
             let end = if message.qos == QoS::AtMostOnce { None } else { ends.end() };

@@ -141,7 +141,9 @@ impl Group {
                         return Some(Pick::Here(at));
                     }
                 }
-                Some(Stuck::There(shard)) if self.elsewhere.iter().any(|e| e.shard == shard && e.online > 0) => {
+                Some(Stuck::There(shard))
+                    if self.elsewhere.iter().any(|e| e.shard == shard && e.online > 0) =>
+                {
                     return Some(Pick::There(shard, 0));
                 }
                 _ => {}
@@ -350,7 +352,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn share_changed(&mut self, text: &Arc<str>, turned: &Turned, tell: bool) {
         self.route_group(text, turned);
         if tell {
-            let count = self.shares.get(turned.group).filter(|g| g.text == *text).map_or((0, 0), Group::count);
+            let count =
+                self.shares.get(turned.group).filter(|g| g.text == *text).map_or((0, 0), Group::count);
             self.peers.share_changed(text, count);
         }
     }
@@ -415,7 +418,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             pick = group.draw_elsewhere(by);
         }
         // All are full: it waits for the first that may have it.
-        let allowed = || order.clone().find(|&at| self.can_take(&online[at], message).is_some()).map(Pick::Here);
+        let allowed =
+            || order.clone().find(|&at| self.can_take(&online[at], message).is_some()).map(Pick::Here);
         let pick = pick.or_else(allowed)?;
         self.shares.get_mut(draw.group)?.stick(strategy, pick);
         Some(pick)
@@ -491,8 +495,13 @@ mod tests {
     }
 
     fn member(session: SessionKey) -> Member {
-        let subscription =
-            Subscription { qos: 1, no_local: false, retain_as_published: false, retain_handling: 0, id: None };
+        let subscription = Subscription {
+            qos: 1,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: 0,
+            id: None,
+        };
         Member { session, subscription, keeps: false }
     }
 
@@ -546,8 +555,7 @@ mod tests {
     fn in_turn_everyone_gets_as_much() {
         let (mut shares, group) = spread();
         let group = shares.get_mut(group).unwrap();
-        let drawn: Vec<Pick> =
-            (0..12).map(|n| group.draw(1, by(Strategy::RoundRobin, n)).unwrap()).collect();
+        let drawn: Vec<Pick> = (0..12).map(|n| group.draw(1, by(Strategy::RoundRobin, n)).unwrap()).collect();
         use Pick::{Here, There};
         let round = [There(0, 0), There(0, 1), There(0, 2), Here(0), Here(1), There(2, 0)];
         assert_eq!(drawn, [round, round].concat());

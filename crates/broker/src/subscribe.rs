@@ -1,13 +1,13 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
-use crate::{ConnId, SessionKey};
 use crate::config;
 use crate::deliver::qos as record_qos;
 use crate::hook::Hook;
 use crate::publish::expired;
-use crate::share::Member;
 use crate::shard::{Destination, Shard};
+use crate::share::Member;
 use crate::turn::{Reply, Wait};
+use crate::{ConnId, SessionKey};
 use ferrule_mqtt::{Packet, Properties, QoS, ReasonCode, Suback, Subscribe, Unsubscribe, Version, topic};
 use ferrule_store::record::{Delivery, Record, Retained, Subscription};
 use ferrule_store::{Op, Store};
@@ -129,7 +129,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     /// Makes a session's subscription lead to it. `tell`: the other shards.
-    pub(crate) fn add_route(&mut self, key: SessionKey, text: &Arc<str>, subscription: Subscription, tell: bool) {
+    pub(crate) fn add_route(
+        &mut self,
+        key: SessionKey,
+        text: &Arc<str>,
+        subscription: Subscription,
+        tell: bool,
+    ) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let keeps = session.is_persistent();
         if topic::shared(text).is_none() {
