@@ -80,6 +80,10 @@ clause!(mqtt_3_8_3_4, "MQTT-3.8.3-4", [v3_1_1], |broker| {
         peer.refuses(&peer.subscribe_bytes(1, &[], &[("a", options)]), &[]);
     }
 });
+clause!(mqtt_3_8_3_4_of_5, "MQTT-3.8.3-4", [v5], |broker| {
+    let peer = peer(broker);
+    peer.refuses(&peer.subscribe_bytes(1, &[], &[("$share/g/a", 0x05)]), &[0x82]);
+});
 clause!(mqtt_3_8_3_5, "MQTT-3.8.3-5", [v5], |broker| {
     let peer = peer(broker);
     for options in [0x40, 0x80] {
