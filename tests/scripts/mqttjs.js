@@ -84,7 +84,7 @@ const STEPS = {
     }
 
     const large = new Uint8Array(256 * 1024).map((_, index) => index * 31 + (index >> 8));
-    await client.publish(`t/${name}/large`, mqtt.Buffer ? mqtt.Buffer.from(large) : large, { qos: 1 });
+    await client.publish(`t/${name}/large`, large, { qos: 1 });
     const message = await client.next();
     check([message.topic, message.payload.length], [`t/${name}/large`, large.length], "large payload");
     check(large.every((byte, index) => byte === message.payload[index]), true, "large payload unaltered");

@@ -57,14 +57,16 @@ impl Example {
             let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
             let (number, rest) = part.split_at(digits);
             replaced.push(':');
+            // Not the size in `shared:mqtt:10m`.
+            let is_port = !rest.starts_with(|c: char| c.is_ascii_alphanumeric());
             match number.parse::<u16>() {
-                Ok(known) => {
+                Ok(known) if is_port => {
                     let free = self.ports.get(&known);
                     let free = free.unwrap_or_else(|| panic!("{name} has a port that was not named: {known}"));
                     unused.retain(|port| *port != known);
                     replaced.push_str(&free.to_string());
                 }
-                Err(_) => replaced.push_str(number),
+                _ => replaced.push_str(number),
             }
             replaced.push_str(rest);
         }

@@ -73,7 +73,7 @@ impl Proxy {
         children(self.process.pid())
     }
 
-    /// Makes it read its configuration again, and waits until new workers serve.
+    /// Makes it read its configuration again, and waits until there are new workers. The old ones may still take a connection.
     ///
     /// # Panics
     /// When there is none within 10 s.
