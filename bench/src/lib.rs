@@ -4,16 +4,20 @@
 //! - [`load`] drives a broker and finds what came of it ([`wire`] its MQTT, [`tally`] its counting, [`procfs`] the CPU
 //!   time and memory of others). It is a process of its own, `ferrule-bench load`, so that it can be pinned to a core.
 //! - [`crowd`] is the other generator, for very many clients that do little.
+//! - [`carrier`] is what lies between the two generators and TCP: TLS, WebSocket.
 //! - [`peer`] says how a broker is started, [`floor`] is one of them: the physical bound; [`rows`] which work all of them get.
-//! - [`run`] does the rounds; [`idle`] the row of idle connections; [`scale`] what one process without sockets can
+//! - [`run`] does the rounds; [`idle`] the rows of idle connections; [`handshakes`] those of TLS
+//!   handshakes, [`storm`] what others notice of very many at once; [`scale`] what one process without sockets can
 //!   hold; [`pipeline`] the rows that go through edge, cloud and a sink.
 //! - [`result`] is what a run leaves in `bench/results/`; [`report`] makes a table and `docs/benchmarks.md` of it.
 #![forbid(unsafe_code)]
 
+pub mod carrier;
 pub mod crowd;
 #[cfg(test)]
 mod fake;
 pub mod floor;
+pub mod handshakes;
 pub mod idle;
 pub mod load;
 pub mod peer;
@@ -25,5 +29,6 @@ pub mod rows;
 pub mod run;
 pub mod scale;
 mod shard;
+pub mod storm;
 pub mod tally;
 pub mod wire;

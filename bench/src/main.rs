@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use ferrule_bench::peer::Peer;
 use ferrule_bench::result::Run;
-use ferrule_bench::{crowd, floor, idle, load, pipeline, report, rows, run, scale};
+use ferrule_bench::{
+    carrier::Over, crowd, floor, handshakes, idle, load, pipeline, report, rows, run, scale, storm,
+};
 
 /// Load generator and side-by-side benchmarks. Without a command: `run`.
 #[derive(Debug, Parser)]
@@ -29,6 +31,10 @@ enum Command {
     Floor(floor::FloorArgs),
     /// Very many clients that keep alive until a message reaches all; prints what came of it as one JSON object.
     Crowd(crowd::CrowdPlan),
+    /// TLS handshakes, one after the other on many connections; prints what came of it as one JSON object.
+    Handshakes(handshakes::HandshakesPlan),
+    /// The least that a TLS server can do: the peer `bare rustls` of the tables.
+    Acceptor(handshakes::AcceptorArgs),
     /// A shard of the broker without sockets: how memory and time grow with sessions and filters.
     Scale(scale::ScaleArgs),
     /// Writes docs/benchmarks.md from the newest result file.
@@ -77,6 +83,8 @@ fn main() -> ExitCode {
         Command::Load(plan) => one_load(&plan),
         Command::Floor(args) => floor::serve(&args).map_err(Into::into),
         Command::Crowd(plan) => one_crowd(&plan),
+        Command::Handshakes(plan) => some_handshakes(&plan),
+        Command::Acceptor(args) => handshakes::accept(&args).map_err(Into::into),
         Command::Scale(args) => one_scale(&args),
         Command::Report(args) => write_report(&args),
     };
@@ -97,6 +105,11 @@ fn one_load(plan: &load::Plan) -> Result<(), Box<dyn Error>> {
 fn one_crowd(plan: &crowd::CrowdPlan) -> Result<(), Box<dyn Error>> {
     let outcome = crowd::run(plan, |what| eprintln!("  {what}"))?;
     println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
+}
+
+fn some_handshakes(plan: &handshakes::HandshakesPlan) -> Result<(), Box<dyn Error>> {
+    println!("{}", serde_json::to_string(&handshakes::run(plan)?)?);
     Ok(())
 }
 
@@ -171,12 +184,26 @@ fn all(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     let said = |what: &str| eprintln!("  {what}");
     let machine = result.machine.clone();
     result.rows = run::rounds(&options, &machine, &rows::side_by_side(args.quick, &peers), said);
+    // Who can do what carries MQTT: the floor has neither TLS nor WebSocket.
+    let carried = |over: Over| {
+        let ferrule = ours.then(|| Peer::ferrule_over(edge.clone(), over));
+        let floor = peers.last().filter(|_| over == Over::Tcp).cloned();
+        ferrule.into_iter().chain(Peer::mosquitto_over(over)).chain(floor).collect::<Vec<_>>()
+    };
+    result.carried = run::rounds(&options, &machine, &rows::carried(args.quick, carried), said);
     result.write(&folder)?; // minutes of work, before the next part can fail
     if ours {
         result.variants = run::rounds(&options, &machine, &[rows::variants(args.quick, &edge)], said);
         result.workers = run::rounds(&options, &machine, &[rows::workers(args.quick, &edge)], said);
     }
-    result.idle = idle::run(&options, &machine, &peers, said);
+    let proxied = ours.then(|| Peer::ferrule_proxied(edge.clone()));
+    result.idle = idle::run(&options, &machine, carried, proxied, said);
+    let mut servers = carried(Over::Tls);
+    servers.push(Peer::acceptor(options.generator.clone()));
+    result.handshakes = handshakes::rows(&options, &machine, &servers, said);
+    // The floor would be no measure: it promises nobody anything.
+    let others = |over: Over| carried(over).into_iter().filter(|peer| peer.name != "floor").collect();
+    result.storms = storm::run(&options, &machine, others, said);
     scale_rows(&options, &mut result);
     result.write(&folder)?;
     if !args.no_pipeline {

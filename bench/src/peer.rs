@@ -7,12 +7,16 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use ferrule_testkit::port;
 use ferrule_testkit::proc::{Launch, Process};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tempfile::TempDir;
 use thiserror::Error;
+
+use crate::carrier::Over;
 
 /// How long a broker may take until it accepts a connection.
 const START: Duration = Duration::from_secs(10);
@@ -71,6 +75,29 @@ impl Peer {
         )
     }
 
+    /// Ferrule's edge whose listener is of the kind that `over` needs.
+    #[must_use]
+    pub fn ferrule_over(program: PathBuf, over: Over) -> Self {
+        let conf = match over {
+            Over::Tcp => return Self::ferrule_edge(program),
+            Over::Tls => include_str!("../peers/ferrule-tls.toml"),
+            Over::Ws => include_str!("../peers/ferrule-ws.toml"),
+        };
+        Self::new("ferrule", program, &["run", "--config", "{dir}/ferrule.toml"], &[("ferrule.toml", conf)])
+            .with_certificate()
+    }
+
+    /// Ferrule's edge behind a proxy that says so in a PROXY header.
+    #[must_use]
+    pub fn ferrule_proxied(program: PathBuf) -> Self {
+        Self::new(
+            "ferrule, PROXY header",
+            program,
+            &["run", "--config", "{dir}/ferrule-proxy.toml"],
+            &[("ferrule-proxy.toml", include_str!("../peers/ferrule-proxy.toml"))],
+        )
+    }
+
     /// The same with a rule that looks into every message; `passes`: and publishes it to a topic without subscribers.
     #[must_use]
     pub fn ferrule_rule(program: PathBuf, passes: bool) -> Self {
@@ -104,6 +131,43 @@ impl Peer {
         let conf = include_str!("../peers/mosquitto.conf");
         let args = ["-c", "{dir}/mosquitto.conf"];
         Some(Self::new("mosquitto", find("mosquitto")?, &args, &[("mosquitto.conf", conf)]))
+    }
+
+    /// Mosquitto whose listener is of the kind that `over` needs; `None` when it is not installed.
+    #[must_use]
+    pub fn mosquitto_over(over: Over) -> Option<Self> {
+        let mut peer = Self::mosquitto()?.with_certificate();
+        let more = match over {
+            Over::Tcp => "",
+            Over::Tls => "certfile {dir}/server.crt\nkeyfile {dir}/server.key\n",
+            // 2.0.11 ends at its start when it has no listener but WebSocket ones.
+            Over::Ws => "protocol websockets\nlistener 0 {dir}/mosquitto.sock\n",
+        };
+        peer.files[0].1.push_str(more);
+        Some(peer)
+    }
+
+    /// A bare rustls acceptor ([`crate::handshakes`]), which is this program itself.
+    #[must_use]
+    pub fn acceptor(program: PathBuf) -> Self {
+        let args = [
+            "acceptor",
+            "--listen",
+            "127.0.0.1:{port}",
+            "--cert",
+            "{dir}/server.crt",
+            "--key",
+            "{dir}/server.key",
+        ];
+        Self::new("bare rustls", program, &args, &[]).with_certificate()
+    }
+
+    /// With [`certificate`] in `server.crt` and `server.key`.
+    fn with_certificate(mut self) -> Self {
+        let (cert, key) = certificate();
+        self.files
+            .extend([("server.crt".to_owned(), cert.to_owned()), ("server.key".to_owned(), key.to_owned())]);
+        self
     }
 
     /// The floor ([`crate::floor`]), which is this program itself.
@@ -197,6 +261,18 @@ impl Running {
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
+}
+
+/// The one certificate of this process and its key (ECDSA, P-256), in PEM: all peers have the same.
+#[must_use]
+pub fn certificate() -> (&'static str, &'static str) {
+    static PEM: OnceLock<(String, String)> = OnceLock::new();
+    let (cert, key) = PEM.get_or_init(|| {
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()])
+            .unwrap_or_else(|error| unreachable!("a certificate for localhost: {error}"));
+        (cert.pem(), signing_key.serialize_pem())
+    });
+    (cert, key)
 }
 
 /// A program on the PATH, or in the folders of system programs that a user's PATH lacks.

@@ -28,9 +28,17 @@ pub fn plain(run: &Run) -> String {
 }
 
 fn errors(run: &Run) -> Vec<String> {
-    let rows = [&run.rows, &run.variants, &run.workers]
+    let rows = [&run.rows, &run.carried, &run.variants, &run.workers]
         .into_iter()
         .flatten()
+        .flat_map(|row| row.errors.iter().map(move |error| (format!("{}, {}", row.row, row.peer), error)));
+    let handshakes = run
+        .handshakes
+        .iter()
+        .flat_map(|row| row.errors.iter().map(move |error| (format!("{}, {}", row.row, row.peer), error)));
+    let storms = run
+        .storms
+        .iter()
         .flat_map(|row| row.errors.iter().map(move |error| (format!("{}, {}", row.row, row.peer), error)));
     let closed = run.idle.iter().filter_map(|row| {
         let why = row.error.as_ref().or_else(|| row.outcome.as_ref()?.why.as_ref())?;
@@ -45,7 +53,8 @@ fn errors(run: &Run) -> Vec<String> {
         .iter()
         .flat_map(|filters| filters.errors.iter().map(|error| ("filters".to_owned(), error)));
     let pipeline = run.pipeline.iter().filter_map(|row| Some((row.row.clone(), row.error.as_ref()?)));
-    let all = rows.chain(closed).chain(sessions).chain(filters).chain(pipeline);
+    let all =
+        rows.chain(closed).chain(handshakes).chain(storms).chain(sessions).chain(filters).chain(pipeline);
     all.map(|(row, error)| format!("{row}: {}", error.replace('\n', " | "))).collect()
 }
 
@@ -114,8 +123,9 @@ pub fn markdown(run: &Run, source: &str) -> String {
 mod tests {
     use super::*;
     use crate::crowd::{CrowdOutcome, CrowdWatched};
+    use crate::handshakes::HandshakesOutcome;
     use crate::load::{Outcome, Watched};
-    use crate::result::{IdleResult, Machine, PipelineResult, RowResult};
+    use crate::result::{HandshakesResult, IdleResult, Machine, PipelineResult, RowResult, StormResult};
     use crate::rows::Target;
     use crate::scale::{Filters, FiltersResult, Sessions, SessionsResult};
     use crate::tally::Summary;
@@ -177,6 +187,8 @@ mod tests {
             cpu_ns,
             rss_bytes: 0,
         };
+        let mut stormy = outcome(1);
+        stormy.latency.p99_us = 50.0;
         Run {
             at: "2026-11-24T00:00:00Z".to_owned(),
             commit: "abc".to_owned(),
@@ -190,6 +202,7 @@ mod tests {
                 row("floor", &[1_000_000], &[]),
                 row("other", &[], &["does not start"]),
             ],
+            carried: vec![row("ferrule", &[3_000_000], &[]), row("mosquitto", &[6_000_000], &[])],
             variants: vec![row("ferrule", &[1_000_000], &[]), row("ferrule, a rule", &[1_500_000], &[])],
             workers: vec![
                 row("ferrule, 1 worker", &[1_000_000], &[]),
@@ -199,8 +212,34 @@ mod tests {
                 row: "1,000 idle connections".to_owned(),
                 peer: "ferrule".to_owned(),
                 load: String::new(),
+                bytes_max: Some(700.0),
                 outcome: Some(crowd),
                 error: None,
+            }],
+            handshakes: [("ferrule", 500_000_000), ("bare rustls", 450_000_000)]
+                .map(|(peer, cpu_ns)| HandshakesResult {
+                    row: "TLS 1.3 handshake".to_owned(),
+                    peer: peer.to_owned(),
+                    load: String::new(),
+                    rounds: vec![HandshakesOutcome {
+                        full: 1000,
+                        resumed: 0,
+                        failed: 0,
+                        why: None,
+                        seconds: 1.0,
+                        cpu_ns,
+                        latency: Summary::default(),
+                    }],
+                    errors: Vec::new(),
+                })
+                .into(),
+            storms: vec![StormResult {
+                row: "5,000 handshakes at once".to_owned(),
+                peer: "ferrule".to_owned(),
+                quiet: vec![outcome(1)],
+                storm: vec![stormy],
+                served: vec![3000.0],
+                errors: vec!["one round broke".to_owned()],
             }],
             sessions: vec![SessionsResult {
                 sessions: 1000,
@@ -237,8 +276,10 @@ mod tests {
         let run = everything();
         let plain = plain(&run);
         assert!(plain.contains("other FAILED") && plain.contains("other: does not start"), "{plain}");
-        // Lost messages; the idle connections' 1,000 bytes; everything else is met: CPU, p50, p99, RSS, order, rounds, filters.
-        assert!(plain.contains("Targets: 7 met, 2 MISSED"), "{plain}");
+        // Lost messages; the idle connections' 1,000 bytes; the others' p99 in the storm; everything else is met: CPU, p50, p99, RSS,
+        // order, rounds, handshakes, filters.
+        assert!(plain.contains("Targets: 8 met, 3 MISSED"), "{plain}");
+        assert!(plain.contains("5,000 handshakes at once, ferrule: one round broke"), "{plain}");
         let markdown = markdown(&run, "x.json");
         for line in [
             "| 10 pairs, QoS 1 | ferrule | 2.00 | 0.250 | 2.00 | 500 | 10 | 20 | 1.0 | 3 | 0 | 0 |",
@@ -246,6 +287,11 @@ mod tests {
             "| 10 pairs, QoS 1 | 0.250 <= 0.500 met | 10 <= 10 met | 20 <= 20 met | 1.0 <= 40.0 met | 3 MISSED | 0 met | 0 met |",
             "| 1,000 idle connections: bytes each | 1000 <= 700 MISSED | - | - | - | - | - | - |",
             "| filters: all to those that match | 1.20 <= 1.50 met | - | - | - | - | - | - |",
+            "| 10 pairs, QoS 1 | ferrule | 3.00 | 0.500 |",
+            "| TLS 1.3 handshake | ferrule | 500.0 | 2000 | 0.90 | 1000 | 0 | 0 | 0 |",
+            "| TLS 1.3 handshake: to bare rustls | 0.90 >= 0.80 met |",
+            "| 5,000 handshakes at once | ferrule | 20 | 50 | 2.50 | 1 | 3000 |",
+            "| 5,000 handshakes at once: the others' p99 | 2.50 <= 2.00 MISSED |",
             "| 10 pairs, QoS 1 | ferrule, a rule | 1.50 | 1.50 | 500 | 10 | 20 | 1.0 | 1 |",
             "| 10 pairs, QoS 1 | ferrule, 3 workers | 2.00 | 1.00 | 0.67 | 1.50 | 500 | 10 | 20 | 1.0 | 1 |",
             "| 1,000 idle connections | ferrule | 1000 | 0.0 | 1.0 | 0.0 | 0.00 | 0.0 | 0.0 | 1000 | 0 | 0 |",

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::crowd::CrowdOutcome;
+use crate::handshakes::HandshakesOutcome;
 use crate::load::Outcome;
 use crate::rows::Target;
 use crate::scale::{FiltersResult, SessionsResult};
@@ -32,12 +33,18 @@ pub struct Run {
     pub peers: Vec<PeerInfo>,
     /// One entry a row and peer.
     pub rows: Vec<RowResult>,
+    /// Rows over TLS and WebSocket.
+    pub carried: Vec<RowResult>,
     /// Ferrule plainly, and with rules, access filters, sessions.
     pub variants: Vec<RowResult>,
     /// One worker and several.
     pub workers: Vec<RowResult>,
     /// Idle connections, one entry a peer.
     pub idle: Vec<IdleResult>,
+    /// TLS handshakes, one entry a row and peer.
+    pub handshakes: Vec<HandshakesResult>,
+    /// Others in a storm, one entry a row and peer.
+    pub storms: Vec<StormResult>,
     /// Sessions in one process without sockets.
     pub sessions: Vec<SessionsResult>,
     /// Filters in one process without sockets.
@@ -104,10 +111,44 @@ pub struct IdleResult {
     pub peer: String,
     /// The generator's options.
     pub load: String,
+    /// Bytes a connection that are aimed at, for Ferrule.
+    pub bytes_max: Option<f64>,
     /// The generator's outcome.
     pub outcome: Option<CrowdOutcome>,
     /// Why there is none.
     pub error: Option<String>,
+}
+
+/// A row of handshakes with one peer, all rounds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HandshakesResult {
+    /// The row's name.
+    pub row: String,
+    /// The peer's name.
+    pub peer: String,
+    /// The generator's options.
+    pub load: String,
+    /// The rounds that came to an end.
+    pub rounds: Vec<HandshakesOutcome>,
+    /// Why others did not.
+    pub errors: Vec<String>,
+}
+
+/// A storm with one peer, all rounds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StormResult {
+    /// The row's name.
+    pub row: String,
+    /// The peer's name.
+    pub peer: String,
+    /// The others alone.
+    pub quiet: Vec<Outcome>,
+    /// The others in the storm.
+    pub storm: Vec<Outcome>,
+    /// How many of the storm were served a second.
+    pub served: Vec<f64>,
+    /// Why other rounds did not come to an end.
+    pub errors: Vec<String>,
 }
 
 /// One row through edge, cloud and sink.
@@ -209,6 +250,29 @@ impl IdleResult {
         let watched = outcome.watched?;
         let grown = watched.rss_bytes_held.saturating_sub(watched.rss_bytes_before);
         (outcome.ready > 0).then(|| grown as f64 / outcome.ready as f64)
+    }
+}
+
+impl HandshakesResult {
+    /// CPU time of the server for one handshake, in microseconds: median of the rounds.
+    #[must_use]
+    pub fn cpu_us(&self) -> Option<f64> {
+        median(self.rounds.iter().filter_map(HandshakesOutcome::cpu_us).collect())
+    }
+}
+
+impl StormResult {
+    /// The others' p99 alone and in the storm, in microseconds: medians of the rounds.
+    #[must_use]
+    pub fn p99_us(&self) -> Option<(f64, f64)> {
+        let p99 = |rounds: &[Outcome]| median(rounds.iter().map(|round| round.latency.p99_us).collect());
+        Some((p99(&self.quiet)?, p99(&self.storm)?))
+    }
+
+    /// Messages of the others that were lost in the storm, over all rounds.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.storm.iter().map(|round| round.lost).sum()
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::carrier::Over;
 use crate::load::{Plan, Shape};
 use crate::peer::{Peer, USER};
 
@@ -83,6 +84,22 @@ pub fn side_by_side(quick: bool, peers: &[Peer]) -> Vec<Row> {
     ]
 }
 
+/// Ten pairs as above, carried by TLS and by WebSocket; `peers` gives who can do that.
+#[must_use]
+pub fn carried(quick: bool, peers: impl Fn(Over) -> Vec<Peer>) -> Vec<Row> {
+    let row = |name, over, qos| {
+        let plan = Plan { over, qos, ..base(quick) };
+        let entries = peers(over).into_iter().map(|peer| (peer, plan.clone())).collect();
+        Row { name, target: None, pinned: true, entries }
+    };
+    vec![
+        row("10 pairs, QoS 0, TLS", Over::Tls, 0),
+        row("10 pairs, QoS 1, TLS", Over::Tls, 1),
+        row("10 pairs, QoS 0, WebSocket", Over::Ws, 0),
+        row("10 pairs, QoS 1, WebSocket", Over::Ws, 1),
+    ]
+}
+
 /// What Ferrule's own functions cost: the same ten pairs, plainly and with each of them. The payload is JSON in all, because the
 /// rules look into it.
 #[must_use]
@@ -132,6 +149,7 @@ pub fn base(quick: bool) -> Plan {
         shape: Shape::Pairs,
         clients: 10,
         qos: 0,
+        over: Over::Tcp,
         v5: false,
         size: 64,
         json: false,

@@ -26,13 +26,28 @@ pub const TOPIC: &str = "telemetry";
 /// How long a backlog may take to drain, and a fleet to finish, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Runs Paho's Python client through `scripts/paho_round.py` with these arguments.
+/// Runs Paho's Python client through `scripts/paho_round.py` with these arguments, in which no blank is quoted.
 ///
 /// # Panics
 /// When something fails, with what it said.
-pub fn paho_round(args: &[&str]) {
-    let said = output(Command::new(servers::python()).arg(script("paho_round.py")).args(args));
+pub fn paho_round(args: &str) {
+    let mut command = Command::new(servers::python());
+    let said = output(command.arg(script("paho_round.py")).args(args.split_whitespace()));
     assert_eq!(said.trim(), "ok");
+}
+
+/// Repeatable noise.
+#[must_use]
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    })
+    .take(length)
+    .collect()
 }
 
 /// A script of the tests.

@@ -13,7 +13,7 @@ use ferrule_testkit::node::{Ended, Role, assert_accounts, run_to_exit, start_to_
 use ferrule_testkit::oracle::Copies;
 use ferrule_testkit::wire::Options;
 use ferrule_testkit::{Client, Config, Fleet, Node, Plan, Relay, port, until};
-use ferrule_tests::{EDGE_RULES, PATIENCE, check_rows, cloud_rules, make_sqlite_table, sqlite_rows};
+use ferrule_tests::{EDGE_RULES, PATIENCE, check_rows, cloud_rules, make_sqlite_table, noise, sqlite_rows};
 
 // === at a port ===
 
@@ -72,19 +72,6 @@ fn rubbish() -> Vec<(&'static str, Vec<u8>)> {
         ("type 0", connect_then(b"\x00\x00")),
         ("a topic longer than its packet", connect_then(b"\x30\x05\xff\xffahi")),
     ]
-}
-
-/// Repeatable noise.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    })
-    .take(length)
-    .collect()
 }
 
 fn rubbish_at(node: &Node) {

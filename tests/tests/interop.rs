@@ -37,8 +37,7 @@ fn mosquittos_clients_publish_and_subscribe() {
         edge.publish(version, &format!("-q 1 -r -n -t {topic}"));
         // A will, of a client that is killed.
         let will = format!("t/{version}/will");
-        let mut subscriber =
-            edge.subscribe(folder.path(), version, &format!("-v -C 1 -W 15 -q 1 -t {will}"));
+        let mut subscriber = edge.subscribe(folder.path(), version, &format!("-v -C 1 -W 15 -q 1 -t {will}"));
         let args = format!("-t other --will-topic {will} --will-payload gone --will-qos 1");
         let mut lost = edge.subscribe(folder.path(), version, &args);
         lost.kill9();
@@ -68,7 +67,7 @@ fn mosquitto_pub_sends_a_file_of_lines() {
 #[test]
 fn paho_speaks_all_three_versions() {
     let edge = edge();
-    paho_round(&["tcp", &edge.addr().to_string()]);
+    paho_round(&format!("tcp {}", edge.addr()));
 }
 
 /// rumqttc's two modules have the same names and different types; the steps are the same.

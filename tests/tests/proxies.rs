@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use ferrule_mqtt::{AckType, Packet, QoS, ReasonCode};
@@ -28,7 +28,7 @@ const BEHIND_2: u16 = 2884;
 const LOOK_2: u16 = 2883;
 
 /// The user of the examples.
-const LOGIN: (&str, &str) = ("press-7", "test only, not a secret");
+const LOGIN: (&str, &str) = ("press-7", "test-only-not-a-secret");
 /// An address that a client comes from, which is not that of the proxy.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -233,20 +233,17 @@ fn a_header_is_believed_from_the_proxy_alone() {
     let setup = Setup::start(Kind::Nginx, "tls", &[MQTTS, BEHIND, LOOK]);
     let header = |source: &str| format!("PROXY TCP4 {source} 127.0.0.1 40000 8883\r\n").into_bytes();
     let behind = setup.example.addr(BEHIND);
-    let connect = |from: [u8; 4], first: &[u8]| {
-        let dial = Dial::tcp(behind).source(IpAddr::from(from));
-        let mut client = dial.client(login("direct").version).unwrap();
-        let _ = client.send_raw(first); // may be closed already
-        client.try_login(&login("direct"))
+    let connect = |from: Ipv4Addr, first: &[u8]| {
+        Dial::tcp(behind).source(from).preface(first).try_connect(&login("direct"))
     };
     // What the proxy itself would send is what is refused from elsewhere.
-    assert!(connect([127, 0, 0, 1], &header("10.1.2.3")).is_ok());
+    assert!(connect(Ipv4Addr::LOCALHOST, &header("10.1.2.3")).is_ok());
     assert_eq!(setup.count("refused_untrusted"), 0);
-    assert!(connect(ELSEWHERE.octets(), &header("10.1.2.3")).is_err());
+    assert!(connect(ELSEWHERE, &header("10.1.2.3")).is_err());
     assert_eq!(setup.count("refused_untrusted"), 1);
     // And the proxy's address without a header is nobody.
     let faults = setup.count("faults");
-    assert!(connect([127, 0, 0, 1], b"").is_err());
+    assert!(connect(Ipv4Addr::LOCALHOST, b"").is_err());
     assert_eq!(setup.count("faults"), faults + 1);
 }
 
@@ -282,12 +279,13 @@ fn connections_of_an_address_are_counted_behind_haproxy() {
 fn websocket_beside_a_web_site(kind: Kind) -> String {
     let setup = Setup::start(kind, "websocket", &[WSS, WS, BEHIND_WS, LOOK]);
     let (ws, wss) = (setup.example.addr(WS), setup.example.addr(WSS));
-    let ca = setup.certs.path("ca.crt");
-    for address in [format!("{ws}"), format!("localhost:{} --ca {}", wss.port(), ca.display())] {
-        let mut args: Vec<&str> = ["ws"].into_iter().chain(address.split(' ')).collect();
-        args.extend(["--login", LOGIN.0, LOGIN.1]);
-        paho_round(&args);
-    }
+    let secure = format!("localhost:{} --ca {}", wss.port(), setup.certs.path("ca.crt").display());
+    // Beside each other: each waits most of its time.
+    std::thread::scope(|scope| {
+        for address in [ws.to_string(), secure] {
+            scope.spawn(move || paho_round(&format!("ws {address} --login {} {}", LOGIN.0, LOGIN.1)));
+        }
+    });
     // What is not /mqtt is not Ferrule's.
     let accepted = setup.count("accepted");
     let mut socket = TcpStream::connect(ws).unwrap();

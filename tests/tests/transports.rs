@@ -91,18 +91,23 @@ fn paho_on_every_transport() {
     let (node, unix) = everywhere(&certs);
     // Its certificate is for localhost.
     let addr = |index: usize| format!("localhost:{}", node.listener(index).port());
-    let file = |name: &str| certs.path(name).to_str().unwrap().to_owned();
-    let ca = file("ca.crt");
-    for args in [
-        vec!["tcp", &addr(TLS), "--ca", &ca, "--tls", "1.2", "--alpn", "mqtt"],
-        vec!["tcp", &addr(TLS13), "--ca", &ca, "--tls", "1.3"],
-        vec!["tcp", &addr(MUTUAL), "--ca", &ca, "--cert", &file("press-7.crt"), "--key", &file("press-7.key")],
-        vec!["ws", &addr(WS)],
-        vec!["ws", &addr(WSS), "--ca", &ca],
-        vec!["unix", unix.to_str().unwrap()],
-    ] {
-        paho_round(&args);
-    }
+    let ca = format!("--ca {}", certs.path("ca.crt").display());
+    let [cert, key] = ["press-7.crt", "press-7.key"].map(|name| certs.path(name));
+    let identity = format!("--cert {} --key {}", cert.display(), key.display());
+    let rounds = [
+        format!("tcp {} {ca} --tls 1.2 --alpn mqtt", addr(TLS)),
+        format!("tcp {} {ca} --tls 1.3", addr(TLS13)),
+        format!("tcp {} {ca} {identity}", addr(MUTUAL)),
+        format!("ws {}", addr(WS)),
+        format!("ws {} {ca}", addr(WSS)),
+        format!("unix {}", unix.display()),
+    ];
+    // Beside each other: each waits most of its time.
+    std::thread::scope(|scope| {
+        for args in &rounds {
+            scope.spawn(|| paho_round(args));
+        }
+    });
 }
 
 #[test]
@@ -418,15 +423,16 @@ fn listeners_have_users_and_limits_of_their_own() {
     let third = listener("anonymous = true\nprotocol = \"ws\"");
     let config = Config::edge().closed().extra(&first).extra(&second).extra(&third);
     let node = Node::start(&config.extra(users).extra(limits));
-    let [closed, any, small, open] =
-        [0, 1, 2, 3].map(|index| (Dial::tcp(node.listener(index)), index)).map(|(dial, index)| {
-            if index == 3 { dial.ws() } else { dial }
-        });
+    let [closed, any, small, open] = [0, 1, 2, 3]
+        .map(|index| (Dial::tcp(node.listener(index)), index))
+        .map(|(dial, index)| if index == 3 { dial.ws() } else { dial });
     let (plain, inside) = (Options::v5("c"), Options::v5("c").login("inside", EDGE_PASSWORD));
     let outside = Options::v5("c").login("outside", EDGE_PASSWORD);
     let answers: Vec<_> = [&closed, &any, &small, &open]
         .iter()
-        .map(|dial| [&plain, &inside, &outside].map(|options| dial.try_connect(options).unwrap().1.connack().0.0))
+        .map(|dial| {
+            [&plain, &inside, &outside].map(|options| dial.try_connect(options).unwrap().1.connack().0.0)
+        })
         .collect();
     assert_eq!(answers, [[0x87, 0, 0], [0x87, 0, 0x87], [0x87, 0, 0], [0, 0, 0]]);
 

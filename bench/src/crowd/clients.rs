@@ -1,7 +1,7 @@
 //! The clients themselves: connections, pings, the publisher (the design is in the module above).
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::outcome::{CrowdError, CrowdOutcome, CrowdWatched};
 use super::plan::{CrowdPlan, Reach};
+use crate::carrier::{Carrier, PROXY_HEADER};
 use crate::procfs;
 use crate::tally::Latency;
 use crate::wire::{self, Hello, Incoming, Template, Version};
@@ -36,6 +37,7 @@ enum Phase {
 struct Conn {
     /// None once it has ended.
     socket: Option<TcpStream>,
+    carrier: Carrier,
     phase: Phase,
 }
 
@@ -54,6 +56,8 @@ pub(super) struct Crowd {
     conns: Vec<Conn>,
     /// Starts of frames whose rest has not come: seldom any.
     partial: HashMap<usize, Vec<u8>>,
+    /// What layers that are not open yet could not take: at most a CONNECT each.
+    greetings: HashMap<usize, Vec<u8>>,
     /// When who pings next, in nanoseconds; in order.
     pings: VecDeque<(u64, u32)>,
     /// Pairs of local and remote address that were tried.
@@ -77,6 +81,7 @@ impl Crowd {
             epoch: Instant::now(),
             conns: Vec::new(),
             partial: HashMap::new(),
+            greetings: HashMap::new(),
             pings: VecDeque::new(),
             dealt: 0,
             ready: 0,
@@ -219,7 +224,8 @@ impl Crowd {
         let mut socket = self.dial().map_err(failed)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut socket, Token(at), interest).map_err(failed)?;
-        self.conns.push(Conn { socket: Some(socket), phase: Phase::Connecting });
+        let carrier = Carrier::new(self.plan.over);
+        self.conns.push(Conn { socket: Some(socket), carrier, phase: Phase::Connecting });
         Ok(())
     }
 
@@ -272,16 +278,36 @@ impl Crowd {
         let mut out = Vec::with_capacity(64);
         wire::connect(&mut out, &hello);
         self.conns[index].phase = Phase::Greeting;
+        if self.plan.proxy_header {
+            let Some(socket) = &mut self.conns[index].socket else { return };
+            if let Err(error) = socket.write(&PROXY_HEADER) {
+                return self.ended(index, error); // 28 bytes that a fresh socket always takes
+            }
+        }
         self.send(index, &out);
     }
 
-    /// Writes a few bytes: a socket that does not take them has a peer that does not read.
+    /// Writes a few bytes: a socket that does not take them has a peer that does not read. What a WebSocket does not take before it
+    /// is open is kept as its greeting.
     fn send(&mut self, index: usize, bytes: &[u8]) {
-        let Some(socket) = &mut self.conns[index].socket else { return };
-        match socket.write(bytes) {
+        let conn = &mut self.conns[index];
+        let Some(socket) = &mut conn.socket else { return };
+        match conn.carrier.write(socket, bytes) {
             Ok(wrote) if wrote == bytes.len() => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock && conn.carrier.is_layer() => {
+                self.greetings.entry(index).or_default().extend_from_slice(bytes);
+            }
             Ok(_) => self.ended(index, "the broker does not read"),
             Err(error) => self.ended(index, error),
+        }
+    }
+
+    /// Writes what a layer could not take before its peer had answered.
+    fn go_on(&mut self, index: usize) {
+        let conn = &self.conns[index];
+        if conn.carrier.wants_write() || self.greetings.contains_key(&index) {
+            let greeting = self.greetings.remove(&index).unwrap_or_default();
+            self.send(index, &greeting);
         }
     }
 
@@ -306,6 +332,7 @@ impl Crowd {
             conn.phase = Phase::Closed;
             self.closed += 1;
             self.partial.remove(&index);
+            self.greetings.remove(&index);
         }
     }
 
@@ -356,8 +383,9 @@ impl Crowd {
             }
         }
         while !self.publisher.out.is_empty() {
-            let Some(socket) = &mut self.conns[index].socket else { return };
-            match socket.write(&self.publisher.out) {
+            let conn = &mut self.conns[index];
+            let Some(socket) = &mut conn.socket else { return };
+            match conn.carrier.write(socket, &self.publisher.out) {
                 Ok(wrote) => drop(self.publisher.out.drain(..wrote)),
                 // Turns are 5 ms at the longest: it is tried again then.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -371,15 +399,15 @@ impl Crowd {
         loop {
             let kept = self.partial.remove(&index).unwrap_or_default();
             buffer[..kept.len()].copy_from_slice(&kept);
-            let Some(socket) = &mut self.conns[index].socket else { return };
-            let got = match socket.read(&mut buffer[kept.len()..]) {
-                Ok(0) => return self.ended(index, "closed by the broker"),
-                Ok(got) => got,
+            let conn = &mut self.conns[index];
+            let Some(socket) = &mut conn.socket else { return };
+            let got = match conn.carrier.read(socket, &mut buffer[kept.len()..]) {
+                Ok(got) => got.bytes,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if !kept.is_empty() {
                         self.partial.insert(index, kept);
                     }
-                    return;
+                    return self.go_on(index);
                 }
                 Err(error) => return self.ended(index, error),
             };

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, ValueEnum};
 
+use crate::carrier::Over;
+
 /// Whom the last part reaches, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Reach {
@@ -21,6 +23,12 @@ pub struct CrowdPlan {
     /// The broker; several addresses of it take turns.
     #[arg(long, default_value = "127.0.0.1:1883")]
     pub addr: Vec<SocketAddr>,
+    /// What carries MQTT.
+    #[arg(long, value_enum, default_value = "tcp")]
+    pub over: Over,
+    /// Connections begin with a PROXY header, version 2.
+    #[arg(long)]
+    pub proxy_header: bool,
     /// Clients.
     #[arg(long, short = 'n', default_value_t = 1000)]
     pub clients: u32,
@@ -66,6 +74,10 @@ impl CrowdPlan {
         let reach =
             self.reach.to_possible_value().map_or_else(String::new, |name| name.get_name().to_owned());
         let mut args: Vec<String> = self.addr.iter().map(|addr| format!("--addr={addr}")).collect();
+        args.extend(self.over.to_arg());
+        if self.proxy_header {
+            args.push("--proxy-header".to_owned());
+        }
         args.extend([
             format!("--clients={}", self.clients),
             format!("--connecting={}", self.connecting),

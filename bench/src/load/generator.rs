@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -11,6 +11,7 @@ use mio::{Events, Interest, Poll, Token};
 use super::head::{self, Head};
 use super::outcome::{LoadError, Outcome, SETUP, Watched};
 use super::plan::{Plan, Shape};
+use crate::carrier::Carrier;
 use crate::procfs;
 use crate::tally::{Arrival, Latency, Stream};
 use crate::wire::{self, Ack, Hello, Incoming, Template};
@@ -33,6 +34,7 @@ enum Phase {
 
 struct Conn {
     socket: TcpStream,
+    carrier: Carrier,
     phase: Phase,
     /// The start of a frame whose rest has not come.
     partial: Vec<u8>,
@@ -195,6 +197,7 @@ impl Generator {
         // `blocked`: the first writable event says that the connection stands.
         self.conns.push(Conn {
             socket,
+            carrier: Carrier::new(self.plan.over),
             phase: Phase::Connecting,
             partial: Vec::new(),
             out,
@@ -263,7 +266,7 @@ impl Generator {
     fn part(&mut self) {
         for conn in &mut self.conns {
             wire::disconnect(&mut conn.out);
-            let _ = conn.socket.write(&conn.out[conn.out_at..]);
+            let _ = conn.carrier.write(&mut conn.socket, &conn.out[conn.out_at..]);
         }
     }
 
@@ -500,8 +503,14 @@ impl Generator {
             let kept = conn.partial.len();
             buffer[..kept].copy_from_slice(&conn.partial);
             conn.partial.clear();
-            let got = match conn.socket.read(&mut buffer[kept..]) {
-                Ok(0) => return Err(self.closed(index, "closed by the broker")),
+            let read = conn.carrier.read(&mut conn.socket, &mut buffer[kept..]);
+            // What a layer read may be what it waited for before it writes.
+            if conn.carrier.is_layer() && (conn.carrier.wants_write() || conn.blocked) {
+                conn.blocked = false;
+                self.mark_dirty(index);
+            }
+            let conn = &mut self.conns[index];
+            let got = match read {
                 Ok(got) => got,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     conn.partial.extend_from_slice(&buffer[..kept]);
@@ -513,9 +522,8 @@ impl Generator {
                 }
                 Err(error) => return Err(self.closed(index, error)),
             };
-            let emptied = kept + got < buffer.len();
-            self.take(index, &buffer[..kept + got])?;
-            if emptied {
+            self.take(index, &buffer[..kept + got.bytes])?;
+            if got.emptied {
                 return Ok(());
             }
         }
@@ -671,8 +679,8 @@ impl Generator {
         for &index in &dirty {
             let conn = &mut self.conns[index];
             conn.dirty = false;
-            while !conn.blocked && conn.out_at < conn.out.len() {
-                match conn.socket.write(&conn.out[conn.out_at..]) {
+            while !conn.blocked && (conn.out_at < conn.out.len() || conn.carrier.wants_write()) {
+                match conn.carrier.write(&mut conn.socket, &conn.out[conn.out_at..]) {
                     Ok(wrote) => conn.out_at += wrote,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.blocked = true,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::carrier::Over;
 use crate::wire::Version;
 
 /// Who publishes to whom.
@@ -36,6 +37,9 @@ pub struct Plan {
     /// QoS of publications and subscriptions.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub qos: u8,
+    /// What carries MQTT.
+    #[arg(long, value_enum, default_value = "tcp")]
+    pub over: Over,
     /// MQTT 5 instead of 3.1.1.
     #[arg(long)]
     pub v5: bool,
@@ -90,6 +94,7 @@ impl Plan {
         args.push(format!("--shape={shape}"));
         args.push(format!("--clients={}", self.clients));
         args.push(format!("--qos={}", self.qos));
+        args.extend(self.over.to_arg());
         if self.v5 {
             args.push("--v5".to_owned());
         }

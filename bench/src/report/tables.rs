@@ -1,9 +1,10 @@
 //! What each table says: cells of figures, and what one has to know to read them.
 
-use crate::idle;
-use crate::result::{RowResult, Run};
+use crate::handshakes::{self, HandshakesOutcome};
+use crate::result::{self, HandshakesResult, RowResult, Run};
 use crate::rows::{RSS_BYTES_MAX, WORKERS};
 use crate::scale::{FILTERS_RATIO_MAX, FiltersResult};
+use crate::storm;
 
 /// The peer that ratios are to.
 const BASE: &str = "mosquitto";
@@ -11,6 +12,8 @@ const BASE: &str = "mosquitto";
 const FLOOR: &str = "floor";
 /// Whom the targets are for.
 const OURS: &str = "ferrule";
+/// The TLS server that handshakes are held against.
+const BARE: &str = "bare rustls";
 const NOTHING: &str = "-";
 
 /// Cells under a head; the first `names` columns are names, the rest numbers.
@@ -27,9 +30,12 @@ pub(super) fn all(run: &Run) -> Vec<Table> {
     let tables = [
         brokers(run),
         targets(run),
+        carried(run),
         variants(run),
         workers(run),
         idle(run),
+        handshakes(run),
+        storms(run),
         sessions(run),
         filters(run),
         pipeline(run),
@@ -84,14 +90,15 @@ fn name(row: &RowResult) -> String {
     if failed { format!("{} FAILED", row.peer) } else { row.peer.clone() }
 }
 
-fn brokers(run: &Run) -> Table {
+/// One line for each row and peer, with ratios to the others of the same row.
+fn lines(rows: &[RowResult]) -> Vec<Vec<String>> {
     let cells = |row: &RowResult| {
         vec![
             row.row.clone(),
             name(row),
             number(row.cpu_us(), 2),
-            number(ratio(row, of(&run.rows, row, BASE)), 3),
-            number(ratio(row, of(&run.rows, row, FLOOR)), 2),
+            number(ratio(row, of(rows, row, BASE)), 3),
+            number(ratio(row, of(rows, row, FLOOR)), 2),
             number(row.rate(), 0),
             number(p50(row), 0),
             number(p99(row), 0),
@@ -101,6 +108,26 @@ fn brokers(run: &Run) -> Table {
             row.sum(|round| round.order_breaks).to_string(),
         ]
     };
+    rows.iter().map(cells).collect()
+}
+
+/// The heads of [`lines`].
+const LINES: [&str; 12] = [
+    "row",
+    "peer",
+    "CPU us/msg",
+    "to mosquitto",
+    "to floor",
+    "msg/s",
+    "p50 us",
+    "p99 us",
+    "RSS MiB",
+    "lost",
+    "dup",
+    "order breaks",
+];
+
+fn brokers(run: &Run) -> Table {
     Table {
         title: "Brokers side by side",
         text: "The same work, a freshly started broker each time, in turns, medians of the rounds. *CPU us/msg* is the broker's \
@@ -111,11 +138,78 @@ fn brokers(run: &Run) -> Table {
              when a message was due. *lost*, *dup* and *order breaks* are sums over all rounds."
             .to_owned(),
         names: 2,
+        head: LINES.to_vec(),
+        rows: lines(&run.rows),
+    }
+}
+
+fn carried(run: &Run) -> Table {
+    Table {
+        title: "TLS and WebSocket",
+        text: "The same ten pairs as above, carried by TLS (1.3; a certificate with an ECDSA key) and by WebSocket. The floor has neither."
+            .to_owned(),
+        names: 2,
+        head: LINES.to_vec(),
+        rows: lines(&run.carried),
+    }
+}
+
+fn handshakes(run: &Run) -> Table {
+    let bare =
+        |row: &str| run.handshakes.iter().find(|other| other.row == row && other.peer == BARE)?.cpu_us();
+    let rows = run.handshakes.iter().map(|row| {
+        let cpu_us = row.cpu_us();
+        let last = row.rounds.last();
+        let median =
+            |figure: fn(&HandshakesOutcome) -> f64| result::median(row.rounds.iter().map(figure).collect());
+        vec![
+            row.row.clone(),
+            if last.is_none() { format!("{} FAILED", row.peer) } else { row.peer.clone() },
+            number(cpu_us, 1),
+            number(cpu_us.map(|us| 1e6 / us), 0),
+            number(cpu_us.and_then(|us| Some(bare(&row.row)? / us)).filter(|_| row.peer != BARE), 2),
+            number(median(|round| round.full as f64), 0),
+            number(median(|round| round.resumed as f64), 0),
+            number(median(|round| round.latency.p50_us), 0),
+            number(median(|round| round.latency.p99_us), 0),
+        ]
+    });
+    Table {
+        title: "TLS handshakes",
+        text: "64 handshakes at once, each on a connection of its own, one after the other; done when the client has its session ticket. *to \
+             bare rustls* is what a core does of them beside a server that does nothing else (`bench/src/handshakes.rs`): the ratio of its \
+             CPU time to this one's."
+            .to_owned(),
+        names: 2,
         head: vec![
-            "row", "peer", "CPU us/msg", "to mosquitto", "to floor", "msg/s", "p50 us", "p99 us", "RSS MiB", "lost", "dup",
-            "order breaks",
+            "row", "peer", "CPU us each", "a second and core", "to bare rustls", "whole", "resumed", "p50 us", "p99 us",
         ],
-        rows: run.rows.iter().map(cells).collect(),
+        rows: rows.collect(),
+    }
+}
+
+fn storms(run: &Run) -> Table {
+    let rows = run.storms.iter().map(|row| {
+        let p99 = row.p99_us();
+        vec![
+            row.row.clone(),
+            if p99.is_none() { format!("{} FAILED", row.peer) } else { row.peer.clone() },
+            number(p99.map(|(quiet, _)| quiet), 0),
+            number(p99.map(|(_, storm)| storm), 0),
+            number(p99.map(|(quiet, storm)| storm / quiet), 2),
+            row.lost().to_string(),
+            number(result::median(row.served.clone()), 0),
+        ]
+    });
+    Table {
+        title: "Storms",
+        text: "Ten pairs, QoS 1, 2,000 messages a second at even distances, alone and while so many clients come at once. Handshakes: \
+             5,000 going on at any moment, all the time, on the listener of the pairs; connections: once, while it is measured. *served* is how \
+             many of the storm's were served a second. The generators share a core, so the storm's runs at the lowest priority."
+            .to_owned(),
+        names: 2,
+        head: vec!["storm", "peer", "p99 us alone", "p99 us in the storm", "ratio", "lost", "served a second"],
+        rows: rows.collect(),
     }
 }
 
@@ -147,8 +241,28 @@ pub(super) fn targets(run: &Run) -> Table {
         cells
     };
     for row in run.idle.iter().filter(|row| row.peer == OURS) {
-        if let Some(bytes) = row.bytes_each() {
-            rows.push(single(format!("{}: bytes each", row.row), bound(Some(bytes), idle::BYTES_MAX, 0)));
+        if let Some((bytes, most)) = row.bytes_each().zip(row.bytes_max) {
+            rows.push(single(format!("{}: bytes each", row.row), bound(Some(bytes), most, 0)));
+        }
+    }
+    for row in run.handshakes.iter().filter(|row| row.peer == OURS) {
+        let bare = run.handshakes.iter().find(|other| other.row == row.row && other.peer == BARE);
+        if let Some((bare, ours)) = bare.and_then(HandshakesResult::cpu_us).zip(row.cpu_us()) {
+            let text = format!(
+                "{:.2} >= {:.2} {}",
+                bare / ours,
+                handshakes::RATIO_MIN,
+                verdict(bare / ours >= handshakes::RATIO_MIN)
+            );
+            rows.push(single(format!("{}: to bare rustls", row.row), text));
+        }
+    }
+    for row in run.storms.iter().filter(|row| row.peer == OURS) {
+        if let Some((quiet, storm)) = row.p99_us() {
+            rows.push(single(
+                format!("{}: the others' p99", row.row),
+                bound(Some(storm / quiet), storm::RATIO_MAX, 2),
+            ));
         }
     }
     if let Some(ratio) = run.filters.as_ref().and_then(FiltersResult::ratio) {

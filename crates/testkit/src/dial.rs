@@ -15,11 +15,11 @@ use std::time::Duration;
 use ferrule_mqtt::Version;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
+use rustls::{ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
 use tungstenite::error::ProtocolError;
 use tungstenite::{ClientRequestBuilder, HandshakeError, Message, WebSocket};
 
-pub use rustls::HandshakeKind;
+pub use rustls::{ClientConfig, HandshakeKind};
 
 use crate::wire::{Client, Frame, Options, PATIENCE};
 
@@ -263,6 +263,7 @@ pub struct Dial {
     path: Option<String>,
     source: Option<IpAddr>,
     receive_buffer: Option<usize>,
+    preface: Vec<u8>,
 }
 
 #[derive(Debug, Clone)]
@@ -273,7 +274,7 @@ enum To {
 
 impl Dial {
     fn new(to: To) -> Self {
-        Self { to, tls: None, path: None, source: None, receive_buffer: None }
+        Self { to, tls: None, path: None, source: None, receive_buffer: None, preface: Vec::new() }
     }
 
     /// TCP.
@@ -320,12 +321,19 @@ impl Dial {
         self
     }
 
+    /// Bytes that come before everything else: a PROXY header.
+    #[must_use]
+    pub fn preface(mut self, bytes: &[u8]) -> Self {
+        self.preface = bytes.to_vec();
+        self
+    }
+
     /// The socket alone.
     ///
     /// # Errors
     /// Those of connecting, within 10 s.
     pub fn open_socket(&self) -> io::Result<Box<dyn Channel>> {
-        let channel: Box<dyn Channel> = match &self.to {
+        let mut channel: Box<dyn Channel> = match &self.to {
             To::Unix(path) => Box::new(UnixStream::connect(path)?),
             To::Tcp(addr) => {
                 let socket =
@@ -344,6 +352,7 @@ impl Dial {
         };
         channel.set_write_timeout(Some(PATIENCE))?;
         channel.set_read_timeout(Some(PATIENCE))?;
+        channel.write_all(&self.preface)?;
         Ok(channel)
     }
 
@@ -363,6 +372,38 @@ impl Dial {
             conn.complete_io(&mut socket)?;
         }
         Ok(StreamOwned::new(conn, socket))
+    }
+
+    /// The ClientHello that opens TLS, and the connection that wrote it.
+    ///
+    /// # Panics
+    /// Without [`Self::tls`].
+    #[must_use]
+    pub fn client_hello(&self) -> (Vec<u8>, ClientConnection) {
+        let (config, name) = self.tls.as_ref().expect("a dial with TLS");
+        let mut conn =
+            ClientConnection::new(Arc::clone(config), name.clone()).expect("rustls takes its configuration");
+        (pending(&mut conn), conn)
+    }
+
+    /// Goes through a handshake of TLS 1.3 up to the client's last flight, which is handed over unsent.
+    ///
+    /// # Errors
+    /// As [`Self::open_tls`].
+    ///
+    /// # Panics
+    /// As [`Self::client_hello`].
+    pub fn stop_before_finished(&self) -> io::Result<(Box<dyn Channel>, Vec<u8>)> {
+        let mut socket = self.open_socket()?;
+        let (hello, mut conn) = self.client_hello();
+        socket.write_all(&hello)?;
+        while conn.is_handshaking() {
+            if conn.read_tls(&mut socket)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            conn.process_new_packets().map_err(invalid)?;
+        }
+        Ok((socket, pending(&mut conn)))
     }
 
     /// All of it: what MQTT is written to.
@@ -409,6 +450,15 @@ impl Dial {
     }
 }
 
+/// What TLS has to say.
+fn pending(conn: &mut ClientConnection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while conn.wants_write() {
+        conn.write_tls(&mut bytes).expect("a vector takes everything");
+    }
+    bytes
+}
+
 /// The request of an upgrade to MQTT over WebSocket at [`WS_PATH`], with more header lines (each with its line end).
 #[must_use]
 pub fn upgrade_request(more: &str) -> Vec<u8> {
@@ -445,6 +495,26 @@ pub fn ws_head(first: u8, len: u64) -> Vec<u8> {
     }
     head.extend(WS_MASK);
     head
+}
+
+/// The code of the close frame that a server's bytes, from the start of a WebSocket, end in; `None` if they end otherwise.
+#[must_use]
+pub fn ws_close_code(mut bytes: &[u8]) -> Option<u16> {
+    let mut code = None;
+    while let [first, short, rest @ ..] = bytes {
+        let (len, rest) = match short {
+            126 => rest.split_first_chunk().map(|(len, rest)| (u64::from(u16::from_be_bytes(*len)), rest))?,
+            127 => rest.split_first_chunk().map(|(len, rest)| (u64::from_be_bytes(*len), rest))?,
+            short => (u64::from(*short), rest),
+        };
+        let (payload, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+        code = match payload {
+            [high, low, ..] if *first == 0x88 => Some(u16::from_be_bytes([*high, *low])),
+            _ => None,
+        };
+        bytes = rest;
+    }
+    code
 }
 
 /// The mask of [`ws_frame`]: any will do.

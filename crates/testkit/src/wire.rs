@@ -100,6 +100,41 @@ impl Options {
         self.auto_ack = false;
         self
     }
+
+    /// The bytes of its CONNECT.
+    ///
+    /// # Errors
+    /// `InvalidData` when it cannot be encoded.
+    pub fn connect(&self) -> io::Result<Vec<u8>> {
+        let mut properties = PropertiesBuf::new();
+        if self.version == Version::V5 {
+            if let Some(seconds) = self.session_expiry {
+                properties.push(Property::SessionExpiryInterval(seconds)).map_err(invalid)?;
+            }
+            if let Some(maximum) = self.receive_maximum {
+                properties.push(Property::ReceiveMaximum(maximum)).map_err(invalid)?;
+            }
+        }
+        let will = self.will.as_ref().map(|(topic, payload, qos, retain)| Will {
+            qos: *qos,
+            retain: *retain,
+            properties: Properties::EMPTY,
+            topic,
+            payload,
+        });
+        let connect = Packet::Connect(Connect {
+            version: self.version,
+            clean_start: self.clean_start,
+            bridge: false,
+            keep_alive: self.keep_alive,
+            properties: properties.as_properties(),
+            client_id: &self.client_id,
+            will,
+            username: self.login.as_ref().map(|(name, _)| name.as_str()),
+            password: self.login.as_ref().map(|(_, password)| password.as_bytes()),
+        });
+        encoded(&connect, self.version)
+    }
 }
 
 /// A received packet, kept: decoded again when looked at.
@@ -230,46 +265,12 @@ impl Client {
     /// Those of the connection; `InvalidData` when something else than a CONNACK came.
     pub fn try_login(mut self, options: &Options) -> io::Result<(Self, Frame)> {
         self.auto_ack = options.auto_ack;
-        self.send_connect(options)?;
+        self.send_raw(&options.connect()?)?;
         let frame = self.recv(PATIENCE)?;
         match frame.packet() {
             Packet::Connack(_) => Ok((self, frame)),
             other => Err(invalid(format!("wanted a CONNACK, got {other:?}"))),
         }
-    }
-
-    /// Writes the CONNECT of `options`.
-    ///
-    /// # Errors
-    /// Those of [`Self::send`].
-    pub fn send_connect(&mut self, options: &Options) -> io::Result<()> {
-        let mut properties = PropertiesBuf::new();
-        if options.version == Version::V5 {
-            if let Some(seconds) = options.session_expiry {
-                properties.push(Property::SessionExpiryInterval(seconds)).map_err(invalid)?;
-            }
-            if let Some(maximum) = options.receive_maximum {
-                properties.push(Property::ReceiveMaximum(maximum)).map_err(invalid)?;
-            }
-        }
-        let will = options.will.as_ref().map(|(topic, payload, qos, retain)| Will {
-            qos: *qos,
-            retain: *retain,
-            properties: Properties::EMPTY,
-            topic,
-            payload,
-        });
-        self.send(&Packet::Connect(Connect {
-            version: options.version,
-            clean_start: options.clean_start,
-            bridge: false,
-            keep_alive: options.keep_alive,
-            properties: properties.as_properties(),
-            client_id: &options.client_id,
-            will,
-            username: options.login.as_ref().map(|(name, _)| name.as_str()),
-            password: options.login.as_ref().map(|(_, password)| password.as_bytes()),
-        }))
     }
 
     /// Connects and is accepted; also says whether the broker had a session.
@@ -310,9 +311,7 @@ impl Client {
     /// # Errors
     /// Those of the socket; `InvalidData` when it cannot be encoded.
     pub fn send(&mut self, packet: &Packet<'_>) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        packet.encode(self.version, &mut bytes).map_err(invalid)?;
-        self.send_raw(&bytes)
+        self.send_raw(&encoded(packet, self.version)?)
     }
 
     /// Writes bytes as they are.
@@ -610,6 +609,16 @@ impl Client {
         let disconnect = Disconnect { reason: ReasonCode::SUCCESS, properties: Properties::EMPTY };
         let _ = self.send(&Packet::Disconnect(disconnect)); // the broker has gone: then it is disconnected too
     }
+}
+
+/// The bytes of a packet.
+///
+/// # Errors
+/// `InvalidData` when it cannot be encoded.
+pub fn encoded(packet: &Packet<'_>, version: Version) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    packet.encode(version, &mut bytes).map_err(invalid)?;
+    Ok(bytes)
 }
 
 /// The acknowledgement in a packet.

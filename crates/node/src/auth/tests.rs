@@ -6,8 +6,27 @@ use std::time::Duration;
 /// Of the least cost that Argon2 has.
 fn cheap(password: &str) -> PasswordHash {
     let params = Params::new(8, 1, 1, None).unwrap();
-    let argon2 = Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     PasswordHash(Box::new(argon2.hash_password(password.as_bytes()).unwrap()))
+}
+
+#[test]
+fn memory_is_used_again_whatever_was_in_it() {
+    let hash = |m, t, p, version, password: &str| {
+        let argon2 = Argon2::new(Algorithm::Argon2id, version, Params::new(m, t, p, None).unwrap());
+        PasswordHash(Box::new(argon2.hash_password(password.as_bytes()).unwrap()))
+    };
+    let small = hash(8, 1, 1, Version::V0x13, "small");
+    let large = hash(64, 3, 2, Version::V0x13, "large");
+    let old = hash(32, 2, 1, Version::V0x10, "old");
+    let mut memory = Vec::new();
+    for _ in 0..2 {
+        for (hash, right) in [(&small, "small"), (&large, "large"), (&old, "old")] {
+            assert_eq!(hash.verify(right.as_bytes(), &mut memory), Ok(true), "{right}");
+            assert_eq!(hash.verify(b"wrong", &mut memory), Ok(false), "{right}");
+        }
+    }
+    assert_eq!(memory.len(), 64, "the largest");
 }
 
 type Answers = Receiver<(u64, Result<Principal, Refused>)>;
@@ -186,7 +205,8 @@ fn dropping_ends_the_threads() {
 #[test]
 fn hashes() {
     let hash = PasswordHash::of(b"p").unwrap();
-    assert!(hash.verify(b"p").unwrap() && !hash.verify(b"q").unwrap());
+    let mut memory = Vec::new();
+    assert!(hash.verify(b"p", &mut memory).unwrap() && !hash.verify(b"q", &mut memory).unwrap());
     assert!(hash.reveal().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "OWASP's cost");
     assert_eq!(PasswordHash::parse(&hash.reveal()), Ok(hash.clone()));
     assert_ne!(PasswordHash::of(b"p").unwrap(), hash, "a salt of its own");
