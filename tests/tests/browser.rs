@@ -17,7 +17,8 @@ fn edge_and_query(certs: &Certs, steps: &str) -> (Node, String) {
     };
     let config = Config::edge().extra(&listener(ws, "")).extra(&listener(wss, &certs.tls("")));
     // By the name in the certificate.
-    let query = format!("steps={steps}&urls=ws://localhost:{}/mqtt,wss://localhost:{}/mqtt", ws.port(), wss.port());
+    let query =
+        format!("steps={steps}&urls=ws://localhost:{}/mqtt,wss://localhost:{}/mqtt", ws.port(), wss.port());
     (Node::start(&config), query)
 }
 
@@ -54,7 +55,8 @@ fn mqttjs_comes_back_to_its_session_after_a_kill_of_the_broker() {
     edge.restart();
     all("back");
     for client in CLIENTS {
-        let mut publisher = Reach::tcp(edge.addr()).publisher("mqttv5", &format!("-q 1 -t t/{client}/ask -m"));
+        let mut publisher =
+            Reach::tcp(edge.addr()).publisher("mqttv5", &format!("-q 1 -t t/{client}/ask -m"));
         assert!(publisher.arg("from mosquitto").status().unwrap().success());
     }
     all("done");

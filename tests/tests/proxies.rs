@@ -26,6 +26,8 @@ const BEHIND_WS: u16 = 8083;
 const LOOK: u16 = 1883;
 const BEHIND_2: u16 = 2884;
 const LOOK_2: u16 = 2883;
+/// Where HAProxies tell each other of clients.
+const PEERS: u16 = 10883;
 
 /// The user of the examples.
 const LOGIN: (&str, &str) = ("press-7", "test-only-not-a-secret");
@@ -151,7 +153,7 @@ fn publish_reason(client: &mut Client, topic: &str) -> ReasonCode {
     ack(&frame.packet()).unwrap().1.reason
 }
 
-/// What came instead of a connection: a client's name may do what `[certificate]` says of it, and no more.
+/// The name in a client's certificate may do what `[certificate]` says of it, and no more.
 fn a_certificate_decides(setup: &Setup) {
     for name in ["press-7", "press-8"] {
         // Another user name in the CONNECT changes nothing.
@@ -329,7 +331,8 @@ struct Nodes {
 impl Nodes {
     fn start(kind: Kind) -> Self {
         let certs = Certs::local(&[]);
-        let ports = [MQTTS, BEHIND, BEHIND_2, LOOK, LOOK_2];
+        let mut ports = vec![MQTTS, BEHIND, BEHIND_2, LOOK, LOOK_2];
+        ports.extend(matches!(kind, Kind::Haproxy).then_some(PEERS));
         let example = kind.example("nodes", &["node-1.toml", "node-2.toml"], &ports, &certs);
         let node = |name: &str, look| Node::start(&example.edge(&format!("{name}.toml"), name, look));
         let nodes = [node("node-1", LOOK), node("node-2", LOOK_2)];
@@ -415,24 +418,54 @@ fn haproxy_spreads_clients_and_skips_a_dead_node() {
 
 #[test]
 fn haproxy_brings_a_client_back_to_its_session() {
-    let nodes = Nodes::start(Kind::Haproxy);
-    for (n, options) in [Options::v4, Options::v5].into_iter().cycle().take(6).enumerate() {
-        let options = options(&format!("s{n}")).login(LOGIN.0, LOGIN.1).persistent();
-        let (client, session_present) = nodes.connect(&options);
-        assert!(!session_present);
-        client.disconnect();
-        // However many others there are on its node.
-        let others = nodes.clients(100 * n..100 * n + 3);
-        assert!(nodes.connect(&options).1, "{options:?}");
-        drop(others);
+    let mut nodes = Nodes::start(Kind::Haproxy);
+    let options = [Options::v4, Options::v5].into_iter().cycle().take(6).enumerate();
+    let options: Vec<Options> =
+        options.map(|(n, options)| options(&format!("s{n}")).login(LOGIN.0, LOGIN.1).persistent()).collect();
+    // All at once, so that there are some on either node.
+    let first: Vec<(Client, bool)> = options.iter().map(|options| nodes.connect(options)).collect();
+    assert!(first.iter().all(|(_, session_present)| !session_present));
+    drop(first);
+    // However many others there are on its node, and after a reload.
+    let others = nodes.clients(0..5);
+    for options in &options {
+        assert!(nodes.connect(options).1, "{options:?}");
     }
+    drop(others);
+    let before = nodes.proxy.workers().len();
+    nodes.proxy.reload();
+    until(PATIENCE, "the old process has told the new one and ended", || {
+        (nodes.proxy.workers().len() == before).then_some(())
+    });
+    let others = nodes.clients(5..10);
+    for options in &options {
+        assert!(nodes.connect(options).1, "{options:?}, after a reload");
+    }
+    // When its node is gone it begins anew on the other one, and stays there.
+    nodes.nodes[0].kill9();
+    let moved: Vec<&Options> = options.iter().filter(|options| !nodes.connect(options).1).collect();
+    assert!(!moved.is_empty() && moved.len() < options.len(), "all sessions were on one node");
+    nodes.nodes[0].restart();
+    for options in moved {
+        assert!(nodes.connect(options).1, "{options:?}");
+    }
+    drop(others);
+
     // What is no MQTT does not get through.
-    let accepted = || nodes.nodes.iter().map(|node| node.status()["connections"].as_u64().unwrap()).sum::<u64>();
-    until(PATIENCE, "nobody is connected", || (accepted() == 0).then_some(()));
     let dial = Dial::tcp(nodes.proxy.addr()).tls(&nodes.certs.trust().config(), "localhost");
     let mut stranger = dial.client(Options::v5("").version).unwrap();
     stranger.send_raw(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     assert!(stranger.recv(Duration::from_secs(5)).is_err());
+    // Nor has a health check, which is a connection without MQTT, been taken for a fault.
+    for node in &nodes.nodes {
+        let listener = || node.status()["listeners"][0].clone();
+        let before = count(&listener(), "accepted");
+        let now = until(PATIENCE, "a health check", || {
+            Some(listener()).filter(|listener| count(listener, "accepted") > before + 1)
+        });
+        assert_eq!(count(&now, "faults"), 0, "{now:#}");
+        node.assert_quiet_log();
+    }
 }
 
 // === the proxy itself ===

@@ -48,7 +48,7 @@ impl Browser {
         };
         let server = Server::start([
             ("/", "text/html", PAGE.to_owned()),
-            ("/mqtt.min.js", "text/javascript", read(&cached("mqtt/package/dist/mqtt.min.js"))),
+            ("/mqtt.min.js", "text/javascript", read(&cached("mqttjs-5.16.0.min.js"))),
             ("/test.js", "text/javascript", read(script)),
         ]);
         let program = Path::new("/usr/bin/chromium");
@@ -57,7 +57,13 @@ impl Browser {
         let process = Launch::new("chromium", program, folder.path().join("output.log"))
             .with_children()
             .env("HOME", folder.path())
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"])
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-dev-shm-usage",
+            ])
             // It would otherwise look for its maker's servers at every start.
             .args(["--no-first-run", "--disable-background-networking", "--disable-component-update"])
             .args(["--disable-sync", "--no-default-browser-check", "--disable-extensions"])

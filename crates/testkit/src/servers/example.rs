@@ -62,7 +62,8 @@ impl Example {
             match number.parse::<u16>() {
                 Ok(known) if is_port => {
                     let free = self.ports.get(&known);
-                    let free = free.unwrap_or_else(|| panic!("{name} has a port that was not named: {known}"));
+                    let free =
+                        free.unwrap_or_else(|| panic!("{name} has a port that was not named: {known}"));
                     unused.retain(|port| *port != known);
                     replaced.push_str(&free.to_string());
                 }
