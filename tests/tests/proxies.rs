@@ -324,7 +324,7 @@ fn websocket_through_haproxy_comes_from_the_client() {
 struct Nodes {
     proxy: Proxy,
     nodes: [Node; 2],
-    _example: Example,
+    example: Example,
     certs: Certs,
 }
 
@@ -337,7 +337,7 @@ impl Nodes {
         let node = |name: &str, look| Node::start(&example.edge(&format!("{name}.toml"), name, look));
         let nodes = [node("node-1", LOOK), node("node-2", LOOK_2)];
         let proxy = kind.start(&example, "nodes", MQTTS);
-        Self { proxy, nodes, _example: example, certs }
+        Self { proxy, nodes, example, certs }
     }
 
     fn connect(&self, options: &Options) -> (Client, bool) {
@@ -432,6 +432,7 @@ fn haproxy_brings_a_client_back_to_its_session() {
         assert!(nodes.connect(options).1, "{options:?}");
     }
     drop(others);
+    nodes.proxy.wait_peers(&nodes.example);
     let before = nodes.proxy.workers().len();
     nodes.proxy.reload();
     until(PATIENCE, "the old process has told the new one and ended", || {

@@ -1,7 +1,9 @@
 //! nginx and HAProxy, with a configuration of an [`Example`], run the way that their service units run them: a master process that takes
 //! signals, and workers that it forks.
 
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +12,9 @@ use crate::proc::{Launch, Process, children};
 
 /// How long a start, a reload and a stop may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the master process of HAProxy takes questions.
+const MASTER: &str = "haproxy.sock";
 
 /// A running proxy. Killed with all of its processes when dropped.
 #[derive(Debug)]
@@ -44,6 +49,7 @@ impl Proxy {
     #[must_use]
     pub fn haproxy(example: &Example, file: &str, known: u16) -> Self {
         let launch = launch(example, "haproxy").args(["-W", "-db", "-f"]).arg(example.path(file));
+        let launch = launch.arg("-S").arg(example.path(MASTER));
         Self::start(launch, "USR2", example.addr(known))
     }
 
@@ -71,6 +77,29 @@ impl Proxy {
     #[must_use]
     pub fn workers(&self) -> Vec<u32> {
         children(self.process.pid())
+    }
+
+    /// Waits until HAProxy has done with asking its peers for tables. Until then, which takes five seconds where there is nobody to
+    /// answer, it does not pass its own tables on to the process after a reload.
+    ///
+    /// # Panics
+    /// When it has not within 10 s.
+    pub fn wait_peers(&self, example: &Example) {
+        let ask = || -> std::io::Result<String> {
+            let mut socket = UnixStream::connect(example.path(MASTER))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.write_all(b"@1 show peers\n")?;
+            socket.shutdown(Shutdown::Write)?; // it waits for more questions otherwise
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        crate::until(PATIENCE, "HAProxy has asked its peers", || {
+            let answer = ask().ok()?;
+            let flags = answer.split("flags=0x").nth(1)?.split_whitespace().next()?;
+            // Of local and of remote ones.
+            (u32::from_str_radix(flags, 16).ok()? & 3 == 3).then_some(())
+        });
     }
 
     /// Makes it read its configuration again, and waits until there are new workers. The old ones may still take a connection.
