@@ -244,7 +244,9 @@ fn drive(dial: &mut Dial) -> io::Result<Option<HandshakeKind>> {
         }
         match tls.read_tls(socket) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(_) => drop(tls.process_new_packets().map_err(io::Error::other)?),
+            Ok(_) => {
+                tls.process_new_packets().map_err(io::Error::other)?;
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
         }

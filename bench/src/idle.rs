@@ -55,9 +55,8 @@ pub fn run(
             continue;
         }
         let plain = peers(over).into_iter().map(|peer| (peer, false));
-        for (peer, proxy_header) in
-            plain.chain(proxied.iter().cloned().filter(|_| over == Over::Tcp).map(|peer| (peer, true)))
-        {
+        let proxied = proxied.iter().filter(|_| over == Over::Tcp).map(|peer| (peer.clone(), true));
+        for (peer, proxy_header) in plain.chain(proxied) {
             said(&format!("{row}, {}", peer.name));
             let plan = CrowdPlan { over, proxy_header, ..plan.clone() };
             let (outcome, error) = match one(options, machine, &plan, &peer) {

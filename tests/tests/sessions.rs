@@ -298,12 +298,68 @@ fn no_local_and_retain_handling_are_heeded() {
 }
 
 #[test]
-fn shared_subscriptions_are_refused_in_words() {
+fn a_shared_subscription_gives_each_message_to_one_member() {
     let edge = edge();
-    let mut member = Client::connect(edge.addr(), &Options::v5("member"));
-    assert_eq!(member.subscribe("$share/g/jobs/#", QoS::AtLeastOnce), 0x9E);
-    let mut older = Client::connect(edge.addr(), &Options::v4("older"));
-    assert_eq!(older.subscribe("$share/g/jobs/#", QoS::AtLeastOnce), 0x80);
+    let mut members = [
+        Client::connect(edge.addr(), &Options::v5("m5")),
+        Client::connect(edge.addr(), &Options::v4("m4")),
+        Client::connect(edge.addr(), &Options::v5("m5-more")),
+    ];
+    for member in &mut members {
+        assert_eq!(member.subscribe("$share/g/jobs/#", QoS::AtLeastOnce), 1);
+        member.subscribe("fence/jobs", QoS::AtLeastOnce);
+    }
+    let mut sender = Client::connect(edge.addr(), &Options::v5("sender"));
+    let expected: Vec<String> = (0..30).map(|n| n.to_string()).collect();
+    for n in &expected {
+        sender.publish("jobs/a", n.as_bytes(), QoS::AtLeastOnce, false);
+    }
+    fence(edge.addr(), "fence/jobs");
+    let mut got: Vec<String> = Vec::new();
+    for member in &mut members {
+        let its = member.messages_until("fence/jobs");
+        assert_eq!(its.len(), 10, "in turn");
+        got.extend(its.iter().map(|message| message.text().to_owned()));
+    }
+    got.sort_by_key(|n| n.parse::<u32>().unwrap());
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn what_a_lost_member_had_not_acknowledged_goes_to_another() {
+    let edge = edge();
+    let mut lost = Client::connect(edge.addr(), &Options::v5("lost").manual_ack());
+    lost.subscribe("$share/g/jobs", QoS::AtLeastOnce);
+    let mut sender = Client::connect(edge.addr(), &Options::v5("sender"));
+    for n in 0..20 {
+        sender.publish("jobs", n.to_string().as_bytes(), QoS::AtLeastOnce, false);
+    }
+    for n in 0..20 {
+        assert_eq!(lost.expect_message().text(), n.to_string());
+    }
+    let mut other = Client::connect(edge.addr(), &Options::v4("other"));
+    other.subscribe("$share/g/jobs", QoS::AtLeastOnce);
+    drop(lost);
+    for n in 0..20 {
+        assert_eq!(other.expect_message().text(), n.to_string());
+    }
+}
+
+#[test]
+fn a_group_is_there_again_after_a_kill() {
+    let mut edge = edge();
+    let me = Options::v5("worker").persistent();
+    let mut worker = Client::connect(edge.addr(), &me);
+    worker.subscribe("$share/g/jobs/+", QoS::AtLeastOnce);
+    drop(worker);
+    edge.kill9();
+    edge.restart();
+    Client::connect(edge.addr(), &Options::v4("sender")).publish("jobs/1", b"one", QoS::AtLeastOnce, false);
+    edge.kill9();
+    edge.restart();
+    let (mut worker, present) = Client::connect_session(edge.addr(), &me);
+    assert!(present);
+    assert_eq!(worker.expect_message().text(), "one");
 }
 
 #[test]

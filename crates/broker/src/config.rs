@@ -9,6 +9,7 @@
 //! pool fills, those that have most get nothing more first, and there is always something left for the others (the
 //! dynamic threshold of shared-memory switches: Choudhury and Hahne, 1998). [`FLOOR`] bytes each has in any case.
 
+use crate::share::Strategy;
 use ferrule_mqtt::topic;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub const SLOWEST: usize = 256;
 pub struct Limits {
     /// What one client may use, by the index of its listener. An index beyond the last means the first.
     pub clients: Arc<[ClientLimits]>,
+    /// How a shared subscription chooses.
+    pub share: Strategy,
     /// Retained messages.
     pub retained_messages: usize,
     /// Bytes of retained messages.
@@ -146,6 +149,7 @@ impl From<ClientLimits> for Limits {
     fn from(clients: ClientLimits) -> Self {
         Self {
             clients: [clients].into(),
+            share: Strategy::default(),
             retained_messages: 100_000,
             retained_bytes: 64 << 20,
             connections: 18_000,

@@ -282,7 +282,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if connecting.keep_alive_cut {
                 add(Property::ServerKeepAlive(connecting.keep_alive));
             }
-            add(Property::SharedSubscriptionAvailable(false));
         }
         let session_present = connecting.session_present;
         self.write(id, |out, version| {
@@ -291,6 +290,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let connack = Connack { session_present, reason: ReasonCode::SUCCESS, properties };
             let _ = Packet::Connack(connack).encode(version, out);
         });
+        self.share_online(key, true);
         self.resume(id, key);
         self.commands.push(Command::Resume(id));
     }

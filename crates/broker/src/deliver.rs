@@ -110,9 +110,10 @@ impl<'a> Outgoing<'a> {
     }
 
     /// The message as a queue keeps it; shared among receivers who get it alike.
-    fn keep(&mut self, qos: QoS, retain: bool, ids: &[u32]) -> Arc<Delivery> {
+    fn keep(&mut self, qos: QoS, retain: bool, ids: &[u32], share: Option<&Arc<str>>) -> Arc<Delivery> {
         if let Some(kept) = &self.kept
             && (kept.qos, kept.retain, &kept.subscription_ids[..]) == (qos.into(), retain, ids)
+            && kept.share.as_ref() == share
         {
             return Arc::clone(kept);
         }
@@ -130,6 +131,7 @@ impl<'a> Outgoing<'a> {
             subscription_ids: ids.to_vec(),
             properties: Bytes::copy_from_slice(properties.as_properties().as_bytes()),
             payload,
+            share: share.cloned(),
         });
         self.kept = Some(Arc::clone(&kept));
         kept
@@ -175,6 +177,7 @@ impl Delivering<'_> {
         out: &mut Outgoing<'_>,
         target: &Target,
         ids: &[u32],
+        share: Option<&Arc<str>>,
         ends: &mut Ends<'_>,
     ) {
         let Some(session) = self.sessions.get_mut(target.session) else { return };
@@ -219,6 +222,9 @@ impl Delivering<'_> {
                     out.encode(buf, v, flags, packet_id, ids)
                 }) {
                     self.stats.sent += 1;
+                    if share.is_some() && qos == QoS::AtLeastOnce {
+                        session.inflight.keep(packet_id, out.keep(qos, retain, ids, share));
+                    }
                 } else {
                     session.inflight.finish(packet_id);
                     self.stats.dropped_too_large += 1;
@@ -229,7 +235,7 @@ impl Delivering<'_> {
             return; // An effective QoS of 0 is not kept for the absent.
         }
         let shared = out.shared;
-        let delivery = out.keep(qos, retain, ids);
+        let delivery = out.keep(qos, retain, ids, share);
         self.enqueue_with(target.session, &delivery, shared, Some(ends));
         if conn_id.is_some() {
             self.pump(target.session);
@@ -444,10 +450,13 @@ impl Delivering<'_> {
         if let Some(end) = end {
             self.ended.push((end, Outcome::Delivered));
         }
-        if self.write_delivery(id, &delivery, packet_id, false).is_err()
-            && let Some(session) = self.sessions.get_mut(key)
-        {
-            session.inflight.finish(packet_id);
+        let written = self.write_delivery(id, &delivery, packet_id, false);
+        if let Some(session) = self.sessions.get_mut(key) {
+            if written.is_err() {
+                session.inflight.finish(packet_id);
+            } else if delivery.share.is_some() && delivery.qos == 1 {
+                session.inflight.keep(packet_id, delivery);
+            }
         }
         true
     }

@@ -9,7 +9,9 @@ use ferrule_mqtt::{
     DecodeError, Disconnect, Packet, PacketType, Properties, ReasonCode, Version, connect_version, frame_len,
 };
 use ferrule_outbox::Outcome;
+use ferrule_store::record::Delivery;
 use ferrule_store::{Op, Store};
+use std::sync::Arc;
 
 impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn client_disconnects(&mut self, id: ConnId, disconnect: &Disconnect<'_>) {
@@ -116,6 +118,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         session.conn = None;
+        self.share_online(key, false);
+        let Some(session) = self.sessions.get_mut(key) else { return };
         session.backlog = Rare::default();
         let mut will = session.will.take().zip(publisher);
         let expiry_s = session.expiry_s;
@@ -151,15 +155,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(session) = self.sessions.remove(key) else { return };
         for (filter, _) in &session.subscriptions {
             self.filter_bytes -= config::FILTER + filter.len();
-            if self.routes.remove(filter, key.to_bits()).local {
-                self.peers.route_changed(filter, false);
-            }
+            self.remove_route(key, filter);
         }
+        let mut left: Vec<Arc<Delivery>> = session.inflight.shared().cloned().collect();
+        let is_shared = |delivery: &Arc<Delivery>| delivery.share.is_some() && delivery.qos == 1;
         match session.kind {
             Kind::Clean(mut waiters) => {
                 // A session that ends with its connection: nothing more is owed to it.
                 let Waiters { pending, bytes, .. } = waiters.take();
                 self.pool.change(bytes, 0);
+                left.extend(pending.iter().map(|p| Arc::clone(&p.delivery)).filter(is_shared));
                 self.ended
                     .extend(pending.into_iter().filter_map(|p| p.end).map(|end| (end, Outcome::Delivered)));
                 self.settle();
@@ -169,12 +174,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 // Written after the session's end they would be packet ids of nobody.
                 let ends = self.batch.forget_received(id);
                 self.ended.extend(ends.map(|end| (end, Outcome::Delivered)));
+                if session.shares {
+                    left.extend(queue.rows().map(|row| Arc::clone(&row.delivery)).filter(is_shared));
+                }
                 // The subscriber is gone by its own wish or by its expiry: what it had not taken is nobody's.
                 queue.close(ferrule_outbox::Reason::Removed, &mut self.ended);
                 self.op(Op::SessionDelete { session: id }, true);
                 self.settle();
             }
         }
+        self.share_again(left);
         if let Some(late) = session.late_will {
             let LateWill { will, publisher, .. } = *late;
             self.publish_will(&publisher, &will);

@@ -25,7 +25,7 @@
 //! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `subscribe`, `publish` (one
 //! publish in), `deliver`
 //! (to one session), `outbound` (acknowledgements of deliveries), `ending`, `config` and `pool` (bounds), `peers` (the other shards), `parcel` (what passes
-//! between them), `routes`, [`retained`], `wheel`, `slots`.
+//! between them), `routes`, `share` (groups that share a subscription), [`retained`], `wheel`, `slots`.
 
 #![forbid(unsafe_code)]
 
@@ -43,6 +43,7 @@ pub mod retained;
 mod routes;
 mod session;
 pub mod shard;
+mod share;
 mod slots;
 mod subscribe;
 mod turn;
@@ -56,6 +57,7 @@ pub use hook::{
 pub use parcel::ParcelError;
 pub use peers::{Place, introduce};
 pub use shard::{Command, Shard, Stats};
+pub use share::Strategy;
 pub use slots::Id;
 
 /// Names a connection of a shard.

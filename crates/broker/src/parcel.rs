@@ -31,8 +31,12 @@ pub(crate) enum Parcel<'a> {
     },
     /// The sender forwards what matches the receiver's filters of this version.
     RouteAck { version: u64 },
+    /// How many members the sender has of a shared subscription, by its whole text: none, and it has lost its last.
+    ShareDelta { version: u64, text: &'a str, online: u32, away: u32 },
     /// A publish, for the receiver's sessions alone.
     Forward(Forward<'a>),
+    /// A publish for one member of a shared subscription: the one whose place is given, or the next that can take it.
+    Share(Forward<'a>, Share<'a>),
     /// A retained message was set or, with an empty record, cleared. The highest stamp wins.
     RetainedPut {
         number: Number,
@@ -69,6 +73,17 @@ pub(crate) struct Forward<'a> {
     pub(crate) payload: &'a [u8],
 }
 
+/// Which member a publish is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Share<'a> {
+    /// The subscription's whole text.
+    pub(crate) text: &'a str,
+    /// Among the receiver's members.
+    pub(crate) place: u32,
+    /// How many shards it has been sent on by, since their members had just left.
+    pub(crate) again: u8,
+}
+
 /// Bytes that are no parcel: the sender speaks another version, or has a bug. The link is of no use any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParcelError;
@@ -91,8 +106,11 @@ const RULE_ROW_HELD: u8 = 8;
 const JOINED: u8 = 9;
 const ACK: u8 = 6;
 const HURRY: u8 = 7;
+const SHARE_DELTA: u8 = 11;
 /// Its low four bits are QoS (two), retain and hold.
 const FORWARD: u8 = 0x10;
+/// The same, for one member of a shared subscription.
+const SHARE: u8 = 0x20;
 
 const RETAIN: u8 = 4;
 const HOLD: u8 = 8;
@@ -110,15 +128,19 @@ impl<'a> Parcel<'a> {
                 out.push(ROUTE_ACK);
                 put_number(out, version);
             }
-            Self::Forward(forward) => {
-                let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-                let qos: u8 = forward.qos.into();
-                out.push(FORWARD | qos | flag(forward.retain, RETAIN) | flag(forward.hold, HOLD));
-                put_number(out, forward.number);
-                put_number(out, forward.received_wall_ms as u64);
-                put_bytes(out, forward.topic.as_bytes());
-                put_bytes(out, forward.properties);
-                put_bytes(out, forward.payload);
+            Self::ShareDelta { version, text, online, away } => {
+                out.push(SHARE_DELTA);
+                put_number(out, version);
+                put_bytes(out, text.as_bytes());
+                put_number(out, online.into());
+                put_number(out, away.into());
+            }
+            Self::Forward(forward) => forward.encode(FORWARD, out),
+            Self::Share(forward, share) => {
+                forward.encode(SHARE, out);
+                put_bytes(out, share.text.as_bytes());
+                put_number(out, share.place.into());
+                out.push(share.again);
             }
             Self::RetainedPut { number, hold, stamp, topic, record } => {
                 out.push(if hold { RETAINED_PUT_HELD } else { RETAINED_PUT });
@@ -153,6 +175,19 @@ impl<'a> Parcel<'a> {
             Err(Stop::Incomplete) => Ok(None),
             Err(Stop::Wrong) => Err(ParcelError),
         }
+    }
+}
+
+impl Forward<'_> {
+    fn encode(&self, tag: u8, out: &mut Vec<u8>) {
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        let qos: u8 = self.qos.into();
+        out.push(tag | qos | flag(self.retain, RETAIN) | flag(self.hold, HOLD));
+        put_number(out, self.number);
+        put_number(out, self.received_wall_ms as u64);
+        put_bytes(out, self.topic.as_bytes());
+        put_bytes(out, self.properties);
+        put_bytes(out, self.payload);
     }
 }
 
@@ -229,6 +264,23 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Stop::Wrong)
     }
 
+    fn small(&mut self) -> Result<u32, Stop> {
+        u32::try_from(self.number()?).map_err(|_| Stop::Wrong)
+    }
+
+    fn forward(&mut self, tag: u8) -> Result<Forward<'a>, Stop> {
+        Ok(Forward {
+            qos: QoS::try_from(tag & 3).map_err(|_| Stop::Wrong)?,
+            retain: tag & RETAIN != 0,
+            hold: tag & HOLD != 0,
+            number: self.number()?,
+            received_wall_ms: self.number()? as i64,
+            topic: self.text()?,
+            properties: self.bytes()?,
+            payload: self.bytes()?,
+        })
+    }
+
     fn parcel(&mut self) -> Result<Parcel<'a>, Stop> {
         let tag = self.byte()?;
         Ok(match tag {
@@ -253,16 +305,18 @@ impl<'a> Reader<'a> {
                 outcome: outcome_from_byte(self.byte()?).ok_or(Stop::Wrong)?,
             },
             HURRY => Parcel::Hurry,
-            FORWARD..0x20 => Parcel::Forward(Forward {
-                qos: QoS::try_from(tag & 3).map_err(|_| Stop::Wrong)?,
-                retain: tag & RETAIN != 0,
-                hold: tag & HOLD != 0,
-                number: self.number()?,
-                received_wall_ms: self.number()? as i64,
-                topic: self.text()?,
-                properties: self.bytes()?,
-                payload: self.bytes()?,
-            }),
+            SHARE_DELTA => Parcel::ShareDelta {
+                version: self.number()?,
+                text: self.text()?,
+                online: self.small()?,
+                away: self.small()?,
+            },
+            FORWARD..SHARE => Parcel::Forward(self.forward(tag)?),
+            SHARE..0x30 => {
+                let forward = self.forward(tag)?;
+                let share = Share { text: self.text()?, place: self.small()?, again: self.byte()? };
+                Parcel::Share(forward, share)
+            }
             _ => return Err(Stop::Wrong),
         })
     }
@@ -289,6 +343,8 @@ mod tests {
             Parcel::RouteDelta { version: 300, add: true, filter: "a/+/#" },
             Parcel::RouteDelta { version: 0, add: false, filter: "" },
             Parcel::RouteAck { version: u64::MAX },
+            Parcel::ShareDelta { version: 1, text: "$share/g/a", online: u32::MAX, away: 0 },
+            Parcel::Share(forward, Share { text: "$share/g/a/+/#", place: 300, again: 2 }),
             Parcel::Forward(forward),
             Parcel::Forward(Forward {
                 qos: QoS::AtMostOnce,
@@ -324,7 +380,8 @@ mod tests {
         for bytes in [
             &[0][..],
             &[0x13, 0],
-            &[0x20],
+            &[0x30],
+            &[11, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0],
             &[6, 1, 99],
             &[3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255],
         ] {

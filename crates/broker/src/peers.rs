@@ -19,15 +19,15 @@
 
 use crate::hook::{Hook, Message, Publisher, Role, RowElsewhere};
 use crate::marker;
-use crate::parcel::{Forward, Number, Parcel, ParcelError};
-use crate::publish::Scope;
+use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
+use crate::publish::{Draw, Scope};
 use crate::retained::Set;
 use crate::session::Inbound;
 use crate::shard::{Destination, Shard};
 use crate::slots::{Id, Slots};
 use crate::turn::{Reply, Wait};
 use ferrule_mqtt::{PacketType, Properties, PropertyScope};
-use ferrule_outbox::{End, Outcome, ReceiptId};
+use ferrule_outbox::{End, Outcome, Reason, ReceiptId};
 use ferrule_store::record::{Record, Retained};
 use ferrule_store::{Now, Op, Stamp, Store};
 use foldhash::fast::FixedState;
@@ -100,7 +100,7 @@ pub(crate) struct Peers {
     stamp: u64,
     /// Stamps of cleared topics: when they may be forgotten.
     cleared: VecDeque<(u64, u64, Box<str>)>,
-    publisher: Arc<Publisher>,
+    pub(crate) publisher: Arc<Publisher>,
 }
 
 /// How long a cleared topic keeps its stamp: far longer than anything is under way between threads.
@@ -181,6 +181,18 @@ impl Peers {
         }
     }
 
+    /// Tells all peers how many members a group has here.
+    pub(crate) fn share_changed(&mut self, text: &str, (online, away): (u32, u32)) {
+        if self.is_alone() {
+            return;
+        }
+        self.version += 1;
+        let version = self.version;
+        for peer in self.others() {
+            self.send(peer, &Parcel::ShareDelta { version, text, online, away });
+        }
+    }
+
     fn confirmed(&self) -> u64 {
         self.others()
             .filter_map(|peer| self.links.get(usize::from(peer)))
@@ -194,8 +206,14 @@ impl Peers {
         self.confirmed() >= self.version
     }
 
-    /// A publish for a peer's sessions; the number of its answer.
-    pub(crate) fn forward(&mut self, to: u16, message: &Message<'_>, end: Option<End>) -> Number {
+    /// A publish for a peer's sessions, or for one member of a group there; the number of its answer.
+    pub(crate) fn forward(
+        &mut self,
+        to: u16,
+        message: &Message<'_>,
+        share: Option<Share<'_>>,
+        end: Option<End>,
+    ) -> Number {
         let number = self.number(to, end);
         let forward = Forward {
             number,
@@ -207,7 +225,7 @@ impl Peers {
             properties: message.properties.as_bytes(),
             payload: message.payload,
         };
-        self.send(to, &Parcel::Forward(forward));
+        self.send(to, &share.map_or(Parcel::Forward(forward), |share| Parcel::Share(forward, share)));
         number
     }
 
@@ -302,10 +320,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 } else {
                     self.routes.remove(filter, Destination::peer_key(from));
                 }
-                if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
-                    link.heard = version;
-                    link.ack_due = true;
-                }
+                self.heard(from, version);
+            }
+            Parcel::ShareDelta { version, text, online, away } => {
+                let text: Arc<str> = text.into();
+                let turned = self.shares.set_elsewhere(&text, from, online, away);
+                self.route_group(&text, &turned);
+                self.heard(from, version);
             }
             Parcel::RouteAck { version } => {
                 if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
@@ -313,7 +334,18 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
                 self.release_replies();
             }
-            Parcel::Forward(forward) => self.forwarded(from, &forward),
+            Parcel::Forward(forward) => self.forwarded(from, &forward, Scope::Sessions),
+            Parcel::Share(forward, share) => match self.shares.find(share.text) {
+                Some(group) => {
+                    let draw = Draw { group, place: Some(share.place), again: share.again };
+                    self.forwarded(from, &forward, Scope::Member(draw));
+                }
+                None => {
+                    // Its last member has left everywhere.
+                    self.stats.dropped_shared += 1;
+                    self.acknowledge_parcel(from, forward.number, Outcome::Discarded(Reason::Removed));
+                }
+            },
             Parcel::RetainedPut { number, hold, stamp, topic, record } => {
                 self.retained_put(stamp, topic, record);
                 if self.peers.place.owner(topic) != self.peers.place.index {
@@ -352,17 +384,25 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    fn forwarded(&mut self, from: u16, forward: &Forward<'_>) {
+    /// It has the peer's routes of this version.
+    fn heard(&mut self, peer: u16, version: u64) {
+        if let Some(link) = self.peers.links.get_mut(usize::from(peer)) {
+            link.heard = version;
+            link.ack_due = true;
+        }
+    }
+
+    fn forwarded(&mut self, from: u16, forward: &Forward<'_>, scope: Scope) {
         self.stats.forwarded_in += 1;
         let publisher = Arc::clone(&self.peers.publisher);
-        let scope = PropertyScope::Packet(PacketType::Publish);
+        let publishes = PropertyScope::Packet(PacketType::Publish);
         let message = Message {
             topic: forward.topic,
             payload: forward.payload,
             qos: forward.qos,
             retain: forward.retain,
             dup: false,
-            properties: Properties::checked(forward.properties, scope).unwrap_or(Properties::EMPTY),
+            properties: Properties::checked(forward.properties, publishes).unwrap_or(Properties::EMPTY),
             publisher: &publisher,
             received: Stamp { wall_ms: forward.received_wall_ms, mono_us: self.now.mono_us, synced: true },
             hops: 0,
@@ -372,7 +412,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         };
         let number = forward.number;
         let owner = (number != 0).then_some(Owner::Peer { peer: from, number });
-        let routed = self.route(&message, Scope::Sessions, owner, None);
+        let routed = self.route(&message, scope, owner, None);
         match routed.receipt {
             None => self.acknowledge_parcel(from, number, Outcome::Delivered),
             Some((_, guard)) => {
@@ -447,6 +487,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn advertise(&mut self) {
         let peers = &mut self.peers;
         self.routes.local_filters(|filter| peers.route_changed(filter, true));
+        self.shares.all().for_each(|group| peers.share_changed(&group.text, group.count()));
     }
 
     /// Rows of the hook for outboxes of other shards.

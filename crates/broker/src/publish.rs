@@ -3,10 +3,12 @@
 use crate::config;
 use crate::deliver::{Outgoing, delivering, qos as record_qos};
 use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
+use crate::parcel::Share;
 use crate::peers::Owner;
 use crate::retained::Set;
 use crate::session::{Inbound, Publishing, Received, Session, Waiting, Will};
 use crate::shard::{Destination, Shard};
+use crate::share::{Member, Pick};
 use crate::turn::{Receiving, Reply, Wait};
 use crate::{ConnId, SessionKey};
 use bytes::Bytes;
@@ -44,6 +46,12 @@ pub(crate) struct Scratch {
     ids: Vec<(u32, u32)>,
     hooks: Vec<u32>,
     peers: Vec<u16>,
+    /// Groups that share a subscription.
+    groups: Vec<u32>,
+    /// (index of a target, the shared subscription that it is chosen for).
+    shared: Vec<(u32, Arc<str>)>,
+    /// (shard, place there, the shared subscription).
+    elsewhere: Vec<(u16, u32, Arc<str>)>,
 }
 
 impl Scratch {
@@ -53,16 +61,31 @@ impl Scratch {
         self.ids.clear();
         self.hooks.clear();
         self.peers.clear();
+        self.groups.clear();
+        self.shared.clear();
+        self.elsewhere.clear();
     }
 }
 
 /// Whom a publish concerns.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// Sessions, rules, other shards, the retained index. From a session, or from none.
     Everyone(Option<SessionKey>),
     /// Sessions alone: another shard has seen to the rest.
     Sessions,
+    /// One member of a group: it left the last one, or another shard has drawn this one's place.
+    Member(Draw),
+}
+
+/// What a publish that is for one member of a group goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Draw {
+    pub(crate) group: u32,
+    /// Among this shard's members; none: among all.
+    pub(crate) place: Option<u32>,
+    /// How many shards it was sent on by.
+    pub(crate) again: u8,
 }
 
 /// What became of a publish when it was routed.
@@ -393,8 +416,19 @@ impl<H: Hook, S: Store> Shard<H, S> {
     ) -> Routed {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        let lists = self.routes.matches(message.topic, &mut scratch.matches);
-        let keepers = self.choose(&mut scratch, lists, scope, message.qos);
+        let mut keepers = 0;
+        let mut again = 0;
+        if let Scope::Member(draw) = scope {
+            again = draw.again + 1;
+            keepers += self.choose_member(&mut scratch, message, draw);
+        } else {
+            let lists = self.routes.matches(message.topic, &mut scratch.matches);
+            keepers += self.choose(&mut scratch, lists, scope, message.qos);
+            for at in 0..scratch.groups.len() {
+                let draw = Draw { group: scratch.groups[at], place: None, again: 0 };
+                keepers += self.choose_member(&mut scratch, message, draw);
+            }
+        }
         let matched = !scratch.matches.is_empty();
         // A forwarded one was counted where it came in.
         self.stats.unmatched += u64::from(!matched && matches!(scope, Scope::Everyone(_)));
@@ -426,15 +460,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 if !scratch.ids.is_empty() {
                     ids.extend(scratch.ids.iter().filter(|(i, _)| *i == index as u32).map(|(_, id)| *id));
                 }
-                delivering.deliver(&mut outgoing, target, &ids, &mut ends);
+                let share = scratch.shared.iter().find(|(i, _)| *i == index as u32).map(|(_, text)| text);
+                delivering.deliver(&mut outgoing, target, &ids, share, &mut ends);
             }
         }
         let mut awaited = Vec::new();
-        for &peer in &scratch.peers {
+        let shared = scratch
+            .elsewhere
+            .iter()
+            .map(|(peer, place, text)| (*peer, Some(Share { text, place: *place, again })));
+        for (peer, share) in scratch.peers.iter().map(|peer| (*peer, None)).chain(shared) {
             self.stats.forwarded_out += 1;
             let end = if message.qos == QoS::AtMostOnce { None } else { ends.end() };
             let receipt = end.as_ref().map(ferrule_outbox::End::receipt);
-            let number = self.peers.forward(peer, message, end);
+            let number = self.peers.forward(peer, message, share, end);
             match (receipt.filter(|_| message.hold), joined) {
                 (Some(receipt), Some(_)) => self.batch.awaits(receipt, number),
                 (Some(_), None) => awaited.push(number),
@@ -489,6 +528,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     }
                     continue;
                 }
+                Destination::Share(group) => {
+                    if matches!(scope, Scope::Everyone(_)) {
+                        scratch.groups.push(group);
+                    }
+                    continue;
+                }
                 Destination::Peer(peer) => {
                     if matches!(scope, Scope::Everyone(_)) && !scratch.peers.contains(&peer) {
                         scratch.peers.push(peer);
@@ -524,6 +569,32 @@ impl<H: Hook, S: Store> Shard<H, S> {
             scratch.ids.extend(subscription.id.map(|id| (index, id)));
         }
         keepers
+    }
+
+    /// Chooses one member of a group, here or elsewhere. How many keep the message beyond their connection: one or none.
+    fn choose_member(&mut self, scratch: &mut Scratch, message: &Message<'_>, draw: Draw) -> usize {
+        let Some(pick) = self.draw_member(message, draw) else {
+            self.stats.dropped_shared += 1;
+            return 0;
+        };
+        let Some(group) = self.shares.get(draw.group) else { return 0 };
+        let text = Arc::clone(&group.text);
+        let index = scratch.targets.len() as u32;
+        let at = match pick {
+            Pick::Here(at) => at,
+            Pick::There(shard, place) => {
+                scratch.elsewhere.push((shard, place, text));
+                return 0;
+            }
+        };
+        let Some(&Member { session, subscription, keeps }) = group.member(at) else { return 0 };
+        let qos = record_qos(subscription.qos).min(message.qos);
+        let retain_as_published = subscription.retain_as_published;
+        // Beside what the session gets by its other subscriptions.
+        scratch.targets.push(Target { session, qos, retain_as_published });
+        scratch.ids.extend(subscription.id.map(|id| (index, id)));
+        scratch.shared.push((index, text));
+        usize::from(keeps)
     }
 
     /// Sets or clears the retained message of a topic, here and in all other shards. `ends`: the store's, and one of each

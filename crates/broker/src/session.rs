@@ -5,7 +5,7 @@ use crate::hook::{Access, Publisher};
 use crate::pool::{Pace, Pool};
 use crate::{ConnId, SessionKey};
 use bytes::Bytes;
-use ferrule_mqtt::{QoS, ReasonCode, Version};
+use ferrule_mqtt::{QoS, ReasonCode, Version, topic};
 use ferrule_outbox::{End, Queue, ReceiptId, Row};
 use ferrule_store::record::{Delivery, Record, RecordError, Subscription};
 use ferrule_store::{Body, BodyId, SessionId};
@@ -112,6 +112,8 @@ pub(crate) struct InFlight(Option<Box<Drawn>>);
 #[derive(Debug)]
 struct Drawn {
     sent: VecDeque<Outbound>,
+    /// QoS 1 messages of shared subscriptions, in a session that ends with its connection: they go to others then.
+    shared: HashMap<u16, Arc<Delivery>>,
     /// Ids drawn, and one round ahead: what the store gave back has drawn number 0.
     drawn: u64,
     parked: usize,
@@ -125,7 +127,7 @@ const KEEP_SENT: usize = 64;
 
 impl Default for Drawn {
     fn default() -> Self {
-        Self { sent: VecDeque::new(), drawn: IDS, parked: 0 }
+        Self { sent: VecDeque::new(), shared: HashMap::default(), drawn: IDS, parked: 0 }
     }
 }
 
@@ -217,10 +219,26 @@ impl InFlight {
         let index = ids.sent.iter().position(is)?;
         let outbound = ids.sent.remove(index)?;
         ids.parked -= usize::from(outbound.parked);
+        if !ids.shared.is_empty() {
+            ids.shared.remove(&outbound.packet_id);
+        }
         if ids.sent.is_empty() && ids.sent.capacity() > KEEP_SENT {
             ids.sent = VecDeque::new();
         }
         Some(outbound)
+    }
+
+    /// Keeps a message of a shared subscription until its delivery ends.
+    pub(crate) fn keep(&mut self, packet_id: u16, delivery: Arc<Delivery>) {
+        if let Some(ids) = &mut self.0 {
+            ids.shared.insert(packet_id, delivery);
+        }
+    }
+
+    /// Messages of shared subscriptions that are not acknowledged, oldest first.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = &Arc<Delivery>> {
+        let ids = self.0.iter().filter(|ids| !ids.shared.is_empty());
+        ids.flat_map(|ids| ids.sent.iter().filter_map(|o| ids.shared.get(&o.packet_id)))
     }
 
     /// All, oldest first.
@@ -325,6 +343,8 @@ pub(crate) struct Session {
     pub(crate) version: Version,
     /// In the list of sessions whose queue has to be looked at when this turn ends.
     pub(crate) touched: bool,
+    /// Has or had a shared subscription.
+    pub(crate) shares: bool,
     pub(crate) expiry_s: u32,
 }
 
@@ -349,6 +369,7 @@ impl Session {
             listener: 0,
             version: Version::V3_1_1,
             touched: false,
+            shares: false,
             expiry_s,
         }
     }
@@ -362,6 +383,12 @@ impl Session {
             Kind::Persistent { id, .. } => Some(id),
             Kind::Clean(_) => None,
         }
+    }
+
+    /// Its shared subscriptions.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = &(Arc<str>, Subscription)> {
+        let all = if self.shares { &self.subscriptions[..] } else { &[] };
+        all.iter().filter(|(filter, _)| filter.starts_with(topic::SHARED_PREFIX))
     }
 
     pub(crate) fn has_room(&self) -> bool {

@@ -7,6 +7,7 @@ use crate::pool::Pool;
 use crate::retained::RetainedIndex;
 use crate::routes::{self, Routes};
 use crate::session::{Conn, Kind, Phase, Received, Session};
+use crate::share::Shares;
 use crate::slots::Slots;
 use crate::turn::Batch;
 use crate::wheel::Wheel;
@@ -32,11 +33,18 @@ pub(crate) enum Destination {
     Hook(u32),
     /// Another shard has subscribers.
     Peer(u16),
+    /// A group that shares a subscription.
+    Share(u32),
 }
 
 impl Destination {
     pub(crate) fn hook_key(hook: u32) -> u64 {
         u64::from(hook)
+    }
+
+    /// Between those of hooks and of peers.
+    pub(crate) fn share_key(group: u32) -> u64 {
+        (1 << 30) + u64::from(group)
     }
 
     /// Below the ids of sessions, which have a generation, and above those of hooks, of which there are some thousands.
@@ -51,6 +59,7 @@ impl routes::Destination for Destination {
             Self::Session(key, ..) => key.to_bits(),
             Self::Hook(hook) => Self::hook_key(*hook),
             Self::Peer(peer) => Self::peer_key(*peer),
+            Self::Share(group) => Self::share_key(*group),
         }
     }
 
@@ -132,6 +141,10 @@ pub struct Stats {
     pub dropped_too_large: u64,
     /// Messages that expired in a queue.
     pub dropped_expired: u64,
+    /// Messages of shared subscriptions that a member left behind, sent to another.
+    pub shared_again: u64,
+    /// Messages of shared subscriptions that no member was left for.
+    pub dropped_shared: u64,
     /// Retained messages that a bound refused.
     pub retained_refused: u64,
     /// Connections closed for a broken rule of the protocol.
@@ -162,6 +175,7 @@ pub struct Shard<H, S> {
     by_client: HashTable<SessionKey>,
     pub(crate) by_store_id: HashMap<SessionId, SessionKey>,
     pub(crate) routes: Routes<Destination>,
+    pub(crate) shares: Shares,
     pub(crate) peers: Peers,
     pub(crate) retained: RetainedIndex,
     /// Topics whose retained message, set by QoS 0, is not in the store yet.
@@ -279,6 +293,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             by_client: HashTable::new(),
             by_store_id: HashMap::new(),
             routes: Routes::new(hasher.clone()),
+            shares: Shares::new(),
             peers: Peers::new(place),
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
             limits,
@@ -371,7 +386,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 let filter: Arc<str> = filter.as_ref().into();
                 session.subscribe(Arc::clone(&filter), subscription);
                 self.filter_bytes += config::FILTER + filter.len();
-                self.routes.insert(&filter, Destination::Session(key, subscription, true));
+                // Peers are told of all at once.
+                self.add_route(key, &filter, subscription, false);
             }
         }
         for (id, side, packet_id, bytes) in &restored.inflight {

@@ -1,12 +1,13 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
-use crate::ConnId;
 use crate::config;
 use crate::deliver::qos as record_qos;
 use crate::hook::Hook;
 use crate::publish::expired;
 use crate::shard::{Destination, Shard};
+use crate::share::Member;
 use crate::turn::{Reply, Wait};
+use crate::{ConnId, SessionKey};
 use ferrule_mqtt::{Packet, Properties, QoS, ReasonCode, Suback, Subscribe, Unsubscribe, Version, topic};
 use ferrule_store::record::{Delivery, Record, Retained, Subscription};
 use ferrule_store::{Op, Store};
@@ -23,14 +24,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let mut retained = Vec::new();
         let mut durable = false;
         for (filter, options) in subscribe.filters.iter() {
-            let refusal = if topic::shared(filter).is_some() || filter.starts_with(topic::SHARED_PREFIX) {
-                Some(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)
-            } else if !limits.takes_topic(filter) {
+            // Of a shared subscription it is its filter that is checked.
+            let shared = topic::shared(filter);
+            let plain = shared.map_or(filter, |(_, plain)| plain);
+            let refusal = if !limits.takes_topic(filter) {
                 self.stats.topics_refused += 1;
                 Some(ReasonCode::TOPIC_FILTER_INVALID)
             } else if topic::validate_filter(filter).is_err() {
                 Some(ReasonCode::TOPIC_FILTER_INVALID)
-            } else if !access.subscribe(filter) {
+            } else if !access.subscribe(plain) {
                 self.stats.denied += 1;
                 Some(ReasonCode::NOT_AUTHORIZED)
             } else {
@@ -64,9 +66,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if old.is_none() {
                 self.filter_bytes += config::FILTER + filter.len();
             }
-            if self.routes.insert(&text, Destination::Session(key, subscription, store_id.is_some())).local {
-                self.peers.route_changed(filter, true);
-            }
+            self.add_route(key, &text, subscription, true);
             if let Some(session) = store_id {
                 if old != Some(subscription) {
                     let record = subscription.to_bytes();
@@ -75,7 +75,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 // Even one that is there already may still be on its way to the store.
                 durable |= self.batch.is_awaited();
             }
-            if options.retain_handling == 0 || (options.retain_handling == 1 && old.is_none()) {
+            let wants = options.retain_handling == 0 || (options.retain_handling == 1 && old.is_none());
+            // A shared subscription gets no retained messages [MQTT 5, 4.8.2].
+            if wants && shared.is_none() {
                 retained.push((text, subscription));
             }
             reasons.push(options.qos.into());
@@ -108,9 +110,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 continue;
             }
             self.filter_bytes -= config::FILTER + filter.len();
-            if self.routes.remove(filter, key.to_bits()).local {
-                self.peers.route_changed(filter, false);
-            }
+            self.remove_route(key, filter);
             if let Some(session) = store_id {
                 durable = true;
                 self.op(Op::SubscriptionDelete { session, filter: filter.into() }, true);
@@ -125,6 +125,40 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.wait(Wait::Reply(Reply { conn: id, packet, retained: Vec::new() }));
         } else {
             self.reply_when_routed(Reply { conn: id, packet, retained: Vec::new() });
+        }
+    }
+
+    /// Makes a session's subscription lead to it. `tell`: the other shards.
+    pub(crate) fn add_route(
+        &mut self,
+        key: SessionKey,
+        text: &Arc<str>,
+        subscription: Subscription,
+        tell: bool,
+    ) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let keeps = session.is_persistent();
+        if topic::shared(text).is_none() {
+            let changed = self.routes.insert(text, Destination::Session(key, subscription, keeps));
+            if changed.local && tell {
+                self.peers.route_changed(text, true);
+            }
+            return;
+        }
+        session.shares = true;
+        let is_online = session.conn.is_some();
+        let turned = self.shares.put(text, Member { session: key, subscription, keeps }, is_online);
+        self.share_changed(text, &turned, tell);
+    }
+
+    /// Ends that.
+    pub(crate) fn remove_route(&mut self, key: SessionKey, text: &str) {
+        if topic::shared(text).is_none() {
+            if self.routes.remove(text, key.to_bits()).local {
+                self.peers.route_changed(text, false);
+            }
+        } else if let Some(turned) = self.shares.remove(text, key) {
+            self.share_changed(&text.into(), &turned, true);
         }
     }
 
@@ -169,6 +203,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 subscription_ids: subscription.id.into_iter().collect(),
                 properties: message.properties.clone(),
                 payload: message.payload.clone(),
+                share: None,
             });
             let Some(session) = self.sessions.get_mut(key) else { return };
             if qos > QoS::AtMostOnce {

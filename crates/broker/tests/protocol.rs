@@ -334,7 +334,7 @@ fn denied_publishes_and_subscriptions() {
          a> connect id=a v=5
          a< connack sp=0
          a> subscribe id=1 f=no f=yes:1 f=$share/g/x f=a/#/b
-         a< suback 1 87 01 9e 8f
+         a< suback 1 87 01 00 8f
          a> publish t=no
          a> publish t=no q=1 id=1
          a< puback 1 87

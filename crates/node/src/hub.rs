@@ -328,6 +328,8 @@ impl Hub {
             ("dropped_full_bytes", stats.dropped_full_bytes),
             ("dropped_too_large", stats.dropped_too_large),
             ("dropped_expired", stats.dropped_expired),
+            ("shared_again", stats.shared_again),
+            ("dropped_shared", stats.dropped_shared),
             ("retained_refused", stats.retained_refused),
             ("loops", stats.loops + hub.loops),
             ("clients_connected", stats.connected),

@@ -62,7 +62,7 @@ const WORKER: u64 = 8 << 20;
 const RING: u64 = 4 << 20;
 /// Rows on their way to the disk, twice: as rows and as SQLite has them; its cache.
 const STORE: u64 = 2 * (64 << 20) + (16 << 20);
-/// Argon2's ordinary memory, for each of two threads a worker.
+/// Argon2's ordinary memory, for each of the node's two threads.
 const PASSWORDS: u64 = 2 * (19 << 20);
 /// The program, its rules and threads.
 const PROGRAM: u64 = 32 << 20;
@@ -97,7 +97,7 @@ impl WorstCase {
         let part =
             |name, bytes, key: &'static str| Part { name, bytes, key: Some(key).filter(|k| !k.is_empty()) };
         let sessions = mqtt.max_sessions.saturating_mul(SESSION.saturating_add(shape.session_bytes));
-        let passwords = if config.users.is_empty() { 0 } else { PASSWORDS * of };
+        let passwords = if config.users.is_empty() { 0 } else { PASSWORDS };
         let own = WORKER * of + STORE + RING * of * of.saturating_sub(1) + passwords + PROGRAM;
         let layers = shape.layered.saturating_mul(LAYERS);
         let connections = shape.connections.saturating_mul(CONNECTION + FLOOR as u64).saturating_add(layers);

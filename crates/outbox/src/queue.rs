@@ -294,6 +294,11 @@ impl<R: Row> Queue<R> {
         Some(&self.head[index]).filter(|s| !s.done).map(|s| &s.row)
     }
 
+    /// Rows that are in memory and not answered, in their order.
+    pub fn rows(&self) -> impl Iterator<Item = &R> {
+        self.head.iter().chain(&self.fresh).filter(|s| !s.done).map(|s| &s.row)
+    }
+
     /// Whether the destination was said to be reachable.
     #[must_use]
     pub fn is_up(&self) -> bool {

@@ -108,6 +108,9 @@ pub struct Delivery {
     /// The payload. Kept as the row's body, not in the head.
     #[serde(skip)]
     pub payload: Bytes,
+    /// The shared subscription that it came by, whole. Kept in memory alone: a row that was read back stays with its session.
+    #[serde(skip)]
+    pub share: Option<Arc<str>>,
 }
 
 impl Record for Delivery {}

@@ -55,6 +55,7 @@ fn delivery() -> Delivery {
         subscription_ids: vec![1, 268_435_455],
         properties: Bytes::from_static(b"p"),
         payload: Bytes::new(),
+        share: None,
     }
 }
 

@@ -33,6 +33,7 @@ pub use listener::{Bind, ListenerConfig};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 
 use crate::auth::{PasswordHash, Secret};
+use ferrule_broker::Strategy;
 use ferrule_link::{IdentityMode, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use std::net::{IpAddr, SocketAddr};
@@ -79,6 +80,8 @@ pub struct BrokerConfig {
     pub certificate: AccessLists,
     /// `[mqtt]`.
     pub mqtt: MqttLimits,
+    /// `[shared_subscriptions]`: how a member is chosen.
+    pub share: Strategy,
     /// `[outbox]`.
     pub outbox: OutboxConfig,
     /// What works, but probably not as meant; to be logged.

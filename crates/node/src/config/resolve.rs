@@ -11,6 +11,7 @@ use super::{
     UplinkConfig, User, UserRole, units,
 };
 use crate::auth::{PasswordHash, Secret};
+use ferrule_broker::Strategy;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,21 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 const PASSWORD_FILE_BYTES_MAX: u64 = 65_536 + 2;
 
 type Resolved = (BrokerConfig, Option<UplinkConfig>);
+
+/// `[shared_subscriptions]`.
+fn read_share(mut s: Section<'_>, r: &mut Reader<'_>) -> Strategy {
+    let words = [
+        ("round_robin", Strategy::RoundRobin),
+        ("random", Strategy::Random),
+        ("sticky", Strategy::Sticky),
+        ("local", Strategy::Local),
+        ("hash_clientid", Strategy::HashClientId),
+        ("hash_topic", Strategy::HashTopic),
+    ];
+    let strategy = s.word(r, "strategy", &words, Strategy::default());
+    s.end(r, &[]);
+    strategy
+}
 
 /// The text of a configuration file.
 pub(super) fn read_file(file: &Path) -> Result<String, ConfigErrors> {
@@ -117,6 +133,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     }
     anonymous.end(r, &[]);
     r.settings.extend(mqtt_settings);
+    let share = read_share(root.section(r, "shared_subscriptions"), r);
     let packets = listeners.iter().map(|listener| listener.clients.packet_bytes);
     let largest = packets.max().unwrap_or(mqtt.clients.packet_bytes);
     let outbox = read_outbox(product, root.section(r, "outbox"), largest, r);
@@ -154,6 +171,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         anonymous: anonymous_access,
         certificate: certificate_access,
         mqtt,
+        share,
         outbox,
         warnings,
         settings: std::mem::take(&mut r.settings),
