@@ -292,12 +292,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
         let session_present = connecting.session_present;
-        self.write(id, |out, version| {
+        let is_told = self.write(id, |out, version| {
             let properties =
                 if version == Version::V5 { properties.as_properties() } else { Properties::EMPTY };
             let connack = Connack { session_present, reason: ReasonCode::SUCCESS, properties };
             let _ = Packet::Connack(connack).encode(version, out);
         });
+        if !is_told {
+            // No DISCONNECT before a CONNACK [MQTT-3.14.0-1].
+            self.close(id);
+            return;
+        }
         self.share_online(key, true);
         self.resume(id, key);
         self.commands.push(Command::Resume(id));

@@ -43,9 +43,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             Some((OutboundState::Release, _)) => {}
             Some((OutboundState::Pubcomp, _)) => self.write_pubrel(id, packet_id),
-            _ => self.write(id, |out, v| {
-                encode_ack(out, v, AckType::Pubrel, packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
-            }),
+            _ => {
+                self.write(id, |out, v| {
+                    encode_ack(out, v, AckType::Pubrel, packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
+                });
+            }
         }
     }
 

@@ -780,7 +780,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Packet::Pubcomp(ack) => self.pubcomp(id, ack.packet_id),
             Packet::Subscribe(subscribe) => self.subscribe(id, &subscribe),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(id, &unsubscribe),
-            Packet::Pingreq => self.write(id, |out, _| out.extend_from_slice(&PINGRESP)),
+            Packet::Pingreq => {
+                self.write(id, |out, _| out.extend_from_slice(&PINGRESP));
+            }
             Packet::Connect(connect) => self.connect(id, &connect),
             Packet::Disconnect(disconnect) => self.client_disconnects(id, &disconnect),
             // No CONNECT that named a method was accepted [MQTT-4.12.0-6].
@@ -792,8 +794,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// Appends to a connection's output.
-    pub(crate) fn write(&mut self, id: ConnId, encode: impl FnOnce(&mut Vec<u8>, Version)) {
+    /// Appends a packet to a connection's output; whether its receiver takes one as large.
+    pub(crate) fn write(&mut self, id: ConnId, encode: impl FnOnce(&mut Vec<u8>, Version)) -> bool {
         // Nothing follows the last packet.
         if let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase != Phase::Closing) {
             if conn.out.is_empty() {
@@ -806,7 +808,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 // Larger than its receiver takes [MQTT-3.1.2-24]: what cannot be said cannot be owed either.
                 conn.out.truncate(before);
                 self.speechless.push(id);
-                return;
+                return false;
             }
             conn.count_output(&mut self.pool);
             if !conn.dirty {
@@ -814,6 +816,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.dirty.push(id);
             }
         }
+        true
     }
 
     /// The session of a client id.

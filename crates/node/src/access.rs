@@ -236,7 +236,8 @@ mod tests {
             (Some(&["a/#"]), &[], "b", false),
             (Some(&[]), &[], "a", false),
             (Some(&["#"]), &[], "$SYS/x", false),
-            (Some(&["$SYS/#"]), &[], "$SYS/x", true),
+            // The node alone speaks there.
+            (Some(&["$SYS/#"]), &[], "$SYS/x", false),
             (Some(&["a/#", "b"]), &["a/secret"], "a/secret", false),
             (Some(&["a/#", "b"]), &["a/secret"], "a/other", true),
             (Some(&["d/${clientid}/#"]), &[], "d/sensor-1/t", true),
