@@ -114,6 +114,10 @@ fn rules_of_the_set_ups_load() {
             assert!(!set.rules.is_empty(), "{}", path.display());
         }
     }
+    for folder in ["nginx", "haproxy"] {
+        let path = here().join(folder).join("who.sql");
+        loaded(&path, &fs::read_to_string(&path).unwrap(), &Host::edge(Vec::new()));
+    }
     // The demo puts these two together.
     let both = ["cloud.sql", "cloud-kafka.sql"]
         .map(|name| fs::read_to_string(here().join("demo").join(name)).unwrap());
@@ -133,5 +137,13 @@ fn configurations_load() {
             assert!(rules.is_file(), "{}", rules.display());
         }
         assert!(edge.uplink.is_some());
+    }
+    // What is behind a proxy: they run in tests/tests/proxies.rs, too.
+    for folder in ["nginx", "haproxy"] {
+        for name in ["tls", "passthrough", "node-1", "node-2", "websocket"] {
+            let file = here().join(folder).join(name).with_extension("toml");
+            let edge = EdgeConfig::load(&file, &overrides).unwrap_or_else(|errors| panic!("{errors}"));
+            assert!(edge.broker.node.rules.unwrap().is_file(), "{}", file.display());
+        }
     }
 }

@@ -1,8 +1,8 @@
 """Eclipse Paho's Python client against a broker: `paho_round.py tcp|ws HOST:PORT`, `paho_round.py unix PATH`.
 
 Prints `ok` and exits 0, or says what failed. `--ca FILE` makes it TLS, `--cert FILE --key FILE` shows a client's certificate,
-`--tls 1.2` or `--tls 1.3` allows that version alone, `--alpn NAME` asks for a protocol. Publishes and subscribes at QoS 0, 1 and 2 by MQTT 3.1, 3.1.1 and 5, a retained message, a will, a persistent session, and a large
-payload.
+`--tls 1.2` or `--tls 1.3` allows that version alone, `--alpn NAME` asks for a protocol, `--login NAME PASSWORD` logs in. Publishes
+and subscribes at QoS 0, 1 and 2 by MQTT 3.1, 3.1.1 and 5, a retained message, a will, a persistent session, and a large payload.
 """
 
 import argparse
@@ -21,6 +21,7 @@ options.add_argument("transport", choices=["tcp", "ws", "unix"])
 options.add_argument("address")
 for option in ("--ca", "--cert", "--key", "--alpn"):
     options.add_argument(option)
+options.add_argument("--login", nargs=2)
 options.add_argument("--tls", choices=["1.2", "1.3"])
 ARGS = options.parse_args()
 TRANSPORT = {"ws": "websockets"}.get(ARGS.transport, ARGS.transport)
@@ -50,6 +51,8 @@ class Client:
         args = {} if version == mqtt.MQTTv5 else {"clean_session": clean}
         args |= {"client_id": name, "protocol": version, "transport": TRANSPORT}
         self.mqtt = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, **args)
+        if ARGS.login:
+            self.mqtt.username_pw_set(*ARGS.login)
         if ARGS.ca:
             self.mqtt.tls_set_context(tls())
         self.mqtt.on_message = lambda _client, _data, message: self.messages.put(message)

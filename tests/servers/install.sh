@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: `tests/servers/install.sh`.
 #
-# Debian's packages (as root, or by `sudo -n`), the jars of a real Kafka (Maven) and paho-mqtt (PyPI) in a virtual
-# environment. What is already there is not touched, and when everything is there nothing asks the network.
-# Nothing is started: packages that would start a service (postgresql, mosquitto) or make a database cluster are kept
+# Debian's packages (as root, or by `sudo -n`), the jars of a real Kafka (Maven), paho-mqtt (PyPI) in a virtual
+# environment and MQTT.js (npm). What is already there is not touched, and when everything is there nothing asks the network.
+# Nothing is started: packages that would start a service (postgresql, mosquitto, nginx, haproxy) or make a database cluster are kept
 # from it. Without the right to install, it prints the line to type and exits 1.
 set -u -o pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -24,11 +24,17 @@ need openjdk-17-jre-headless java
 need maven mvn
 need iproute2 ip
 need nftables nft
-need util-linux setpriv flock setsid
+need util-linux setpriv flock setsid unshare
+need nginx-light nginx
+need haproxy haproxy
+need chromium chromium
+need libnss3-tools certutil
+need npm npm
 need perl perl
 need make make
 need gcc cc
 need g++ c++
+[ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing+=(libnginx-mod-stream)
 have psql || missing+=(postgresql-client-15)
 [ -x /usr/lib/postgresql/15/bin/postgres ] && [ -x /usr/lib/postgresql/15/bin/initdb ] || missing+=(postgresql-15)
 if ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then missing+=(python3 python3-venv); fi
@@ -41,7 +47,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     root=(sudo -n)
   fi
   have apt-get || die "no apt-get here; install by hand: ${missing[*]}"
-  # policy-rc.d 101: 'action forbidden'. Without it the packages start a PostgreSQL on 5432 and a mosquitto on 1883.
+  # policy-rc.d 101: 'action forbidden'. Without it the packages start a PostgreSQL on 5432, a mosquitto on 1883, an nginx on 80.
   policy=/usr/sbin/policy-rc.d made=
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null && "${root[@]}" chmod 755 "$policy" && made=1
@@ -72,6 +78,17 @@ if ! "$venv/bin/python" -c 'import paho.mqtt.client' >/dev/null 2>&1; then
   say "paho-mqtt into $venv"
   mkdir -p "$CACHE" && python3 -m venv --clear "$venv" || die "python3 -m venv $venv failed"
   "$venv/bin/python" -m pip install -q --disable-pip-version-check 'paho-mqtt==2.1.0' </dev/null || die "pip could not install paho-mqtt"
+fi
+
+# MQTT.js: the one file that browsers load, which brings all that it needs. Its name has the version, so that another one is fetched.
+mqttjs=$CACHE/mqttjs-5.16.0.min.js
+if [ ! -s "$mqttjs" ]; then
+  say "MQTT.js into $mqttjs"
+  pack=$(mktemp -d)
+  (cd "$pack" && npm pack --silent mqtt@5.16.0 </dev/null >/dev/null && tar -xzf mqtt-5.16.0.tgz package/dist/mqtt.min.js) \
+    && mkdir -p "$CACHE" && cp "$pack/package/dist/mqtt.min.js" "$mqttjs.part" && mv "$mqttjs.part" "$mqttjs" \
+    || { rm -rf "$pack"; die "npm could not fetch MQTT.js"; }
+  rm -rf "$pack"
 fi
 
 "$HERE/kafka/kafka.sh" fetch || die "kafka.sh fetch failed"

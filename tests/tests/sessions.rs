@@ -386,3 +386,30 @@ fn acknowledgements_leave_in_the_order_of_the_publishes() {
         assert_eq!(acknowledged, ids, "{name}");
     }
 }
+
+#[test]
+fn sys_topics_say_what_the_node_counts() {
+    let config = Config::edge()
+        .extra("[anonymous]\nsubscribe = [\"#\", \"$SYS/#\"]")
+        .env("FERRULE__EDGE__SYS_INTERVAL", "100ms");
+    let edge = Node::start(&config);
+    let mut reader = Client::connect(edge.addr(), &Options::v5("reader"));
+    let mut wild = Client::connect(edge.addr(), &Options::v4("wild"));
+    wild.subscribe("#", QoS::AtMostOnce);
+    assert_eq!(reader.subscribe("$SYS/broker/clients/connected", QoS::AtMostOnce), 0);
+    ferrule_testkit::until(std::time::Duration::from_secs(10), "two are counted", || {
+        (reader.expect_message().text() == "2").then_some(())
+    });
+    // Whoever comes later gets the last values at once; and nobody else may say so.
+    let mut late = Client::connect(edge.addr(), &Options::v5("late"));
+    late.subscribe("$SYS/brokers/+/version", QoS::AtMostOnce);
+    let version = late.expect_message();
+    assert_eq!((version.text(), version.retain), (env!("CARGO_PKG_VERSION"), true));
+    let id = late.publish_nowait("$SYS/broker/version", b"mine", QoS::AtLeastOnce, true);
+    let refused =
+        late.expect("PUBACK", |packet| matches!(packet, Packet::Puback(ack) if ack.packet_id == id));
+    let Packet::Puback(ack) = refused.packet() else { unreachable!("selected") };
+    assert_eq!(ack.reason, ReasonCode::NOT_AUTHORIZED);
+    // `#` sees none of it [MQTT-4.7.2-1].
+    assert_eq!(texts(&mut wild, edge.addr(), "fence"), [""; 0]);
+}

@@ -205,7 +205,7 @@ fn storms(run: &Run) -> Table {
         title: "Storms",
         text: "Ten pairs, QoS 1, 2,000 messages a second at even distances, alone and while so many clients come at once. Handshakes: \
              5,000 going on at any moment, all the time, on the listener of the pairs; connections: once, while it is measured. *served* is how \
-             many of the storm's were served a second. The generators share a core, so the storm's runs at the lowest priority."
+             many of the storm's were served a second. The generators share a core, so the storm's has the scheduling class for what is left."
             .to_owned(),
         names: 2,
         head: vec!["storm", "peer", "p99 us alone", "p99 us in the storm", "ratio", "lost", "served a second"],

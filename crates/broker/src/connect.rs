@@ -1,8 +1,9 @@
 //! CONNECT: admission, takeover, the session, and the CONNACK when all of it is safe.
 
+use crate::alias::Aliases;
 use crate::config;
 use crate::hook::{ConnectRequest, Grant, Hook, Refusal, Role};
-use crate::session::{Kind, OutboundState, Phase, Rare, Session, Will};
+use crate::session::{Kind, Phase, Rare, Session, Will};
 use crate::shard::{Command, Shard};
 use crate::turn::Wait;
 use crate::{ConnId, SessionKey};
@@ -27,7 +28,6 @@ pub(crate) struct Connecting {
     keep_alive: u16,
     keep_alive_cut: bool,
     window: u16,
-    packet_bytes: u32,
     will: Option<Box<Will>>,
     session_present: bool,
     properties: PropertiesBuf,
@@ -42,12 +42,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         conn.version = connect.version;
+        let aliases = connect.properties.topic_alias_maximum().unwrap_or(0);
+        // Already for a refusal.
+        conn.peer_packet_bytes = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
         if let Some(reason) = self.refusal(id) {
             self.refuse(id, reason);
             return;
         }
         let Some(conn) = self.conns.get_mut(id) else { return };
         let limits = *config::client(&self.limits.clients, conn.listener);
+        let aliases = aliases.min(limits.topic_alias_max);
+        if aliases > 0 {
+            let own = Aliases::new(aliases, self.hasher.clone());
+            conn.publishing.make().own_aliases = Some(Box::new(own));
+        }
         let (peer, listener) = (conn.peer, usize::from(conn.listener));
         let v5 = connect.version == Version::V5;
         if self.pool.overloaded {
@@ -93,7 +101,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
             keep_alive,
             keep_alive_cut: keep_alive != connect.keep_alive,
             window: properties.receive_maximum().unwrap_or(u16::MAX).min(limits.inflight_max),
-            packet_bytes: properties.maximum_packet_size().unwrap_or(u32::MAX),
             will: connect.will.map(|will| {
                 let mut forward = PropertiesBuf::new();
                 forward.extend(will.properties, |p| p != PropertyId::WillDelayInterval);
@@ -176,7 +183,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let listener = conn.listener;
         conn.access = grant.access;
-        conn.peer_packet_bytes = connecting.packet_bytes;
         conn.keep_alive_s = connecting.keep_alive;
         connecting.properties = grant.properties;
         self.stats.connected += 1;
@@ -214,10 +220,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
             // Its owner is back before its delay was over [MQTT-3.1.3-9].
             session.late_will = None;
             session.expires_us = 0;
-            awaits |= session.is_persistent() && (!connecting.session_present || self.batch.is_awaited());
+            // A will is of no use that a kill forgets.
+            let is_changed = !connecting.session_present || session.will.is_some();
+            awaits |= session.is_persistent() && (is_changed || self.batch.is_awaited());
         }
-        if let Some(op) = self.session_op(key, None) {
-            self.op(op, awaits);
+        if let Some((op, due)) = self.session_op(key, None) {
+            self.op(op, awaits || due);
         }
         if let Some(conn) = self.conns.get_mut(id) {
             conn.session = Some(key);
@@ -284,12 +292,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
         let session_present = connecting.session_present;
-        self.write(id, |out, version| {
+        let is_told = self.write(id, |out, version| {
             let properties =
                 if version == Version::V5 { properties.as_properties() } else { Properties::EMPTY };
             let connack = Connack { session_present, reason: ReasonCode::SUCCESS, properties };
             let _ = Packet::Connack(connack).encode(version, out);
         });
+        if !is_told {
+            // No DISCONNECT before a CONNACK [MQTT-3.14.0-1].
+            self.close(id);
+            return;
+        }
         self.share_online(key, true);
         self.resume(id, key);
         self.commands.push(Command::Resume(id));
@@ -305,10 +318,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         };
         queue.set_up(true, now);
-        let released: Vec<u16> = (session.inflight.iter())
-            .filter(|o| o.state == OutboundState::Pubcomp)
-            .map(|o| o.packet_id)
-            .collect();
+        let released: Vec<u16> = session.inflight.released().collect();
         for packet_id in released {
             self.write(id, |out, v| encode_ack(out, v, AckType::Pubrel, packet_id, ReasonCode::SUCCESS));
         }

@@ -1,10 +1,13 @@
 //! One message to one session.
 
+use crate::alias::Alias;
 use crate::config::{self, Limits, SLOWEST};
 use crate::hook::{Access, Ends, Hook, Message};
 use crate::pool::Pool;
 use crate::publish::{Target, expired};
-use crate::session::{Conn, Kind, OutboundState, Pending, Phase, Queued, Rare, Session, delivery_size};
+use crate::session::{
+    Conn, Kind, Outbound, OutboundState, Pending, Phase, Queued, Rare, Session, delivery_size,
+};
 use crate::shard::{Buffers, Shard, Stats};
 use crate::slots::Slots;
 use crate::turn::{Batch, Wait};
@@ -144,12 +147,14 @@ impl<'a> Outgoing<'a> {
         flags: PublishFlags,
         packet_id: u16,
         ids: &[u32],
+        alias: Option<Alias>,
     ) {
         let Message { topic, payload, .. } = *self.message;
         // The topic was valid when it was received, and a packet that came in is not too large to go out: none of
         // these can fail, and what did would leave `out` unchanged.
-        if !ids.is_empty() && version == Version::V5 {
+        if (!ids.is_empty() && version == Version::V5) || alias.is_some() {
             let mut extra = PropertiesBuf::new();
+            let topic = named(topic, alias, &mut extra);
             ids.iter().for_each(|&id| {
                 let _ = extra.push(Property::SubscriptionIdentifier(id));
             });
@@ -202,11 +207,13 @@ impl Delivering<'_> {
                     return;
                 }
                 let flags = PublishFlags { qos, retain, dup: false };
+                let alias = conn.alias(out.message.topic);
                 if append(conn, self.dirty, self.buffers, self.pool, self.now, id, |buf, v| {
-                    out.encode(buf, v, flags, 0, ids)
+                    out.encode(buf, v, flags, 0, ids, alias)
                 }) {
                     self.stats.sent += 1;
                 } else {
+                    conn.unset_alias(alias);
                     self.stats.dropped_too_large += 1;
                 }
                 return;
@@ -218,14 +225,16 @@ impl Delivering<'_> {
                 && let Some(packet_id) = session.inflight.push(0, awaited(qos))
             {
                 let flags = PublishFlags { qos, retain, dup: false };
+                let alias = conn.alias(out.message.topic);
                 if append(conn, self.dirty, self.buffers, self.pool, self.now, id, |buf, v| {
-                    out.encode(buf, v, flags, packet_id, ids)
+                    out.encode(buf, v, flags, packet_id, ids, alias)
                 }) {
                     self.stats.sent += 1;
                     if share.is_some() && qos == QoS::AtLeastOnce {
                         session.inflight.keep(packet_id, out.keep(qos, retain, ids, share));
                     }
                 } else {
+                    conn.unset_alias(alias);
                     session.inflight.finish(packet_id);
                     self.stats.dropped_too_large += 1;
                 }
@@ -332,7 +341,7 @@ impl Delivering<'_> {
                     session.backlog = Rare::default();
                     continue;
                 };
-                let _ = self.write_delivery(id, &delivery, 0, false);
+                let _ = self.write_delivery(id, &delivery, 0, Sent::No);
                 continue;
             }
             if !session.has_room() {
@@ -358,10 +367,12 @@ impl Delivering<'_> {
         let Some((seq, delivery, again)) = row else { return false };
         let qos = qos(delivery.qos);
         let known = if again { session.inflight.unpark(seq) } else { None };
-        let (packet_id, dup) = match known {
-            Some((outbound, true)) => (outbound.packet_id, true),
+        let (packet_id, sent) = match known {
+            Some(Outbound { packet_id, parked: true, sent, .. }) => {
+                (packet_id, if sent { Sent::Yes } else { Sent::No })
+            }
             // Its packet id is on its way to the store, or it has been sent since.
-            Some((_, false)) => return true,
+            Some(_) => return true,
             None if qos == QoS::ExactlyOnce => {
                 let Some(packet_id) = session.inflight.push(seq, OutboundState::Commit) else { return false };
                 // Packet id and message are durable before the PUBLISH: after a kill another message under this id
@@ -382,11 +393,11 @@ impl Delivering<'_> {
             }
             None => match session.inflight.push(seq, OutboundState::Puback) {
                 // Handed out by an earlier process life, perhaps: DUP says no more than that.
-                Some(packet_id) => (packet_id, again),
+                Some(packet_id) => (packet_id, if again { Sent::Perhaps } else { Sent::No }),
                 None => return false,
             },
         };
-        self.send_row(key, id, packet_id, seq, &delivery, dup);
+        self.send_row(key, id, packet_id, seq, &delivery, sent);
         true
     }
 
@@ -398,9 +409,9 @@ impl Delivering<'_> {
         packet_id: u16,
         seq: u64,
         delivery: &Delivery,
-        dup: bool,
+        sent: Sent,
     ) {
-        let reason = match self.write_delivery(id, delivery, packet_id, dup) {
+        let reason = match self.write_delivery(id, delivery, packet_id, sent) {
             Ok(()) => return,
             Err(reason) => reason,
         };
@@ -450,7 +461,7 @@ impl Delivering<'_> {
         if let Some(end) = end {
             self.ended.push((end, Outcome::Delivered));
         }
-        let written = self.write_delivery(id, &delivery, packet_id, false);
+        let written = self.write_delivery(id, &delivery, packet_id, Sent::No);
         if let Some(session) = self.sessions.get_mut(key) {
             if written.is_err() {
                 session.inflight.finish(packet_id);
@@ -465,16 +476,16 @@ impl Delivering<'_> {
     ///
     /// # Errors
     /// When it expired, is larger than its receiver takes or may not be received any more. What was sent before does not
-    /// expire: its exchange has to be finished [MQTT-4.4.0-1].
+    /// expire [MQTT-4.4.0-1].
     pub(crate) fn write_delivery(
         &mut self,
         id: ConnId,
         delivery: &Delivery,
         packet_id: u16,
-        dup: bool,
+        sent: Sent,
     ) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id) else { return Err(Reason::Removed) };
-        if !dup && expired(delivery.expires_wall_ms, self.now.wall_ms) {
+        if sent != Sent::Yes && expired(delivery.expires_wall_ms, self.now.wall_ms) {
             self.stats.dropped_expired += 1;
             return Err(Reason::Expired);
         }
@@ -488,6 +499,8 @@ impl Delivering<'_> {
             let left = u32::try_from((expires - self.now.wall_ms).max(0) / 1_000).unwrap_or(u32::MAX);
             let _ = extra.push(Property::MessageExpiryInterval(left));
         }
+        let alias = conn.alias(&delivery.topic);
+        let topic = named(&delivery.topic, alias, &mut extra);
         for &id in &delivery.subscription_ids {
             let _ = extra.push(Property::SubscriptionIdentifier(id));
         }
@@ -495,26 +508,36 @@ impl Delivering<'_> {
         let scope = PropertyScope::Packet(PacketType::Publish);
         let own = Properties::checked(&delivery.properties, scope).unwrap_or(Properties::EMPTY);
         let properties = [own, extra.as_properties()];
-        let flags = PublishFlags { qos: qos(delivery.qos), retain: delivery.retain, dup };
+        let flags = PublishFlags { qos: qos(delivery.qos), retain: delivery.retain, dup: sent != Sent::No };
         let sent = append(conn, self.dirty, self.buffers, self.pool, self.now, id, |out, version| {
-            let _ = encode_publish(
-                out,
-                version,
-                flags,
-                &delivery.topic,
-                packet_id,
-                &properties,
-                &delivery.payload,
-            );
+            let _ = encode_publish(out, version, flags, topic, packet_id, &properties, &delivery.payload);
         });
         if sent {
             self.stats.sent += 1;
             Ok(())
         } else {
+            conn.unset_alias(alias);
             self.stats.dropped_too_large += 1;
             Err(Reason::TooLarge)
         }
     }
+}
+
+/// The topic as a packet names it that goes by an alias, which is added to its properties.
+fn named<'t>(topic: &'t str, alias: Option<Alias>, extra: &mut PropertiesBuf) -> &'t str {
+    let Some(Alias { number, is_new }) = alias else { return topic };
+    let _ = extra.push(Property::TopicAlias(number));
+    if is_new { topic } else { "" }
+}
+
+/// Whether a PUBLISH was written before, on another connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    No,
+    /// By an earlier process life, which did not say: DUP says no more than that.
+    Perhaps,
+    /// Its exchange has to be finished.
+    Yes,
 }
 
 /// What a delivery waits for when it was sent.

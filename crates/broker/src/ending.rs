@@ -26,8 +26,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
                 session.expiry_s = expiry.min(expiry_max_s);
             }
-            if disconnect.reason != ReasonCode::DISCONNECT_WITH_WILL {
-                // [MQTT-3.14.4-3].
+            if disconnect.reason == ReasonCode::SUCCESS {
+                // [MQTT-3.14.4-3]; whoever leaves for another reason leaves its will.
                 session.will = None;
             }
         }
@@ -140,12 +140,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             self.arm_session(key);
             self.touch(key);
-            if let Some(op) = self.session_op(key, Some(self.now.wall_ms)) {
-                self.op(op, false);
+            if let Some((op, due)) = self.session_op(key, Some(self.now.wall_ms)) {
+                self.op(op, due);
             }
         }
         if let Some((will, publisher)) = will {
-            self.publish_will(&publisher, &will);
+            self.publish_will(Some(key), &publisher, &will);
         }
     }
 
@@ -186,7 +186,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.share_again(left);
         if let Some(late) = session.late_will {
             let LateWill { will, publisher, .. } = *late;
-            self.publish_will(&publisher, &will);
+            self.publish_will(None, &publisher, &will);
         }
     }
 }

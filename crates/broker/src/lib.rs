@@ -24,11 +24,12 @@
 //! # Reading order
 //! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `subscribe`, `publish` (one
 //! publish in), `deliver`
-//! (to one session), `outbound` (acknowledgements of deliveries), `ending`, `config` and `pool` (bounds), `peers` (the other shards), `parcel` (what passes
+//! (to one session; `alias`: topic aliases), `outbound` (acknowledgements of deliveries), `ending`, `config` and `pool` (bounds), `peers` (the other shards), `parcel` (what passes
 //! between them), `routes`, `share` (groups that share a subscription), [`retained`], `wheel`, `slots`.
 
 #![forbid(unsafe_code)]
 
+mod alias;
 pub mod config;
 mod connect;
 mod deliver;

@@ -1,5 +1,6 @@
 //! Deliveries under a packet id, from their PUBLISH to their last acknowledgement.
 
+use crate::deliver::Sent;
 use crate::hook::Hook;
 use crate::session::{Kind, OutboundState, Phase, Session};
 use crate::shard::Shard;
@@ -28,11 +29,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     return;
                 }
                 let store_id = session.store_id();
-                if let Some(outbound) = session.inflight.get_mut(packet_id) {
-                    outbound.state =
-                        if store_id.is_some() { OutboundState::Release } else { OutboundState::Pubcomp };
-                    outbound.seq = 0;
-                }
+                let next = if store_id.is_some() { OutboundState::Release } else { OutboundState::Pubcomp };
+                session.inflight.release(packet_id, next);
                 let Some(session) = store_id else {
                     self.write_pubrel(id, packet_id);
                     return;
@@ -45,9 +43,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             Some((OutboundState::Release, _)) => {}
             Some((OutboundState::Pubcomp, _)) => self.write_pubrel(id, packet_id),
-            _ => self.write(id, |out, v| {
-                encode_ack(out, v, AckType::Pubrel, packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
-            }),
+            _ => {
+                self.write(id, |out, v| {
+                    encode_ack(out, v, AckType::Pubrel, packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
+                });
+            }
         }
     }
 
@@ -71,7 +71,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         };
         match (open, row) {
             (Some(id), Some(delivery)) => {
-                self.delivering().send_row(key, id, packet_id, seq, &delivery, false)
+                outbound.sent = true;
+                self.delivering().send_row(key, id, packet_id, seq, &delivery, Sent::No)
             }
             // Its client has gone: it goes out when the client is back and the queue hands its row out again.
             _ => session.inflight.park_one(packet_id),

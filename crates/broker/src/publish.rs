@@ -1,6 +1,6 @@
 //! One publish: in, to its destinations, and its acknowledgement.
 
-use crate::config;
+use crate::config::{self, ClientLimits};
 use crate::deliver::{Outgoing, delivering, qos as record_qos};
 use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
 use crate::parcel::Share;
@@ -18,7 +18,7 @@ use ferrule_mqtt::{
 };
 use ferrule_outbox::{Outcome, Reason, ReceiptId};
 use ferrule_store::record::{self, Record, Retained};
-use ferrule_store::{BodyId, Op, Side, Stamp, Store};
+use ferrule_store::{BodyId, Now, Op, Side, Stamp, Store};
 use foldhash::fast::FixedState;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -108,7 +108,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let aliased: Arc<str>;
         let mut topic = publish.topic;
         if let Some(alias) = publish.properties.topic_alias() {
-            match resolve_alias(conn.publishing.make(), alias, topic, limits.topic_alias_max) {
+            match resolve_alias(conn.publishing.make(), alias, topic, limits) {
                 Ok(None) => {}
                 Ok(Some(known)) => {
                     aliased = known;
@@ -220,11 +220,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 None => {}
                 Some(Received::Waiting(on)) => {
                     // Sent again on a new connection: that one is told.
-                    *on = id;
+                    if std::mem::replace(on, id) != id {
+                        publishing.unreleased += 1;
+                    }
                     self.stats.joined += 1;
                     return None;
                 }
-                Some(&mut Received::Answered(reason)) => {
+                Some(Received::Answered(reason, on)) => {
+                    let reason = *reason;
+                    if on.replace(id) != Some(id) {
+                        publishing.unreleased += 1;
+                    }
                     // Until its PUBREL a PUBLISH under this packet id is never routed again [MQTT-4.3.3-10].
                     self.stats.joined += 1;
                     self.write(id, |out, version| {
@@ -239,15 +245,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Version::V5 => usize::from(limits.receive_max),
             Version::V3_1 | Version::V3_1_1 => limits.waiting_max,
         };
-        // A session keeps its QoS 2 packet ids until PUBREL; those that wait are among them.
-        let unreleased = session.received.get().map_or(0, |received| received.len());
-        if publishing.waiting.len().max(unreleased) >= window {
+        // Its send quota: QoS 1 publishes that wait for PUBACK, and QoS 2 ones of this connection whose PUBREL has not come [MQTT 5, 4.9].
+        // A session keeps the latter; those that wait are among them.
+        let unreleased = usize::from(publishing.unreleased);
+        let waits = |publishing: &Publishing| publishing.waiting.iter().filter(|w| !w.qos2).count();
+        let is_full =
+            publishing.waiting.len() + unreleased >= window && waits(publishing) + unreleased >= window;
+        // And what earlier connections left is bounded as well.
+        let kept = session.received.get().map_or(0, |received| received.len());
+        if is_full || kept >= 2 * window {
             self.stats.window_exceeded += 1;
             self.disconnect(id, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
             return None;
         }
         if qos2 {
             session.received.make().insert(packet_id, Received::Waiting(id));
+            publishing.unreleased += 1;
         }
         let serial = publishing.next_serial;
         publishing.next_serial += 1;
@@ -288,9 +301,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if qos2 && let Some(session) = self.sessions.get_mut(session) {
             if reason.is_error() {
                 // The exchange ends here: no PUBREL follows [MQTT-4.3.3-9].
-                session.release(packet_id);
+                let of = session.release(packet_id);
+                self.released(of);
             } else {
-                session.received.make().insert(packet_id, Received::Answered(reason));
+                session.received.make().insert(packet_id, Received::Answered(reason, Some(id)));
             }
         }
         let Some(conn) = self.conns.get_mut(id) else { return };
@@ -306,6 +320,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 reason,
                 content,
             });
+        }
+    }
+
+    /// A QoS 2 publish takes no place of its connection's window any more.
+    fn released(&mut self, of: Option<ConnId>) {
+        if let Some(publishing) = of.and_then(|id| self.conns.get_mut(id)?.publishing.get_mut()) {
+            publishing.unreleased = publishing.unreleased.saturating_sub(1);
         }
     }
 
@@ -331,13 +352,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
         {
             to = on;
             if outcome == Outcome::Retry {
-                session.release(packet_id);
-                if let Some(session) = session.store_id() {
+                let of = session.release(packet_id);
+                let store_id = session.store_id();
+                self.released(of);
+                if let Some(session) = store_id {
                     // Or, after a kill, its repetition would be answered and go nowhere.
                     self.op(Op::InflightDelete { session, side: Side::Inbound, packet_id }, true);
                 }
             } else {
-                session.received.make().insert(packet_id, Received::Answered(ReasonCode::SUCCESS));
+                session.received.make().insert(packet_id, Received::Answered(ReasonCode::SUCCESS, Some(on)));
             }
         }
         match outcome {
@@ -386,11 +409,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.protocol_error(id);
                 return;
             }
-            Some(Received::Answered(_)) => ReasonCode::SUCCESS,
+            Some(Received::Answered(..)) => ReasonCode::SUCCESS,
             None => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
         };
-        session.release(packet_id);
+        let of = session.release(packet_id);
         let store_id = session.store_id();
+        self.released(of);
         if let Some(session) = store_id.filter(|_| reason == ReasonCode::SUCCESS) {
             // A packet id that came back after a kill would swallow the next message under it: freed before PUBCOMP.
             self.op(Op::InflightDelete { session, side: Side::Inbound, packet_id }, true);
@@ -664,7 +688,40 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.retained_lazy.insert(topic.into());
     }
 
-    pub(crate) fn publish_will(&mut self, publisher: &Publisher, will: &Will) {
+    /// What the node says of itself: to this shard's subscribers, and kept for later ones. Every shard is told by the node.
+    pub fn publish_sys(&mut self, topics: &[(Arc<str>, Bytes)], now: Now) {
+        self.now = now;
+        let publisher = Arc::clone(&self.peers.publisher);
+        for (topic, value) in topics {
+            let stamp = self.peers.next_stamp(now);
+            let kept = Retained {
+                qos: 0,
+                expires_wall_ms: None,
+                at_wall_ms: now.wall_ms,
+                properties: Bytes::new(),
+                payload: value.clone(),
+            };
+            let _ = self.sys.set(topic, stamp, Arc::new(kept));
+            let message = Message {
+                topic,
+                payload: value,
+                qos: QoS::AtMostOnce,
+                retain: true,
+                dup: false,
+                properties: Properties::EMPTY,
+                publisher: &publisher,
+                received: Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true },
+                hops: 0,
+                path: 0,
+                attachment: None,
+                hold: false,
+            };
+            self.route(&message, Scope::Sessions, None, None);
+        }
+    }
+
+    /// `from`: the session, if it lives on: No Local holds for its will, too.
+    pub(crate) fn publish_will(&mut self, from: Option<SessionKey>, publisher: &Publisher, will: &Will) {
         let scope = PropertyScope::Packet(PacketType::Publish);
         let message = Message {
             topic: &will.topic,
@@ -680,7 +737,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             attachment: None,
             hold: false,
         };
-        self.route(&message, Scope::Everyone(None), None, None);
+        self.route(&message, Scope::Everyone(from), None, None);
     }
 
     /// Routes what rules published.
@@ -737,9 +794,9 @@ fn resolve_alias(
     publishing: &mut Publishing,
     alias: u16,
     topic: &str,
-    max: u16,
+    limits: &ClientLimits,
 ) -> Result<Option<Arc<str>>, ReasonCode> {
-    if alias == 0 || alias > max {
+    if alias == 0 || alias > limits.topic_alias_max {
         return Err(ReasonCode::TOPIC_ALIAS_INVALID);
     }
     let index = usize::from(alias) - 1;
@@ -748,6 +805,9 @@ fn resolve_alias(
             Some(Some(known)) => Ok(Some(Arc::clone(known))),
             _ => Err(ReasonCode::PROTOCOL_ERROR),
         };
+    }
+    if !limits.takes_topic(topic) {
+        return Ok(None); // The publish is refused, and nothing is kept of it.
     }
     if publishing.aliases.len() <= index {
         publishing.aliases.resize(index + 1, None);

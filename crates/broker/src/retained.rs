@@ -6,6 +6,7 @@
 use ferrule_mqtt::topic;
 use ferrule_store::record::Retained;
 use foldhash::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub enum Set {
 pub struct RetainedIndex {
     nodes: Vec<Node>,
     free: Vec<u32>,
+    /// Topics whose message expires, by when.
+    ends: BTreeSet<(i64, Arc<str>)>,
     len: usize,
     bytes: usize,
     max_messages: usize,
@@ -51,7 +54,15 @@ impl RetainedIndex {
     /// An empty index with its bounds.
     #[must_use]
     pub fn new(max_messages: usize, max_bytes: usize) -> Self {
-        Self { nodes: vec![Node::default()], free: Vec::new(), len: 0, bytes: 0, max_messages, max_bytes }
+        Self {
+            nodes: vec![Node::default()],
+            free: Vec::new(),
+            ends: BTreeSet::new(),
+            len: 0,
+            bytes: 0,
+            max_messages,
+            max_bytes,
+        }
     }
 
     /// Messages kept.
@@ -115,10 +126,25 @@ impl RetainedIndex {
         }
         self.bytes += kept.cost();
         self.len += usize::from(kept.message.is_some());
+        let end = kept.end();
         if let Some(old) = self.nodes[at as usize].kept.replace(kept) {
             self.bytes -= old.cost();
             self.len -= usize::from(old.message.is_some());
+            self.forget_end(&old);
         }
+        self.ends.extend(end);
+    }
+
+    fn forget_end(&mut self, old: &Kept) {
+        if let Some(end) = old.end() {
+            self.ends.remove(&end);
+        }
+    }
+
+    /// A topic whose message has expired.
+    #[must_use]
+    pub fn expired(&self, now_wall_ms: i64) -> Option<Arc<str>> {
+        self.ends.first().filter(|(end, _)| *end <= now_wall_ms).map(|(_, name)| Arc::clone(name))
     }
 
     /// Clears the message of a topic. `remember`: an older one may still be on its way from another shard.
@@ -155,6 +181,7 @@ impl RetainedIndex {
         let Some(old) = self.nodes[at as usize].kept.take() else { return };
         self.len -= usize::from(old.message.is_some());
         self.bytes -= old.cost();
+        self.forget_end(&old);
         for (parent, level) in path.into_iter().rev() {
             let node = &self.nodes[at as usize];
             if !node.children.is_empty() || node.kept.is_some() {
@@ -224,6 +251,10 @@ impl Node {
 }
 
 impl Kept {
+    fn end(&self) -> Option<(i64, Arc<str>)> {
+        Some((self.message.as_ref()?.expires_wall_ms?, Arc::clone(&self.name)))
+    }
+
     fn cost(&self) -> usize {
         cost(&self.name, self.message.as_deref())
     }

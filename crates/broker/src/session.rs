@@ -1,5 +1,6 @@
 //! What a shard keeps of a client: its session, and its connection while it has one.
 
+use crate::alias::{Alias, Aliases};
 use crate::config::ClientLimits;
 use crate::hook::{Access, Publisher};
 use crate::pool::{Pace, Pool};
@@ -7,8 +8,8 @@ use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{QoS, ReasonCode, Version, topic};
 use ferrule_outbox::{End, Queue, ReceiptId, Row};
-use ferrule_store::record::{Delivery, Record, RecordError, Subscription};
-use ferrule_store::{Body, BodyId, SessionId};
+use ferrule_store::record::{self, Delivery, Record, RecordError, Subscription};
+use ferrule_store::{Body, BodyId, Now, SessionId};
 use foldhash::HashMap;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -87,6 +88,8 @@ pub(crate) struct Outbound {
     pub(crate) state: OutboundState,
     /// Sent on an earlier connection, if at all: it goes again, under this id, when the queue hands out its row.
     pub(crate) parked: bool,
+    /// Its PUBLISH was written, or may have been by an earlier process life.
+    pub(crate) sent: bool,
     /// How many ids had been drawn before this one.
     draw: u64,
 }
@@ -112,6 +115,8 @@ pub(crate) struct InFlight(Option<Box<Drawn>>);
 #[derive(Debug)]
 struct Drawn {
     sent: VecDeque<Outbound>,
+    /// QoS 2 ids in the order of their PUBRECs: PUBRELs go in that order [MQTT-4.6.0-4 of 3.1.1].
+    released: VecDeque<u16>,
     /// QoS 1 messages of shared subscriptions, in a session that ends with its connection: they go to others then.
     shared: HashMap<u16, Arc<Delivery>>,
     /// Ids drawn, and one round ahead: what the store gave back has drawn number 0.
@@ -127,7 +132,13 @@ const KEEP_SENT: usize = 64;
 
 impl Default for Drawn {
     fn default() -> Self {
-        Self { sent: VecDeque::new(), shared: HashMap::default(), drawn: IDS, parked: 0 }
+        Self {
+            sent: VecDeque::new(),
+            released: VecDeque::new(),
+            shared: HashMap::default(),
+            drawn: IDS,
+            parked: 0,
+        }
     }
 }
 
@@ -154,7 +165,8 @@ impl InFlight {
             // Ids are drawn in turn, so that only what is a round old can still have this one.
             let mut old = ids.sent.iter().take_while(|o| o.draw + IDS <= draw);
             if !old.any(|o| o.packet_id == packet_id) {
-                ids.sent.push_back(Outbound { packet_id, seq, state, parked: false, draw });
+                let sent = state != OutboundState::Commit;
+                ids.sent.push_back(Outbound { packet_id, seq, state, parked: false, sent, draw });
                 return Some(packet_id);
             }
         }
@@ -166,8 +178,11 @@ impl InFlight {
         let state = if seq == 0 { OutboundState::Pubcomp } else { OutboundState::Pubrec };
         let parked = seq != 0;
         ids.parked += usize::from(parked);
+        if !parked {
+            ids.released.push_back(packet_id);
+        }
         let at = ids.sent.partition_point(|o| o.seq <= seq);
-        ids.sent.insert(at, Outbound { packet_id, seq, state, parked, draw: 0 });
+        ids.sent.insert(at, Outbound { packet_id, seq, state, parked, sent: true, draw: 0 });
     }
 
     /// The delivery under a packet id, if the client has it.
@@ -176,13 +191,16 @@ impl InFlight {
         self.sent_mut().find(|o| o.packet_id == packet_id && !o.parked)
     }
 
-    /// The delivery of a row that is handed out again, and whether it was parked: it is not any more.
-    pub(crate) fn unpark(&mut self, seq: u64) -> Option<(Outbound, bool)> {
+    /// The delivery of a row that is handed out, as it was: it is not parked any more, and is sent.
+    pub(crate) fn unpark(&mut self, seq: u64) -> Option<Outbound> {
         let ids = self.0.as_mut()?;
         let outbound = ids.sent.iter_mut().find(|o| o.seq == seq)?;
-        let parked = std::mem::take(&mut outbound.parked);
-        ids.parked -= usize::from(parked);
-        Some((*outbound, parked))
+        let before = *outbound;
+        if before.parked {
+            (outbound.parked, outbound.sent) = (false, true);
+            ids.parked -= 1;
+        }
+        Some(before)
     }
 
     /// What was sent and not answered waits for its row to be handed out again.
@@ -222,10 +240,30 @@ impl InFlight {
         if !ids.shared.is_empty() {
             ids.shared.remove(&outbound.packet_id);
         }
+        if let Some(at) = ids.released.iter().position(|id| *id == outbound.packet_id) {
+            ids.released.remove(at);
+        }
         if ids.sent.is_empty() && ids.sent.capacity() > KEEP_SENT {
             ids.sent = VecDeque::new();
         }
         Some(outbound)
+    }
+
+    /// Its receiver has it: PUBREL comes next.
+    pub(crate) fn release(&mut self, packet_id: u16, state: OutboundState) {
+        let Some(ids) = &mut self.0 else { return };
+        if let Some(outbound) = ids.sent.iter_mut().find(|o| o.packet_id == packet_id && !o.parked) {
+            (outbound.state, outbound.seq) = (state, 0);
+            ids.released.push_back(packet_id);
+        }
+    }
+
+    /// Ids whose PUBREL was sent and not answered, in the order of their PUBRECs.
+    pub(crate) fn released(&self) -> impl Iterator<Item = u16> {
+        let is_due = |ids: &Drawn, id: u16| {
+            ids.sent.iter().any(|o| o.packet_id == id && o.state == OutboundState::Pubcomp)
+        };
+        self.0.iter().flat_map(move |ids| ids.released.iter().copied().filter(move |id| is_due(ids, *id)))
     }
 
     /// Keeps a message of a shared subscription until its delivery ends.
@@ -242,6 +280,7 @@ impl InFlight {
     }
 
     /// All, oldest first.
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Outbound> {
         self.0.iter().flat_map(|ids| &ids.sent)
     }
@@ -262,8 +301,8 @@ pub(crate) struct Inbound {
 pub(crate) enum Received {
     /// Its PUBREC waits, and is due on this connection.
     Waiting(ConnId),
-    /// PUBREC sent with this reason.
-    Answered(ReasonCode),
+    /// PUBREC sent with this reason; and the connection whose window it takes a place of.
+    Answered(ReasonCode, Option<ConnId>),
 }
 
 #[derive(Debug)]
@@ -276,6 +315,33 @@ pub(crate) struct Will {
     pub(crate) properties: Bytes,
     /// How long after its connection it is published, if the session lives that long.
     pub(crate) delay_s: u32,
+}
+
+impl Will {
+    /// As the store keeps it.
+    pub(crate) fn to_record(&self, due_wall_ms: Option<i64>) -> record::Will {
+        record::Will {
+            topic: self.topic.clone(),
+            payload: self.payload.clone(),
+            qos: self.qos.into(),
+            retain: self.retain,
+            properties: self.properties.clone(),
+            delay_s: self.delay_s,
+            due_wall_ms,
+        }
+    }
+
+    /// As the store kept it.
+    pub(crate) fn from_record(will: record::Will) -> Self {
+        Self {
+            topic: will.topic,
+            payload: will.payload,
+            qos: QoS::try_from(will.qos).unwrap_or(QoS::AtMostOnce),
+            retain: will.retain,
+            properties: will.properties,
+            delay_s: will.delay_s,
+        }
+    }
 }
 
 /// A will whose connection has ended and whose delay has not.
@@ -341,6 +407,8 @@ pub(crate) struct Session {
     /// Of its connection, or its last one: its limits.
     pub(crate) listener: u16,
     pub(crate) version: Version,
+    /// The store has a will of it.
+    pub(crate) will_stored: bool,
     /// In the list of sessions whose queue has to be looked at when this turn ends.
     pub(crate) touched: bool,
     /// Has or had a shared subscription.
@@ -368,6 +436,7 @@ impl Session {
             window: 0,
             listener: 0,
             version: Version::V3_1_1,
+            will_stored: false,
             touched: false,
             shares: false,
             expiry_s,
@@ -383,6 +452,14 @@ impl Session {
             Kind::Persistent { id, .. } => Some(id),
             Kind::Clean(_) => None,
         }
+    }
+
+    /// When its connection ended, by what is left of its life.
+    pub(crate) fn ended_wall_ms(&self, now: Now) -> i64 {
+        let life_us = u64::from(self.expiry_s) * 1_000_000;
+        let left_us = self.expires_us.saturating_sub(now.mono_us);
+        let lived_us = if self.expires_us == 0 { 0 } else { life_us.saturating_sub(left_us) };
+        now.wall_ms.saturating_sub_unsigned(lived_us / 1_000)
     }
 
     /// Its shared subscriptions.
@@ -432,14 +509,17 @@ impl Session {
         self.received.get()?.get(&packet_id).copied()
     }
 
-    /// Frees one.
-    pub(crate) fn release(&mut self, packet_id: u16) {
-        if let Some(received) = self.received.get_mut() {
-            received.remove(&packet_id);
-            if received.is_empty() && received.capacity() > KEEP_SENT {
-                self.received = Rare::default();
-            }
+    /// Frees one; the connection whose window it took a place of.
+    pub(crate) fn release(&mut self, packet_id: u16) -> Option<ConnId> {
+        let received = self.received.get_mut()?;
+        let of = match received.remove(&packet_id)? {
+            Received::Waiting(on) => Some(on),
+            Received::Answered(_, on) => on,
+        };
+        if received.is_empty() && received.capacity() > KEEP_SENT {
+            self.received = Rare::default();
         }
+        of
     }
 }
 
@@ -503,6 +583,7 @@ pub(crate) struct Conn {
     pub(crate) throttled: bool,
     /// Acknowledgements may leave in any order: a gateway's.
     pub(crate) unordered: bool,
+
     /// 0: off.
     pub(crate) keep_alive_s: u16,
     pub(crate) peer_packet_bytes: u32,
@@ -516,6 +597,8 @@ pub(crate) struct Publishing {
     pub(crate) publisher: Option<Arc<Publisher>>,
     /// The gateway it is.
     pub(crate) edge: Option<Arc<str>>,
+    /// Topic aliases that we set for it; none when it takes none.
+    pub(crate) own_aliases: Option<Box<Aliases>>,
     /// Topic aliases that the client has set.
     pub(crate) aliases: Vec<Option<Arc<str>>>,
     pub(crate) waiting: VecDeque<Waiting>,
@@ -528,6 +611,8 @@ pub(crate) struct Publishing {
     /// What its CONNECT is answered with, whatever it says.
     pub(crate) refusal: Option<ReasonCode>,
     pub(crate) next_serial: u64,
+    /// QoS 2 publishes of this connection whose PUBREL has not come.
+    pub(crate) unreleased: u16,
     pub(crate) pace: Pace,
     /// When the packet that is not whole began, or had grown; 0: there is none.
     pub(crate) begun_us: u64,
@@ -563,6 +648,19 @@ impl Conn {
             unordered: false,
             keep_alive_s: 0,
             peer_packet_bytes: u32::MAX,
+        }
+    }
+
+    /// What a topic goes by; none: it is named.
+    pub(crate) fn alias(&mut self, topic: &str) -> Option<Alias> {
+        self.publishing.get_mut()?.own_aliases.as_mut().map(|aliases| aliases.of(topic))
+    }
+
+    /// The packet that would have set it was not written.
+    pub(crate) fn unset_alias(&mut self, alias: Option<Alias>) {
+        let own = self.publishing.get_mut().and_then(|p| p.own_aliases.as_mut());
+        if let Some((aliases, alias)) = own.zip(alias) {
+            aliases.unset(alias);
         }
     }
 
@@ -679,7 +777,7 @@ mod tests {
         assert_eq!(order, [(3, Pubcomp), (1, Pubrec), (2, Pubrec)]);
         assert_eq!(inflight.len(), 1, "parked ones take no place");
         assert_eq!(inflight.push(10, OutboundState::Puback), Some(4));
-        assert_eq!(inflight.unpark(7).map(|(o, parked)| (o.packet_id, parked)), Some((1, true)));
+        assert_eq!(inflight.unpark(7).map(|o| (o.packet_id, o.parked, o.sent)), Some((1, true, true)));
         assert_eq!(inflight.len(), 3);
     }
 

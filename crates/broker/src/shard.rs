@@ -6,7 +6,7 @@ use crate::peers::{Owner, Peers, Place};
 use crate::pool::Pool;
 use crate::retained::RetainedIndex;
 use crate::routes::{self, Routes};
-use crate::session::{Conn, Kind, Phase, Received, Session};
+use crate::session::{Conn, Kind, LateWill, Phase, Received, Session, Will};
 use crate::share::Shares;
 use crate::slots::Slots;
 use crate::turn::Batch;
@@ -178,6 +178,8 @@ pub struct Shard<H, S> {
     pub(crate) shares: Shares,
     pub(crate) peers: Peers,
     pub(crate) retained: RetainedIndex,
+    /// The last values of `$SYS` topics: never stored, and nobody's but this node's.
+    pub(crate) sys: RetainedIndex,
     /// Topics whose retained message, set by QoS 0, is not in the store yet.
     pub(crate) retained_lazy: HashSet<Box<str>>,
     pub(crate) retained_lazy_since_us: u64,
@@ -190,6 +192,8 @@ pub struct Shard<H, S> {
     /// When the last turn ended.
     pub(crate) last_turn_us: u64,
     pub(crate) commands: Vec<Command>,
+    /// Connections that a packet is due to that is larger than they take.
+    pub(crate) speechless: Vec<ConnId>,
     pub(crate) touched: Vec<SessionKey>,
     pub(crate) batch: Batch,
     pub(crate) ended: Vec<(End, Outcome)>,
@@ -236,6 +240,10 @@ pub struct Parts<H, S> {
 
 /// The longest fixed header and variable header up to the protocol level, MQTT 3.1's: what tells a CONNECT's version.
 const CONNECT_HEAD: usize = 5 + 2 + 6 + 1;
+
+/// `$SYS` topics and their bytes: a dozen times what a node publishes.
+const SYS_TOPICS: usize = 1_000;
+const SYS_BYTES: usize = 1 << 20;
 
 /// Output buffers between a turn and the next: a connection has one of its own only while it has output.
 #[derive(Debug, Default)]
@@ -296,6 +304,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             shares: Shares::new(),
             peers: Peers::new(place),
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
+            sys: RetainedIndex::new(SYS_TOPICS, SYS_BYTES),
             limits,
             retained_lazy: HashSet::new(),
             retained_lazy_since_us: 0,
@@ -306,6 +315,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             waiters: Vec::new(),
             last_turn_us: 0,
             commands: Vec::new(),
+            speechless: Vec::new(),
             touched: Vec::new(),
             batch: Batch::default(),
             ended: Vec::new(),
@@ -351,21 +361,28 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 continue;
             }
             let queue_id = QueueId::session(*id);
-            let queue = Queue::new(queue_id, self.policy, queues.get(&queue_id).copied());
+            let mut queue = Queue::new(queue_id, self.policy, queues.get(&queue_id).copied());
+            record.handed_to.into_iter().for_each(|seq| queue.set_handed_to(seq));
             let client_id: Arc<str> = record.client_id.into();
             // Connected when the process died: its life begins to run out now.
             let away_ms =
                 record.ended_wall_ms.map_or(0, |ended| self.now.wall_ms.saturating_sub(ended).max(0));
             let life_us = u64::from(record.expiry_s) * 1_000_000;
-            let left_us = life_us.saturating_sub(away_ms as u64 * 1_000);
+            let mut left_us = life_us.saturating_sub(away_ms as u64 * 1_000);
+            if left_us == 0 && record.will.is_some() {
+                // Its end is when its will is published: by its timer, when all others are there.
+                left_us = 1;
+            }
             if left_us == 0 {
                 // It ended with its connection, or since.
                 self.op(Op::SessionDelete { session: *id }, false);
                 continue;
             }
             let kind = Kind::Persistent { id: *id, queue: Box::new(queue) };
-            let username = record.username.map(Into::into);
+            let username: Option<Arc<str>> = record.username.map(Into::into);
             let mut session = Session::new(client_id, username, kind, record.expiry_s);
+            session.will_stored = record.will.is_some();
+            session.late_will = record.will.map(|will| Box::new(self.restored_will(&session, will)));
             session.listener = listener;
             if record.expiry_s != u32::MAX {
                 // The monotonic clock may be younger than the session: its life is what is left of it.
@@ -396,7 +413,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             };
             match (side, record::Inflight::from_bytes(bytes)) {
                 (Side::Inbound, Ok(record::Inflight::Received)) => {
-                    session.received.make().insert(*packet_id, Received::Answered(ReasonCode::SUCCESS));
+                    let answered = Received::Answered(ReasonCode::SUCCESS, None);
+                    session.received.make().insert(*packet_id, answered);
                 }
                 (Side::Outbound, Ok(record::Inflight::Sent(seq))) => {
                     session.inflight.restore(*packet_id, seq)
@@ -411,6 +429,23 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.retained.set(topic, stamp, Arc::new(message));
             }
         }
+    }
+
+    /// A will that the store kept: what was its connection has ended, at the latest now. Never later than its whole delay from
+    /// now, whatever the clock says.
+    fn restored_will(&self, session: &Session, will: record::Will) -> LateWill {
+        let whole_ms = u64::from(will.delay_s) * 1_000;
+        let left_ms =
+            will.due_wall_ms.map_or(whole_ms, |due| due.saturating_sub(self.now.wall_ms).max(0) as u64);
+        let publisher = Arc::new(Publisher {
+            client_id: Arc::clone(&session.client_id),
+            username: session.username.clone(),
+            host: None,
+            role: Role::Device,
+        });
+        // Timers never come up in the moment that they are set: by then the shards know each other's routes.
+        let due_us = self.now.mono_us + left_ms.min(whole_ms) * 1_000;
+        LateWill { will: Will::from_record(will), publisher, due_us }
     }
 
     /// What the store holds of sessions that it does not know must not become another session's: it goes, and no id in use is
@@ -745,7 +780,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Packet::Pubcomp(ack) => self.pubcomp(id, ack.packet_id),
             Packet::Subscribe(subscribe) => self.subscribe(id, &subscribe),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(id, &unsubscribe),
-            Packet::Pingreq => self.write(id, |out, _| out.extend_from_slice(&PINGRESP)),
+            Packet::Pingreq => {
+                self.write(id, |out, _| out.extend_from_slice(&PINGRESP));
+            }
             Packet::Connect(connect) => self.connect(id, &connect),
             Packet::Disconnect(disconnect) => self.client_disconnects(id, &disconnect),
             // No CONNECT that named a method was accepted [MQTT-4.12.0-6].
@@ -757,21 +794,29 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// Appends to a connection's output.
-    pub(crate) fn write(&mut self, id: ConnId, encode: impl FnOnce(&mut Vec<u8>, Version)) {
+    /// Appends a packet to a connection's output; whether its receiver takes one as large.
+    pub(crate) fn write(&mut self, id: ConnId, encode: impl FnOnce(&mut Vec<u8>, Version)) -> bool {
         // Nothing follows the last packet.
         if let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase != Phase::Closing) {
             if conn.out.is_empty() {
                 conn.is_drained(self.now.mono_us);
                 self.buffers.ready(&mut conn.out);
             }
+            let before = conn.out.len();
             encode(&mut conn.out, conn.version);
+            if conn.out.len() - before > conn.peer_packet_bytes as usize {
+                // Larger than its receiver takes [MQTT-3.1.2-24]: what cannot be said cannot be owed either.
+                conn.out.truncate(before);
+                self.speechless.push(id);
+                return false;
+            }
             conn.count_output(&mut self.pool);
             if !conn.dirty {
                 conn.dirty = true;
                 self.dirty.push(id);
             }
         }
+        true
     }
 
     /// The session of a client id.
@@ -814,14 +859,26 @@ impl<H: Hook, S: Store> Shard<H, S> {
         publishing.publisher.clone()
     }
 
-    pub(crate) fn session_op(&self, key: SessionKey, ended_wall_ms: Option<i64>) -> Option<Op> {
-        let session = self.sessions.get(key)?;
+    /// A session as it is now, for the store; `ended_wall_ms`: its connection has ended. Whether somebody waits for it: a will that is
+    /// in the store and is not to be published any more.
+    pub(crate) fn session_op(&mut self, key: SessionKey, ended_wall_ms: Option<i64>) -> Option<(Op, bool)> {
+        let now = self.now;
+        let session = self.sessions.get_mut(key)?;
+        let Kind::Persistent { id, queue } = &session.kind else { return None };
+        let late = session.late_will.as_ref().map(|late| {
+            let left_ms = late.due_us.saturating_sub(now.mono_us) / 1_000;
+            late.will.to_record(Some(now.wall_ms.saturating_add_unsigned(left_ms)))
+        });
+        let will = late.or_else(|| Some(session.will.as_ref()?.to_record(None)));
+        let is_gone = std::mem::replace(&mut session.will_stored, will.is_some()) && will.is_none();
         let record = record::Session {
             client_id: (&*session.client_id).into(),
             username: session.username.as_deref().map(Into::into),
             expiry_s: session.expiry_s,
             ended_wall_ms,
+            handed_to: ended_wall_ms.map(|_| queue.handed_to()),
+            will,
         };
-        Some(Op::SessionPut { session: session.store_id()?, record: record.to_bytes() })
+        Some((Op::SessionPut { session: *id, record: record.to_bytes() }, is_gone))
     }
 }

@@ -14,13 +14,14 @@
 //!
 //! # Who leaves
 //! A QoS 1 message that a member had not acknowledged when its session ended goes to another (`Shard::share_again`), also one
-//! that its queue still held in memory; rows on disk go with their session. A QoS 2 message stays with its session, and ends with it
+//! that its queue still held in memory; rows that are on disk alone go with their session. A QoS 2 message stays with its session, and ends with it
 //! [MQTT-4.8.2-4, MQTT-4.8.2-5].
 
 use crate::SessionKey;
 use crate::config;
 use crate::hook::{Hook, Message};
 use crate::publish::{Draw, Scope, expired};
+use crate::session::Kind;
 use crate::shard::{Destination, Shard};
 use ferrule_mqtt::{PacketType, Properties, PropertiesBuf, Property, PropertyScope, QoS, topic};
 use ferrule_store::record::{Delivery, Subscription};
@@ -436,7 +437,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let size = message.topic.len() + message.payload.len();
         let room = self.pool.fits(bound, conn.out.len(), size);
         let is_sent_at_once = member.subscription.qos == 0 || message.qos == QoS::AtMostOnce;
-        Some(room && (is_sent_at_once || (session.has_room() && !session.has_waiters())))
+        let is_behind = match &session.kind {
+            Kind::Clean(waiters) => waiters.get().is_some_and(|waiters| !waiters.pending.is_empty()),
+            Kind::Persistent { queue, .. } => queue.counters().queued > 0,
+        };
+        Some(room && (is_sent_at_once || (session.has_room() && !is_behind)))
     }
 
     /// What a member left behind goes to others of its groups.

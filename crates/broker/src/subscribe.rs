@@ -30,7 +30,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let refusal = if !limits.takes_topic(filter) {
                 self.stats.topics_refused += 1;
                 Some(ReasonCode::TOPIC_FILTER_INVALID)
-            } else if topic::validate_filter(filter).is_err() {
+            } else if topic::validate_filter(filter).is_err() || topic::exclusive(filter).is_some() {
                 Some(ReasonCode::TOPIC_FILTER_INVALID)
             } else if !access.subscribe(plain) {
                 self.stats.denied += 1;
@@ -175,24 +175,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(conn) = self.conns.get(id) else { return };
         let (Some(key), access) = (conn.session, Arc::clone(&conn.access)) else { return };
         let mut found: Vec<(Arc<str>, Arc<Retained>)> = Vec::new();
-        let mut over: Vec<Arc<str>> = Vec::new();
         let now_ms = self.now.wall_ms;
         self.retained.matches(filter, |name, message| {
-            if expired(message.expires_wall_ms, now_ms) {
-                over.push(Arc::clone(name));
-            } else if access.receive(name) {
+            if !expired(message.expires_wall_ms, now_ms) && access.receive(name) {
                 found.push((Arc::clone(name), Arc::clone(message)));
             }
         });
-        for topic in over {
-            // Expired everywhere, so nobody is told. With others about, one of them may have set it anew on disk already: what is
-            // there goes at the next start.
-            let stamp = self.peers.next_stamp(self.now);
-            self.retained.clear(&topic, stamp, false);
-            if self.peers.is_alone() {
-                self.retain_later(&topic);
+        self.sys.matches(filter, |name, message| {
+            if access.receive(name) {
+                found.push((Arc::clone(name), Arc::clone(message)));
             }
-        }
+        });
         for (topic, message) in found {
             let qos = record_qos(message.qos.min(subscription.qos));
             let delivery = Arc::new(Delivery {

@@ -195,8 +195,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn end_turn(&mut self, now: Now) {
         self.now = now;
         self.run_timers();
+        for id in std::mem::take(&mut self.speechless) {
+            self.disconnect(id, ReasonCode::PACKET_TOO_LARGE);
+        }
         // Before rows are handed out: those that come of it go with them.
         self.route_local();
+        self.drop_expired_retained();
         let mut reads = Vec::new();
         let mut ended = std::mem::take(&mut self.ended);
         self.hook.turn(now, &mut ended, &mut reads);
@@ -233,7 +237,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let mut at = |due: Option<u64>| next = [next, due].into_iter().flatten().min();
         at(self.peers.next_us());
         at(self.hook.next_due_us(urgent, self.smoothed_commit));
-        let unfinished = !self.dirty.is_empty() || !self.commands.is_empty() || !self.ended.is_empty();
+        let unfinished = !self.speechless.is_empty()
+            || !self.dirty.is_empty()
+            || !self.commands.is_empty()
+            || !self.ended.is_empty();
         if unfinished || self.batch.due || !self.local.is_empty() || self.peers.has_parcels() {
             // What came after the turn's end has to have a turn of its own.
             at(Some(0));
@@ -461,6 +468,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
+    /// Retained messages that have expired go, as many as a turn has time for. They have everywhere, so nobody is told; whoever
+    /// owns the topic takes it from the disk, unless it is set anew before that.
+    fn drop_expired_retained(&mut self) {
+        const A_TURN: usize = 100;
+        for _ in 0..A_TURN {
+            let Some(topic) = self.retained.expired(self.now.wall_ms) else { return };
+            let stamp = self.peers.next_stamp(self.now);
+            self.retained.clear(&topic, stamp, false);
+            if self.peers.place.owner(&topic) == self.peers.place.index {
+                self.retain_later(&topic);
+            }
+        }
+    }
+
     pub(crate) fn run_timers(&mut self) {
         while let Some(timers) = self.wheel.pop(self.now.mono_us) {
             for timer in timers {
@@ -590,7 +611,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let late = session.late_will.take_if(|late| late.due_us <= now_us).map(|late| *late);
         self.arm_session(key);
         if let Some(LateWill { will, publisher, .. }) = late {
-            self.publish_will(&publisher, &will);
+            self.publish_will(Some(key), &publisher, &will);
+            // Rows and the will's end in one batch.
+            let ended_wall_ms = self.sessions.get(key).map(|session| session.ended_wall_ms(self.now));
+            if let Some((op, due)) = self.session_op(key, ended_wall_ms) {
+                self.op(op, due);
+            }
         }
     }
 }

@@ -79,9 +79,9 @@ fn acknowledged_messages_for_a_persistent_session_are_there_in_order() {
          crash
          s> connect id=s clean=0
          s< connack sp=1
-         s< publish x q1 id=1 dup 1
+         s< publish x q1 id=1 1
          commit
-         s< publish x q1 id=3 dup 3
+         s< publish x q1 id=3 3
          s< publish x q2 id=2 2",
     );
 }
@@ -258,7 +258,7 @@ fn a_delivery_whose_connection_breaks_before_its_commit_goes_out_later() {
          p> publish t=x q=2 id=2 p=2
          s> connect id=s clean=0
          s< connack sp=1
-         s< publish x q2 id=1 dup 1
+         s< publish x q2 id=1 1
          commit
          p< pubrec 2
          s< publish x q2 id=2 2",
@@ -336,7 +336,7 @@ fn a_backlog_larger_than_memory_comes_back_in_order() {
     }
     script += "crash\ns> connect id=s clean=0\ns< connack sp=1\n";
     for n in 1..=300 {
-        script += &format!("s< publish x q1 id={n} dup {n}{big}\ns> puback {n}\n");
+        script += &format!("s< publish x q1 id={n} {n}{big}\ns> puback {n}\n");
     }
     check_with(ClientLimits { inflight_max: 16, ..limits() }, &script);
 }
@@ -378,8 +378,8 @@ fn a_qos_2_id_whose_message_found_no_room_is_not_written_before_it() {
          p< pubrec 2  -- there is room again: what is counted after a start is smaller
          s> connect id=s clean=0
          s< connack sp=1
-         s< publish x q1 id=1 dup 1
-         s< publish x q1 id=2 dup 2
+         s< publish x q1 id=1 1
+         s< publish x q1 id=2 2
          s> puback 1
          s> puback 2
          wait 20000
@@ -443,4 +443,174 @@ fn a_qos_2_message_to_another_shard_is_there_once() {
             assert_eq!(messages, 1, "{reader}, cut after {cut}: {packets:?}");
         }
     }
+}
+
+#[test]
+fn what_was_sent_before_a_kill_may_be_a_repetition_and_what_was_not_is_none() {
+    check(
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:1
+         commit
+         s< suback 1 01
+         p> connect id=p
+         p< connack sp=0
+         p> publish t=x q=1 id=1 p=1
+         s< publish x q1 id=1 1
+         wait 2000
+         commit
+         p< puback 1
+         drop s
+         p> publish t=x q=1 id=2 p=2
+         wait 2000
+         commit
+         p< puback 2
+         crash
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< publish x q1 id=1 dup 1
+         s< publish x q1 id=2 2
+         p> connect id=p
+         p< connack sp=0
+         p> publish t=x q=1 id=3 p=3
+         wait 2000
+         commit
+         p< puback 3
+         s< publish x q1 id=3 3
+         crash
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< publish x q1 id=1 dup 1
+         s< publish x q1 id=2 dup 2  -- it was connected: nobody knows
+         s< publish x q1 id=3 dup 3",
+    );
+}
+
+#[test]
+fn what_expired_on_disk_is_not_delivered() {
+    check(
+        "s> connect id=s v=5 clean=0 expiry=1000
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:1
+         commit
+         s< suback 1 01
+         drop s
+         p> connect id=p v=5
+         p< connack sp=0
+         p> publish t=x q=1 id=1 expiry=10 p=1
+         p> publish t=x q=1 id=2 expiry=100 p=2
+         wait 2000
+         commit
+         p< puback 1
+         p< puback 2
+         crash
+         wait 20000
+         s> connect id=s v=5 clean=0 expiry=1000
+         s< connack sp=1
+         s< publish x q1 id=2 expiry=78 2
+         count dropped_expired 1",
+    );
+}
+
+#[test]
+fn a_will_survives_a_kill() {
+    check(
+        "w> connect id=w clean=0 ka=60 will=gone wq=1 wp=bye
+         commit
+         w< connack sp=0
+         s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=gone:1
+         commit
+         s< suback 1 01
+         crash
+         wait 300
+         commit
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< publish gone q1 id=1 bye
+         s> puback 1
+         wait 2000
+         commit
+         crash
+         wait 1000
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< -  -- once",
+    );
+}
+
+#[test]
+fn a_late_will_survives_a_kill_and_its_owner_takes_it_back() {
+    check(
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=gone/+:1
+         commit
+         s< suback 1 01
+         a> connect id=a v=5 clean=0 expiry=100 will=gone/a wq=1 delay=30
+         commit
+         a< connack sp=0
+         b> connect id=b v=5 clean=0 expiry=100 will=gone/b wq=1 delay=30
+         commit
+         b< connack sp=0
+         c> connect id=c v=5 clean=0 expiry=100 will=gone/c wq=1 delay=30
+         commit
+         c< connack sp=0
+         drop a
+         drop b
+         c> disconnect
+         c! closed
+         commit
+         wait 10000
+         crash
+         s> connect id=s clean=0
+         s< connack sp=1
+         wait 10000
+         b> connect id=b v=5 clean=0 expiry=100
+         commit
+         b< connack sp=1
+         s< -
+         wait 10300
+         s< publish gone/a q1 id=1 will
+         s> puback 1
+         wait 30000
+         commit
+         s< -",
+    );
+}
+
+#[test]
+fn a_session_that_ended_while_nobody_was_there_leaves_its_will() {
+    check(
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=gone:1
+         commit
+         s< suback 1 01
+         a> connect id=a v=5 clean=0 expiry=20 will=gone wq=1 delay=30
+         commit
+         a< connack sp=0
+         drop a
+         s> disconnect
+         s! closed
+         wait 2000
+         commit
+         wait 60000
+         crash
+         wait 300
+         commit
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< publish gone q1 id=1 will
+         s> puback 1
+         a> connect id=a v=5 clean=0 expiry=20
+         commit
+         a< connack sp=0",
+    );
 }

@@ -116,6 +116,7 @@ fn the_second_connection_of_a_client_takes_over() {
          a< disconnect 8e
          a! closed
          w< publish will q0 will
+         commit  -- its will is gone from the disk
          b< connack sp=1
          c> connect id=x v=4 clean=0
          b< disconnect 8e
@@ -345,7 +346,7 @@ fn denied_publishes_and_subscriptions() {
          a< pubrec 2  -- the id was free again
          b> connect id=b v=4
          b< connack sp=0
-         b> subscribe id=1 f=no f=yes:1 f=$share/g/x
+         b> subscribe id=1 f=no f=yes:1 f=$share/g/no
          b< suback 1 80 01 80
          b> publish t=no q=1 id=1
          b< puback 1
@@ -889,4 +890,175 @@ fn nothing_follows_a_disconnect() {
          a< publish x q0
          a! closed",
     );
+}
+
+#[test]
+fn a_client_that_leaves_for_a_reason_leaves_its_will() {
+    for (reason, is_published) in [("00", false), ("04", true), ("80", true), ("81", true), ("93", true)] {
+        let expected = if is_published { "s< publish gone q0 will" } else { "s< -" };
+        check(&format!(
+            "s> connect id=s
+             s< connack sp=0
+             s> subscribe id=1 f=gone
+             s< suback 1 00
+             w> connect id=w v=5 will=gone
+             w< connack sp=0
+             w> raw e0 01 {reason}
+             w! closed
+             {expected}"
+        ));
+    }
+}
+
+#[test]
+fn no_local_holds_for_a_clients_own_will() {
+    check(
+        "w> connect id=w v=5 clean=0 expiry=100 will=gone wq=1
+         commit
+         w< connack sp=0
+         w> subscribe id=1 f=gone:1:nl
+         commit
+         w< suback 1 01
+         drop w
+         wait 2000
+         commit
+         w> connect id=w v=5 clean=0 expiry=100
+         commit
+         w< connack sp=1
+         w< -",
+    );
+}
+
+#[test]
+fn nothing_is_sent_that_is_larger_than_its_receiver_takes() {
+    // A SUBACK of 24 bytes to one that takes 20.
+    let filters: String = (0..18).map(|n| format!(" f=a/{n}")).collect();
+    check(&format!(
+        "a> connect id=a v=5 psize=40
+         a< connack sp=0
+         a> subscribe id=1{filters}
+         a< suback 1{}
+         b> connect id=b v=5 psize=12
+         b< -
+         b! closed",
+        " 00".repeat(18)
+    ));
+}
+
+#[test]
+fn releases_go_in_the_order_of_their_pubrecs() {
+    check(
+        "s> connect id=s v=5 clean=0 expiry=100
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=x:2
+         commit
+         s< suback 1 02
+         p> connect id=p v=5
+         p< connack sp=0
+         p> publish t=x q=1 id=9 p=0
+         s< publish x q1 id=1 0
+         s> puback 1
+         p< puback 9
+         p> publish t=x q=2 id=1 p=1
+         p> publish t=x q=2 id=2 p=2
+         commit
+         p< pubrec 1
+         p< pubrec 2
+         s< publish x q2 id=2 1
+         s< publish x q2 id=3 2
+         s> pubrec 3
+         s> pubrec 2
+         commit
+         s< pubrel 3
+         s< pubrel 2
+         drop s
+         s> connect id=s v=5 clean=0 expiry=100
+         commit
+         s< connack sp=1
+         s< pubrel 3
+         s< pubrel 2",
+    );
+}
+
+#[test]
+fn the_window_counts_what_waits_for_puback_and_for_pubrel() {
+    check(
+        "rule #
+         hold
+         a> connect id=a v=5
+         a< connack sp=0
+         a> publish t=x q=1 id=1
+         a> publish t=x q=1 id=2
+         pass
+         a> publish t=y q=2 id=3
+         a< -
+         a> publish t=y q=2 id=4
+         a> publish t=y q=2 id=5
+         a< disconnect 93
+         a! closed",
+    );
+}
+
+#[test]
+fn topics_are_named_once_to_a_client_that_takes_aliases() {
+    check(
+        "s> connect id=s v=5 clean=0 expiry=100 amax=2
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=#:1
+         commit
+         s< suback 1 01
+         o> connect id=o v=5
+         o< connack sp=0
+         o> subscribe id=1 f=#
+         o< suback 1 00
+         p> connect id=p v=5
+         p< connack sp=0
+         p> publish t=a/long/topic p=1
+         p> publish t=a/long/topic p=2
+         p> publish t=b p=3
+         p> publish t=c p=4
+         p> publish t=b p=5
+         s< publish a/long/topic q0 alias=1 1
+         s< publish - q0 alias=1 2
+         s< publish b q0 alias=2 3
+         s< publish c q0 alias=1 4
+         s< publish - q0 alias=2 5
+         o< publish a/long/topic q0 1
+         o< publish a/long/topic q0 2
+         o< publish b q0 3
+         o< publish c q0 4
+         o< publish b q0 5
+         p> publish t=c q=1 id=1 p=6
+         s< publish - q1 id=1 alias=1 6
+         o< publish c q0 6
+         wait 2000
+         commit
+         p< puback 1
+         drop s
+         s> connect id=s v=5 clean=0 expiry=100 amax=2  -- aliases end with their connection
+         commit
+         s< connack sp=1
+         s< publish c q1 id=1 dup alias=1 6",
+    );
+}
+
+#[test]
+fn an_alias_whose_packet_was_too_large_is_not_set() {
+    let large = "x".repeat(100);
+    check(&format!(
+        "s> connect id=s v=5 amax=4 psize=60
+         s< connack sp=0
+         s> subscribe id=1 f=#
+         s< suback 1 00
+         p> connect id=p v=5
+         p< connack sp=0
+         p> publish t=a p={large}
+         p> publish t=a p=1
+         p> publish t=a p=2
+         s< publish a q0 alias=1 1
+         s< publish - q0 alias=1 2
+         count dropped_too_large 1"
+    ));
 }

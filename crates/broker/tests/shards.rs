@@ -503,8 +503,23 @@ impl World {
             sent.live.clear();
         }
         for c in 0..self.clients.len() {
-            self.gone(c, false);
+            // The will of a session that lives on was kept.
+            self.gone(c, self.clients[c].persistent);
         }
+        // Timers come up within a quarter of a second.
+        self.rig.wait(300);
+    }
+
+    /// All say goodbye: no will is left.
+    fn part(&mut self) {
+        for c in 0..self.clients.len() {
+            if self.clients[c].peer.is_some() {
+                self.clients[c].will = None;
+                self.send(c, "disconnect");
+                self.gone(c, false);
+            }
+        }
+        self.commit();
     }
 
     fn is_quiet(&self) -> bool {
@@ -691,6 +706,7 @@ fn run(seed: u64, cut: bool) -> (usize, usize) {
         world.check_retained(&found);
         if world.random.chance(50) {
             let shards = if cut { 2 } else { 1 + world.random.below(4) as u16 };
+            world.part();
             world.crash(shards);
             let again = world.retained();
             assert!(again == found, "retained: a restart made {found:?} {again:?}");

@@ -14,7 +14,7 @@
 //! | PUBREL | no more than the client's PUBRECs, and one more where a session was resumed |
 //! | PUBLISH | topic name valid; not larger than the client takes; no topic alias that it did not offer; its packet id free; no more in flight than Receive Maximum |
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use ferrule_mqtt::{
     Ack, AckType, Connect, Packet, PropertyId, QoS, ReasonCode, Side, Version, decode, topic,
@@ -31,6 +31,8 @@ pub struct Monitor {
     receive_maximum: usize,
     packet_size: usize,
     alias_maximum: u16,
+    /// Aliases that the server has set.
+    aliases: HashSet<u16>,
     /// Whether its bytes end in something that is no packet: the server goes on taking them, and nothing is known of them.
     broken: bool,
     accepted: bool,
@@ -185,6 +187,8 @@ impl Monitor {
 
     fn server(&mut self, packet: &Packet<'_>, size: usize) {
         assert!(!self.over, "after its last packet a server sent {packet:?}");
+        // [MQTT-3.1.2-24], of every packet.
+        assert!(size <= self.packet_size, "{size} bytes to who takes {}: {packet:?}", self.packet_size);
         if let Packet::Connack(connack) = packet {
             assert!(!self.accepted, "a second CONNACK");
             assert!(self.version.is_some() || self.broken, "CONNACK without CONNECT");
@@ -207,14 +211,14 @@ impl Monitor {
         assert!(self.accepted, "before CONNACK a server sent {packet:?}");
         match *packet {
             Packet::Publish(publish) => {
-                let valid = topic::validate_name(publish.topic);
-                assert!(valid.is_ok(), "topic name {:?}: {valid:?}", publish.topic);
-                assert!(
-                    size <= self.packet_size,
-                    "a packet of {size} bytes to who takes {}",
-                    self.packet_size
-                );
                 let alias = publish.properties.topic_alias().unwrap_or(0);
+                if publish.topic.is_empty() {
+                    assert!(self.aliases.contains(&alias), "topic alias {alias} is not set: {packet:?}");
+                } else {
+                    let valid = topic::validate_name(publish.topic);
+                    assert!(valid.is_ok(), "topic name {:?}: {valid:?}", publish.topic);
+                    self.aliases.insert(alias);
+                }
                 assert!(alias <= self.alias_maximum, "topic alias {alias}");
                 assert!(!publish.properties.contains(PropertyId::TopicAlias) || alias > 0, "topic alias 0");
                 let id = publish.packet_id;

@@ -26,8 +26,8 @@ pub(crate) struct Socket {
     pub(crate) paused: bool,
     /// The peer has closed its side: an edge that comes once, so it is read to its end.
     pub(crate) ended: bool,
-    /// The shard has closed: its last packet is on its way.
-    pub(crate) lingers: bool,
+    /// The shard has closed.
+    pub(crate) ending: Ending,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +40,18 @@ pub(crate) struct Extra {
     /// Encoded for the socket, which did not take it yet.
     pub(crate) wire: Vec<u8>,
     pub(crate) seat: Option<Seat>,
+}
+
+/// How far a connection is that the shard has closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(crate) enum Ending {
+    No,
+    /// Its output is on its way, the last packet with the reason.
+    Writing,
+    /// All of it is with the socket, or the layers' end is.
+    Written,
+    /// We have ended our direction.
+    Shut,
 }
 
 /// How writing ended.
@@ -55,7 +67,16 @@ pub(crate) enum Wrote {
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream, conn: ConnId, extra: Option<Box<Extra>>) -> Self {
-        Self { stream, conn, partial: None, extra, again: false, paused: false, ended: false, lingers: false }
+        Self {
+            stream,
+            conn,
+            partial: None,
+            extra,
+            again: false,
+            paused: false,
+            ended: false,
+            ending: Ending::No,
+        }
     }
 
     pub(crate) fn stack(&mut self) -> Option<&mut Stack> {

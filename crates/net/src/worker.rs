@@ -2,7 +2,7 @@
 
 use crate::inbox::Moved;
 use crate::listener::{Admission, Listener};
-use crate::socket::{self, Extra, Read, Socket, Wrote};
+use crate::socket::{self, Ending, Extra, Read, Socket, Wrote};
 use crate::{Clock, Inbox, Links, Mail};
 use ferrule_broker::{Command, ConnId, Hook, Shard};
 use ferrule_store::{Now, Store};
@@ -185,7 +185,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                         let key = key - self.listeners.len();
                         if event.is_writable()
                             && let Some(Some(socket)) = self.sockets.get(key)
-                            && !socket.lingers
+                            && socket.ending < Ending::Shut
                         {
                             self.dirty.push(socket.conn);
                         }
@@ -462,7 +462,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn read(&mut self, key: usize, ending: bool, buffer: &mut [u8], now: Now) {
         let Some(Some(socket)) = self.sockets.get_mut(key) else { return };
         socket.ended |= ending;
-        if socket.lingers {
+        if socket.ending > Ending::No {
             self.discard_input(key, buffer, now);
             return;
         }
@@ -585,6 +585,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                 self.unwritten.push(conn);
             }
         }
+        let ending = socket.ending > Ending::No;
         let resumes = socket.paused && socket.wire_len() == 0;
         if resumes {
             socket.paused = false;
@@ -600,21 +601,40 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         if resumes {
             self.read_on(key);
         }
+        if ending {
+            self.shut(key, conn, now);
+        }
     }
 
-    /// The shard closes: what is left is written once, and the peer has a second to read it.
+    /// The shard closes: the peer has a second to read what it has to be told, last of all why.
     fn close(&mut self, conn: ConnId, now: Now) {
-        self.write(conn, now);
         let Some(key) = self.key_of(conn) else { return };
         let Some(socket) = &mut self.sockets[key] else { return };
-        if socket.lingers {
+        if socket.ending > Ending::No {
             return;
         }
-        socket.lingers = true;
+        socket.ending = Ending::Writing;
         socket.partial = None;
-        socket.end_layers(&mut self.scratch);
-        socket.write_layered(&[], WRITE_BYTES, &mut self.scratch, &mut self.wire);
         self.lingering.push_back((now.mono_us + LINGER_US, conn));
+        self.write(conn, now);
+    }
+
+    /// Ends our direction of a connection that closes, when its socket has taken all.
+    fn shut(&mut self, key: usize, conn: ConnId, now: Now) {
+        let is_written = self.shard.output(conn).is_none_or(|out| out.is_empty());
+        let Some(Some(socket)) = self.sockets.get_mut(key) else { return };
+        if !is_written || socket.ending == Ending::Shut {
+            return;
+        }
+        if socket.ending == Ending::Writing {
+            socket.ending = Ending::Written;
+            socket.end_layers(&mut self.scratch);
+            socket.write_layered(&[], WRITE_BYTES, &mut self.scratch, &mut self.wire);
+        }
+        if socket.wire_len() > 0 {
+            return;
+        }
+        socket.ending = Ending::Shut;
         if socket.stream.shutdown(Shutdown::Write).is_err() {
             self.gone(key, conn, now);
         } else {

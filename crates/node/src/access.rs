@@ -105,6 +105,9 @@ impl Acl {
         if is_reserved(name) {
             return self.owns(name);
         }
+        if name.starts_with(SYS_PREFIX) {
+            return false; // The node's own.
+        }
         let allowed = match &self.publish {
             None => !name.starts_with('$'),
             Some(list) => list.iter().any(|filter| topic::matches(filter, name)),
@@ -154,6 +157,9 @@ impl Acl {
         self.own.as_ref().is_some_and(|own| topic::covers(own, filter))
     }
 }
+
+/// What a node says of itself.
+const SYS_PREFIX: &str = "$SYS/";
 
 /// Whether a name or filter lies in Ferrule's own space. A wildcard in the first level does not reach it
 /// [MQTT-4.7.2-1].
@@ -230,7 +236,8 @@ mod tests {
             (Some(&["a/#"]), &[], "b", false),
             (Some(&[]), &[], "a", false),
             (Some(&["#"]), &[], "$SYS/x", false),
-            (Some(&["$SYS/#"]), &[], "$SYS/x", true),
+            // The node alone speaks there.
+            (Some(&["$SYS/#"]), &[], "$SYS/x", false),
             (Some(&["a/#", "b"]), &["a/secret"], "a/secret", false),
             (Some(&["a/#", "b"]), &["a/secret"], "a/other", true),
             (Some(&["d/${clientid}/#"]), &[], "d/sensor-1/t", true),

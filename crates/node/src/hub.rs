@@ -15,6 +15,7 @@
 //!   that of the forwarded message it was made from, and a direct client's message gets one here.
 
 use crate::control::{OutboxStatus, RuleStatus, Status};
+use crate::sys::Topic;
 use bytes::Bytes;
 use ferrule_broker::{
     Attachment, Ends, Hook, LocalPublish, Message, Place, Publisher, Role, RowElsewhere, Shard,
@@ -60,6 +61,8 @@ pub enum HubMessage {
     Load(Box<Load>),
     /// The process has too much memory, or not any more.
     Overloaded(bool),
+    /// What `$SYS` topics say now.
+    Sys(Arc<[Topic]>),
     /// A snapshot for people and programs.
     Status(oneshot::Sender<Status>),
 }
@@ -208,6 +211,7 @@ impl Hub {
             }
             HubMessage::Load(load) => Self::load(shard, *load, now),
             HubMessage::Overloaded(overloaded) => shard.set_overloaded(overloaded),
+            HubMessage::Sys(topics) => shard.publish_sys(&topics, now),
             HubMessage::Status(reply) => {
                 let status = Self::status(shard, worker, now);
                 // Whoever asked may have gone.

@@ -13,5 +13,6 @@ pub mod listen;
 pub mod loader;
 pub mod memory;
 pub mod run;
+pub mod sys;
 pub mod telemetry;
 pub mod watch;

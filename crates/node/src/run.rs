@@ -20,6 +20,7 @@ use crate::hub::{BATCHES, Hub, HubMessage, Node};
 use crate::listen::{self, Listeners};
 use crate::loader::{self, Loader, UPLINK};
 use crate::memory::{self, Shape, WorstCase};
+use crate::sys::Sys;
 use crate::watch::{RuleFile, RuleFiles, Watcher};
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{Limits, Place, Shard, introduce};
@@ -161,6 +162,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         listeners: listeners.clone(),
         clock,
         inboxes: inboxes.clone(),
+        sys_interval: config.node.sys_interval,
         uplink: uplink
             .map(|u| (u.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), stats)),
         rules_error: Arc::default(),
@@ -321,6 +323,8 @@ async fn serve(
         }
     };
     let asked = about.clone();
+    let (told, interval) = (about.clone(), about.sys_interval);
+    tokio::spawn(async move { tell_sys(&told, interval).await });
     tokio::select! {
         () = control.serve(move |request| answer(asked.clone(), request)) => {}
         () = watching => {}
@@ -331,6 +335,21 @@ async fn serve(
         () = ended.notified() => {}
     }
     Ok(())
+}
+
+/// Keeps the `$SYS` topics.
+async fn tell_sys(about: &About, interval: Duration) {
+    if interval.is_zero() {
+        return;
+    }
+    let mut sys = Sys::default();
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        ticks.tick().await;
+        // No answer: the node is stopping.
+        let Ok(status) = status(about).await else { return };
+        sys.tell(&status, about.clock.now().wall_ms, &about.inboxes);
+    }
 }
 
 /// Tells systemd that all workers still turn, as often as it asks to be told (`WatchdogSec=`).
@@ -361,6 +380,7 @@ struct About {
     listeners: Listeners,
     clock: Clock,
     inboxes: Vec<Inbox<HubMessage>>,
+    sys_interval: Duration,
     /// Where to, and how it goes.
     uplink: Option<(String, Arc<UplinkStats>)>,
     /// Why the rules on disk are not those in force.

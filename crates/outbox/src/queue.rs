@@ -195,6 +195,8 @@ pub struct Queue<R> {
     reading: bool,
     fresh: VecDeque<Slot<R>>,
     next_seq: u64,
+    /// The last row that was handed out, or may have been by an earlier process life.
+    handed_to: u64,
     /// Every slot up to this number has been submitted (or was answered before it had to be).
     submitted_to: u64,
     /// Nobody waits for the slots up to this number that are not submitted.
@@ -233,6 +235,7 @@ impl<R: Row> Queue<R> {
             reading: false,
             fresh: VecDeque::new(),
             next_seq: 1,
+            handed_to: 0,
             submitted_to: 0,
             unawaited_to: Cell::new(0),
             tickets: VecDeque::new(),
@@ -251,6 +254,7 @@ impl<R: Row> Queue<R> {
         if let Some(stored) = stored.filter(|s| s.rows > 0) {
             queue.gap = Some(Gap { first: stored.first, last: stored.last, rows: stored.rows });
             queue.next_seq = stored.last + 1;
+            queue.handed_to = stored.last;
             queue.submitted_to = stored.last;
             queue.disk_bytes = stored.bytes;
             queue.counters.recovered = stored.rows;
@@ -303,6 +307,17 @@ impl<R: Row> Queue<R> {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.up
+    }
+
+    /// The last row that was handed out: what the store has of later ones nobody has seen.
+    #[must_use]
+    pub fn handed_to(&self) -> u64 {
+        self.handed_to
+    }
+
+    /// Of the rows that the store gave back at the start, later ones than this were never handed out.
+    pub fn set_handed_to(&mut self, seq: u64) {
+        self.handed_to = self.handed_to.min(seq);
     }
 
     /// Bytes that wait, in memory and on disk, and for how many microseconds the oldest row in memory has.
@@ -404,6 +419,7 @@ impl<R: Row> Queue<R> {
                 break;
             }
             self.cursor += 1;
+            self.handed_to = self.handed_to.max(slot.seq);
             if slot.done || slot.sent_us.is_some() {
                 continue;
             }
@@ -661,7 +677,7 @@ impl<R: Row> Queue<R> {
                         sent_us: None,
                         disk: Disk::Yes,
                         done: false,
-                        again: true,
+                        again: seq <= self.handed_to,
                         held: false,
                     });
                 }

@@ -1,8 +1,8 @@
 //! What the opaque heads and records of the ops hold, and how it is written.
 //!
 //! A record is one version byte and then postcard's encoding of the structure of that version (postcard's wire
-//! format is specified and stable). A structure never changes: a new field is a new version with an upgrade
-//! from the old one beside it, and `tests/golden.rs` keeps the bytes of every version that was ever written.
+//! format is specified and stable). A structure never changes: a new field is a new version of that record with an upgrade
+//! from the old one beside it ([`Record::upgrade`]), and `tests/golden.rs` keeps the bytes of every version that was ever written.
 
 use crate::{Identity, Origin, Stamp};
 use bytes::Bytes;
@@ -10,14 +10,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The version that is written today.
-const VERSION: u8 = 1;
-
 /// A record that cannot be read: the caller moves it aside and says so, it never guesses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Written by a later version of Ferrule.
-    #[error("record has version {0}, this program reads up to {VERSION}: it was written by a newer one")]
+    #[error("record has version {0}, which this program does not know: it was written by a newer one")]
     Newer(u8),
     /// Damaged.
     #[error("record is damaged: {0}")]
@@ -26,10 +23,19 @@ pub enum RecordError {
 
 /// A structure that is kept in the store.
 pub trait Record: Serialize + DeserializeOwned {
+    /// The version that is written today.
+    const VERSION: u8 = 1;
+
+    /// Reads what an earlier version of this program wrote; none when there was no such version.
+    fn upgrade(version: u8, bytes: &[u8]) -> Option<Result<Self, RecordError>> {
+        let _ = (version, bytes);
+        None
+    }
+
     /// The bytes to keep.
     fn to_bytes(&self) -> Bytes {
         // Serialising plain data into a growing vector cannot fail.
-        let bytes = postcard::to_extend(self, vec![VERSION]).unwrap_or_default();
+        let bytes = postcard::to_extend(self, vec![Self::VERSION]).unwrap_or_default();
         Bytes::from(bytes)
     }
 
@@ -40,13 +46,20 @@ pub trait Record: Serialize + DeserializeOwned {
     fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
         match bytes.split_first() {
             None => Err(RecordError::Damaged("it is empty")),
-            Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
-                Ok((record, [])) => Ok(record),
-                Ok(_) => Err(RecordError::Damaged("bytes are left over")),
-                Err(_) => Err(RecordError::Damaged("it does not decode")),
-            },
-            Some((&version, _)) => Err(RecordError::Newer(version)),
+            Some((&version, rest)) if version == Self::VERSION => decode(rest),
+            Some((&version, rest)) => {
+                Self::upgrade(version, rest).unwrap_or(Err(RecordError::Newer(version)))
+            }
         }
+    }
+}
+
+/// Reads one structure, whole.
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((record, [])) => Ok(record),
+        Ok(_) => Err(RecordError::Damaged("bytes are left over")),
+        Err(_) => Err(RecordError::Damaged("it does not decode")),
     }
 }
 
@@ -108,12 +121,38 @@ pub struct Delivery {
     /// The payload. Kept as the row's body, not in the head.
     #[serde(skip)]
     pub payload: Bytes,
-    /// The shared subscription that it came by, whole. Kept in memory alone: a row that was read back stays with its session.
-    #[serde(skip)]
+    /// The shared subscription that it came by, whole.
     pub share: Option<Arc<str>>,
 }
 
-impl Record for Delivery {}
+impl Record for Delivery {
+    const VERSION: u8 = 2;
+
+    fn upgrade(version: u8, bytes: &[u8]) -> Option<Result<Self, RecordError>> {
+        /// Before shared subscriptions.
+        #[derive(Deserialize)]
+        struct V1 {
+            topic: Arc<str>,
+            qos: u8,
+            retain: bool,
+            expires_wall_ms: Option<i64>,
+            subscription_ids: Vec<u32>,
+            properties: Bytes,
+        }
+        (version == 1).then(|| {
+            decode(bytes).map(|v1: V1| Self {
+                topic: v1.topic,
+                qos: v1.qos,
+                retain: v1.retain,
+                expires_wall_ms: v1.expires_wall_ms,
+                subscription_ids: v1.subscription_ids,
+                properties: v1.properties,
+                payload: Bytes::new(),
+                share: None,
+            })
+        })
+    }
+}
 
 /// A session that outlives its connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,9 +165,55 @@ pub struct Session {
     pub expiry_s: u32,
     /// Milliseconds since 1970 at which its connection ended; none while connected or when that is unknown.
     pub ended_wall_ms: Option<i64>,
+    /// When its connection ended: the last row of its queue that had been handed out. Later ones were never sent.
+    pub handed_to: Option<u64>,
+    /// What is published when its connection ends, or has ended and the delay has not.
+    pub will: Option<Will>,
 }
 
-impl Record for Session {}
+/// A will.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Will {
+    /// Topic name.
+    pub topic: Box<str>,
+    /// Payload.
+    pub payload: Bytes,
+    /// Quality of service.
+    pub qos: u8,
+    /// Retain flag.
+    pub retain: bool,
+    /// MQTT 5 properties to forward, as encoded, without will delay.
+    pub properties: Bytes,
+    /// Seconds after the connection.
+    pub delay_s: u32,
+    /// Milliseconds since 1970 at which it is due; none while connected.
+    pub due_wall_ms: Option<i64>,
+}
+
+impl Record for Session {
+    const VERSION: u8 = 2;
+
+    fn upgrade(version: u8, bytes: &[u8]) -> Option<Result<Self, RecordError>> {
+        /// Before wills were kept.
+        #[derive(Deserialize)]
+        struct V1 {
+            client_id: Box<str>,
+            username: Option<Box<str>>,
+            expiry_s: u32,
+            ended_wall_ms: Option<i64>,
+        }
+        (version == 1).then(|| {
+            decode(bytes).map(|v1: V1| Self {
+                client_id: v1.client_id,
+                username: v1.username,
+                expiry_s: v1.expiry_s,
+                ended_wall_ms: v1.ended_wall_ms,
+                handed_to: None,
+                will: None,
+            })
+        })
+    }
+}
 
 /// A subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

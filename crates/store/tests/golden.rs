@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use ferrule_store::record::{
-    Delivery, Entry, Inflight, Record, RecordError, Retained, Session, Subscription,
+    Delivery, Entry, Inflight, Record, RecordError, Retained, Session, Subscription, Will,
 };
 use ferrule_store::{Boot, Identity, QueueId, Stamp};
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ fn delivery() -> Delivery {
         subscription_ids: vec![1, 268_435_455],
         properties: Bytes::from_static(b"p"),
         payload: Bytes::new(),
-        share: None,
+        share: Some("$share/g/a/+".into()),
     }
 }
 
@@ -65,6 +65,16 @@ fn session() -> Session {
         username: None,
         expiry_s: u32::MAX,
         ended_wall_ms: Some(1_700_000_000_000),
+        handed_to: Some(300),
+        will: Some(Will {
+            topic: "w".into(),
+            payload: Bytes::from_static(b"gone"),
+            qos: 1,
+            retain: true,
+            properties: Bytes::new(),
+            delay_s: 5,
+            due_wall_ms: None,
+        }),
     }
 }
 
@@ -88,13 +98,21 @@ fn version_1() {
         &entry(),
         "0106656467652d31ffffffffffffffff7f02ac02050603742f31036465760101000364657601047573657203612f620106656467652d3180a0abfef962b960010103260001",
     );
-    check(&delivery(), "0103612f62020101010201ffffff7f0170");
-    check(&session(), "010364657600ffffffff0f0180a0abfef962");
+    let before_shares = Delivery { share: None, ..delivery() };
+    assert_eq!(Delivery::from_bytes(&unhex("0103612f62020101010201ffffff7f0170")), Ok(before_shares));
+    let before_wills = Session { handed_to: None, will: None, ..session() };
+    assert_eq!(Session::from_bytes(&unhex("010364657600ffffffff0f0180a0abfef962")), Ok(before_wills));
     check(&subscription(), "010101000201ac02");
     check(&Inflight::Received, "0100");
     check(&Inflight::Sent(300), "0101ac02");
     check(&Inflight::Released, "0102");
     check(&retained(), "01010080a0abfef96200026f6e");
+}
+
+#[test]
+fn version_2() {
+    check(&delivery(), "0203612f62020101010201ffffff7f0170010c2473686172652f672f612f2b");
+    check(&session(), "020364657600ffffffff0f0180a0abfef96201ac0201017704676f6e650101000500");
 }
 
 /// Queue ids are kept in the store and in its successors: a changed hash would orphan every outbox.
@@ -120,7 +138,9 @@ fn payloads_are_not_kept_in_heads() {
 #[test]
 fn what_cannot_be_read_says_why() {
     assert_eq!(Session::from_bytes(&[]), Err(RecordError::Damaged("it is empty")));
-    assert_eq!(Session::from_bytes(&[2, 0]), Err(RecordError::Newer(2)));
+    assert_eq!(Session::from_bytes(&[3, 0]), Err(RecordError::Newer(3)));
+    assert_eq!(Retained::from_bytes(&[2, 0]), Err(RecordError::Newer(2)));
+    assert_eq!(Session::from_bytes(&[1]), Err(RecordError::Damaged("it does not decode")));
     let mut bytes = session().to_bytes().to_vec();
     bytes.push(0);
     assert_eq!(Session::from_bytes(&bytes), Err(RecordError::Damaged("bytes are left over")));

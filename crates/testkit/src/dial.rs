@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -261,6 +261,7 @@ pub struct Dial {
     to: To,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     path: Option<String>,
+    source: Option<IpAddr>,
     receive_buffer: Option<usize>,
     preface: Vec<u8>,
 }
@@ -273,7 +274,7 @@ enum To {
 
 impl Dial {
     fn new(to: To) -> Self {
-        Self { to, tls: None, path: None, receive_buffer: None, preface: Vec::new() }
+        Self { to, tls: None, path: None, source: None, receive_buffer: None, preface: Vec::new() }
     }
 
     /// TCP.
@@ -286,6 +287,13 @@ impl Dial {
     #[must_use]
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         Self::new(To::Unix(path.into()))
+    }
+
+    /// Of a TCP socket: the address that it comes from. All of 127.0.0.0/8 are this machine's.
+    #[must_use]
+    pub fn source(mut self, address: impl Into<IpAddr>) -> Self {
+        self.source = Some(address.into());
+        self
     }
 
     /// TLS with whoever proves to be `name`, which is also what is asked for (SNI) unless it is an address.
@@ -332,6 +340,9 @@ impl Dial {
                     socket2::Socket::new(socket2::Domain::for_address(*addr), socket2::Type::STREAM, None)?;
                 if let Some(bytes) = self.receive_buffer {
                     socket.set_recv_buffer_size(bytes)?;
+                }
+                if let Some(source) = self.source {
+                    socket.bind(&SocketAddr::new(source, 0).into())?;
                 }
                 socket.connect_timeout(&(*addr).into(), PATIENCE)?;
                 let socket = TcpStream::from(socket);

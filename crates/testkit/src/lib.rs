@@ -41,7 +41,7 @@ pub use dial::Dial;
 pub use fleet::{Fleet, Plan};
 pub use node::{Config, Node};
 pub use relay::Relay;
-pub use servers::{Kafka, Mosquitto, Postgres};
+pub use servers::{Browser, Example, Kafka, Mosquitto, Postgres, Proxy};
 pub use wire::Client;
 
 /// How often a condition is looked at.

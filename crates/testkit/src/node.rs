@@ -108,6 +108,7 @@ pub struct Config {
     env: Vec<(String, String)>,
     through: Vec<OsString>,
     bare: bool,
+    file: Option<PathBuf>,
 }
 
 impl Config {
@@ -125,6 +126,7 @@ impl Config {
             env: Vec::new(),
             through: Vec::new(),
             bare: false,
+            file: None,
         }
     }
 
@@ -183,6 +185,14 @@ impl Config {
         self
     }
 
+    /// With a configuration file that is there already, such as an example's. [`Self::listen`] and [`Self::data_dir`] say what
+    /// stands in it.
+    #[must_use]
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
     /// Lines for the end of the configuration file: a table of its own (`[mqtt]`), as it is written there.
     #[must_use]
     pub fn extra(mut self, toml: &str) -> Self {
@@ -222,13 +232,16 @@ impl Config {
     /// Writes all files into `folder` and says how to run the binary on them.
     fn write(&self, folder: &Path) -> (Launch, PathBuf) {
         let data_dir = self.data_dir.clone().unwrap_or_else(|| folder.join("data"));
-        let file = folder.join(match self.role {
-            Role::Edge => "edge.toml",
-            Role::Cloud => "cloud.toml",
+        let file = self.file.clone().unwrap_or_else(|| {
+            let file = folder.join(match self.role {
+                Role::Edge => "edge.toml",
+                Role::Cloud => "cloud.toml",
+            });
+            write(&folder.join("rules.sql"), &self.rules);
+            write(&folder.join("edge.pass"), EDGE_PASSWORD);
+            write(&file, &self.toml(&data_dir));
+            file
         });
-        write(&folder.join("rules.sql"), &self.rules);
-        write(&folder.join("edge.pass"), EDGE_PASSWORD);
-        write(&file, &self.toml(&data_dir));
         let name = self.role.binary();
         let mut line = self.through.clone();
         line.push(binary(name).into());

@@ -9,6 +9,9 @@
 //! The parent-death signal belongs to the *thread* that forked, and libtest runs each test in a thread of its own: a
 //! server shared by several tests would die with the first. One thread that never ends forks them all.
 //!
+//! What a child forks in turn ([`Launch::with_children`]: nginx and its workers, a browser and all of its processes) is in a PID
+//! namespace with it, and the kernel ends the whole namespace with its first process.
+//!
 //! (A process that is killed within the millisecond between a fork and `setpriv`'s call leaves that child behind.)
 //!
 //! Both output streams of a child go to one file; its last lines are printed when a guard is dropped in a panic.
@@ -17,7 +20,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
@@ -27,6 +30,7 @@ pub struct Launch {
     name: String,
     netns: Option<String>,
     user: Option<String>,
+    children: bool,
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
@@ -41,6 +45,7 @@ impl Launch {
             name: name.to_owned(),
             netns: None,
             user: None,
+            children: false,
             program: program.as_ref().to_owned(),
             args: Vec::new(),
             env: Vec::new(),
@@ -82,7 +87,15 @@ impl Launch {
         self
     }
 
-    /// The whole command line. Every part of it `exec`s the next, so the child's pid is the program's.
+    /// For a program that forks and whose children would outlive it: they end when it ends, however it does.
+    #[must_use]
+    pub fn with_children(mut self) -> Self {
+        self.children = true;
+        self
+    }
+
+    /// The whole command line. Every part of it `exec`s the next, so the child's pid is the program's; but for `unshare`, which
+    /// stays as the parent of the namespace's first process.
     fn command(&self) -> Command {
         let mut line: Vec<&OsStr> = Vec::new();
         if let Some(netns) = &self.netns {
@@ -94,6 +107,13 @@ impl Launch {
         }
         // Asked for in the same call as the change of user: a change of credentials clears it, and setpriv sets it last.
         line.extend(["--pdeathsig", "KILL", "--"].map(OsStr::new));
+        if self.children {
+            line.push("unshare".as_ref());
+            if !crate::is_root() {
+                line.extend(["--user", "--map-current-user"].map(OsStr::new));
+            }
+            line.extend(["--pid", "--fork", "--kill-child=KILL", "--"].map(OsStr::new));
+        }
         line.push(&self.program);
         line.extend(self.args.iter().map(OsString::as_os_str));
         let mut command = Command::new(line[0]);
@@ -158,9 +178,16 @@ pub struct Process {
 
 impl Process {
     /// Its process id, which is the program's own.
+    ///
+    /// # Panics
+    /// With [`Launch::with_children`]: when the program has not begun within 10 s, or has ended.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        if !self.launch.children {
+            return self.child.id();
+        }
+        let what = format!("{} has begun", self.launch.name);
+        crate::until(Duration::from_secs(10), &what, || children(self.child.id()).first().copied())
     }
 
     /// What it is called in messages.
@@ -195,7 +222,12 @@ impl Process {
     /// SIGKILL, and waits until it is gone. Nothing when it has ended.
     pub fn kill9(&mut self) {
         if self.exited().is_none() {
-            let _ = self.child.kill(); // ended in between: `wait` says so
+            // The first process of a namespace: `unshare` ends when the last one is gone. Before there is one, it is the one.
+            let first = if self.launch.children { children(self.child.id()) } else { Vec::new() };
+            match first[..] {
+                [] => drop(self.child.kill()), // ended in between: `wait` says so
+                _ => first.into_iter().for_each(|pid| drop(try_send_signal("KILL", pid))),
+            }
             self.exit = self.child.wait().ok();
         }
     }
@@ -225,7 +257,7 @@ impl Process {
     /// When the signal cannot be sent.
     pub fn signal(&mut self, name: &str) {
         if self.exited().is_none() {
-            send_signal(name, self.child.id());
+            send_signal(name, self.pid());
         }
     }
 
@@ -266,8 +298,13 @@ impl Drop for Process {
 ///
 /// By the shell's builtin: there is always a shell, `kill(1)` is a package, and `kill(2)` would be unsafe code.
 pub(crate) fn send_signal(name: &str, pid: u32) {
-    let status = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]).status();
-    assert!(status.as_ref().is_ok_and(ExitStatus::success), "kill -s {name} {pid}: {status:?}");
+    let output = try_send_signal(name, pid);
+    assert!(output.as_ref().is_ok_and(|output| output.status.success()), "kill -s {name} {pid}: {output:?}");
+}
+
+/// The same to a process that may be gone.
+fn try_send_signal(name: &str, pid: u32) -> io::Result<Output> {
+    Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]).output()
 }
 
 /// The pids whose parent is `parent`, from /proc.
@@ -368,6 +405,35 @@ mod tests {
         });
         assert!(panicked.join().is_err());
         wait_gone(pid);
+    }
+
+    #[test]
+    fn the_children_of_a_child_end_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let shell = || {
+            let launch = Launch::new("sh", "sh", folder.path().join("log")).with_children();
+            launch.args(["-c", "sleep 600 & trap 'kill %1; exit 3' TERM; wait"]).start()
+        };
+        let grandchild = |shell: &Process| {
+            let what = "the shell has started its child";
+            crate::until(Duration::from_secs(10), what, || children(shell.pid()).first().copied())
+        };
+        let mut killed = shell();
+        let pid = grandchild(&killed);
+        killed.kill9();
+        assert!(!runs(pid), "killed before its namespace's end");
+
+        let mut told = shell();
+        let pid = grandchild(&told);
+        assert_eq!(told.terminate(Duration::from_secs(10)).code(), Some(3), "the program's own status");
+        assert!(!runs(pid));
+
+        // And when this process is killed: then `unshare` gets the signal, not the program.
+        let mut orphaned = shell();
+        let pid = grandchild(&orphaned);
+        send_signal("KILL", orphaned.child.id());
+        wait_gone(pid);
+        orphaned.wait(Duration::from_secs(10));
     }
 
     #[test]

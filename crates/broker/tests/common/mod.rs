@@ -736,6 +736,7 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
         "connect" => {
             number("expiry").into_iter().for_each(|n| push(Property::SessionExpiryInterval(n)));
             number("rmax").into_iter().for_each(|n| push(Property::ReceiveMaximum(n as u16)));
+            number("amax").into_iter().for_each(|n| push(Property::TopicAliasMaximum(n as u16)));
             number("psize").into_iter().for_each(|n| push(Property::MaximumPacketSize(n)));
             get("auth").into_iter().for_each(|m| push(Property::AuthenticationMethod(m)));
             number("delay")
@@ -860,7 +861,8 @@ pub fn show(packet: &Packet<'_>) -> String {
             p.assigned_client_identifier().into_iter().for_each(|_| text += " assigned");
         }
         Packet::Publish(publish) => {
-            text = format!("publish {} q{}", publish.topic, publish.qos);
+            let topic = if publish.topic.is_empty() { "-" } else { publish.topic };
+            text = format!("publish {topic} q{}", publish.qos);
             if publish.packet_id != 0 {
                 write!(text, " id={}", publish.packet_id).unwrap();
             }
@@ -874,6 +876,7 @@ pub fn show(packet: &Packet<'_>) -> String {
                 match property {
                     Property::SubscriptionIdentifier(n) => write!(text, " sid={n}").unwrap(),
                     Property::MessageExpiryInterval(n) => write!(text, " expiry={n}").unwrap(),
+                    Property::TopicAlias(n) => write!(text, " alias={n}").unwrap(),
                     Property::ContentType(v) => write!(text, " ct={v}").unwrap(),
                     other => write!(text, " {other:?}").unwrap(),
                 }

@@ -143,7 +143,7 @@ pub const LIMITS: &[Limit] = {
         limit(
             Client,
             "topic_alias_max",
-            "topic aliases that a client sets",
+            "topic aliases that a client sets, and that we set for it as far as it takes them",
             "more than a sensor has topics; each costs its topic as long as the client stays",
             "told in CONNACK; DISCONNECT 0x94",
             "protocol_errors",
@@ -233,7 +233,7 @@ pub const LIMITS: &[Limit] = {
             "stall_timeout",
             "for a client that is more than half of `max_output_bytes` behind, or at `max_queued_bytes`, to take 1/256 of that",
             "a lost packet is sent again within it; 16 KiB in 30 s: who takes less needs two hours for what waits",
-            "DISCONNECT 0x97; 3.x: closed",
+            "DISCONNECT 0x97; 3.x: closed, and so who reads nothing at all",
             "slow_closed",
         ),
         limit(

@@ -105,6 +105,8 @@ pub struct NodeConfig {
     pub worker_delay: Duration,
     /// Bytes of memory beyond which nobody new is let in. Zero: three quarters of the machine's.
     pub memory_max: u64,
+    /// How often `$SYS` topics are published; zero: there are none.
+    pub sys_interval: Duration,
 }
 
 /// Who may come without a name.

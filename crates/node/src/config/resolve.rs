@@ -203,8 +203,10 @@ fn read_node(
     let workers = s.number(r, "workers", workers, 0..=64) as u16;
     let worker_delay = s.or(r, "worker_delay", Duration::ZERO);
     let memory_max = s.or(r, "memory_max", Size(0)).0;
+    // mosquitto's.
+    let sys_interval = s.or(r, "sys_interval", Duration::from_secs(10));
     s.end(r, &[]);
-    NodeConfig { id, data_dir, rules, workers, worker_delay, memory_max }
+    NodeConfig { id, data_dir, rules, workers, worker_delay, memory_max, sys_interval }
 }
 
 /// What is wrong with an edge's or a node's id. It becomes part of client ids, topics and keys.

@@ -617,6 +617,7 @@ fn without_a_file() {
         workers: 1,
         worker_delay: Duration::ZERO,
         memory_max: 0,
+        sys_interval: Duration::from_secs(10),
     };
     assert_eq!(config.broker.node, node);
     assert_eq!((config.broker.mqtt, config.uplink), (MqttLimits::edge(), None));

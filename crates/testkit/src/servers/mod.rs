@@ -1,17 +1,24 @@
-//! Real servers: Apache Kafka, PostgreSQL 15 and mosquitto, each on ports of its own and in a folder of its own.
+//! Real servers: Apache Kafka, PostgreSQL 15, mosquitto, nginx and HAProxy, and a real browser; each on ports of its own and in a
+//! folder of its own.
 //!
 //! They are what `tests/servers/install.sh` installs; one that is missing panics with that line to type. All of them survive
 //! kill -9 and restart on the same port and data, and none survives its guard.
 
 use std::path::{Path, PathBuf};
 
+mod browser;
+mod example;
 mod kafka;
 mod mosquitto;
 mod postgres;
+mod proxy;
 
+pub use browser::Browser;
+pub use example::Example;
 pub use kafka::{Kafka, Record};
 pub use mosquitto::Mosquitto;
 pub use postgres::Postgres;
+pub use proxy::Proxy;
 
 /// What to do when a server's program is not there.
 const INSTALL: &str = "run tests/servers/install.sh";
@@ -27,12 +34,17 @@ fn scripts() -> PathBuf {
 /// When it is not there.
 #[must_use]
 pub fn python() -> PathBuf {
+    cached("venv/bin/python")
+}
+
+/// A file that `install.sh` has put into its cache.
+fn cached(name: &str) -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
     let cache = variable("FERRULE_TEST_CACHE")
         .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("ferrule-tests")))
         .or_else(|| Some(variable("HOME")?.join(".cache/ferrule-tests")))
         .expect("HOME is set");
-    let python = cache.join("venv/bin/python");
-    assert!(python.exists(), "{} is not there: {INSTALL}", python.display());
-    python
+    let path = cache.join(name);
+    assert!(path.exists(), "{} is not there: {INSTALL}", path.display());
+    path
 }
