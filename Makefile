@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-report faults conformance fuzz soak faults-report
 
-E2E := $(patsubst tests/tests/%.rs,%,$(sort $(wildcard tests/tests/*.rs)))
+E2E := $(sort $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs)) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 # The faults among them.
 FAULTS := $(filter blackhole kill9 storm bad_input,$(E2E))
 # Each test runs several servers, and there may be but two cores.
