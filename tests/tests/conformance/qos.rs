@@ -112,7 +112,10 @@ fn owned(broker: &Broker, first: u8) {
     writer.expect_ack(kind, 0xABC);
     node.kill9();
     node.restart();
-    assert_eq!(peer.texts(&mut peer.back("away")), ["owned"]);
+    // A QoS 2 message waits for its packet id's commit: others may come before it, so it is waited for by itself.
+    let mut back = peer.back("away");
+    assert_eq!(back.expect_message().text(), "owned");
+    assert_eq!(peer.rest(&mut back), []);
     let mut late = peer.clean("late");
     late.subscribe("t", QoS::AtMostOnce);
     assert_eq!(peer.texts(&mut late), ["owned"]);
