@@ -10,6 +10,14 @@ use crate::frames::{
     next_publish_frame, next_suback, peer, unique,
 };
 
+clause!(mqtt_3_1_2_24, "MQTT-3.1.2-24", [v5], |broker| {
+    // A SUBACK of 47 bytes to one that takes 40: it is not sent, and what cannot be said ends the connection.
+    let peer = peer(broker);
+    let (mut reader, _) = peer.connect_session(&unique(), true, &[0x27, 0, 0, 0, 40]);
+    let subscribe = peer.subscribe_bytes(1, &[], &[("a", 0); 40]);
+    reader.send_raw(&subscribe).unwrap();
+    peer.closed(&mut reader, &[0x95], &subscribe);
+});
 clause!(mqtt_3_1_2_25, "MQTT-3.1.2-25", [v5], |broker| {
     let peer = peer(broker);
     let (topic, me) = (unique(), unique());
