@@ -145,7 +145,7 @@ impl Carrier {
         }
     }
 
-    /// Whether it has bytes of its own for the socket, or waits for nothing but to be asked again.
+    /// Whether it has bytes of its own for the socket.
     #[must_use]
     pub fn wants_write(&self) -> bool {
         match &self.0 {
@@ -155,7 +155,7 @@ impl Carrier {
         }
     }
 
-    /// Whether a write that was refused may be taken now although the socket had no event of its own: a layer opens by reading.
+    /// Whether it is one: a layer opens by reading, so that a write that it refused may be taken after a read.
     #[must_use]
     pub fn is_layer(&self) -> bool {
         !matches!(self.0, Layer::None)

@@ -133,7 +133,15 @@ pub fn child<T: DeserializeOwned>(
         }
         None => Command::new(program),
     };
-    let output = command.args(args).output().map_err(|error| error.to_string())?;
+    answer(command.args(args))
+}
+
+/// Runs a command and reads the JSON that it prints.
+///
+/// # Errors
+/// What it said, in words.
+pub fn answer<T: DeserializeOwned>(command: &mut Command) -> Result<T, String> {
+    let output = command.output().map_err(|error| error.to_string())?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(if said.is_empty() { output.status.to_string() } else { said });

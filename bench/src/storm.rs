@@ -12,7 +12,7 @@
 //!   instead of 100; beside one in the idle class 140.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde::de::DeserializeOwned;
 
@@ -23,7 +23,7 @@ use crate::load::{Outcome, Plan};
 use crate::peer::{Peer, Running};
 use crate::result::{Machine, StormResult};
 use crate::rows;
-use crate::run::{Options, generate, wanted};
+use crate::run::{Options, answer, generate, wanted};
 
 /// Ratio of p99 that is aimed at, at most.
 pub const RATIO_MAX: f64 = 2.0;
@@ -178,15 +178,5 @@ fn idle_class<T: DeserializeOwned>(
     if let Some(core) = machine.load_core {
         child.args(["taskset", "-c", &core.to_string()]);
     }
-    let output = child
-        .arg(program)
-        .arg(command)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| error.to_string())?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-    }
-    serde_json::from_slice(&output.stdout).map_err(|error| format!("the answer of a child: {error}"))
+    answer(child.arg(program).arg(command).args(args))
 }

@@ -62,6 +62,26 @@ pub struct Message<'a> {
     pub hold: bool,
 }
 
+impl<'a> Message<'a> {
+    /// One that nobody sent as a packet: QoS 0, not retained, without properties, received now.
+    pub(crate) fn new(topic: &'a str, payload: &'a [u8], publisher: &'a Publisher, now: Now) -> Self {
+        Self {
+            topic,
+            payload,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            dup: false,
+            properties: Properties::EMPTY,
+            publisher,
+            received: Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true },
+            hops: 0,
+            path: 0,
+            attachment: None,
+            hold: false,
+        }
+    }
+}
+
 /// Hands out the ends of the receipt of one publish. The receipt is opened by the first end, so that a publish for which
 /// nobody has to wait never has one.
 #[derive(Debug)]
@@ -274,7 +294,7 @@ pub trait Gate: Send {
 pub trait Access: Send + Sync + std::fmt::Debug {
     /// Publish to this topic.
     fn publish(&self, topic: &str) -> bool;
-    /// Subscribe to this filter.
+    /// Subscribe to this filter; of a shared subscription `$share/g/f` it is `f` that counts.
     fn subscribe(&self, filter: &str) -> bool;
     /// Receive a message of this topic, subscribed as it is.
     fn receive(&self, topic: &str) -> bool;

@@ -397,18 +397,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let publisher = Arc::clone(&self.peers.publisher);
         let publishes = PropertyScope::Packet(PacketType::Publish);
         let message = Message {
-            topic: forward.topic,
-            payload: forward.payload,
             qos: forward.qos,
             retain: forward.retain,
-            dup: false,
             properties: Properties::checked(forward.properties, publishes).unwrap_or(Properties::EMPTY),
-            publisher: &publisher,
             received: Stamp { wall_ms: forward.received_wall_ms, mono_us: self.now.mono_us, synced: true },
-            hops: 0,
-            path: 0,
-            attachment: None,
             hold: forward.hold,
+            ..Message::new(forward.topic, forward.payload, &publisher, self.now)
         };
         let number = forward.number;
         let owner = (number != 0).then_some(Owner::Peer { peer: from, number });

@@ -248,9 +248,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         // Its send quota: QoS 1 publishes that wait for PUBACK, and QoS 2 ones of this connection whose PUBREL has not come [MQTT 5, 4.9].
         // A session keeps the latter; those that wait are among them.
         let unreleased = usize::from(publishing.unreleased);
-        let waits = |publishing: &Publishing| publishing.waiting.iter().filter(|w| !w.qos2).count();
-        let is_full =
-            publishing.waiting.len() + unreleased >= window && waits(publishing) + unreleased >= window;
+        // Counted one by one only when both together could be too many.
+        let is_full = publishing.waiting.len() + unreleased >= window
+            && publishing.waiting.iter().filter(|w| !w.qos2).count() + unreleased >= window;
         // And what earlier connections left is bounded as well.
         let kept = session.received.get().map_or(0, |received| received.len());
         if is_full || kept >= 2 * window {
@@ -702,20 +702,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 payload: value.clone(),
             };
             let _ = self.sys.set(topic, stamp, Arc::new(kept));
-            let message = Message {
-                topic,
-                payload: value,
-                qos: QoS::AtMostOnce,
-                retain: true,
-                dup: false,
-                properties: Properties::EMPTY,
-                publisher: &publisher,
-                received: Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true },
-                hops: 0,
-                path: 0,
-                attachment: None,
-                hold: false,
-            };
+            let message = Message { retain: true, ..Message::new(topic, value, &publisher, now) };
             self.route(&message, Scope::Sessions, None, None);
         }
     }
@@ -724,18 +711,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn publish_will(&mut self, from: Option<SessionKey>, publisher: &Publisher, will: &Will) {
         let scope = PropertyScope::Packet(PacketType::Publish);
         let message = Message {
-            topic: &will.topic,
-            payload: &will.payload,
             qos: will.qos,
             retain: will.retain,
-            dup: false,
             properties: Properties::checked(&will.properties, scope).unwrap_or(Properties::EMPTY),
-            publisher,
-            received: Stamp { wall_ms: self.now.wall_ms, mono_us: self.now.mono_us, synced: true },
-            hops: 0,
-            path: 0,
-            attachment: None,
-            hold: false,
+            ..Message::new(&will.topic, &will.payload, publisher, self.now)
         };
         self.route(&message, Scope::Everyone(from), None, None);
     }

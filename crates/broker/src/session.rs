@@ -240,7 +240,8 @@ impl InFlight {
         if !ids.shared.is_empty() {
             ids.shared.remove(&outbound.packet_id);
         }
-        if let Some(at) = ids.released.iter().position(|id| *id == outbound.packet_id) {
+        let is_released = matches!(outbound.state, OutboundState::Release | OutboundState::Pubcomp);
+        if is_released && let Some(at) = ids.released.iter().position(|id| *id == outbound.packet_id) {
             ids.released.remove(at);
         }
         if ids.sent.is_empty() && ids.sent.capacity() > KEEP_SENT {

@@ -25,7 +25,7 @@ use crate::session::Kind;
 use crate::shard::{Destination, Shard};
 use ferrule_mqtt::{PacketType, Properties, PropertiesBuf, Property, PropertyScope, QoS, topic};
 use ferrule_store::record::{Delivery, Subscription};
-use ferrule_store::{Stamp, Store, path_hash};
+use ferrule_store::{Store, path_hash};
 use foldhash::{HashMap, HashMapExt};
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -350,17 +350,17 @@ impl Shares {
 
 impl<H: Hook, S: Store> Shard<H, S> {
     /// A group has other members here than before.
-    pub(crate) fn share_changed(&mut self, text: &Arc<str>, turned: &Turned, tell: bool) {
+    pub(crate) fn share_changed(&mut self, text: &str, turned: &Turned, tell: bool) {
         self.route_group(text, turned);
         if tell {
             let count =
-                self.shares.get(turned.group).filter(|g| g.text == *text).map_or((0, 0), Group::count);
+                self.shares.get(turned.group).filter(|g| *g.text == *text).map_or((0, 0), Group::count);
             self.peers.share_changed(text, count);
         }
     }
 
     /// A group that is new becomes a destination of its filter, and one that is gone is none any more.
-    pub(crate) fn route_group(&mut self, text: &Arc<str>, turned: &Turned) {
+    pub(crate) fn route_group(&mut self, text: &str, turned: &Turned) {
         let Some((_, filter)) = topic::shared(text).filter(|_| turned.routed) else { return };
         if self.shares.find(text).is_some() {
             self.routes.insert(&filter.into(), Destination::Share(turned.group));
@@ -390,7 +390,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             random: self.hasher.hash_one(self.random),
             hash: match strategy {
                 Strategy::HashTopic => path_hash(0, message.topic.as_bytes()),
-                _ => path_hash(0, message.publisher.client_id.as_bytes()),
+                Strategy::HashClientId => path_hash(0, message.publisher.client_id.as_bytes()),
+                _ => 0,
             },
         };
         let own = self.peers.place.index;
@@ -466,18 +467,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             let publisher = Arc::clone(&self.peers.publisher);
             let message = Message {
-                topic: &delivery.topic,
-                payload: &delivery.payload,
                 qos: QoS::AtLeastOnce,
                 retain: delivery.retain,
-                dup: false,
                 properties: properties.as_properties(),
-                publisher: &publisher,
-                received: Stamp { wall_ms: self.now.wall_ms, mono_us: self.now.mono_us, synced: true },
-                hops: 0,
-                path: 0,
-                attachment: None,
-                hold: false,
+                ..Message::new(&delivery.topic, &delivery.payload, &publisher, self.now)
             };
             self.stats.shared_again += 1;
             self.route(&message, Scope::Member(Draw { group, place: None, again: 0 }), None, None);

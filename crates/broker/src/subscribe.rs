@@ -24,15 +24,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let mut retained = Vec::new();
         let mut durable = false;
         for (filter, options) in subscribe.filters.iter() {
-            // Of a shared subscription it is its filter that is checked.
             let shared = topic::shared(filter);
-            let plain = shared.map_or(filter, |(_, plain)| plain);
             let refusal = if !limits.takes_topic(filter) {
                 self.stats.topics_refused += 1;
                 Some(ReasonCode::TOPIC_FILTER_INVALID)
             } else if topic::validate_filter(filter).is_err() || topic::exclusive(filter).is_some() {
                 Some(ReasonCode::TOPIC_FILTER_INVALID)
-            } else if !access.subscribe(plain) {
+            } else if !access.subscribe(filter) {
                 self.stats.denied += 1;
                 Some(ReasonCode::NOT_AUTHORIZED)
             } else {
@@ -158,7 +156,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.peers.route_changed(text, false);
             }
         } else if let Some(turned) = self.shares.remove(text, key) {
-            self.share_changed(&text.into(), &turned, true);
+            self.share_changed(text, &turned, true);
         }
     }
 

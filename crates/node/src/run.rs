@@ -323,13 +323,12 @@ async fn serve(
         }
     };
     let asked = about.clone();
-    let (told, interval) = (about.clone(), about.sys_interval);
-    tokio::spawn(async move { tell_sys(&told, interval).await });
     tokio::select! {
         () = control.serve(move |request| answer(asked.clone(), request)) => {}
         () = watching => {}
         () = about.listeners.clone().watch() => {}
         () = watchdog(about) => {}
+        () = tell_sys(about) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = ended.notified() => {}
@@ -338,17 +337,18 @@ async fn serve(
 }
 
 /// Keeps the `$SYS` topics.
-async fn tell_sys(about: &About, interval: Duration) {
-    if interval.is_zero() {
-        return;
+async fn tell_sys(about: &About) {
+    if about.sys_interval.is_zero() {
+        return std::future::pending().await;
     }
     let mut sys = Sys::default();
-    let mut ticks = tokio::time::interval(interval);
+    let mut ticks = tokio::time::interval(about.sys_interval);
     loop {
         ticks.tick().await;
         // No answer: the node is stopping.
-        let Ok(status) = status(about).await else { return };
-        sys.tell(&status, about.clock.now().wall_ms, &about.inboxes);
+        if let Ok(status) = status(about).await {
+            sys.tell(&status, about.clock.now().wall_ms, &about.inboxes);
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use ferrule_broker::{
 use ferrule_mqtt::{
     Ack, AckType, Connect, Disconnect, Packet, Properties, PropertiesBuf, Property, Publish, QoS, ReasonCode,
     Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe, UnsubscribeFiltersBuf, Version, Will,
-    decode,
+    decode, topic,
 };
 use ferrule_outbox::{End, Outcome, Policy, Reason};
 use ferrule_store::{JointPart, MemoryStore, Now, Op, QueueId, Restored, Store, StoredRow, Ticket};
@@ -130,6 +130,7 @@ impl Access for Denies {
         !topic.starts_with('$') && !self.publish.iter().any(|t| t == topic)
     }
     fn subscribe(&self, filter: &str) -> bool {
+        let filter = topic::shared(filter).map_or(filter, |(_, plain)| plain);
         !self.subscribe.iter().any(|t| t == filter)
     }
     fn receive(&self, topic: &str) -> bool {
