@@ -1,0 +1,232 @@
+//! Power cuts, kills and failing disks: what was acknowledged is there, and QoS 2 is once.
+//!
+//! A *seed* is one cut. Seeds come in chains of [`CHAIN`] over one data folder, so that what one cut left is what the next one hits; a chain begins with an empty
+//! folder. `FERRULE_FAULT_SEEDS=n` runs n of each kind (20 in `make test`, 1,000 in `make faults`), `FERRULE_FAULT_SEED=s` the chain up to
+//! seed s alone: a failure says so. `FERRULE_FAULT_RESULTS=FOLDER` keeps the counts for docs/faults.md.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ferrule_testkit::power::{Disk, Order, Remains};
+use ferrule_testkit::promises::{Tally, World};
+use ferrule_testkit::random::Random;
+use ferrule_testkit::{Config, Node};
+
+/// Cuts over one data folder.
+const CHAIN: u64 = 5;
+/// Chains side by side.
+const JOBS: usize = 2;
+
+/// What ends the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// SIGKILL, and the folder as a disk holds it that forgets what was not synced.
+    Power,
+    /// SIGKILL alone.
+    Kill,
+    /// A power cut of a disk whose syncs do nothing: no broker can keep its word on it.
+    Lies,
+}
+
+/// What came of a chain.
+#[derive(Debug, Default, Clone)]
+struct Outcome {
+    cuts: u64,
+    /// Of them, before the node was ready.
+    at_start: u64,
+    tally: Tally,
+    remains: Remains,
+    faults: Vec<String>,
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+/// The node of a chain, with its disk.
+struct Rig {
+    kind: Kind,
+    disk: Disk,
+    node: Node,
+}
+
+impl Rig {
+    fn start(kind: Kind, workers: Option<u64>, random: &mut Random) -> Self {
+        let disk = Disk::new();
+        let mut config = Config::edge();
+        if let Some(workers) = workers {
+            config = config.env("FERRULE__EDGE__WORKERS", &workers.to_string());
+        }
+        if kind != Kind::Kill {
+            config = disk.config(config);
+        }
+        let mut rig = Self { kind, node: Node::start(&config), disk };
+        rig.orders(random);
+        rig
+    }
+
+    fn orders(&mut self, random: &mut Random) {
+        let delay = [0, 1_000, 5_000][random.below(3) as usize];
+        self.disk.order(Order::SyncDelayUs, delay);
+        self.disk.order(Order::SyncLies, i64::from(self.kind == Kind::Lies));
+    }
+
+    /// From here on so many changes of the disk are made, then it is killed.
+    fn kill_after(&self, changes: u64) {
+        let so_far = self.disk.told(Order::Records);
+        self.disk.order(Order::KillAt, so_far + changes as i64);
+    }
+
+    fn cut(&mut self, random: &mut Random) -> Remains {
+        self.node.kill9();
+        match self.kind {
+            Kind::Kill => Remains::default(),
+            _ => self.disk.cut(random),
+        }
+    }
+}
+
+/// Runs the chain of `seed` from its beginning up to it.
+fn chain(kind: Kind, workers: Option<u64>, seed: u64) -> Outcome {
+    let begin = seed / CHAIN * CHAIN;
+    let mut outcome = Outcome::default();
+    let mut random = Random(begin.wrapping_mul(0x1_0000_0001) ^ kind as u64);
+    let mut rig = Rig::start(kind, workers, &mut random);
+    let mut world = World::new(rig.node.addr(), random.number());
+    // Everyone is connected and subscribed: from here on there are promises to break.
+    world.settle();
+    let mut log_lines = 0;
+    for seed in begin..=seed {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9) ^ kind as u64);
+        let started = Instant::now();
+        let limit = Duration::from_millis(60 + random.below(400));
+        let at_change = kind != Kind::Kill && random.one_in(2);
+        if at_change {
+            rig.kill_after(1 + random.below(400));
+        }
+        world.run(|world| started.elapsed() >= limit || !world.faults.is_empty());
+        let mut cut = |rig: &mut Rig, world: &mut World, random: &mut Random| {
+            let remains = rig.cut(random);
+            world.cut();
+            outcome.cuts += 1;
+            add(&mut outcome.remains, &remains);
+        };
+        cut(&mut rig, &mut world, &mut random);
+        // Some starts are cut, too: into the recovery, or the clients' return.
+        let at_start = random.one_in(4);
+        if at_start {
+            rig.orders(&mut random);
+            if at_change {
+                rig.kill_after(1 + random.below(60));
+            }
+            rig.node.relaunch();
+            let (started, limit) = (Instant::now(), Duration::from_millis(random.below(60)));
+            world.run(|_| started.elapsed() >= limit);
+            cut(&mut rig, &mut world, &mut random);
+            outcome.at_start += 1;
+        }
+        rig.orders(&mut random);
+        rig.node.relaunch();
+        if random.one_in(2) || seed % CHAIN == CHAIN - 1 {
+            world.settle();
+        }
+        let log = rig.node.log();
+        for line in log.lines().skip(log_lines) {
+            if line.contains("ERROR") || line.contains("damaged") || line.contains("panicked") {
+                world.faults.push(format!("the node wrote: {line}"));
+            }
+        }
+        log_lines = log.lines().count();
+        if !world.faults.is_empty() {
+            let what = |fault: &String| format!("seed {seed}: {fault}");
+            outcome.faults = world.faults.iter().map(what).collect();
+            break;
+        }
+    }
+    outcome.tally = world.tally;
+    outcome
+}
+
+fn add(sum: &mut Remains, more: &Remains) {
+    sum.unsynced += more.unsynced;
+    sum.dropped += more.dropped;
+    sum.torn += more.torn;
+    sum.names += more.names;
+    sum.names_dropped += more.names_dropped;
+}
+
+/// How many workers a chain's nodes have: as the whole test run asks, else 1 and 3 in turns.
+fn workers_of(seed: u64) -> Option<u64> {
+    if std::env::var_os("FERRULE_TEST_WORKERS").is_some() {
+        return None;
+    }
+    Some([1, 3][(seed / CHAIN % 2) as usize])
+}
+
+fn campaign(kind: Kind, name: &str) {
+    if let Some(seed) = number("FERRULE_FAULT_SEED") {
+        let outcome = chain(kind, workers_of(seed), seed);
+        assert!(outcome.faults.is_empty(), "{:#?}", outcome.faults);
+        return;
+    }
+    let seeds = number("FERRULE_FAULT_SEEDS").unwrap_or(20);
+    let next = AtomicU64::new(0);
+    let sums: Mutex<BTreeMap<u64, Outcome>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..JOBS {
+            scope.spawn(|| {
+                loop {
+                    let first = next.fetch_add(CHAIN, Ordering::Relaxed);
+                    if first >= seeds {
+                        return;
+                    }
+                    let last = (first + CHAIN).min(seeds) - 1;
+                    let workers = workers_of(first);
+                    let outcome = chain(kind, workers, last);
+                    if !outcome.faults.is_empty() {
+                        let faults = outcome.faults.join("\n  ");
+                        eprintln!("{name}, workers {workers:?}:\n  {faults}\n  replay: FERRULE_FAULT_SEED={last}");
+                    }
+                    let mut sums = sums.lock().unwrap();
+                    let sum = sums.entry(workers.unwrap_or(0)).or_default();
+                    sum.cuts += outcome.cuts;
+                    sum.at_start += outcome.at_start;
+                    sum.tally.add(&outcome.tally);
+                    add(&mut sum.remains, &outcome.remains);
+                    sum.faults.extend(outcome.faults);
+                }
+            });
+        }
+    });
+    let sums = sums.into_inner().unwrap();
+    for (workers, sum) in &sums {
+        eprintln!("{name}, workers {workers}: {sum:?}");
+    }
+    let faults: Vec<&String> = sums.values().flat_map(|sum| &sum.faults).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn power_cuts_lose_nothing_acknowledged() {
+    campaign(Kind::Power, "power cuts");
+}
+
+#[test]
+fn kills_lose_nothing_acknowledged() {
+    campaign(Kind::Kill, "kill -9");
+}
+
+/// The rig has teeth: a disk that only says that it has synced costs acknowledged messages, and the clients notice.
+#[test]
+fn a_disk_that_lies_about_its_syncs_is_found_out() {
+    let found = (0..10).any(|n| {
+        let seed = n * CHAIN + CHAIN - 1;
+        let outcome = chain(Kind::Lies, workers_of(seed), seed);
+        !outcome.faults.is_empty()
+    });
+    assert!(found, "10 chains on a disk that forgets everything, and nothing was missed");
+}
