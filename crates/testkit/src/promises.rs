@@ -12,7 +12,7 @@
 //! | promise | a fault is |
 //! |---|---|
 //! | PUBACK, PUBREC: the message is safe | at a [`World::settle`], a persistent subscriber whose SUBACK came before the message was first sent, and that had not unsubscribed when it was acknowledged, never got it: *lost* |
-//! | QoS 2 is exactly once | a QoS 2 message that an application of a QoS 2 subscription is handed twice (by MQTT's rules for packet ids, over all connections): *duplicated* |
+//! | QoS 2 is exactly once | a QoS 2 message that an application of a QoS 2 subscription is handed twice in one session (by MQTT's rules for packet ids, over all its connections): *duplicated*. In the next session of a client whose session had ended it is only counted ([`Tally::again`]) |
 //! | CONNACK: the session is there | session present where it was discarded or never made, none where there was one |
 //! | SUBACK, UNSUBACK | lost, as above; a message first sent after the UNSUBACK |
 //! | packet ids go on | another message under a packet id that the client has not released; an acknowledgement of what is not in flight; PUBCOMP 0x92 for a first PUBREL |
@@ -22,7 +22,7 @@
 //!
 //! A message is `PUBLISHER SEQ`, padded; wills are those of a publisher of their own.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -70,6 +70,8 @@ pub struct Tally {
     pub lost: u64,
     /// QoS 2 messages handed out twice.
     pub duplicated: u64,
+    /// QoS 2 messages handed out in a client's next session once more: the one before ended with its connection.
+    pub again: u64,
     /// Wills that had to come and did.
     pub wills: u64,
     /// Connections taken over.
@@ -87,6 +89,7 @@ impl Tally {
         self.promised += other.promised;
         self.lost += other.lost;
         self.duplicated += other.duplicated;
+        self.again += other.again;
         self.wills += other.wills;
         self.taken_over += other.taken_over;
     }
@@ -205,7 +208,10 @@ struct Actor {
     /// Retained: (number, whether it clears), those that may be in force.
     kept: Vec<(u32, bool)>,
 
+    /// Of this session: what the application was handed, how often.
     got: HashMap<Key, u32>,
+    /// Of its sessions before.
+    got_before: HashSet<Key>,
     first: HashMap<(String, u8), u32>,
 }
 
@@ -216,6 +222,8 @@ pub struct World {
     random: Random,
     poll: Poll,
     clock: Clock,
+    /// When the server ended.
+    cuts: Vec<Clock>,
     actors: Vec<Actor>,
     sent: HashMap<Key, Sent>,
     /// Nothing new is begun, what is open is brought to its end.
@@ -284,8 +292,10 @@ impl World {
                     until_will: false,
                     seq: 0,
                     will_seq: 0,
-                    kept: Vec::new(),
+                    // Before the first there is none.
+                    kept: vec![(0, true)],
                     got: HashMap::new(),
+                    got_before: HashSet::new(),
                     first: HashMap::new(),
                 }
             })
@@ -298,6 +308,7 @@ impl World {
             random,
             poll: Poll::new().expect("an epoll instance can be made"),
             clock: 0,
+            cuts: Vec::new(),
             actors,
             sent: HashMap::new(),
             settling: false,
@@ -345,6 +356,7 @@ impl World {
             // What closed the connection may have been the cut.
             self.actors[at].left = None;
         }
+        self.cuts.push(self.clock);
     }
 
     /// Brings everything that is open to its end, and checks all promises. The server has to run, and to stay.
@@ -364,14 +376,18 @@ impl World {
         }
         self.run_until_true();
         self.check_retained();
+        if !self.faults.is_empty() {
+            return; // it was not waited for: what is missing says nothing
+        }
         let promised = self.promises().count() as u64;
         self.tally.promised += promised;
-        let missing: Vec<String> = self.missing().map(|(_, what)| what).collect();
-        self.tally.lost += missing.len() as u64;
-        for what in missing.into_iter().take(5) {
+        let lost: Vec<String> = self.missing().map(|(_, what)| what).collect();
+        let missing = lost.len();
+        self.tally.lost += missing as u64;
+        for what in lost.into_iter().take(5) {
             self.fault(format!("lost: {what}"));
         }
-        if self.faults.is_empty() {
+        if missing == 0 {
             self.tally.wills +=
                 self.sent.iter().filter(|(key, sent)| key.0 >= WILLS && !sent.settled && sent.acknowledged.is_some()).count()
                     as u64;
@@ -424,9 +440,10 @@ impl World {
     fn missing(&self) -> impl Iterator<Item = (Key, String)> {
         self.promises().filter(|(actor, key, _)| !actor.got.contains_key(*key)).map(|(actor, key, sent)| {
             let what = format!(
-                "client {} ({:?}, QoS {}) never got message {} {} ({}, QoS {}, sent at {}, acknowledged at {:?}); now {}",
+                "client {} ({:?}, QoS {}) never got message {} {} ({}, QoS {}, sent at {}, acknowledged at {:?}, \
+                 the cuts were at {:?}); now {}",
                 actor.number, actor.version, actor.granted, key.0, key.1, sent.topic, sent.qos, sent.at,
-                sent.acknowledged, self.clock,
+                sent.acknowledged, self.cuts, self.clock,
             );
             (*key, what)
         })
@@ -453,8 +470,7 @@ impl World {
             let topic = format!("r/{}", self.actors[at].number);
             let value = found.get(&topic).and_then(|payload| key_of(payload)).map(|key| key.1);
             let kept = self.actors[at].kept.clone();
-            let fine = kept.is_empty() && value.is_none()
-                || kept.iter().any(|(seq, clears)| if *clears { value.is_none() } else { value == Some(*seq) });
+            let fine = kept.iter().any(|(seq, clears)| if *clears { value.is_none() } else { value == Some(*seq) });
             if !fine {
                 let what = format!("lost: retained {topic} is {value:?}, could be any of {kept:?} (true: removed)");
                 self.tally.lost += 1;
@@ -1097,6 +1113,8 @@ impl World {
                 ));
             }
         } else {
+            let again = sent.qos == QoS::ExactlyOnce && actor.got_before.contains(&key);
+            self.tally.again += u64::from(again);
             let order = (publish.topic.to_owned(), u8::from(sent.qos));
             if let Some(before) = actor.first.insert(order, key.1)
                 && before > key.1
@@ -1166,6 +1184,8 @@ impl Actor {
     fn forget(&mut self) {
         self.flights.clear();
         self.received.clear();
+        self.got_before.extend(self.got.drain().map(|(key, _)| key));
+        self.first.clear();
         for subscription in self.subscriptions.values_mut() {
             subscription.active = false;
             subscription.asked = None;
