@@ -86,7 +86,7 @@ pub struct Status {
     pub free_bytes: Option<u64>,
     /// Less than the reserve is free: admission should stop.
     pub low_on_space: bool,
-    /// Damage found while running.
+    /// Damage found, at the start or since.
     pub damage: Option<Damage>,
 }
 
@@ -197,7 +197,7 @@ pub fn open(folder: &Path, options: Options) -> Result<Opened, OpenError> {
         line: Mutex::new(Line { last_ticket: 0, last_handle: 0, commands }),
         pending_bytes: AtomicUsize::new(0),
         low_on_space: AtomicBool::new(false),
-        status: Mutex::new(Status::default()),
+        status: Mutex::new(Status { damage: damage.clone(), ..Status::default() }),
     });
     let mut worker = Worker {
         folder: folder.to_owned(),

@@ -113,7 +113,8 @@ impl Disk {
         let scratch = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let scratch = scratch.expect("a temporary folder can be made");
         fs::create_dir(scratch.path().join("data")).expect("an empty folder");
-        let control = OpenOptions::new().read(true).write(true).create_new(true).open(scratch.path().join("control"));
+        let control =
+            OpenOptions::new().read(true).write(true).create_new(true).open(scratch.path().join("control"));
         let disk = Self { scratch, control: control.expect("an empty folder"), image: Image::new() };
         disk.clear_orders();
         disk
@@ -190,8 +191,18 @@ impl Disk {
         };
         let mut medium = Medium::new(std::mem::take(&mut self.image));
         medium.play(&log);
-        let remains;
-        (self.image, remains) = medium.cut(random);
+        let (image, remains) = medium.cut(random);
+        self.become_as(image);
+        remains
+    }
+
+    /// Begins anew with an empty folder, no process having it.
+    pub fn empty(&mut self) {
+        self.become_as(Image::new());
+    }
+
+    fn become_as(&mut self, image: Image) {
+        self.image = image;
         let _ = fs::remove_file(self.log()); // there is none when it was killed before its first record
         fs::remove_dir_all(self.folder()).expect("the killed process's folder can be removed");
         fs::create_dir(self.folder()).expect("just removed");
@@ -201,7 +212,6 @@ impl Disk {
             fs::write(&path, bytes).expect("a file can be written");
         }
         self.clear_orders();
-        remains
     }
 
     /// Keeps the folder as it is (for whoever looks into a failure), and says where.
@@ -281,7 +291,10 @@ fn records(mut log: &[u8]) -> Vec<Record<'_>> {
 
 #[derive(Debug, Clone)]
 enum Change {
-    Write { at: usize, bytes: Vec<u8> },
+    Write {
+        at: usize,
+        bytes: Vec<u8>,
+    },
     /// At least so long: of a write whose bytes are lost.
     Extend(usize),
     Length(usize),
@@ -416,7 +429,8 @@ impl Content {
                 continue;
             }
             // What was cut off is cut off.
-            let least = list.iter().rposition(|n| matches!(changes[*n], Change::Length(_))).map_or(0, |at| at + 1);
+            let least =
+                list.iter().rposition(|n| matches!(changes[*n], Change::Length(_))).map_or(0, |at| at + 1);
             let most = list.len();
             let pick = |random: &mut Random| match random.below(8) {
                 0..3 => least,
@@ -661,8 +675,7 @@ mod tests {
         // A sync that began before the write does not cover it, nor one that failed.
         let early = [open, (SYNC_BEGIN, 3, 0, b""), write, (SYNC_END, 3, 2, b"")];
         assert!(outcomes(&[("f", old)], &early).contains(&folder(&[("f", old)])));
-        let failed =
-            [open, write, (SYNC_FAILED, 3, 0, b""), (SYNC_BEGIN, 3, 0, b""), (SYNC_END, 3, 4, b"")];
+        let failed = [open, write, (SYNC_FAILED, 3, 0, b""), (SYNC_BEGIN, 3, 0, b""), (SYNC_END, 3, 4, b"")];
         assert_eq!(outcomes(&[("f", old)], &failed), BTreeSet::from([folder(&[("f", old)])]));
         // A call that failed has done nothing, or a part.
         let part = [open, write, (TAKEN_BACK, 2, 1, b""), (SYNC_BEGIN, 3, 0, b""), (SYNC_END, 3, 4, b"")];
@@ -693,7 +706,8 @@ mod tests {
 
     #[test]
     fn names_are_durable_with_their_folder() {
-        let make = [(OPEN, -1, 1, &b"t"[..]), (OPEN, 3, 0, b"t"), (WRITE, 3, 0, b"x"), (SYNC_BEGIN, 3, 0, b"")];
+        let make =
+            [(OPEN, -1, 1, &b"t"[..]), (OPEN, 3, 0, b"t"), (WRITE, 3, 0, b"x"), (SYNC_BEGIN, 3, 0, b"")];
         let sync = [make[0], make[1], make[2], make[3], (SYNC_END, 3, 4, b"")];
         assert!(outcomes(&[], &make).contains(&folder(&[])), "not synced, not there");
         assert_eq!(outcomes(&[], &sync), BTreeSet::from([folder(&[("t", b"x")])]));

@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ferrule_mqtt::{
-    Ack, AckType, Connect, Disconnect, Packet, PropertiesBuf, Properties, Property, Publish, QoS, ReasonCode,
+    Ack, AckType, Connect, Disconnect, Packet, Properties, PropertiesBuf, Property, Publish, QoS, ReasonCode,
     Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe, UnsubscribeFiltersBuf, Version, Will,
     decode, encode_ack,
 };
@@ -228,6 +228,8 @@ pub struct World {
     sent: HashMap<Key, Sent>,
     /// Nothing new is begun, what is open is brought to its end.
     settling: bool,
+    /// Whether a will that is due has to come over a cut.
+    wills_survive: bool,
     /// Payloads are up to so long.
     padding: u64,
     pace: Duration,
@@ -247,12 +249,12 @@ fn matches(filter: &str, topic: &str) -> bool {
 }
 
 impl World {
-    /// Clients of a broker that will listen on `addr`.
+    /// Clients of a broker that will listen on `addr`. `wills_survive`: it keeps the wills of persistent sessions over a cut.
     ///
     /// # Panics
     /// When there is no epoll instance to be had.
     #[must_use]
-    pub fn new(addr: SocketAddr, seed: u64) -> Self {
+    pub fn new(addr: SocketAddr, seed: u64, wills_survive: bool) -> Self {
         let mut random = Random(seed);
         let now = Instant::now();
         let actors = (0..12u32)
@@ -312,6 +314,7 @@ impl World {
             actors,
             sent: HashMap::new(),
             settling: false,
+            wills_survive,
             padding,
             pace: Duration::from_millis(pace),
             tally: Tally::default(),
@@ -367,8 +370,7 @@ impl World {
         }
         self.run_until_true();
         // What comes now comes after all that was published before.
-        let fences: Vec<usize> =
-            (0..self.actors.len()).filter(|at| self.actors[*at].publishes).collect();
+        let fences: Vec<usize> = (0..self.actors.len()).filter(|at| self.actors[*at].publishes).collect();
         for at in fences {
             if self.actors[at].phase == Phase::Open {
                 self.publish(at, QoS::ExactlyOnce, false);
@@ -388,9 +390,11 @@ impl World {
             self.fault(format!("lost: {what}"));
         }
         if missing == 0 {
-            self.tally.wills +=
-                self.sent.iter().filter(|(key, sent)| key.0 >= WILLS && !sent.settled && sent.acknowledged.is_some()).count()
-                    as u64;
+            self.tally.wills += self
+                .sent
+                .iter()
+                .filter(|(key, sent)| key.0 >= WILLS && !sent.settled && sent.acknowledged.is_some())
+                .count() as u64;
         }
         for sent in self.sent.values_mut().filter(|sent| sent.acknowledged.is_some()) {
             sent.settled = true;
@@ -412,7 +416,8 @@ impl World {
                 || (world.is_quiet() && world.missing().next().is_none())
         });
         if self.faults.is_empty() && !self.is_quiet() {
-            let open: Vec<String> = self.actors.iter().filter(|actor| !actor.is_quiet()).map(Actor::in_words).collect();
+            let open: Vec<String> =
+                self.actors.iter().filter(|actor| !actor.is_quiet()).map(Actor::in_words).collect();
             self.fault(format!("not at rest within {PATIENCE:?}: {}", open.join("; ")));
         }
     }
@@ -470,13 +475,18 @@ impl World {
             let topic = format!("r/{}", self.actors[at].number);
             let value = found.get(&topic).and_then(|payload| key_of(payload)).map(|key| key.1);
             let kept = self.actors[at].kept.clone();
-            let fine = kept.iter().any(|(seq, clears)| if *clears { value.is_none() } else { value == Some(*seq) });
+            let fine =
+                kept.iter().any(|(seq, clears)| if *clears { value.is_none() } else { value == Some(*seq) });
             if !fine {
-                let what = format!("lost: retained {topic} is {value:?}, could be any of {kept:?} (true: removed)");
+                let what =
+                    format!("lost: retained {topic} is {value:?}, could be any of {kept:?} (true: removed)");
                 self.tally.lost += 1;
                 self.fault(what);
             }
-            if let Some(index) = kept.iter().rposition(|(seq, clears)| if *clears { value.is_none() } else { value == Some(*seq) }) {
+            if let Some(index) = kept
+                .iter()
+                .rposition(|(seq, clears)| if *clears { value.is_none() } else { value == Some(*seq) })
+            {
                 // It is in force: what came before it is history.
                 self.actors[at].kept.drain(..index);
             }
@@ -496,7 +506,11 @@ impl World {
                     actor.input.extend_from_slice(&buffer[..size]);
                     self.packets(at);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock || error.kind() == ErrorKind::NotConnected => return,
+                Err(error)
+                    if error.kind() == ErrorKind::WouldBlock || error.kind() == ErrorKind::NotConnected =>
+                {
+                    return;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return self.closed(at),
             }
@@ -513,7 +527,11 @@ impl World {
                 actor.acks.pop_front();
                 encode_ack(&mut actor.output, actor.version, kind, packet_id, ReasonCode::SUCCESS);
                 if kind == AckType::Pubrel {
-                    actor.flights.iter_mut().filter(|f| f.packet_id == packet_id).for_each(|f| f.released = true);
+                    actor
+                        .flights
+                        .iter_mut()
+                        .filter(|f| f.packet_id == packet_id)
+                        .for_each(|f| f.released = true);
                 }
             }
         }
@@ -572,7 +590,7 @@ impl World {
         } else if will.delay_s == 0 {
             actor.will = None;
             self.promise(key);
-        } else if will.delay_s == SOON_S && waits && ending != Ending::TakenOver {
+        } else if will.delay_s == SOON_S && waits && ending != Ending::TakenOver && self.wills_survive {
             // Else its owner's return decides.
             actor.until_will = true;
             self.promise(key);
@@ -581,6 +599,9 @@ impl World {
 
     fn promise(&mut self, key: Key) {
         let now = self.clock;
+        if !self.wills_survive {
+            return;
+        }
         if let Some(sent) = self.sent.get_mut(&key) {
             sent.acknowledged = Some(now);
         }
@@ -641,7 +662,10 @@ impl World {
             return;
         };
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut stream, Token(at), interest).expect("a new socket can be registered");
+        self.poll
+            .registry()
+            .register(&mut stream, Token(at), interest)
+            .expect("a new socket can be registered");
         self.actors[at].stream = Some(stream);
         self.actors[at].phase = Phase::Dialing;
     }
@@ -802,8 +826,9 @@ impl World {
         let actor = &self.actors[at];
         let (publishes, subscribes) = (actor.publishes, actor.subscribes);
         if publishes {
-            let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::AtLeastOnce, QoS::ExactlyOnce, QoS::ExactlyOnce]
-                [self.random.below(5) as usize];
+            let qos =
+                [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::AtLeastOnce, QoS::ExactlyOnce, QoS::ExactlyOnce]
+                    [self.random.below(5) as usize];
             let retained = self.random.one_in(12);
             self.publish(at, qos, retained);
         }
@@ -848,10 +873,12 @@ impl World {
         }
         // What clears has no payload.
         let padding = if clears { usize::MAX } else { padding };
-        let sent = Sent { topic, qos, padding, at: clock, acknowledged: None, forbidden: false, settled: false };
+        let sent =
+            Sent { topic, qos, padding, at: clock, acknowledged: None, forbidden: false, settled: false };
         self.sent.insert((number, seq), sent);
         if qos > QoS::AtMostOnce {
-            let flight = Flight { packet_id, seq, qos, received: false, released: false, released_earlier: false };
+            let flight =
+                Flight { packet_id, seq, qos, received: false, released: false, released_earlier: false };
             self.actors[at].flights.push_back(flight);
         }
         self.tally.published += 1;
@@ -1120,7 +1147,10 @@ impl World {
                 && before > key.1
                 && key.0 < WILLS
             {
-                faults.push(format!("client {at}: of {}, {} came first after {before}", publish.topic, key.1));
+                faults.push(format!(
+                    "order: client {at} ({:?}, QoS {}): of {} at QoS {}, {} came first after {before}; the cuts were at {:?}, now {}",
+                    actor.version, actor.granted, publish.topic, sent.qos, key.1, self.cuts, self.clock
+                ));
             }
         }
         faults.into_iter().for_each(|what| self.fault(what));
@@ -1131,7 +1161,8 @@ impl World {
         let actor = &mut self.actors[at];
         let found = actor.flights.iter().position(|f| f.packet_id == ack.packet_id && f.qos == qos);
         let Some(index) = found else {
-            return self.fault(format!("client {at}, QoS {qos}: acknowledged what is not in flight: {ack:?}"));
+            return self
+                .fault(format!("client {at}, QoS {qos}: acknowledged what is not in flight: {ack:?}"));
         };
         if ack.reason.is_error() {
             return self.fault(format!("client {at}, QoS {qos}: refused: {ack:?}"));
@@ -1156,7 +1187,8 @@ impl World {
 
     fn completed(&mut self, at: usize, ack: Ack<'_>) {
         let actor = &mut self.actors[at];
-        let Some(index) = actor.flights.iter().position(|f| f.packet_id == ack.packet_id && f.released) else {
+        let Some(index) = actor.flights.iter().position(|f| f.packet_id == ack.packet_id && f.released)
+        else {
             return self.fault(format!("client {at}: completed what was not released: {ack:?}"));
         };
         let flight = actor.flights.remove(index);
