@@ -6,14 +6,18 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use ferrule_mqtt::{Packet, QoS};
 use ferrule_testkit::power::{Disk, EIO, ENOSPC, EROFS, Order, Remains};
 use ferrule_testkit::promises::{Tally, World};
 use ferrule_testkit::random::Random;
-use ferrule_testkit::{Config, Node};
+use ferrule_testkit::wire::Options;
+use ferrule_testkit::{Client, Config, Node, soak};
+use serde_json::json;
 
 /// Cuts over one data folder.
 const CHAIN: u64 = 5;
@@ -66,6 +70,23 @@ struct Outcome {
     tally: Tally,
     remains: Remains,
     faults: Vec<String>,
+}
+
+impl Outcome {
+    fn to_json(&self, kind: Kind, workers: u64) -> serde_json::Value {
+        let Tally {
+            connects, resumed, published, acknowledged, delivered, promised, lost, duplicated, ..
+        } = self.tally;
+        json!({
+            "fault": kind.name(), "workers": workers, "times": self.cuts, "at_start": self.at_start, "failed": self.failed,
+            "connects": connects, "resumed": resumed, "published": published, "acknowledged": acknowledged,
+            "delivered": delivered, "promised": promised, "lost": lost, "duplicated": duplicated,
+            "again": self.tally.again, "wills": self.tally.wills, "taken_over": self.tally.taken_over,
+            "sectors": {"unsynced": self.remains.unsynced, "dropped": self.remains.dropped, "torn": self.remains.torn},
+            "names": {"unsynced": self.remains.names, "dropped": self.remains.names_dropped},
+            "faults": self.faults,
+        })
+    }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -240,6 +261,7 @@ fn chain(kind: Kind, workers: Option<u64>, seed: u64) -> Outcome {
         if !world.faults.is_empty() {
             let what = |fault: &String| format!("seed {seed}: {fault}");
             outcome.faults = world.faults.iter().map(what).collect();
+            outcome.faults.push(format!("the node's last lines:\n{}", rig.node.process().tail(20)));
             break;
         }
     }
@@ -275,6 +297,9 @@ fn campaign(kind: Kind) {
         assert!(outcome.faults.is_empty(), "{:#?}", outcome.faults);
         return;
     }
+    // Of the beginning: the checkout may go on while this runs.
+    let stamp = std::env::var_os("FERRULE_FAULT_RESULTS")
+        .map(|_| soak::day_and_commit(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()));
     let seeds = number("FERRULE_FAULT_SEEDS").unwrap_or(20);
     let next = AtomicU64::new(0);
     let sums: Mutex<BTreeMap<u64, Outcome>> = Mutex::default();
@@ -308,6 +333,15 @@ fn campaign(kind: Kind) {
         }
     });
     let sums = sums.into_inner().unwrap();
+    if let (Some(folder), Some((day, commit))) = (std::env::var_os("FERRULE_FAULT_RESULTS"), stamp) {
+        let rows: Vec<_> = sums.iter().map(|(workers, sum)| sum.to_json(kind, *workers)).collect();
+        let result = json!({"date": day, "commit": commit, "machine": soak::machine(), "fault": kind.name(), "rows": rows});
+        let file = kind.name().split(',').next().unwrap().replace(' ', "-");
+        let path = Path::new(&folder).join(format!("faults-{day}-{commit}-{file}.json"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(&path, format!("{result:#}\n")).unwrap();
+        eprintln!("written to {}", path.display());
+    }
     for (workers, sum) in &sums {
         eprintln!("{name}, workers {workers}: {sum:?}");
     }
@@ -350,4 +384,109 @@ fn a_disk_that_lies_about_its_syncs_is_found_out() {
         !outcome.faults.is_empty()
     });
     assert!(found, "10 chains on a disk that forgets everything, and nothing was missed");
+}
+
+/// How long the store may take to notice that its medium works again (it looks every 5 s at the most) on a busy machine.
+const MENDED: Duration = Duration::from_secs(30);
+
+/// While the disk fails, what has to be stored is not acknowledged and the rest goes on; afterwards it is acknowledged, and there after a power cut.
+fn withholds(first: Order, errno: i64, says: &str) {
+    let mut disk = Disk::new();
+    let mut node = Node::start(&disk.config(Config::edge()));
+    let away = Options::v5("away").persistent();
+    let mut reader = Client::connect(node.addr(), &away);
+    reader.subscribe("kept/#", QoS::ExactlyOnce);
+    reader.disconnect();
+    let mut here = Client::connect(node.addr(), &Options::v4("here"));
+    here.subscribe("plain", QoS::AtLeastOnce);
+    let mut writer = Client::connect(node.addr(), &Options::v5("writer"));
+    writer.publish("kept/before", b"1", QoS::AtLeastOnce, false);
+
+    disk.fail(first, errno, 0, -1);
+    // Longer than what the log has room for: a full disk stops growth alone.
+    let id = writer.publish_nowait("kept/while", &[b'2'; 600_000], QoS::AtLeastOnce, false);
+    let what = format!("the store fails and says {says:?}");
+    node.wait_status(MENDED, &what, |status| {
+        let store = &status["store"];
+        store["state"] == "failing" && store["last_error"].as_str().is_some_and(|said| said.contains(says))
+    });
+    // Whoever needs no disk is served.
+    let mut other = Client::connect(node.addr(), &Options::v4("other"));
+    other.publish("plain", b"live", QoS::AtLeastOnce, false);
+    assert_eq!(here.expect_message().text(), "live");
+    writer.ping();
+    let is_its = |packet: &Packet<'_>| matches!(packet, Packet::Puback(ack) if ack.packet_id == id);
+    let early = writer.recv_where(Duration::from_millis(1), is_its);
+    assert!(early.is_err(), "acknowledged while the disk fails: {early:?}");
+
+    disk.order(first, 0);
+    let answer = writer.recv_where(MENDED, is_its);
+    assert!(answer.is_ok(), "not acknowledged when the disk works again: {answer:?}\n{}", node.log());
+    node.wait_status(MENDED, "the store works again", |status| status["store"]["state"] == "ok");
+    node.kill9();
+    disk.cut(&mut Random(errno as u64));
+    node.restart();
+    let (mut reader, present) = Client::connect_session(node.addr(), &away);
+    assert!(present);
+    let got = [reader.expect_message(), reader.expect_message()].map(|message| message.topic);
+    assert_eq!(got, ["kept/before", "kept/while"]);
+}
+
+#[test]
+fn a_full_disk_withholds_what_has_to_be_stored() {
+    withholds(Order::WriteErrno, ENOSPC, "no space left");
+}
+
+#[test]
+fn a_disk_that_turns_read_only_withholds_what_has_to_be_stored() {
+    withholds(Order::WriteErrno, EROFS, "rw");
+}
+
+#[test]
+fn a_failing_sync_withholds_what_has_to_be_stored() {
+    withholds(Order::SyncErrno, EIO, "dmesg");
+}
+
+/// A damaged file is moved aside, its readable part is kept, the loss is reported, and the broker starts.
+#[test]
+fn a_damaged_store_is_salvaged_and_reported() {
+    let mut node = Node::start(&Config::edge());
+    let away = Options::v5("away").persistent();
+    let mut reader = Client::connect(node.addr(), &away);
+    reader.subscribe("kept/#", QoS::AtLeastOnce);
+    reader.disconnect();
+    let mut writer = Client::connect(node.addr(), &Options::v5("writer"));
+    let payload = vec![b'x'; 700];
+    for n in 0..200 {
+        writer.publish(&format!("kept/{n}"), &payload, QoS::AtLeastOnce, false);
+    }
+    // Everything is in its table, where damage costs rows.
+    assert!(node.terminate().success());
+    let file = node.data_dir().join("ferrule.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    // A page in the midst of the rows: their payloads tell where that is.
+    let rows: Vec<usize> = bytes
+        .chunks(1024)
+        .enumerate()
+        .filter(|(_, page)| page.windows(64).any(|w| w == &payload[..64]))
+        .map(|(at, _)| at)
+        .collect();
+    let page = rows[rows.len() / 2] * 1024;
+    bytes[page..page + 1024].fill(0xff);
+    std::fs::write(&file, &bytes).unwrap();
+
+    node.restart();
+    let damage = node.status()["store"]["damage"].as_str().map(str::to_owned);
+    let damage = damage.expect("the status tells of the damage");
+    assert!(damage.contains("ferrule.db.corrupt-"), "{damage}");
+    assert!(node.log().contains("the store was damaged"), "{}", node.log());
+    let aside = std::fs::read_dir(node.data_dir()).unwrap();
+    let aside = aside.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(aside.filter(|name| name.starts_with("ferrule.db.corrupt-")).count() > 0);
+    // The session and its subscription are among what is kept, with nearly all messages.
+    let (mut reader, present) = Client::connect_session(node.addr(), &away);
+    assert!(present);
+    Client::connect(node.addr(), &Options::v5("writer")).publish("kept/end", b"", QoS::AtLeastOnce, false);
+    let got = reader.messages_until("kept/end");
+    assert!((150..200).contains(&got.len()), "{} of 200 rows are left", got.len());
 }

@@ -410,12 +410,12 @@ static int allocate(int fd, int mode, off64_t at, off64_t size)
     int result = -1;
     if (!refuses_growth(fd, at + size)) {
         if (mode)
-            record(UNKNOWN, fd, mode, 0, 0);
+            record_text(UNKNOWN, fd, mode, "fallocate");
         else if (fstat(fd, &st) == 0 && st.st_size < at + size)
             record(LENGTH, fd, at + size, 0, 0);
         result = (int)syscall(SYS_fallocate, fd, mode, at, size);
         if (result != 0)
-            record(UNKNOWN, fd, mode, 0, 0);
+            record_text(UNKNOWN, fd, errno, "failed fallocate");
     }
     leave();
     return result;
@@ -448,7 +448,7 @@ void *mmap64(void *at, size_t size, int protection, int flags, int fd, off64_t f
 {
     if ((flags & MAP_SHARED) && (protection & PROT_WRITE) && ours(fd)) {
         enter();
-        record(UNKNOWN, fd, 0, 0, 0);
+        record_text(UNKNOWN, fd, 0, "shared mapping");
         leave();
     }
     return (void *)syscall(SYS_mmap, at, size, protection, flags, fd, from);

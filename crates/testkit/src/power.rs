@@ -576,7 +576,11 @@ impl Medium {
                 }
             }
             kind::TAKEN_BACK => {}
-            _ => panic!("record {number} is of something that the rig cannot follow (kind {kind}, {a}, {b})"),
+            _ => panic!(
+                "record {number} is of something that the rig cannot follow: {}, {a}, {b}, of {:?}",
+                String::from_utf8_lossy(data),
+                self.file(a).map(|file| self.names.iter().find(|(_, of)| **of == file)),
+            ),
         }
     }
 

@@ -48,6 +48,9 @@ const WILLS: u32 = 1_000;
 const NEVER_S: u32 = 3_000;
 const SOON_S: u32 = 1;
 
+/// Packets of a client that are told with a fault.
+const TRACE: usize = 400;
+
 /// When: a count of packets.
 type Clock = u64;
 
@@ -210,6 +213,8 @@ struct Actor {
 
     /// Of this session: what the application was handed, how often.
     got: HashMap<Key, u32>,
+    /// The last packets both ways, to be told with a fault.
+    trace: VecDeque<String>,
     /// Of its sessions before.
     got_before: HashSet<Key>,
     first: HashMap<(String, u8), u32>,
@@ -297,6 +302,7 @@ impl World {
                     // Before the first there is none.
                     kept: vec![(0, true)],
                     got: HashMap::new(),
+                    trace: VecDeque::new(),
                     got_before: HashSet::new(),
                     first: HashMap::new(),
                 }
@@ -525,6 +531,7 @@ impl World {
                 && (due <= now || self.settling)
             {
                 actor.acks.pop_front();
+                actor.trace(self.clock, format!("> {kind:?} {packet_id}"));
                 encode_ack(&mut actor.output, actor.version, kind, packet_id, ReasonCode::SUCCESS);
                 if kind == AckType::Pubrel {
                     actor
@@ -564,7 +571,9 @@ impl World {
     fn over(&mut self, at: usize, ending: Ending) {
         let away = self.random.about(Duration::from_millis(3));
         let waits = self.random.one_in(3);
+        let clock = self.clock;
         let actor = &mut self.actors[at];
+        actor.trace(clock, format!("over: {ending:?}"));
         let was = std::mem::replace(&mut actor.phase, Phase::Away);
         actor.next = Instant::now() + away;
         actor.input.clear();
@@ -733,6 +742,7 @@ impl World {
             password: None,
         });
         connect.encode(actor.version, &mut actor.output).expect("a client's CONNECT can be encoded");
+        actor.trace(clock, format!("> CONNECT clean {} will {:?}", actor.clean, actor.will));
         actor.expected = if actor.clean { Some(false) } else { actor.session };
         if actor.clean && actor.persistent {
             // From here on the server may have discarded it.
@@ -900,6 +910,8 @@ impl World {
             payload: &payload,
         });
         publish.encode(actor.version, &mut actor.output).expect("a PUBLISH can be encoded");
+        let what = format!("> PUBLISH {packet_id} QoS {} DUP {dup} {} {key:?}", sent.qos, sent.topic);
+        actor.trace(self.clock, what);
     }
 
     fn leave(&mut self, at: usize, now: Instant) {
@@ -974,6 +986,18 @@ impl World {
 
     fn packet(&mut self, at: usize, packet: &Packet<'_>) {
         let clock = self.tick();
+        let what = match packet {
+            Packet::Publish(p) => format!(
+                "< PUBLISH {} QoS {} DUP {} {} {:?}",
+                p.packet_id,
+                p.qos,
+                p.dup,
+                p.topic,
+                key_of(p.payload)
+            ),
+            other => format!("< {other:?}"),
+        };
+        self.actors[at].trace(clock, what);
         match *packet {
             Packet::Connack(connack) => self.connack(at, connack.reason, connack.session_present),
             Packet::Publish(publish) => self.message(at, &publish),
@@ -1153,7 +1177,14 @@ impl World {
                 ));
             }
         }
-        faults.into_iter().for_each(|what| self.fault(what));
+        for what in faults {
+            self.fault(what);
+            let publisher = self.actors.iter().position(|actor| actor.number == key.0);
+            for which in [Some(at), publisher].into_iter().flatten() {
+                let trace = self.actors[which].trace.make_contiguous().join("\n    ");
+                self.fault(format!("what client {which} sent (>) and got (<):\n    {trace}"));
+            }
+        }
     }
 
     fn acknowledged(&mut self, at: usize, ack: Ack<'_>, qos: QoS) {
@@ -1212,6 +1243,13 @@ enum Ending {
 }
 
 impl Actor {
+    fn trace(&mut self, clock: Clock, what: String) {
+        if self.trace.len() == TRACE {
+            self.trace.pop_front();
+        }
+        self.trace.push_back(format!("{clock} {what}"));
+    }
+
     /// The session is given up: nothing that it was promised holds.
     fn forget(&mut self) {
         self.flights.clear();
