@@ -202,15 +202,18 @@ fn chain(kind: Kind, workers: Option<u64>, seed: u64) -> Outcome {
     for seed in begin..=seed {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9) ^ kind as u64);
         let started = Instant::now();
-        let limit = Duration::from_millis(60 + random.below(if heavy { 1_500 } else { 600 }));
+        let mut limit = Duration::from_millis(60 + random.below(if heavy { 1_500 } else { 600 }));
         let at_change = matches!(kind, Kind::Power | Kind::Lies) && random.one_in(2);
         if at_change {
             rig.kill_after(1 + random.below(if heavy { 2_000 } else { 400 }));
         }
         if kind.fails() {
-            let before = Duration::from_millis(random.below(100));
+            // A start on a disk that fails is refused, rightly.
+            world.run(|_| rig.node.try_status().is_ok() || started.elapsed() >= MENDED);
+            let before = started.elapsed() + Duration::from_millis(random.below(100));
             world.run(|_| started.elapsed() >= before);
             rig.fail(&mut random);
+            limit += before;
         }
         world.run(|world| started.elapsed() >= limit || !world.faults.is_empty());
         let recovers = kind.fails() && random.one_in(2);
@@ -261,7 +264,8 @@ fn chain(kind: Kind, workers: Option<u64>, seed: u64) -> Outcome {
         if !world.faults.is_empty() {
             let what = |fault: &String| format!("seed {seed}: {fault}");
             outcome.faults = world.faults.iter().map(what).collect();
-            outcome.faults.push(format!("the node's last lines:\n{}", rig.node.process().tail(20)));
+            let ended = rig.node.process().exited();
+            outcome.faults.push(format!("the node ({ended:?}) wrote last:\n{}", rig.node.process().tail(20)));
             break;
         }
     }

@@ -1166,8 +1166,15 @@ impl World {
         } else {
             let again = sent.qos == QoS::ExactlyOnce && actor.got_before.contains(&key);
             self.tally.again += u64::from(again);
+            // A repetition of what was sent before the subscription may come when it likes.
+            let throughout = actor.subscriptions.iter().any(|(filter, subscription)| {
+                matches(filter, publish.topic)
+                    && subscription.active
+                    && subscription.times.last().is_some_and(|(from, _)| *from < sent.at)
+            });
             let order = (publish.topic.to_owned(), u8::from(sent.qos));
-            if let Some(before) = actor.first.insert(order, key.1)
+            if throughout
+                && let Some(before) = actor.first.insert(order, key.1)
                 && before > key.1
                 && key.0 < WILLS
             {
