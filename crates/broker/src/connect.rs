@@ -76,10 +76,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.refuse(id, ReasonCode::TOPIC_NAME_INVALID);
             return;
         }
-        if properties.contains(PropertyId::AuthenticationMethod) {
-            self.refuse(id, ReasonCode::BAD_AUTHENTICATION_METHOD);
-            return;
-        }
         let expiry_asked = match (v5, connect.clean_start) {
             (true, _) => properties.session_expiry_interval().unwrap_or(0),
             (false, true) => 0,
@@ -131,7 +127,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             certificate: certificate.as_deref(),
             properties,
         };
-        if let Some(verdict) = self.gate.admit(id, &request) {
+        if let Some(method) = properties.authentication_method() {
+            self.connect_by_method(id, &request, method);
+        } else if let Some(verdict) = self.gate.admit(id, &request) {
             self.decided(id, verdict);
         }
     }
@@ -147,7 +145,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    fn decided(&mut self, id: ConnId, verdict: Result<Grant, Refusal>) {
+    pub(crate) fn decided(&mut self, id: ConnId, verdict: Result<Grant, Refusal>) {
         let grant = match verdict {
             Ok(grant) => grant,
             Err(refusal) => {

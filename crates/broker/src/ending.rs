@@ -45,7 +45,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let Some(conn) = self.conns.get(id) else { return };
         if conn.phase != Phase::AwaitConnect {
-            self.disconnect(id, error.reason());
+            self.reject(id, error.reason());
             return;
         }
         // A CONNACK only where the bytes were a CONNECT of sorts: garbage gets no answer.
@@ -59,9 +59,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         };
         if let Some(version) = version {
-            // What is wrong with a property may be said in other packets alone.
-            let reason = Some(error.reason()).filter(|reason| reason.allowed_in(PacketType::Connack));
-            let reason = reason.unwrap_or(ReasonCode::PROTOCOL_ERROR);
+            let reason = connack_reason(error.reason());
             self.write(id, |out, _| crate::connect::write_refusal(out, version, reason));
         }
         self.close(id);
@@ -69,7 +67,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     pub(crate) fn protocol_error(&mut self, id: ConnId) {
         self.stats.protocol_errors += 1;
-        self.disconnect(id, ReasonCode::PROTOCOL_ERROR);
+        self.reject(id, ReasonCode::PROTOCOL_ERROR);
+    }
+
+    /// Ends a connection with the packet that its state has for a reason: CONNACK while it authenticates, else DISCONNECT.
+    pub(crate) fn reject(&mut self, id: ConnId, reason: ReasonCode) {
+        if self.conns.get(id).is_some_and(|conn| conn.phase == Phase::AwaitAuth) {
+            self.refuse(id, connack_reason(reason));
+        } else {
+            self.disconnect(id, reason);
+        }
     }
 
     /// Tells the client why, where its version can be told, and closes.
@@ -189,4 +196,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.publish_will(None, &publisher, &will);
         }
     }
+}
+
+/// What a CONNACK may say of it: what is wrong with a property may be said in other packets alone.
+fn connack_reason(reason: ReasonCode) -> ReasonCode {
+    if reason.allowed_in(PacketType::Connack) { reason } else { ReasonCode::PROTOCOL_ERROR }
 }

@@ -3,6 +3,7 @@
 
 use crate::ConnId;
 use crate::peers::Owner;
+use bytes::Bytes;
 use ferrule_mqtt::{Properties, PropertiesBuf, QoS, ReasonCode, Version};
 use ferrule_outbox::{End, Outcome, ReceiptId, Receipts};
 use ferrule_store::{Now, Op, QueueId, Stamp, StoredRow, Ticket};
@@ -148,7 +149,7 @@ pub struct LocalPublish {
     /// Topic name, valid.
     pub topic: String,
     /// Payload.
-    pub payload: bytes::Bytes,
+    pub payload: Bytes,
     /// Quality of service.
     pub qos: QoS,
     /// Retain flag.
@@ -288,6 +289,30 @@ pub struct Refusal {
 pub trait Gate: Send {
     /// Decides, or says none and lets [`crate::Shard::admitted`] be called later.
     fn admit(&mut self, conn: ConnId, request: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>>;
+
+    /// Begins what a CONNECT, or an AUTH of an open connection, asks for by the name of an authentication method [MQTT 5, 4.12].
+    /// None: there is no such method here.
+    fn exchange(&mut self, request: &ConnectRequest<'_>, method: &str) -> Option<Box<dyn Exchange>> {
+        let _ = (request, method);
+        None
+    }
+}
+
+/// An authentication by steps, of one client.
+pub trait Exchange: Send + std::fmt::Debug {
+    /// Takes the client's data. Called on the message's way: nothing here may block. Ends after a few steps, whatever comes.
+    fn step(&mut self, data: &[u8]) -> Step;
+}
+
+/// What comes of a step.
+#[derive(Debug)]
+pub enum Step {
+    /// The client is asked to go on, with this data.
+    Continue(Bytes),
+    /// It has proved who it is; data for it, if there is any.
+    Done(Box<Grant>, Bytes),
+    /// It has not.
+    Refused(Refusal),
 }
 
 /// What a client may do. Asked on the message's way: no look-ups here.

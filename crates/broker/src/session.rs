@@ -544,6 +544,8 @@ pub(crate) enum Phase {
     AwaitConnect,
     /// The gate has not answered yet: what arrives waits.
     AwaitGate,
+    /// An authentication by steps goes on: nothing but AUTH is accepted.
+    AwaitAuth,
     /// The CONNACK waits for the store: what arrives waits.
     AwaitStore,
     /// CONNACK sent.
@@ -607,6 +609,8 @@ pub(crate) struct Publishing {
     pub(crate) recent: VecDeque<(u16, u64)>,
     /// Which process life the client says it is (a gateway's boot).
     pub(crate) life: Option<Box<str>>,
+    /// Its authentication by steps, if it is that.
+    pub(crate) enhanced: Option<Box<crate::auth::Enhanced>>,
     /// A name of the client's verified certificate.
     pub(crate) certificate: Option<Box<str>>,
     /// What its CONNECT is answered with, whatever it says.

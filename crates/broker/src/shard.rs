@@ -528,6 +528,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let (version, packet_bytes) = match conn.phase {
                 Phase::Closing => return buf.len(),
                 Phase::AwaitConnect => (None, limits.connect_bytes.min(limits.packet_bytes)),
+                Phase::AwaitAuth => (Some(conn.version), limits.connect_bytes.min(limits.packet_bytes)),
                 Phase::Open if conn.throttled => return self.keep(id, at, buf, false),
                 Phase::Open if conn.out.len() >= 2 * self.pool.bound(limits.output_bytes) => {
                     self.block(id);
@@ -772,7 +773,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
     // --- packets ---
 
     fn packet(&mut self, id: ConnId, packet: Packet<'_>) {
+        let is_proving = self.conns.get(id).is_some_and(|c| c.phase == Phase::AwaitAuth);
         match packet {
+            Packet::Auth(auth) => self.auth(id, &auth),
+            Packet::Disconnect(disconnect) => self.client_disconnects(id, &disconnect),
+            // [MQTT-3.1.2-30]
+            _ if is_proving => self.protocol_error(id),
             Packet::Publish(publish) => self.publish(id, &publish),
             Packet::Puback(ack) => self.puback(id, ack.packet_id),
             Packet::Pubrec(ack) => self.pubrec(id, ack.packet_id, ack.reason),
@@ -784,9 +790,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.write(id, |out, _| out.extend_from_slice(&PINGRESP));
             }
             Packet::Connect(connect) => self.connect(id, &connect),
-            Packet::Disconnect(disconnect) => self.client_disconnects(id, &disconnect),
-            // No CONNECT that named a method was accepted [MQTT-4.12.0-6].
-            Packet::Auth(_) => self.protocol_error(id),
             // Packets that only a server sends.
             Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
                 self.protocol_error(id);

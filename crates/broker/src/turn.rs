@@ -522,6 +522,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     return;
                 }
             }
+            Phase::AwaitAuth => {
+                if now.since(conn.heard_us) >= limits.connect_timeout.as_micros() as u64 {
+                    self.stats.connect_timeouts += 1;
+                    self.refuse(id, ReasonCode::NOT_AUTHORIZED);
+                    return;
+                }
+            }
             Phase::AwaitStore | Phase::Moving => {}
             Phase::Open => {
                 if let Some(reason) = self.overdue(id, &limits) {
@@ -546,7 +553,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             Phase::Open if resumes => at(conn.silence_us().map(|silence_us| now.mono_us + silence_us)),
             Phase::Open if conn.throttled => at(Some(paid_us)),
-            Phase::AwaitConnect | Phase::AwaitGate => {
+            Phase::AwaitConnect | Phase::AwaitGate | Phase::AwaitAuth => {
                 at(Some(conn.heard_us + limits.connect_timeout.as_micros() as u64));
             }
             _ => {}

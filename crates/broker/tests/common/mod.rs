@@ -25,13 +25,13 @@
 
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
-    Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish,
-    Message, Place, Refusal, Role, Shard, introduce,
+    Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Exchange, Gate, Grant, Hook, Limits,
+    LocalPublish, Message, Place, Refusal, Role, Shard, Step, introduce,
 };
 use ferrule_mqtt::{
-    Ack, AckType, Connect, Disconnect, Packet, Properties, PropertiesBuf, Property, Publish, QoS, ReasonCode,
-    Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe, UnsubscribeFiltersBuf, Version, Will,
-    decode, topic,
+    Ack, AckType, Auth, Connect, Disconnect, Packet, Properties, PropertiesBuf, Property, Publish, QoS,
+    ReasonCode, Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe, UnsubscribeFiltersBuf,
+    Version, Will, decode, topic,
 };
 use ferrule_outbox::{End, Outcome, Policy, Reason};
 use ferrule_store::{JointPart, MemoryStore, Now, Op, QueueId, Restored, Store, StoredRow, Ticket};
@@ -138,7 +138,7 @@ impl Access for Denies {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct GateState {
     pub later: bool,
     pub refuse: bool,
@@ -176,6 +176,35 @@ impl Gate for ScriptedGate {
             return Some(Err(refusal()));
         }
         Some(Ok(state.grant(at)))
+    }
+
+    fn exchange(&mut self, request: &ConnectRequest<'_>, method: &str) -> Option<Box<dyn Exchange>> {
+        let from = request.username.map(Into::into);
+        (method == "STEPS").then(|| Box::new(Steps { state: Arc::clone(&self.0), steps: 0, from }) as _)
+    }
+}
+
+/// "one", which is answered "and?", then the user's name, which nobody proves.
+#[derive(Debug)]
+struct Steps {
+    state: Arc<Mutex<GateState>>,
+    steps: u8,
+    from: Option<String>,
+}
+
+impl Exchange for Steps {
+    fn step(&mut self, data: &[u8]) -> Step {
+        self.steps += 1;
+        match (self.steps, data) {
+            (1, b"one") => Step::Continue("and?".into()),
+            (2, name) if name != b"wrong" => {
+                assert_eq!(self.from, None);
+                let mut grant = self.state.lock().unwrap().grant((0, u64::MAX));
+                grant.username = Some(std::str::from_utf8(name).unwrap().into());
+                Step::Done(Box::new(grant), "welcome".into())
+            }
+            _ => Step::Refused(refusal()),
+        }
     }
 }
 
@@ -740,6 +769,7 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
             number("amax").into_iter().for_each(|n| push(Property::TopicAliasMaximum(n as u16)));
             number("psize").into_iter().for_each(|n| push(Property::MaximumPacketSize(n)));
             get("auth").into_iter().for_each(|m| push(Property::AuthenticationMethod(m)));
+            get("data").into_iter().for_each(|d| push(Property::AuthenticationData(d.as_bytes())));
             number("delay")
                 .into_iter()
                 .for_each(|n| will_props.push(Property::WillDelayInterval(n)).unwrap());
@@ -819,6 +849,11 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
             let filters = unfilters.as_filters();
             Packet::Unsubscribe(Unsubscribe { packet_id: id, properties: Properties::EMPTY, filters })
         }
+        "auth" => {
+            get("auth").into_iter().for_each(|m| push(Property::AuthenticationMethod(m)));
+            get("data").into_iter().for_each(|d| push(Property::AuthenticationData(d.as_bytes())));
+            Packet::Auth(Auth { reason: reason(words[0]), properties: props.as_properties() })
+        }
         "ping" => Packet::Pingreq,
         "disconnect" => {
             number("expiry").into_iter().for_each(|n| push(Property::SessionExpiryInterval(n)));
@@ -833,6 +868,13 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
 
 fn reason(text: &str) -> ReasonCode {
     ReasonCode(u8::from_str_radix(text, 16).unwrap())
+}
+
+/// What an authentication by steps says.
+fn said(properties: Properties<'_>) -> String {
+    let method = properties.authentication_method().map(|m| format!(" auth={m}"));
+    let data = properties.authentication_data().map(|d| format!(" data={}", String::from_utf8_lossy(d)));
+    method.unwrap_or_default() + &data.unwrap_or_default()
 }
 
 /// A packet of the server as text.
@@ -860,7 +902,9 @@ pub fn show(packet: &Packet<'_>) -> String {
             p.session_expiry_interval().into_iter().for_each(|n| write!(text, " expiry={n}").unwrap());
             p.server_keep_alive().into_iter().for_each(|n| write!(text, " ka={n}").unwrap());
             p.assigned_client_identifier().into_iter().for_each(|_| text += " assigned");
+            text += &said(p);
         }
+        Packet::Auth(auth) => text = format!("auth {:02x}{}", auth.reason.0, said(auth.properties)),
         Packet::Publish(publish) => {
             let topic = if publish.topic.is_empty() { "-" } else { publish.topic };
             text = format!("publish {topic} q{}", publish.qos);

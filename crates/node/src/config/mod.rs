@@ -33,6 +33,7 @@ pub use listener::{Bind, ListenerConfig};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 
 use crate::auth::{PasswordHash, Secret};
+use crate::scram::Verifier;
 use ferrule_broker::Strategy;
 use ferrule_link::{IdentityMode, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
@@ -128,6 +129,8 @@ pub struct User {
     pub name: String,
     /// What the password is compared with.
     pub credential: Credential,
+    /// What its password is proved by in steps (SCRAM-SHA-256), if it may be.
+    pub scram: Option<Verifier>,
     /// What it may do.
     pub access: AccessLists,
     /// Whether it speaks for devices behind it.
@@ -141,8 +144,8 @@ pub enum Credential {
     Hash(PasswordHash),
     /// The password itself, from a `password_file`.
     Plain(Secret),
-    /// None: it shows a certificate, on a listener that takes names from them.
-    Certificate,
+    /// Nothing: it shows a certificate, on a listener that takes names from them, or proves its password in steps.
+    None,
 }
 
 /// Whether a user speaks for devices behind it.
