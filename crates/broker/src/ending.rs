@@ -75,7 +75,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if self.conns.get(id).is_some_and(|conn| conn.phase == Phase::AwaitAuth) {
             self.refuse(id, connack_reason(reason));
         } else {
-            self.disconnect(id, reason);
+            self.disconnect(id, disconnect_reason(reason));
         }
     }
 
@@ -201,4 +201,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
 /// What a CONNACK may say of it: what is wrong with a property may be said in other packets alone.
 fn connack_reason(reason: ReasonCode) -> ReasonCode {
     if reason.allowed_in(PacketType::Connack) { reason } else { ReasonCode::PROTOCOL_ERROR }
+}
+
+/// What a DISCONNECT may say of it [MQTT-3.14.2-1]: a wrong password is a CONNACK's affair.
+fn disconnect_reason(reason: ReasonCode) -> ReasonCode {
+    if reason.allowed_in(PacketType::Disconnect) { reason } else { ReasonCode::NOT_AUTHORIZED }
 }
