@@ -294,7 +294,11 @@ fn make(
 ) -> Shard<ScriptedHook, SharedStore> {
     let (hook, store, gate) = (hook.clone(), store.clone(), Box::new(gate.clone()));
     let limits = limits.clone();
-    Shard::new(Parts { hook, store, gate, limits, policy, seed, place: Place::ALONE }, restored, now)
+    Shard::new(
+        Parts { hook, store, gate, limits, features: Arc::default(), policy, seed, place: Place::ALONE },
+        restored,
+        now,
+    )
 }
 
 /// The target.
@@ -814,6 +818,7 @@ impl Stage {
         assert_eq!(restored.retained.len(), retained, "retained messages in the store and in memory");
         let known = |id| restored.sessions.iter().any(|(session, _)| *session == id);
         assert!(restored.inflight.iter().all(|(id, ..)| known(*id)), "a packet id of nobody");
-        assert!(restored.queues.iter().all(|q| q.queue.as_session().is_some_and(known)), "a queue of nobody");
+        let is_known = |queue: QueueId| queue.as_delayed().is_some() || queue.as_session().is_some_and(known);
+        assert!(restored.queues.iter().all(|q| is_known(q.queue)), "a queue of nobody");
     }
 }
