@@ -3,7 +3,8 @@
 
 use crate::ConnId;
 use crate::peers::Owner;
-use ferrule_mqtt::{Properties, PropertiesBuf, QoS, ReasonCode, Version};
+use bytes::Bytes;
+use ferrule_mqtt::{Properties, PropertiesBuf, QoS, ReasonCode, Version, topic};
 use ferrule_outbox::{End, Outcome, ReceiptId, Receipts};
 use ferrule_store::{Now, Op, QueueId, Stamp, StoredRow, Ticket};
 use std::net::IpAddr;
@@ -119,6 +120,11 @@ impl<'a> Ends<'a> {
         }
     }
 
+    /// One more, if it is wanted.
+    pub(crate) fn end_if(&mut self, wanted: bool) -> Option<End> {
+        if wanted { self.end() } else { None }
+    }
+
     /// Gives back an end whose destination could not take the message.
     pub fn resolve(&mut self, end: Option<End>, outcome: Outcome) {
         if let Some(end) = end {
@@ -148,7 +154,7 @@ pub struct LocalPublish {
     /// Topic name, valid.
     pub topic: String,
     /// Payload.
-    pub payload: bytes::Bytes,
+    pub payload: Bytes,
     /// Quality of service.
     pub qos: QoS,
     /// Retain flag.
@@ -288,11 +294,35 @@ pub struct Refusal {
 pub trait Gate: Send {
     /// Decides, or says none and lets [`crate::Shard::admitted`] be called later.
     fn admit(&mut self, conn: ConnId, request: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>>;
+
+    /// Begins what a CONNECT, or an AUTH of an open connection, asks for by the name of an authentication method [MQTT 5, 4.12].
+    /// None: there is no such method here.
+    fn exchange(&mut self, request: &ConnectRequest<'_>, method: &str) -> Option<Box<dyn Exchange>> {
+        let _ = (request, method);
+        None
+    }
+}
+
+/// An authentication by steps, of one client.
+pub trait Exchange: Send + std::fmt::Debug {
+    /// Takes the client's data. Called on the message's way: nothing here may block. Ends after a few steps, whatever comes.
+    fn step(&mut self, data: &[u8]) -> Step;
+}
+
+/// What comes of a step.
+#[derive(Debug)]
+pub enum Step {
+    /// The client is asked to go on, with this data.
+    Continue(Bytes),
+    /// It has proved who it is; data for it, if there is any.
+    Done(Box<Grant>, Bytes),
+    /// It has not.
+    Refused(Refusal),
 }
 
 /// What a client may do. Asked on the message's way: no look-ups here.
 pub trait Access: Send + Sync + std::fmt::Debug {
-    /// Publish to this topic.
+    /// Publish to this topic; of a delayed one it is the topic that it is for that counts.
     fn publish(&self, topic: &str) -> bool;
     /// Subscribe to this filter; of a shared subscription `$share/g/f` it is `f` that counts.
     fn subscribe(&self, filter: &str) -> bool;
@@ -306,7 +336,7 @@ pub struct Everything;
 
 impl Access for Everything {
     fn publish(&self, topic: &str) -> bool {
-        !topic.starts_with('$')
+        !topic::delayed(topic).map_or(topic, |(_, topic)| topic).starts_with('$')
     }
     fn subscribe(&self, _: &str) -> bool {
         true

@@ -22,7 +22,7 @@
 //! - An end is resolved once, whoever disappears meanwhile.
 //!
 //! # Reading order
-//! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `subscribe`, `publish` (one
+//! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `auth`, `subscribe`, `publish` (one
 //! publish in), `deliver`
 //! (to one session; `alias`: topic aliases), `outbound` (acknowledgements of deliveries), `ending`, `config` and `pool` (bounds), `peers` (the other shards), `parcel` (what passes
 //! between them), `routes`, `share` (groups that share a subscription), [`retained`], `wheel`, `slots`.
@@ -30,10 +30,14 @@
 #![forbid(unsafe_code)]
 
 mod alias;
+mod auth;
 pub mod config;
 mod connect;
+mod delayed;
 mod deliver;
 mod ending;
+mod exclusive;
+pub mod features;
 pub mod hook;
 mod outbound;
 mod parcel;
@@ -41,6 +45,7 @@ mod peers;
 mod pool;
 mod publish;
 pub mod retained;
+pub mod rewrite;
 mod routes;
 mod session;
 pub mod shard;
@@ -51,12 +56,14 @@ mod turn;
 mod wheel;
 
 pub use config::{ClientLimits, Limits};
+pub use features::{AutoSubscription, Features};
 pub use hook::{
-    Access, Attachment, ConnectRequest, Ends, Gate, Grant, Hook, LocalPublish, Message, Publisher, Refusal,
-    Role, RowElsewhere,
+    Access, Attachment, ConnectRequest, Ends, Exchange, Gate, Grant, Hook, LocalPublish, Message, Publisher,
+    Refusal, Role, RowElsewhere, Step,
 };
 pub use parcel::ParcelError;
 pub use peers::{Place, introduce};
+pub use rewrite::{Action, Rewrite, Rewrites};
 pub use shard::{Command, Shard, Stats};
 pub use share::Strategy;
 pub use slots::Id;

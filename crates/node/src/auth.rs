@@ -18,6 +18,7 @@
 
 use crate::access::{AclTemplate, Principal, Role};
 use crate::config::{AccessLists, Anonymous, Credential, User, UserRole};
+use crate::scram::{First, NONCE_BYTES, Server, Verifier};
 use argon2::password_hash::phc::Output;
 use argon2::{Algorithm, Argon2, Block, Params, PasswordHasher, Version};
 use blake2::Blake2sMac256;
@@ -113,10 +114,17 @@ struct Shared {
 struct KnownUser {
     name: Arc<str>,
     credential: Credential,
+    scram: Option<Verifier>,
     role: Role,
     acl: AclTemplate,
     /// The tag of the right password, once it was seen.
     verified: Mutex<Option<[u8; 32]>>,
+}
+
+/// A user of an authenticator.
+pub struct Who {
+    shared: Arc<Shared>,
+    user: usize,
 }
 
 #[derive(Default)]
@@ -220,6 +228,28 @@ impl Authenticator {
         Verdict::Later
     }
 
+    /// Whether somebody may prove a password in steps.
+    pub fn knows_scram(&self) -> bool {
+        self.shared.users.iter().any(|user| user.scram.is_some())
+    }
+
+    /// Answers the first message of somebody who proves a password in steps: the exchange, its challenge, and who it is if it
+    /// ends well. For a name that nobody has, or that may not, the same, and it cannot.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn challenge(&self, first: First) -> std::io::Result<(Server, String, Option<Who>)> {
+        let shared = &*self.shared;
+        let found = shared.by_name.get(&first.username).copied();
+        let known = found.and_then(|user| Some((user, shared.users[user].scram.clone()?)));
+        let (user, verifier) = known.unzip();
+        let verifier = verifier.unwrap_or_else(|| Verifier::decoy(&shared.key, &first.username));
+        let mut random = [0; NONCE_BYTES];
+        draw(&mut random)?;
+        let (server, challenge) = Server::new(first, verifier, random);
+        Ok((server, challenge, user.map(|user| Who { shared: Arc::clone(&self.shared), user })))
+    }
+
     /// How many tries wait.
     pub fn waiting(&self) -> usize {
         self.shared.queue().jobs.len()
@@ -240,6 +270,22 @@ impl Drop for Authenticator {
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authenticator").field("users", &self.shared.users.len()).finish_non_exhaustive()
+    }
+}
+
+// === impl Who ===
+
+impl Who {
+    /// The user, as this client.
+    #[must_use]
+    pub fn principal(&self, client_id: &str) -> Principal {
+        self.shared.users[self.user].principal(client_id)
+    }
+}
+
+impl fmt::Debug for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Who").field(&self.shared.users[self.user].name).finish()
     }
 }
 
@@ -270,7 +316,7 @@ impl Shared {
         match &known.credential {
             // Both sides under the key: the time of the comparison tells nothing about the password.
             Credential::Plain(secret) => equal(&tag, &self.tag(user, secret.as_str().as_bytes())),
-            Credential::Certificate => false,
+            Credential::None => false,
             Credential::Hash(_) => known.verified().is_some_and(|verified| equal(&tag, &verified)),
         }
     }
@@ -339,6 +385,7 @@ impl KnownUser {
         Self {
             name: user.name.as_str().into(),
             credential: user.credential.clone(),
+            scram: user.scram.clone(),
             acl: AclTemplate::new(user.access.clone(), edge_id.clone()),
             role: edge_id.map_or(Role::Device, |edge_id| Role::Edge { edge_id }),
             verified: Mutex::new(None),
@@ -359,7 +406,7 @@ impl KnownUser {
 fn decoy(users: &[KnownUser]) -> std::io::Result<PasswordHash> {
     let hashes = users.iter().filter_map(|user| match &user.credential {
         Credential::Hash(hash) => Some(hash),
-        Credential::Plain(_) | Credential::Certificate => None,
+        Credential::Plain(_) | Credential::None => None,
     });
     if let Some(costliest) = hashes.max_by_key(|hash| hash.cost()) {
         return Ok(costliest.clone());

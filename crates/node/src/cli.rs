@@ -88,7 +88,7 @@ enum Command {
     #[command(subcommand)]
     Rules(RulesCommand),
     /// Read a password and print its hash, for `password` in the configuration file
-    Passwd,
+    Passwd(passwd::PasswdArgs),
     /// Make an authority, certificates of the server and of clients, and revoke them
     Cert(cert::CertArgs),
 }
@@ -225,7 +225,7 @@ pub fn main(flavor: &Flavor) -> ExitCode {
         Command::Status(args) => show_status(flavor, &args),
         Command::Rules(command) => rules(flavor, command),
         Command::Cert(args) => cert::run(&args, &mut io::stdout().lock()).map(|()| 0).map_err(Failure::Text),
-        Command::Passwd => passwd::run().map(|()| 0).map_err(Failure::Text),
+        Command::Passwd(args) => passwd::run(&args).map(|()| 0).map_err(Failure::Text),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -1,9 +1,10 @@
 //! Who may connect, for a shard: the authenticator's verdict, and what a gateway may claim.
 
 use crate::access::{Acl, Principal, Role as AccessRole};
-use crate::auth::{Attempt, Authenticator, Refused, Verdict};
+use crate::auth::{Attempt, Authenticator, Refused, Verdict, Who};
 use crate::config::{AccessLists, Anonymous, BrokerConfig, ListenerConfig, User};
-use ferrule_broker::{Access, ConnId, ConnectRequest, Gate, Grant, Refusal, Role};
+use crate::scram;
+use ferrule_broker::{Access, ConnId, ConnectRequest, Exchange, Gate, Grant, Refusal, Role, Step};
 use ferrule_mqtt::{Properties, PropertiesBuf, Property, ReasonCode};
 use ferrule_net::{Inbox, Mail};
 use std::collections::HashMap;
@@ -182,6 +183,65 @@ impl Gate for NodeGate {
             }
         }
     }
+
+    fn exchange(&mut self, request: &ConnectRequest<'_>, method: &str) -> Option<Box<dyn Exchange>> {
+        if method != scram::METHOD || !self.authenticator.knows_scram() {
+            return None;
+        }
+        Some(Box::new(ByScram {
+            authenticator: Arc::clone(&self.authenticator),
+            door: self.listeners.get(request.listener).cloned(),
+            claim: Claim::of(request.properties),
+            client_id: request.client_id.into(),
+            challenged: None,
+        }))
+    }
+}
+
+/// One client's SCRAM-SHA-256: two steps.
+#[derive(Debug)]
+struct ByScram {
+    authenticator: Arc<Authenticator>,
+    door: Option<Door>,
+    claim: Claim,
+    client_id: Box<str>,
+    /// After the first step. Nobody: a name that is not known, which no proof is right for.
+    challenged: Option<(scram::Server, Option<Who>)>,
+}
+
+impl Exchange for ByScram {
+    fn step(&mut self, data: &[u8]) -> Step {
+        let refused = |message: String| {
+            Step::Refused(Refusal { reason: ReasonCode::BAD_USER_NAME_OR_PASSWORD, message })
+        };
+        let Some((server, who)) = self.challenged.take() else {
+            let first = match scram::First::parse(data) {
+                Ok(first) => first,
+                Err(failed) => return refused(failed.to_string()),
+            };
+            return match self.authenticator.challenge(first) {
+                Ok((server, challenge, who)) => {
+                    self.challenged = Some((server, who));
+                    Step::Continue(challenge.into())
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot draw a nonce");
+                    Step::Refused(refusal(Refused::Busy))
+                }
+            };
+        };
+        match (server.finish(data), who) {
+            (Ok(proof), Some(who)) => {
+                let principal = who.principal(&self.client_id);
+                match judged(Ok(principal), self.door.as_ref(), self.claim.clone()) {
+                    Ok(grant) => Step::Done(Box::new(grant), proof.into()),
+                    Err(refusal) => Step::Refused(refusal),
+                }
+            }
+            (Ok(_), None) => refused(scram::Failed::Proof.to_string()),
+            (Err(failed), _) => refused(failed.to_string()),
+        }
+    }
 }
 
 /// The authenticator's verdict, the listener's, and what the client claims.
@@ -266,5 +326,72 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A gate whose user `ann` proves the password in steps, on a listener for her alone, and `bob`, who may not.
+    fn gate() -> NodeGate {
+        let scram = Some(scram::Verifier::of("secret", b"salt and pepper!", scram::ITERATIONS));
+        let user = |name: &str, scram| User {
+            name: name.into(),
+            credential: crate::config::Credential::None,
+            scram,
+            access: AccessLists::default(),
+            role: crate::config::UserRole::Device,
+        };
+        let users = [user("ann", scram.clone()), user("bob", None), user("eve", scram)];
+        let door = Door { users: Some(["ann".to_owned(), "bob".to_owned()].into()), ..Door::default() };
+        let (_, inbox) =
+            ferrule_net::Worker::<ferrule_broker::hook::NoHook, ferrule_store::MemoryStore, ()>::poll()
+                .unwrap();
+        let lists = AccessLists::default();
+        with(&users, (&lists, &lists), [door].into(), &[inbox]).unwrap().remove(0)
+    }
+
+    fn exchange(gate: &mut NodeGate, method: &str) -> Option<Box<dyn Exchange>> {
+        let request = ConnectRequest {
+            version: ferrule_mqtt::Version::V5,
+            client_id: "c",
+            username: None,
+            password: None,
+            peer: std::net::Ipv4Addr::LOCALHOST.into(),
+            listener: 0,
+            certificate: None,
+            properties: Properties::EMPTY,
+        };
+        gate.exchange(&request, method)
+    }
+
+    #[test]
+    fn a_password_proved_in_steps() {
+        let mut gate = gate();
+        assert!(exchange(&mut gate, "SCRAM-SHA-1").is_none());
+        for (name, password, outcome) in [
+            ("ann", "secret", Ok("ann")),
+            ("ann", "Secret", Err(ReasonCode::BAD_USER_NAME_OR_PASSWORD)),
+            // Known, and not this way; not known; and not on this listener.
+            ("bob", "secret", Err(ReasonCode::BAD_USER_NAME_OR_PASSWORD)),
+            ("zoe", "secret", Err(ReasonCode::BAD_USER_NAME_OR_PASSWORD)),
+            ("eve", "secret", Err(ReasonCode::NOT_AUTHORIZED)),
+        ] {
+            let mut exchange = exchange(&mut gate, scram::METHOD).unwrap();
+            let first = format!("n={name},r=abc");
+            let Step::Continue(challenge) = exchange.step(format!("n,,{first}").as_bytes()) else {
+                panic!("{name}")
+            };
+            let challenge = std::str::from_utf8(&challenge).unwrap();
+            let (last, wanted) = scram::tests::prove(password, &first, challenge);
+            let got = match exchange.step(last.as_bytes()) {
+                Step::Done(grant, data) => {
+                    assert_eq!(data, wanted.as_bytes());
+                    Ok(grant.username.unwrap().to_string())
+                }
+                Step::Refused(refusal) => Err(refusal.reason),
+                Step::Continue(_) => panic!("{name}"),
+            };
+            assert_eq!(got, outcome.map(str::to_owned), "{name}");
+        }
+        // A step too many is a first one again.
+        let mut exchange = exchange(&mut gate, scram::METHOD).unwrap();
+        assert!(matches!(exchange.step(b"c=biws,r=x,p="), Step::Refused(_)));
     }
 }

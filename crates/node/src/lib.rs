@@ -13,6 +13,7 @@ pub mod listen;
 pub mod loader;
 pub mod memory;
 pub mod run;
+pub mod scram;
 pub mod sys;
 pub mod telemetry;
 pub mod watch;

@@ -32,7 +32,13 @@ fn memory_is_used_again_whatever_was_in_it() {
 type Answers = Receiver<(u64, Result<Principal, Refused>)>;
 
 fn user(name: &str, credential: Credential) -> User {
-    User { name: name.into(), credential, access: AccessLists::default(), role: UserRole::Device }
+    User {
+        name: name.into(),
+        credential,
+        scram: None,
+        access: AccessLists::default(),
+        role: UserRole::Device,
+    }
 }
 
 fn users() -> Vec<User> {
@@ -88,7 +94,7 @@ fn a_certificate_names_its_client_whatever_the_client_says() {
     let Verdict::Now(Ok(edge)) = auth.verify(1, with("press-7")) else { panic!() };
     assert_eq!(edge.role, Role::Edge { edge_id: "press-7".into() });
     // A user without a password cannot be had by one.
-    let (auth, answers) = start(&[user("press-9", Credential::Certificate)], 1, 10);
+    let (auth, answers) = start(&[user("press-9", Credential::None)], 1, 10);
     assert_eq!(now(auth.verify(7, attempt(Some("press-9"), Some("")))), None);
     assert_eq!(next(&answers), (7, Err(Refused::BadCredentials)));
 }

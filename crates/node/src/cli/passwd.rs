@@ -1,17 +1,27 @@
 //! `passwd`: a password in, its hash out.
 
 use crate::auth::PasswordHash;
+use crate::scram::{ITERATIONS, SALT_BYTES, Verifier};
+use clap::Args;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{self, BufRead, IsTerminal, Write};
 
 /// The longest password, in bytes: MQTT's.
 const PASSWORD_BYTES_MAX: usize = 65_535;
 
+/// Arguments of `passwd`.
+#[derive(Debug, Args)]
+pub(super) struct PasswdArgs {
+    /// Print what SCRAM-SHA-256 needs instead, for `scram`
+    #[arg(long)]
+    scram: bool,
+}
+
 /// Reads a password, twice and unseen from a terminal, else one line, and prints the hash.
 ///
 /// # Errors
 /// What is wrong, for people.
-pub(super) fn run() -> Result<(), String> {
+pub(super) fn run(args: &PasswdArgs) -> Result<(), String> {
     let stdin = io::stdin();
     let password = if stdin.is_terminal() {
         let first = prompt("Password: ")?;
@@ -23,7 +33,13 @@ pub(super) fn run() -> Result<(), String> {
         line(&mut stdin.lock())?
     };
     check(&password)?;
-    let hash = PasswordHash::of(password.as_bytes())?.reveal();
+    let hash = if args.scram {
+        let mut salt = [0; SALT_BYTES];
+        getrandom::fill(&mut salt).map_err(|e| e.to_string())?;
+        Verifier::of(&password, &salt, ITERATIONS).reveal()
+    } else {
+        PasswordHash::of(password.as_bytes())?.reveal()
+    };
     writeln!(io::stdout(), "{hash}").map_err(|e| e.to_string())
 }
 

@@ -16,6 +16,7 @@
 
 mod document;
 mod error;
+mod features;
 mod limits;
 mod listener;
 mod reader;
@@ -33,11 +34,13 @@ pub use listener::{Bind, ListenerConfig};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 
 use crate::auth::{PasswordHash, Secret};
-use ferrule_broker::Strategy;
+use crate::scram::Verifier;
+use ferrule_broker::{Features, Strategy};
 use ferrule_link::{IdentityMode, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The full default file of `ferrule-edge`, with comments.
@@ -82,6 +85,8 @@ pub struct BrokerConfig {
     pub mqtt: MqttLimits,
     /// `[shared_subscriptions]`: how a member is chosen.
     pub share: Strategy,
+    /// `[protocol]`, `[[rewrite]]` and `[[auto_subscribe]]`.
+    pub features: Arc<Features>,
     /// `[outbox]`.
     pub outbox: OutboxConfig,
     /// What works, but probably not as meant; to be logged.
@@ -128,6 +133,8 @@ pub struct User {
     pub name: String,
     /// What the password is compared with.
     pub credential: Credential,
+    /// What its password is proved by in steps (SCRAM-SHA-256), if it may be.
+    pub scram: Option<Verifier>,
     /// What it may do.
     pub access: AccessLists,
     /// Whether it speaks for devices behind it.
@@ -141,8 +148,8 @@ pub enum Credential {
     Hash(PasswordHash),
     /// The password itself, from a `password_file`.
     Plain(Secret),
-    /// None: it shows a certificate, on a listener that takes names from them.
-    Certificate,
+    /// Nothing: it shows a certificate, on a listener that takes names from them, or proves its password in steps.
+    None,
 }
 
 /// Whether a user speaks for devices behind it.

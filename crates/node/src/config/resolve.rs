@@ -2,6 +2,7 @@
 
 use super::document::{Document, Overrides, Place};
 use super::error::{ConfigError, ConfigErrors, ErrorPlace};
+use super::features::read_features;
 use super::limits::{holds_a_packet, read_mqtt};
 use super::listener::{self, ListenerConfig};
 use super::reader::{Hidden, Reader, Section, Size};
@@ -11,6 +12,7 @@ use super::{
     UplinkConfig, User, UserRole, units,
 };
 use crate::auth::{PasswordHash, Secret};
+use crate::scram::Verifier;
 use ferrule_broker::Strategy;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -134,6 +136,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     anonymous.end(r, &[]);
     r.settings.extend(mqtt_settings);
     let share = read_share(root.section(r, "shared_subscriptions"), r);
+    let features = read_features(&mut root, r);
     let packets = listeners.iter().map(|listener| listener.clients.packet_bytes);
     let largest = packets.max().unwrap_or(mqtt.clients.packet_bytes);
     let outbox = read_outbox(product, root.section(r, "outbox"), largest, r);
@@ -162,6 +165,8 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
             ("cluster", "clustering is not there yet"),
             ("listeners", "write [[listener]] for each"),
             ("users", "write [[user]] for each"),
+            ("rewrites", "write [[rewrite]] for each"),
+            ("auto_subscriptions", "write [[auto_subscribe]] for each"),
         ],
     );
     let broker = BrokerConfig {
@@ -172,6 +177,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         certificate: certificate_access,
         mqtt,
         share,
+        features: features.into(),
         outbox,
         warnings,
         settings: std::mem::take(&mut r.settings),
@@ -254,7 +260,8 @@ fn read_users(
             }
             _ => {}
         }
-        let credential = read_credential(product, by_certificate, &mut s, r);
+        let scram = s.get::<Hidden>(r, "scram").map(|text| read_scram(product, &text, &s, r));
+        let credential = read_credential(product, by_certificate || scram.is_some(), &mut s, r);
         let access = read_access(&mut s, r);
         let role = s.word(r, "role", &[("device", false), ("edge", true)], false);
         let edge: Option<String> = s.get(r, "edge");
@@ -279,9 +286,9 @@ fn read_users(
             (false, None) => UserRole::Device,
         };
         if let (Some(name), Some(credential)) = (name, credential) {
-            users.push(User { name, credential, access, role });
+            users.push(User { name, credential, scram: scram.flatten(), access, role });
         }
-        s.end(r, &[("scram", "SCRAM is not there yet"), ("username", "did you mean `name`?")]);
+        s.end(r, &[("username", "did you mean `name`?")]);
     }
     users
 }
@@ -308,10 +315,10 @@ fn read_credential(
             );
             return None;
         }
-        (false, false) if by_certificate => return Some(Credential::Certificate),
+        (false, false) if by_certificate => return Some(Credential::None),
         (false, false) => {
             let help = format!("`{command}` makes a hash for `password`; or `password_file` names a file");
-            r.fail(s.place(), "a user needs `password` or `password_file`", Some(&help));
+            r.fail(s.place(), "a user needs `password`, `password_file` or `scram`", Some(&help));
             return None;
         }
         _ => {}
@@ -332,6 +339,19 @@ fn read_credential(
     } else {
         Some(Credential::Plain(Secret::new(line)))
     }
+}
+
+fn read_scram(product: Product, text: &Hidden, s: &Section<'_>, r: &mut Reader<'_>) -> Option<Verifier> {
+    let help = match product {
+        Product::Edge => "`ferrule-edge passwd --scram` makes one",
+        Product::Cloud => "`ferrule-cloud passwd --scram` makes one",
+    };
+    let problem = match Verifier::parse(&text.0) {
+        Ok(verifier) => return Some(verifier),
+        Err(problem) => format!("the SCRAM verifier cannot be used: {problem}"),
+    };
+    s.fail(r, "scram", problem, Some(help));
+    None
 }
 
 fn hash(text: &str, place: &Place, r: &mut Reader<'_>) -> Option<Credential> {

@@ -81,7 +81,7 @@ edge.toml:8:1: error: unknown key `é` in `mqtt`
   |
 8 | "é" = 1
   | ^^^
-  = help: known here: connect_timeout, max_connect_size, packet_timeout, max_packet_size, keep_alive_max, session_expiry_max, max_topic_levels, max_topic_length, topic_alias_max, max_subscriptions, receive_max, max_waiting, max_publish_rate, max_publish_bytes, max_inflight, max_queued_messages, max_stored_bytes, max_queued_bytes, max_output_bytes, stall_timeout, max_sessions, subscriptions_max_bytes, max_buffered_bytes, retained_max_messages, retained_max_bytes
+  = help: known here: connect_timeout, max_connect_size, packet_timeout, max_packet_size, keep_alive_max, session_expiry_max, max_topic_levels, max_topic_length, topic_alias_max, max_subscriptions, receive_max, max_waiting, max_publish_rate, max_publish_bytes, max_inflight, max_queued_messages, max_stored_bytes, max_queued_bytes, max_output_bytes, stall_timeout, max_sessions, subscriptions_max_bytes, max_buffered_bytes, retained_max_messages, retained_max_bytes, delayed_max_messages, delayed_max_bytes
 
 edge.toml:12:13: error: `anonymous = true` on an address that other machines reach
    |
@@ -312,7 +312,7 @@ fn users() {
         "[[user]]\npassword_file = \"x\"",
         &["a user needs `name`", "cannot read /etc/ferrule/x: No such file or directory (os error 2)"],
     );
-    refused(&user(""), &["a user needs `password` or `password_file`"]);
+    refused(&user(""), &["a user needs `password`, `password_file` or `scram`"]);
     refused(&user("password = \"secret\""), &["`password` takes a hash, not the password itself"]);
     refused(
         &user("password = \"$2y$05$abcdefghijklmnopqrstuu\""),
@@ -341,6 +341,17 @@ fn users() {
         &format!("{good}deny = [\"${{name}}/#\"]"),
         &["`deny`: \"${name}/#\" has a `${...}` other than ${clientid} and ${username}"],
     );
+
+    refused(
+        &user("scram = \"SCRAM-SHA-256$1:a$b:c\"\n"),
+        &[
+            "the SCRAM verifier cannot be used: 1 rounds: RFC 7677 asks for at least 4096, and 10000000 are the most here",
+        ],
+    );
+    let verifier = Verifier::of("secret", b"salt", crate::scram::ITERATIONS);
+    let alone = user(&format!("scram = \"{}\"\n", verifier.reveal()));
+    let users = edge(&format!("{LISTENER}{alone}")).unwrap().broker.users;
+    assert_eq!((&users[0].credential, &users[0].scram), (&Credential::None, &Some(verifier)));
 
     let shown =
         edge(&format!("{}\n{LISTENER}", user("password = \"secret\""))).unwrap_err().errors[0].hint.clone();
