@@ -543,6 +543,29 @@ fn a_will_survives_a_kill() {
     );
 }
 
+/// Its connection has ended, and no delay was asked for: the return comes after that.
+#[test]
+fn a_will_without_a_delay_survives_a_kill_however_fast_its_owner_returns() {
+    check(
+        "s> connect id=s clean=0
+         commit
+         s< connack sp=0
+         s> subscribe id=1 f=gone:1
+         commit
+         s< suback 1 01
+         w> connect id=w clean=0 will=gone wq=1 wp=bye
+         commit
+         w< connack sp=0
+         crash
+         w> connect id=w clean=0
+         commit
+         w< connack sp=1
+         s> connect id=s clean=0
+         s< connack sp=1
+         s< publish gone q1 id=1 bye",
+    );
+}
+
 #[test]
 fn a_late_will_survives_a_kill_and_its_owner_takes_it_back() {
     check(

@@ -11,7 +11,7 @@
 //!   hang, never to measure.
 //! - **The ledger decides.** A publisher writes down, per device and sequence number, how often it sent a message and
 //!   whether that was acknowledged; what stands at the destination is checked against it ([`oracle`]), never against
-//!   what the nodes say of themselves.
+//!   what the nodes say of themselves. Over kills and power cuts ([`power`]) the broker's own clients do the same ([`promises`]).
 //!
 //! # Panics
 //! These are test helpers: a set-up that fails (a binary that is not built, a server that does not start) panics with
@@ -25,6 +25,7 @@ pub mod certs;
 pub mod churn;
 pub mod dial;
 pub mod disk;
+pub mod faults;
 pub mod fleet;
 pub mod netns;
 pub mod node;

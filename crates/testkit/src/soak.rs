@@ -114,45 +114,60 @@ pub fn day_and_commit(root: &Path) -> (String, String) {
     (day.trim().to_owned(), commit.trim().to_owned())
 }
 
+/// The results in `folder` whose file names begin with `prefix`, newest first.
+///
+/// # Panics
+/// When a result cannot be read.
+pub(crate) fn results(folder: &Path, prefix: &str) -> Vec<Value> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+        .unwrap_or_default();
+    files.retain(|path: &std::path::PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(prefix) && name.ends_with(".json")
+    });
+    files.sort();
+    files.reverse();
+    let read = |path: std::path::PathBuf| {
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// A value of a result as it stands on a page.
+pub(crate) fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 /// The page that tells of all results in `folder`, newest first.
 ///
 /// # Panics
 /// When a result cannot be read.
 #[must_use]
 pub fn report(folder: &Path) -> String {
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
-        .unwrap_or_default();
-    files.retain(|path: &std::path::PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("soak-") && name.ends_with(".json")
-    });
-    files.sort();
-    files.reverse();
     let mut page = String::from(
         "<!-- Generated from tests/results by `make faults-report`. Do not edit. -->\n\n# Faults and long runs: what was done, and what came\n\n\
-         The tests with faults (`make faults`: kill -9, a network that swallows everything, storms of repetitions, bad input) run in `make test`, and pass or\n\
-         fail there. `make fuzz` feeds arbitrary bytes to the codecs and to a whole shard. This page tells of the long runs, `make soak`.\n\n\
-         ## Soak\n\n\
+         The tests with faults (power cuts, kill -9, failing disks, a network that swallows everything, storms of repetitions, bad input) run in `make test`, and pass\n\
+         or fail there; `make faults` runs them at length. `make fuzz` feeds arbitrary bytes to the codecs and to a whole shard, `make soak` is the long run.\n",
+    );
+    page.push_str(&crate::faults::report(folder));
+    page.push_str(
+        "\n## Soak\n\n\
          Clients that come and go in all manners (MQTT 3.1.1 and 5, clean and persistent sessions, wills, QoS 0, 1 and 2, take-overs, resets, garbage, not\n\
          reading for a while) on one `ferrule-edge`; three subscribers that stay see every acknowledged message, in order, QoS 2 exactly once, or the run fails.\n\
          Memory is the median of the second third of the run against that of the last fifth.\n",
     );
-    if files.is_empty() {
+    let results = results(folder, "soak-");
+    if results.is_empty() {
         page.push_str("\nNo result yet.\n");
     }
-    for path in files {
-        let text =
-            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let result: Value =
-            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        section(&mut page, &result);
-    }
+    results.iter().for_each(|result| section(&mut page, result));
     page
 }
 
 fn section(page: &mut String, result: &Value) {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let machine = &result["machine"];
     let _ = write!(
         page,

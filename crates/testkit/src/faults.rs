@@ -1,0 +1,113 @@
+//! The part of docs/faults.md that tells of the campaigns: power cuts, kills and failing disks.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::soak::{results, text};
+
+/// What stands above the table.
+const HEAD: &str = "\n## Campaigns\n\n\
+    Twelve clients (MQTT 3.1.1 and 5; clean and persistent sessions; QoS 0, 1 and 2; retained messages, wills, subscriptions that come and go, take-overs,\n\
+    sessions that are discarded) on one `ferrule-edge`, which is ended at a random point of a seed: while it serves, while it starts, or while it makes its store.\n\
+    Then it starts on what is left, and everything that a client had read an acknowledgement of must be there: `crates/testkit/src/promises.rs` says what is held\n\
+    against it. A power cut leaves of what was not synced each sector kept, dropped or torn (`crates/testkit/src/power.rs`,\n\
+    [decision 0017](decisions/0017-the-power-cut-rig.md)). A test shows that the rig has teeth: on a disk whose syncs do nothing it finds losses.\n\n\
+    *Promised* are deliveries: an acknowledged message and a persistent subscriber that had its SUBACK before. *Lost* of them never came; *duplicated* is a QoS 2\n\
+    message handed out twice in one session. *Once more* is one that a subscriber with a clean session got again in its next session: the first had ended with\n\
+    the broker, and the publisher had no PUBREC yet ([guarantees.md](guarantees.md), \"Not yet\").\n";
+
+/// The faults that have a test of their own: fault, test, what it holds.
+const SINGLE: [(&str, &str, &str); 7] = [
+    (
+        "store file damaged at the start",
+        "`faults`: `a_damaged_store_is_salvaged_and_reported`",
+        "moved aside, the readable rows kept, told in log and status, the broker starts",
+    ),
+    (
+        "store file damaged while running, an interrupted move",
+        "`store-sqlite`: `damage_met_while_running_is_salvaged_while_running`, `an_interrupted_move_is_finished`",
+        "the same",
+    ),
+    (
+        "disk full while running",
+        "`faults`: `a_full_disk_withholds_what_has_to_be_stored`; `store-sqlite`: `a_full_disk_has_room_for_deletes`, `a_low_disk_stops_admission`",
+        "acknowledgements withheld, what needs no disk goes on, removals work, recovers by itself",
+    ),
+    (
+        "read-only while running",
+        "`faults`: `a_disk_that_turns_read_only_withholds_what_has_to_be_stored`; `store-sqlite`: `a_medium_that_refuses_writes_withholds_and_goes_on`",
+        "the same",
+    ),
+    (
+        "read-only at the start",
+        "`store-sqlite`: `a_start_on_a_read_only_medium_says_so`",
+        "refused, with what to do",
+    ),
+    (
+        "fsync fails",
+        "`faults`: `a_failing_sync_withholds_what_has_to_be_stored`",
+        "acknowledgements withheld; written again, reopened and copied before anything else; all there after a power cut",
+    ),
+    (
+        "fsync fails, and the power is cut while the log is copied",
+        "`faults`: `a_cut_in_the_copy_after_a_failed_sync_damages_nothing`",
+        "the store is whole",
+    ),
+];
+
+/// The campaigns of all results in `folder`, newest first, and the faults that have a test of their own.
+#[must_use]
+pub fn report(folder: &Path) -> String {
+    let mut page = String::from(HEAD);
+    let found = results(folder, "faults-");
+    if found.is_empty() {
+        page.push_str("\nNo result yet.\n");
+    } else {
+        page.push_str(
+            "\n| fault | workers | times (of them, into a start) | calls that failed | messages published | acknowledged | promised | lost | duplicated | once more \
+             | unsynced sectors (dropped, torn) | day, commit |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        );
+    }
+    for result in &found {
+        for row in result["rows"].as_array().into_iter().flatten() {
+            let sectors = &row["sectors"];
+            let _ = writeln!(
+                page,
+                "| {} | {} | {} ({}) | {} | {} | {} | {} | {} | {} | {} | {} ({}, {}) | {}, {} |",
+                text(&row["fault"]),
+                row["workers"],
+                row["times"],
+                row["at_start"],
+                row["failed"],
+                row["published"],
+                row["acknowledged"],
+                row["promised"],
+                row["lost"],
+                row["duplicated"],
+                row["again"],
+                sectors["unsynced"],
+                sectors["dropped"],
+                sectors["torn"],
+                text(&result["date"]),
+                text(&result["commit"]),
+            );
+        }
+    }
+    if let Some(machine) = found.first().map(|result: &Value| &result["machine"]) {
+        let _ = writeln!(
+            page,
+            "\nOn {} processors ({}), {} GiB, {}.",
+            machine["processors"],
+            text(&machine["model"]),
+            machine["memory_gib"],
+            text(&machine["kernel"]),
+        );
+    }
+    page.push_str("\n## Single faults\n\nEach is a test that runs in `make test`.\n\n| fault | test | what it holds |\n|---|---|---|\n");
+    for (fault, test, holds) in SINGLE {
+        let _ = writeln!(page, "| {fault} | {test} | {holds} |");
+    }
+    page
+}
