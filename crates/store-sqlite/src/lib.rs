@@ -63,7 +63,7 @@ mod space;
 mod writer;
 
 pub use error::OpenError;
-pub use look::{Cursor, Item, Look, Page};
+pub use look::{Cursor, Item, Key, Look, Page};
 pub use salvage::Damage;
 pub use schema::VERSION as SCHEMA_VERSION;
 pub use writer::{Opened, ShutdownError, SqliteStore, State, Status, Writer, open};

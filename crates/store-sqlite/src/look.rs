@@ -79,13 +79,16 @@ pub enum Item {
     },
 }
 
+/// Parts of a table's key, in order: numbers and a text; those that it has not are the least there are.
+pub type Key = (i64, String, i64);
+
 /// Where a page ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cursor {
     /// Index of the table.
     pub table: u8,
     /// The key of the last item: as many of its parts as the table has.
-    pub key: (i64, String, i64),
+    pub key: Key,
 }
 
 /// Some items.
@@ -149,7 +152,7 @@ pub(crate) fn page(conn: &Connection, after: Option<&Cursor>) -> Result<Page, Db
 }
 
 /// Its key, itself, and about how many bytes it has.
-fn read(table: u8, row: &Row<'_>) -> Result<((i64, String, i64), Item, usize), DbError> {
+fn read(table: u8, row: &Row<'_>) -> Result<(Key, Item, usize), DbError> {
     let blob = |column: usize| -> Result<Bytes, DbError> {
         Ok(Bytes::copy_from_slice(
             row.get_ref(column)?
