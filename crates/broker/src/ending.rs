@@ -184,6 +184,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let features = Arc::clone(&self.features);
         self.write(id, |out, version| {
             why.encode(features.server_reference.as_deref(), most, out, |reason, properties, out| {
+                // [MQTT-3.14.2-1]: a wrong password is a CONNACK's affair.
+                let reason = if reason.allowed_in(PacketType::Disconnect) {
+                    reason
+                } else {
+                    ReasonCode::NOT_AUTHORIZED
+                };
                 let _ = Packet::Disconnect(Disconnect { reason, properties }).encode(version, out);
             });
         });

@@ -25,7 +25,7 @@ fn a_client_is_admitted_when_it_has_proved_who_it_is() {
 #[test]
 fn whoever_does_not_prove_it_gets_a_connack_that_says_so() {
     for (packet, answer) in [
-        ("auth 18 auth=STEPS data=wrong", "connack 87"),
+        ("auth 18 auth=STEPS data=wrong", "connack 86"),
         // Nothing but AUTH and DISCONNECT [MQTT-3.1.2-30].
         ("ping", "connack 82"),
         ("publish t=t p=x", "connack 82"),
@@ -54,7 +54,7 @@ fn whoever_does_not_prove_it_gets_a_connack_that_says_so() {
     check(
         "
         a> connect id=a v=5 auth=STEPS data=zero
-        a< connack 87
+        a< connack 86
         a! closed
         b> connect id=b v=5 auth=OTHER data=one
         b< connack 8c

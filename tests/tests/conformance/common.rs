@@ -31,3 +31,12 @@ impl Broker {
         Self::new(Version::V5)
     }
 }
+
+/// The only user of a [`closed`] node; its password is [`ferrule_testkit::node::EDGE_PASSWORD`].
+pub(crate) const USER: &str = "press";
+
+/// A node that lets in [`USER`] alone.
+pub(crate) fn closed() -> Node {
+    let user = format!("[[user]]\nname = \"{USER}\"\npassword_file = \"edge.pass\"\n");
+    Node::start(&Config::edge().closed().extra(&user))
+}

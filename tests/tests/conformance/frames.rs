@@ -2,10 +2,11 @@
 //!
 //! Everything here takes the address and the version, so that it serves the shared node and nodes of a test's own alike.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ferrule_mqtt::{AckType, Connack, Packet, Properties, QoS, Version};
+use ferrule_mqtt::{AckType, Packet, Properties, QoS, Version};
 use ferrule_testkit::Client;
 use ferrule_testkit::wire::{self, Frame, Message, Options, PATIENCE};
 
@@ -50,14 +51,57 @@ impl Peer {
 
     /// Connects and is accepted; `properties` are MQTT 5's, encoded. Says whether there was a session.
     pub(crate) fn connect_session(self, id: &str, clean: bool, properties: &[u8]) -> (Client, bool) {
+        let (client, connack) = self.accepted(&connect(self.version, id, clean, properties));
+        (client, connack.connack().1)
+    }
+
+    /// Sends a CONNECT and is accepted: the CONNACK.
+    pub(crate) fn accepted(self, connect: &[u8]) -> (Client, Frame) {
         let mut client = self.open();
-        client.send_raw(&connect(self.version, id, clean, properties)).unwrap();
-        let frame = client.recv(PATIENCE).unwrap();
-        let Packet::Connack(Connack { session_present, reason, .. }) = frame.packet() else {
-            panic!("wanted a CONNACK, got {frame:?}")
-        };
-        assert_eq!(reason.0, 0, "refused");
-        (client, session_present)
+        client.send_raw(connect).unwrap();
+        let connack = client.recv(PATIENCE).unwrap();
+        assert_eq!(connack.connack().0.0, 0, "refused; after {connect:02x?}");
+        (client, connack)
+    }
+
+    /// Sends a first packet, and perhaps more behind it, that a broker does not accept: the code of its CONNACK if there is one.
+    /// Session present is 0, nothing else comes, and the connection is closed.
+    pub(crate) fn refusal(self, sent: &[u8]) -> Option<u8> {
+        let mut client = self.open();
+        client.send_raw(sent).unwrap();
+        let mut code = None;
+        loop {
+            match client.recv(PATIENCE) {
+                Ok(frame) => {
+                    assert!(code.is_none(), "{frame:?} follows a refusal; after {sent:02x?}");
+                    let [0x20, _, flags, refused, ..] = *frame.bytes() else {
+                        panic!("{frame:?} instead of a CONNACK; after {sent:02x?}")
+                    };
+                    assert_eq!(flags, 0, "of a refusal");
+                    assert_ne!(refused, 0, "accepted; after {sent:02x?}");
+                    code = Some(refused);
+                }
+                Err(error) => {
+                    let closed = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
+                    assert!(closed.contains(&error.kind()), "{error}; after {sent:02x?}");
+                    return code;
+                }
+            }
+        }
+    }
+
+    /// A CONNECT that does not conform: MQTT 5 says one of `reasons`, 3.1.1 closes without a CONNACK [MQTT-3.1.4-1].
+    pub(crate) fn rejects(self, connect: &[u8], reasons: &[u8]) {
+        match self.refusal(connect) {
+            Some(reason) => {
+                assert!(self.is_v5(), "CONNACK {reason}; after {connect:02x?}");
+                assert!(
+                    reasons.contains(&reason),
+                    "{reason:#04x}, wanted {reasons:02x?}; after {connect:02x?}"
+                );
+            }
+            None => assert!(!self.is_v5(), "closed without CONNACK after {connect:02x?}"),
+        }
     }
 
     /// Connects with a session that ends with the connection.
@@ -141,6 +185,12 @@ impl Peer {
         }
     }
 
+    /// The broker closes and sends nothing more.
+    pub(crate) fn closed_silently(self, client: &mut Client) {
+        let error = client.recv(PATIENCE).expect_err("nothing follows");
+        assert!([ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset].contains(&error.kind()), "{error}");
+    }
+
     /// The messages that have come to `client` up to now, acknowledged.
     pub(crate) fn rest(self, client: &mut Client) -> Vec<Message> {
         let fence = format!("fence/{}", unique());
@@ -221,18 +271,72 @@ pub(crate) fn property(id: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// CONNECT without will, name and password.
-pub(crate) fn connect(version: Version, id: &str, clean: bool, properties: &[u8]) -> Vec<u8> {
+/// Connect flag: Clean Session, Clean Start.
+pub(crate) const CLEAN: u8 = 2;
+/// Connect flag: there is a will.
+pub(crate) const WILL: u8 = 4;
+/// Connect flag: there is a password.
+pub(crate) const PASSWORD: u8 = 0x40;
+/// Connect flag: there is a user name.
+pub(crate) const NAME: u8 = 0x80;
+
+/// CONNECT in its parts, which may be wrong: `payload` is all that follows the properties.
+pub(crate) fn connect_of(
+    version: Version,
+    flags: u8,
+    keep_alive: u16,
+    properties: &[u8],
+    payload: &[&[u8]],
+) -> Vec<u8> {
     let field = Peer { addr: SocketAddr::from(([127, 0, 0, 1], 0)), version }.properties(properties);
-    let head = [0, 4, b'M', b'Q', b'T', b'T', version as u8, if clean { 2 } else { 0 }, 0, 0];
-    packet(0x10, &[&head, &field, &bytes(id.as_bytes())])
+    let head = [&b"\0\x04MQTT"[..], &[version as u8, flags], &keep_alive.to_be_bytes(), &field].concat();
+    packet(0x10, &[&head, &payload.concat()])
 }
 
-/// CONNECT with a will of QoS 0 on this topic.
-pub(crate) fn connect_with_will(version: Version, id: &str, topic: &[u8]) -> Vec<u8> {
-    let head = [0, 4, b'M', b'Q', b'T', b'T', version as u8, 6, 0, 0];
-    let none: &[u8] = if version == Version::V5 { &[0] } else { &[] };
-    packet(0x10, &[&head, none, &bytes(id.as_bytes()), none, &bytes(topic), &bytes(b"will")])
+/// CONNECT without will, name and password.
+pub(crate) fn connect(version: Version, id: &str, clean: bool, properties: &[u8]) -> Vec<u8> {
+    connect_of(version, if clean { CLEAN } else { 0 }, 0, properties, &[&bytes(id.as_bytes())])
+}
+
+/// A will, and how the client that has it connects.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Will<'a> {
+    /// Its topic, which may be none.
+    pub(crate) topic: &'a [u8],
+    /// Quality of service, as a number: 3 is wrong.
+    pub(crate) qos: u8,
+    /// To be retained.
+    pub(crate) retain: bool,
+    /// MQTT 5's properties of the will, encoded.
+    pub(crate) properties: &'a [u8],
+    /// Clean Session, Clean Start.
+    pub(crate) clean: bool,
+    /// Seconds.
+    pub(crate) keep_alive: u16,
+    /// MQTT 5's properties of CONNECT, encoded.
+    pub(crate) connect: &'a [u8],
+}
+
+impl<'a> Will<'a> {
+    /// On this topic, of QoS 0 and not retained, of a client whose session ends with its connection.
+    pub(crate) fn on(topic: &'a str) -> Self {
+        let topic = topic.as_bytes();
+        Self { topic, qos: 0, retain: false, properties: &[], clean: true, keep_alive: 0, connect: &[] }
+    }
+
+    /// CONNECT with this will, whose message is "will".
+    pub(crate) fn bytes(self, version: Version, id: &str) -> Vec<u8> {
+        let flags =
+            WILL | if self.clean { CLEAN } else { 0 } | self.qos << 3 | if self.retain { 0x20 } else { 0 };
+        let field = Peer { addr: SocketAddr::from(([127, 0, 0, 1], 0)), version }.properties(self.properties);
+        let payload: [&[u8]; 4] = [&bytes(id.as_bytes()), &field, &bytes(self.topic), &bytes(b"will")];
+        connect_of(version, flags, self.keep_alive, self.connect, &payload)
+    }
+
+    /// Connects with it and is accepted.
+    pub(crate) fn connect(self, peer: Peer, id: &str) -> Client {
+        peer.accepted(&self.bytes(peer.version, id)).0
+    }
 }
 
 /// An acknowledgement in its short form.

@@ -10,16 +10,25 @@ use crate::OPEN;
 const CLAUSES: &str = include_str!("../../conformance/clauses.toml");
 
 /// Where tests are.
-const MODULES: [(&str, &str); 9] = [
+const MODULES: [(&str, &str); 18] = [
     ("acks", include_str!("acks.rs")),
+    ("connack", include_str!("connack.rs")),
+    ("connect", include_str!("connect.rs")),
+    ("disconnect", include_str!("disconnect.rs")),
+    ("errors", include_str!("errors.rs")),
     ("flow", include_str!("flow.rs")),
+    ("framing", include_str!("framing.rs")),
+    ("ping", include_str!("ping.rs")),
     ("publish", include_str!("publish.rs")),
     ("qos", include_str!("qos.rs")),
     ("retain", include_str!("retain.rs")),
+    ("session", include_str!("session.rs")),
     ("shared", include_str!("shared.rs")),
     ("subscribe", include_str!("subscribe.rs")),
     ("topics", include_str!("topics.rs")),
     ("unsubscribe", include_str!("unsubscribe.rs")),
+    ("websocket", include_str!("websocket.rs")),
+    ("will", include_str!("will.rs")),
 ];
 
 #[derive(Debug)]

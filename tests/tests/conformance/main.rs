@@ -30,13 +30,23 @@ const OPEN: [(&str, &str, &str); 2] = [
 
 mod acks;
 mod common;
+mod connack;
+mod connect;
+mod disconnect;
+mod errors;
 mod flow;
 mod frames;
+mod framing;
 mod list;
+mod mqtt31;
+mod ping;
 mod publish;
 mod qos;
 mod retain;
+mod session;
 mod shared;
 mod subscribe;
 mod topics;
 mod unsubscribe;
+mod websocket;
+mod will;

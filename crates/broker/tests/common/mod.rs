@@ -204,7 +204,8 @@ impl Exchange for Steps {
                 grant.username = Some(std::str::from_utf8(name).unwrap().into());
                 Step::Done(Box::new(grant), "welcome".into())
             }
-            _ => Step::Refused(refusal()),
+            // What a CONNACK can say, and a DISCONNECT cannot.
+            _ => Step::Refused(Refusal { reason: ReasonCode::BAD_USER_NAME_OR_PASSWORD, ..refusal() }),
         }
     }
 }
