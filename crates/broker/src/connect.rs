@@ -221,6 +221,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let mut awaits = false;
         if let Some(old) = self.by_client(&connecting.client_id) {
+            // One without a delay, of a connection that a kill ended: the return comes after it, however fast.
+            self.publish_due_will(old);
             // Another user's messages are not this one's, whatever the client id says.
             let other = self.sessions.get(old).is_some_and(|s| s.username != grant.username);
             if connecting.clean_start || other {

@@ -626,16 +626,26 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.drop_session(key);
             return;
         }
-        let late = session.late_will.take_if(|late| late.due_us <= now_us).map(|late| *late);
+        let published = self.publish_due_will(key);
         self.arm_session(key);
-        if let Some(LateWill { will, publisher, .. }) = late {
-            self.publish_will(Some(key), &publisher, &will);
+        if published {
             // Rows and the will's end in one batch.
             let ended_wall_ms = self.sessions.get(key).map(|session| session.ended_wall_ms(self.now));
             if let Some((op, due)) = self.session_op(key, ended_wall_ms) {
                 self.op(op, due);
             }
         }
+    }
+
+    /// Publishes a will whose delay is over, and says whether there was one: its end belongs into the same batch.
+    pub(crate) fn publish_due_will(&mut self, key: SessionKey) -> bool {
+        let now_us = self.now.mono_us;
+        let session = self.sessions.get_mut(key);
+        let late = session.and_then(|session| session.late_will.take_if(|late| late.due_us <= now_us));
+        let Some(late) = late else { return false };
+        let LateWill { will, publisher, .. } = *late;
+        self.publish_will(Some(key), &publisher, &will);
+        true
     }
 }
 

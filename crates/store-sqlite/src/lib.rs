@@ -36,9 +36,9 @@
 //! # Invariants
 //! - `Committed` is told after `COMMIT` returned under `synchronous=FULL`, that is after the WAL's fsync, and covers every
 //!   ticket up to its own.
-//! - After any error of the medium the connection is dropped without a checkpoint and the file opened anew. The WAL is
-//!   copied into the file and synced, which writes again what the kernel may have marked clean after a failed fsync; then
-//!   the journal is folded, and only then is what was kept in memory (the old net, the waiting batches) applied once
+//! - After any error of the medium the connection is dropped without a checkpoint. The WAL is written over itself and synced, since
+//!   the kernel may have marked clean what a failed fsync lost; then the file is opened anew, the WAL copied into it and synced,
+//!   the journal folded, and only then is what was kept in memory (the old net, the waiting batches) applied once
 //!   more. Ops are idempotent, so it does not matter which of them the file already has.
 //! - Nothing submitted is refused or dropped. While the medium refuses, tickets do not resolve, reads are not answered,
 //!   and the file is tried again after 100 ms, doubling to 5 s.

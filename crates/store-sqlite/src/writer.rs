@@ -10,6 +10,7 @@ use crate::{FILE, Options};
 use ferrule_store::{JointPart, Op, QueueId, Restored, Store, StoreEvent, Ticket};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -87,7 +88,7 @@ pub struct Status {
     pub free_bytes: Option<u64>,
     /// Less than the reserve is free: admission should stop.
     pub low_on_space: bool,
-    /// Damage found while running.
+    /// Damage found, at the start or since.
     pub damage: Option<Damage>,
 }
 
@@ -205,7 +206,7 @@ pub fn open(folder: &Path, options: Options) -> Result<Opened, OpenError> {
         line: Mutex::new(Line { last_ticket: 0, last_handle: 0, commands }),
         pending_bytes: AtomicUsize::new(0),
         low_on_space: AtomicBool::new(false),
-        status: Mutex::new(Status::default()),
+        status: Mutex::new(Status { damage: damage.clone(), ..Status::default() }),
     });
     let mut worker = Worker {
         folder: folder.to_owned(),
@@ -232,6 +233,28 @@ pub fn open(folder: &Path, options: Options) -> Result<Opened, OpenError> {
         .spawn(move || worker.run())
         .map_err(|e| fail(e.into()))?;
     Ok(Opened { writer: Writer { shared, thread: Some(thread) }, restored, damage })
+}
+
+/// Writes a file's bytes over themselves, and syncs it.
+///
+/// After a failed fsync pages may be marked clean that never reached the medium, and the next fsync returns 0 for them. A
+/// checkpoint that trusts it copies frames into the database that a power cut then takes from the WAL: half a transaction is left.
+/// Pages that were written once more are dirty once more.
+fn write_again(file: &Path) -> Result<(), DbError> {
+    let file = match fs::OpenOptions::new().read(true).write(true).open(file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    let mut block = vec![0; 64 << 10];
+    let mut at = 0;
+    loop {
+        let size = file.read_at(&mut block, at)?;
+        if size == 0 {
+            return Ok(file.sync_all()?);
+        }
+        file.write_all_at(&block[..size], at)?;
+        at += size as u64;
+    }
 }
 
 /// SQLite's "unable to open" hides the reason; the system tells it when asked for the same thing.
@@ -633,9 +656,10 @@ impl Worker {
         self.failing = Some(message);
     }
 
-    /// Opens the file anew. The WAL is copied and synced before anything else: what the kernel may have forgotten of
-    /// a failed fsync is written again from it.
+    /// Opens the file anew. The WAL is written again and synced, then copied, before anything else: what the kernel may have
+    /// forgotten of a failed fsync is on the medium then.
     fn reopen(&mut self) -> Result<(), DbError> {
+        write_again(&crate::beside(&self.folder.join(FILE), "-wal"))?;
         let may_salvage = self.last_salvage.is_none_or(|at| at.elapsed() >= SALVAGE_INTERVAL);
         let (mut db, damage) = if may_salvage {
             salvage::open(&self.folder, &self.options, self.damaged.clone())?

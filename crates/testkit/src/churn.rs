@@ -32,6 +32,7 @@ use ferrule_mqtt::{
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
+use crate::random::Random;
 use crate::wire::{Client, Options};
 
 /// Clients of one group, which some of them listen to.
@@ -155,29 +156,6 @@ impl Drop for Churn {
         for thread in std::mem::take(&mut self.threads) {
             let _ = thread.join(); // the test panics already
         }
-    }
-}
-
-/// splitmix64.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, count: u64) -> u64 {
-        self.number() % count
-    }
-
-    /// Between half of it and one and a half.
-    fn about(&mut self, mean: Duration) -> Duration {
-        mean / 2 + mean.mul_f64(self.below(1_000) as f64 / 1_000.0)
     }
 }
 

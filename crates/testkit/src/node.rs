@@ -483,6 +483,11 @@ impl Node {
         self.wait_ready();
     }
 
+    /// The same without waiting until it is ready: for a test that ends it before, or whose clients try until they are let in.
+    pub fn relaunch(&mut self) {
+        self.process.restart();
+    }
+
     /// Rewrites its rules file (for the next start or reload).
     pub fn write_rules(&self, sql: &str) {
         write(&self.folder.path().join("rules.sql"), sql);

@@ -268,7 +268,7 @@ pub struct StoreStatus {
     pub free_bytes: u64,
     /// Less than the reserve is free.
     pub low_on_space: bool,
-    /// What the last start had to salvage.
+    /// What had to be salvaged, at the start or since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
     /// The last failure.

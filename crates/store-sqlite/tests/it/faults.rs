@@ -224,6 +224,7 @@ fn a_damaged_file_is_moved_aside_and_the_rest_kept() {
     let rows = Client::new(&writer).rows(queues()[2], 256, u32::MAX);
     assert!(rows.len() > 1900 && rows.len() < 2000, "{} rows: {damage}", rows.len());
     assert!(rows.iter().all(|row| row.body.len() == 300 && row.body[0] == row.seq as u8));
+    assert_eq!(writer.status().damage, Some(damage));
     let summary = restored.queues[0];
     assert_eq!((summary.rows, summary.first, summary.last), (rows.len() as u64, 0, 1999));
     writer.shutdown().unwrap();
