@@ -73,7 +73,7 @@ pub struct Tally {
     pub lost: u64,
     /// QoS 2 messages handed out twice.
     pub duplicated: u64,
-    /// QoS 2 messages handed out in a client's next session once more: the one before ended with its connection.
+    /// QoS 2 messages handed out once more after the client had given up its session (or had asked to, unanswered).
     pub again: u64,
     /// Wills that had to come and did.
     pub wills: u64,
@@ -110,6 +110,8 @@ struct Sent {
     at: Clock,
     /// From here on it is promised.
     acknowledged: Option<Clock>,
+    /// It was sent again, under the same packet id: its publisher had read no PUBREC.
+    again: bool,
     /// A will that must not come.
     forbidden: bool,
     /// Found in all places at an earlier settling.
@@ -215,6 +217,8 @@ struct Actor {
     got: HashMap<Key, u32>,
     /// The last packets both ways, to be told with a fault.
     trace: VecDeque<String>,
+    /// It had asked to discard this session, was not answered, and found it again.
+    revived: bool,
     /// Of its sessions before.
     got_before: HashSet<Key>,
     first: HashMap<(String, u8), u32>,
@@ -303,6 +307,7 @@ impl World {
                     kept: vec![(0, true)],
                     got: HashMap::new(),
                     trace: VecDeque::new(),
+                    revived: false,
                     got_before: HashSet::new(),
                     first: HashMap::new(),
                 }
@@ -759,6 +764,7 @@ impl World {
                 padding: 0,
                 at: clock,
                 acknowledged: None,
+                again: false,
                 forbidden: false,
                 settled: false,
             };
@@ -883,8 +889,16 @@ impl World {
         }
         // What clears has no payload.
         let padding = if clears { usize::MAX } else { padding };
-        let sent =
-            Sent { topic, qos, padding, at: clock, acknowledged: None, forbidden: false, settled: false };
+        let sent = Sent {
+            topic,
+            qos,
+            padding,
+            at: clock,
+            acknowledged: None,
+            again: false,
+            forbidden: false,
+            settled: false,
+        };
         self.sent.insert((number, seq), sent);
         if qos > QoS::AtMostOnce {
             let flight =
@@ -898,7 +912,8 @@ impl World {
     fn send(&mut self, at: usize, seq: u32, packet_id: u16, dup: bool) {
         let actor = &mut self.actors[at];
         let key = (actor.number, seq);
-        let sent = &self.sent[&key];
+        let sent = self.sent.get_mut(&key).expect("a flight's message was sent");
+        sent.again |= dup;
         let payload = if sent.padding == usize::MAX { Vec::new() } else { payload_of(key, sent.padding) };
         let publish = Packet::Publish(Publish {
             dup,
@@ -1070,6 +1085,7 @@ impl World {
         // In 3.1.1 a clean session ends with its connection.
         actor.session = Some(actor.persistent && (!actor.clean || actor.version == Version::V5));
         actor.discarding = false;
+        actor.revived |= present && expected.is_none();
         let (was, left, discarded) = (actor.pending.take(), actor.left.take(), actor.clean);
         if let Some(will) = &mut actor.will {
             will.armed = true;
@@ -1166,6 +1182,9 @@ impl World {
         } else {
             let again = sent.qos == QoS::ExactlyOnce && actor.got_before.contains(&key);
             self.tally.again += u64::from(again);
+            if again && !sent.again && !actor.revived {
+                faults.push(format!("client {at} got {key:?} in a second session, and it was sent once"));
+            }
             // A repetition of what was sent before the subscription may come when it likes.
             let throughout = actor.subscriptions.iter().any(|(filter, subscription)| {
                 matches(filter, publish.topic)
@@ -1263,6 +1282,7 @@ impl Actor {
         self.received.clear();
         self.got_before.extend(self.got.drain().map(|(key, _)| key));
         self.first.clear();
+        self.revived = false;
         for subscription in self.subscriptions.values_mut() {
             subscription.active = false;
             subscription.asked = None;
