@@ -10,8 +10,9 @@ use crate::OPEN;
 const CLAUSES: &str = include_str!("../../conformance/clauses.toml");
 
 /// Where tests are.
-const MODULES: [(&str, &str); 18] = [
+const MODULES: [(&str, &str); 20] = [
     ("acks", include_str!("acks.rs")),
+    ("auth", include_str!("auth.rs")),
     ("connack", include_str!("connack.rs")),
     ("connect", include_str!("connect.rs")),
     ("disconnect", include_str!("disconnect.rs")),
@@ -27,6 +28,7 @@ const MODULES: [(&str, &str); 18] = [
     ("subscribe", include_str!("subscribe.rs")),
     ("topics", include_str!("topics.rs")),
     ("unsubscribe", include_str!("unsubscribe.rs")),
+    ("uplink", include_str!("uplink.rs")),
     ("websocket", include_str!("websocket.rs")),
     ("will", include_str!("will.rs")),
 ];
