@@ -34,7 +34,16 @@ impl Driven {
             ..Limits::default()
         };
         let (hook, store, gate) = (NoHook, MemoryStore::new(), Box::new(Everyone));
-        let parts = Parts { hook, store, gate, limits, policy: Policy::EDGE, seed: 1, place: Place::ALONE };
+        let parts = Parts {
+            hook,
+            store,
+            gate,
+            limits,
+            features: std::sync::Arc::default(),
+            policy: Policy::EDGE,
+            seed: 1,
+            place: Place::ALONE,
+        };
         let shard = Shard::new(parts, &Restored::default(), Now { mono_us: 1, wall_ms: 1 });
         Self { shard, epoch: Instant::now(), dirty: Vec::new() }
     }

@@ -2,7 +2,7 @@
 # Installs what the tests need and the machine lacks: `tests/servers/install.sh`.
 #
 # Debian's packages (as root, or by `sudo -n`), the jars of a real Kafka (Maven), paho-mqtt (PyPI) in a virtual
-# environment and MQTT.js (npm). What is already there is not touched, and when everything is there nothing asks the network.
+# environment, MQTT.js (npm) for browsers, and the drivers of other people's clients (tests/clients). What is already there is not touched, and when everything is there nothing asks the network.
 # Nothing is started: packages that would start a service (postgresql, mosquitto, nginx, haproxy) or make a database cluster are kept
 # from it. Without the right to install, it prints the line to type and exits 1.
 set -u -o pipefail
@@ -20,7 +20,7 @@ need() { # PACKAGE COMMAND...
 }
 need mosquitto mosquitto
 need mosquitto-clients mosquitto_pub mosquitto_sub
-need openjdk-17-jre-headless java
+need openjdk-17-jdk-headless java javac
 need maven mvn
 need iproute2 ip
 need nftables nft
@@ -29,7 +29,8 @@ need nginx-light nginx
 need haproxy haproxy
 need chromium chromium
 need libnss3-tools certutil
-need npm npm
+need npm npm node
+need golang-go go
 need perl perl
 need make make
 need gcc cc
@@ -91,5 +92,6 @@ if [ ! -s "$mqttjs" ]; then
   rm -rf "$pack"
 fi
 
+"$HERE/../clients/install.sh" || exit
 "$HERE/kafka/kafka.sh" fetch || die "kafka.sh fetch failed"
 say "everything is there"

@@ -1,4 +1,4 @@
-//! mosquitto_pub and mosquitto_sub, over every transport that they have.
+//! mosquitto_pub, mosquitto_sub and mosquitto_rr, over every transport that they have.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use ferrule_testkit::proc::{Launch, Process, output};
 use ferrule_testkit::{Certs, until};
 
-/// How the two reach a broker: options of both, and variables of their environment.
+/// How they reach a broker: options of all, and variables of their environment.
 #[derive(Debug, Clone)]
 pub struct Reach {
     args: Vec<OsString>,
@@ -74,7 +74,17 @@ impl Reach {
     /// A mosquitto_pub, to be run.
     #[must_use]
     pub fn publisher(&self, version: &str, args: &str) -> Command {
-        let mut command = Command::new("mosquitto_pub");
+        self.command("mosquitto_pub", version, args)
+    }
+
+    /// A mosquitto_rr, to be run.
+    #[must_use]
+    pub fn requester(&self, version: &str, args: &str) -> Command {
+        self.command("mosquitto_rr", version, args)
+    }
+
+    fn command(&self, program: &str, version: &str, args: &str) -> Command {
+        let mut command = Command::new(program);
         command.args(self.line(version, args)).envs(self.env.iter().cloned());
         command
     }
@@ -90,12 +100,18 @@ impl Reach {
     /// When it is not.
     #[must_use]
     pub fn subscribe(&self, folder: &Path, version: &str, args: &str) -> Process {
-        let mut process = self.start("stdbuf", &["-oL", "mosquitto_sub", "-d"], folder, version, args);
+        let mut process = self.subscriber(folder, version, args);
         until(Duration::from_secs(10), "mosquitto_sub is subscribed", || {
             assert!(process.exited().is_none(), "mosquitto_sub ended:\n{}", process.log());
             process.log().contains("Subscribed (mid: 1)").then_some(())
         });
         process
+    }
+
+    /// A mosquitto_sub that says with `-d` what it does.
+    #[must_use]
+    pub fn subscriber(&self, folder: &Path, version: &str, args: &str) -> Process {
+        self.start("stdbuf", &["-oL", "mosquitto_sub", "-d"], folder, version, args)
     }
 
     /// One that may end before it could be seen to be subscribed: its message is there already.

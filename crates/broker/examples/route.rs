@@ -25,6 +25,7 @@ fn main() {
         store,
         gate,
         limits: Limits::default(),
+        features: std::sync::Arc::default(),
         policy: Policy::EDGE,
         seed: 1,
         place: Place::ALONE,

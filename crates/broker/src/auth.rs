@@ -48,7 +48,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let enhanced = conn.publishing.get_mut().and_then(|p| p.enhanced.as_mut());
         // Also whoever named no method in its CONNECT, and one that names another.
         let Some(enhanced) = enhanced.filter(|enhanced| named == Some(&*enhanced.method)) else {
-            self.protocol_error(id);
+            self.protocol_error(id, "AUTH of a method that the CONNECT did not name");
             return;
         };
         match (phase, auth.reason) {
@@ -58,7 +58,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.begin_again(id, auth.properties, &method);
             }
             _ => {
-                self.protocol_error(id);
+                self.protocol_error(id, "AUTH that nothing has asked for");
                 return;
             }
         }

@@ -38,6 +38,10 @@ pub struct Limits {
     pub retained_messages: usize,
     /// Bytes of retained messages.
     pub retained_bytes: usize,
+    /// Messages of this shard that are published later. Beyond it 0x97.
+    pub delayed_messages: usize,
+    /// Bytes of them.
+    pub delayed_bytes: usize,
     /// Connections of this shard. A node sets it to what its process may open.
     pub connections: usize,
     /// Sessions of this shard that outlive their connection. Beyond it a new one is refused (0x97; 3.x: 3).
@@ -152,6 +156,8 @@ impl From<ClientLimits> for Limits {
             share: Strategy::default(),
             retained_messages: 100_000,
             retained_bytes: 64 << 20,
+            delayed_messages: 100_000,
+            delayed_bytes: 64 << 20,
             connections: 18_000,
             sessions: 10_000,
             filter_bytes: 64 << 20,

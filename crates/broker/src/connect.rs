@@ -2,7 +2,12 @@
 
 use crate::alias::Aliases;
 use crate::config;
+use crate::delayed::is_delayed;
+use crate::ending::Why;
+use crate::features::{self, AutoSubscription};
 use crate::hook::{ConnectRequest, Grant, Hook, Refusal, Role};
+use crate::peers::Late;
+use crate::publish::is_payload_as_said;
 use crate::session::{Kind, Phase, Rare, Session, Will};
 use crate::shard::{Command, Shard};
 use crate::turn::Wait;
@@ -10,10 +15,11 @@ use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{
     AckType, Connack, Connect, Packet, Properties, PropertiesBuf, Property, PropertyId, ReasonCode, Version,
-    encode_ack,
+    encode_ack, topic,
 };
 use ferrule_outbox::Queue;
-use ferrule_store::{QueueId, SessionId, Store};
+use ferrule_store::record::{Record, Subscription};
+use ferrule_store::{Op, QueueId, SessionId, Store};
 use std::sync::Arc;
 
 /// A CONNECT whose answer is due.
@@ -30,6 +36,10 @@ pub(crate) struct Connecting {
     window: u16,
     will: Option<Box<Will>>,
     session_present: bool,
+    /// Asked for Response Information.
+    wants_response: bool,
+    /// Filters that it was subscribed to without its doing, whose retained messages follow the CONNACK.
+    retained: Vec<(Arc<str>, Subscription)>,
     properties: PropertiesBuf,
 }
 
@@ -37,16 +47,19 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn connect(&mut self, id: ConnId, connect: &Connect<'_>) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.phase != Phase::AwaitConnect {
-            // A second CONNECT [MQTT-3.1.0-2].
-            self.protocol_error(id);
+            // [MQTT-3.1.0-2]
+            self.protocol_error(id, "a second CONNECT");
             return;
         }
         conn.version = connect.version;
         let aliases = connect.properties.topic_alias_maximum().unwrap_or(0);
         // Already for a refusal.
+        if connect.properties.request_problem_information() == Some(false) {
+            conn.publishing.make().terse = true;
+        }
         conn.peer_packet_bytes = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
         if let Some(reason) = self.refusal(id) {
-            self.refuse(id, reason);
+            self.refuse(id, Why::elsewhere(reason, "a bound of the listener"));
             return;
         }
         let Some(conn) = self.conns.get_mut(id) else { return };
@@ -60,7 +73,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let v5 = connect.version == Version::V5;
         if self.pool.overloaded {
             self.stats.overload_refused += 1;
-            self.refuse(id, ReasonCode::QUOTA_EXCEEDED);
+            self.refuse(id, Why::elsewhere(ReasonCode::QUOTA_EXCEEDED, "the server is short of memory"));
             return;
         }
         let assigned = connect.client_id.is_empty();
@@ -71,9 +84,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let client_id: Arc<str> = if assigned { self.draw_client_id() } else { connect.client_id.into() };
         let properties = connect.properties;
-        if connect.will.is_some_and(|will| !limits.takes_topic(will.topic)) {
+        let takes =
+            |topic| limits.takes_topic(topic) && (!is_delayed(topic) || topic::delayed(topic).is_some());
+        if connect.will.is_some_and(|will| !takes(will.topic)) {
             self.stats.topics_refused += 1;
-            self.refuse(id, ReasonCode::TOPIC_NAME_INVALID);
+            let text = "the will's topic has more levels or bytes than the server takes, or a delay that is no number";
+            self.refuse(id, Why::new(ReasonCode::TOPIC_NAME_INVALID, text));
+            return;
+        }
+        if self.features.check_payload_format
+            && let Some(will) = connect.will
+            && !is_payload_as_said(will.properties, will.payload)
+        {
+            self.stats.payloads_refused += 1;
+            self.refuse(id, Why::new(ReasonCode::PAYLOAD_FORMAT_INVALID, "the will's payload is not UTF-8"));
             return;
         }
         let expiry_asked = match (v5, connect.clean_start) {
@@ -110,6 +134,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 })
             }),
             session_present: false,
+            wants_response: properties.request_response_information() == Some(true),
+            retained: Vec::new(),
             properties: PropertiesBuf::new(),
         };
         if let Some(conn) = self.conns.get_mut(id) {
@@ -156,7 +182,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Some(mut connecting) = conn.connecting.take() else { return };
         if connecting.will.as_ref().is_some_and(|will| !grant.access.publish(&will.topic)) {
-            self.refuse(id, ReasonCode::NOT_AUTHORIZED);
+            self.refuse(id, Why::new(ReasonCode::NOT_AUTHORIZED, "the will's topic is not allowed"));
             return;
         }
         let known = self.by_client(&connecting.client_id).and_then(|key| self.sessions.get(key));
@@ -164,12 +190,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let old = known.and_then(|session| session.conn);
         if is_one_more && self.by_store_id.len() >= self.limits.sessions {
             self.stats.sessions_refused += 1;
-            self.refuse(id, ReasonCode::QUOTA_EXCEEDED);
+            let text = "the server has as many sessions that outlive their connection as it may";
+            self.refuse(id, Why::elsewhere(ReasonCode::QUOTA_EXCEEDED, text));
             return;
         }
         let old_life = old.and_then(|old| self.conns.get(old)?.publishing.get()?.life.as_deref());
         if old_life.is_some_and(|old| grant.life.as_deref().is_some_and(|life| life != old)) {
-            self.refuse(id, ReasonCode::QUOTA_EXCEEDED);
+            let text = "another process of this client id is connected";
+            self.refuse(id, Why::new(ReasonCode::QUOTA_EXCEEDED, text));
             return;
         }
         let Some(conn) = self.conns.get_mut(id) else { return };
@@ -222,6 +250,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let is_changed = !connecting.session_present || session.will.is_some();
             awaits |= session.is_persistent() && (is_changed || self.batch.is_awaited());
         }
+        awaits |= self.auto_subscribe(key, &mut connecting);
         if let Some((op, due)) = self.session_op(key, None) {
             self.op(op, awaits || due);
         }
@@ -234,7 +263,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             // "A new, changed or discarded persistent session": contract 1.
             self.wait(Wait::Connack(id));
         } else {
-            self.store_ready(id);
+            self.connack_when_routed(id);
         }
     }
 
@@ -255,7 +284,47 @@ impl<H: Hook, S: Store> Shard<H, S> {
         key
     }
 
-    /// All that the CONNACK waited for is durable.
+    /// Subscribes a client to what every client is. Whether that has to be durable before its CONNACK.
+    fn auto_subscribe(&mut self, key: SessionKey, connecting: &mut Connecting) -> bool {
+        let features = Arc::clone(&self.features);
+        let mut durable = false;
+        for AutoSubscription { filter, options } in &features.auto_subscribe {
+            let Some(session) = self.sessions.get_mut(key) else { return durable };
+            let filled = features::fill(filter, &session.client_id, session.username.as_deref());
+            let Some(filter) = filled.filter(|filter| topic::validate_filter(filter).is_ok()) else {
+                continue;
+            };
+            let text = session.filter(&filter).cloned().unwrap_or_else(|| filter.into());
+            let store_id = session.store_id();
+            let old = session.subscribe(Arc::clone(&text), *options);
+            if old.is_none() {
+                self.filter_bytes += config::FILTER + text.len();
+            }
+            if old != Some(*options) {
+                self.add_route(key, &text, *options, true);
+                if let Some(session) = store_id {
+                    let record = options.to_bytes();
+                    self.op(Op::SubscriptionPut { session, filter: (&*text).into(), record }, true);
+                    durable = true;
+                }
+            }
+            let wants = options.retain_handling == 0 || (options.retain_handling == 1 && old.is_none());
+            if wants && topic::shared(&text).is_none() {
+                connecting.retained.push((text, *options));
+            }
+        }
+        durable
+    }
+
+    /// All that the CONNACK waited for is durable; what the client was subscribed to has to be known to all shards, too.
+    pub(crate) fn connack_when_routed(&mut self, id: ConnId) {
+        if self.features.auto_subscribe.is_empty() {
+            self.store_ready(id);
+        } else {
+            self.when_routed(Late::Connack(id));
+        }
+    }
+
     pub(crate) fn store_ready(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let limits = *config::client(&self.limits.clients, conn.listener);
@@ -288,6 +357,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if connecting.keep_alive_cut {
                 add(Property::ServerKeepAlive(connecting.keep_alive));
             }
+            let session = self.sessions.get(key).filter(|_| connecting.wants_response);
+            let template = self.features.response_information.as_deref();
+            let response = session.zip(template).and_then(|(session, template)| {
+                features::fill(template, &session.client_id, session.username.as_deref())
+            });
+            response.iter().for_each(|response| add(Property::ResponseInformation(response)));
         }
         let session_present = connecting.session_present;
         let is_told = self.write(id, |out, version| {
@@ -303,6 +378,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         self.share_online(key, true);
         self.resume(id, key);
+        for (filter, subscription) in connecting.retained {
+            self.send_retained(id, &filter, subscription);
+        }
         self.commands.push(Command::Resume(id));
     }
 
@@ -324,12 +402,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.touch(key);
     }
 
-    pub(crate) fn refuse(&mut self, id: ConnId, reason: ReasonCode) {
-        self.stats.refused += 1;
-        self.write(id, |out, version| write_refusal(out, version, reason));
-        self.close(id);
-    }
-
     /// An id that nobody else has, and that belongs to this shard: 64 bits from a seeded generator (splitmix64).
     fn draw_client_id(&mut self) -> Arc<str> {
         loop {
@@ -343,13 +415,4 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
     }
-}
-
-/// A CONNACK that refuses. MQTT 3.x has five codes; what they cannot say is closed without one.
-pub(crate) fn write_refusal(out: &mut Vec<u8>, version: Version, reason: ReasonCode) {
-    if version != Version::V5 && reason.to_connack_v3().is_none() {
-        return;
-    }
-    let connack = Connack { session_present: false, reason, properties: Properties::EMPTY };
-    let _ = Packet::Connack(connack).encode(version, out);
 }

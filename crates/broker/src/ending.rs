@@ -6,12 +6,66 @@ use crate::session::{Kind, LateWill, Phase, Rare, Waiters};
 use crate::shard::{Command, Shard};
 use crate::{ConnId, SessionKey};
 use ferrule_mqtt::{
-    DecodeError, Disconnect, Packet, PacketType, Properties, ReasonCode, Version, connect_version, frame_len,
+    Connack, DecodeError, Disconnect, Packet, PacketType, Properties, PropertiesBuf, Property, ReasonCode,
+    Version, connect_version, frame_len, topic,
 };
 use ferrule_outbox::Outcome;
 use ferrule_store::record::Delivery;
 use ferrule_store::{Op, Store};
+use std::borrow::Cow;
 use std::sync::Arc;
+
+/// Why a connection ends, for whoever is at the other end.
+#[derive(Debug, Clone)]
+pub(crate) struct Why {
+    pub(crate) reason: ReasonCode,
+    /// For the Reason String; empty: the code says it all.
+    text: Cow<'static, str>,
+    /// Another node may have room.
+    elsewhere: bool,
+}
+
+impl Why {
+    pub(crate) fn new(reason: ReasonCode, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, text: text.into(), elsewhere: false }
+    }
+
+    /// The node is full, or stops: where else to go is told, where that is known.
+    pub(crate) fn elsewhere(reason: ReasonCode, text: &'static str) -> Self {
+        Self { elsewhere: true, ..Self::new(reason, text) }
+    }
+
+    /// Passes reason and properties, as far as they may be said, to what encodes a packet of MQTT 5 with them.
+    /// `most`: bytes that the client takes [MQTT-3.2.2-19], [MQTT-3.14.2-3].
+    fn encode(
+        &self,
+        server_reference: Option<&str>,
+        most: u32,
+        out: &mut Vec<u8>,
+        packet: impl Fn(ReasonCode, Properties<'_>, &mut Vec<u8>),
+    ) {
+        let before = out.len();
+        let mut properties = PropertiesBuf::new();
+        let reference = server_reference.filter(|_| self.elsewhere);
+        let reason = if reference.is_some() { ReasonCode::USE_ANOTHER_SERVER } else { self.reason };
+        // What is too long for a string of MQTT is not said.
+        let _ = reference.map(|reference| properties.push(Property::ServerReference(reference)));
+        if !self.text.is_empty() {
+            let _ = properties.push(Property::ReasonString(&self.text));
+        }
+        packet(reason, properties.as_properties(), out);
+        if out.len() - before > most as usize {
+            out.truncate(before);
+            packet(reason, Properties::EMPTY, out);
+        }
+    }
+}
+
+impl From<ReasonCode> for Why {
+    fn from(reason: ReasonCode) -> Self {
+        Self::new(reason, "")
+    }
+}
 
 impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn client_disconnects(&mut self, id: ConnId, disconnect: &Disconnect<'_>) {
@@ -20,8 +74,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key)) {
             if let Some(expiry) = disconnect.properties.session_expiry_interval() {
                 if session.expiry_s == 0 && expiry != 0 {
-                    // [MQTT-3.14.2-2]: a session that was to end with its connection cannot be kept now.
-                    self.protocol_error(id);
+                    // [MQTT-3.14.2-2]
+                    self.protocol_error(
+                        id,
+                        "a session that was to end with its connection cannot be kept now",
+                    );
                     return;
                 }
                 session.expiry_s = expiry.min(expiry_max_s);
@@ -43,9 +100,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             DecodeError::TooLarge { .. } => self.stats.oversized += 1,
             _ => self.stats.protocol_errors += 1,
         }
-        let Some(conn) = self.conns.get(id) else { return };
+        let why = Why::new(error.reason(), error.to_string());
+        let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.phase != Phase::AwaitConnect {
-            self.reject(id, error.reason());
+            self.reject(id, why);
             return;
         }
         // A CONNACK only where the bytes were a CONNECT of sorts: garbage gets no answer.
@@ -59,42 +117,81 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         };
         if let Some(version) = version {
-            let reason = connack_reason(error.reason());
-            self.write(id, |out, _| crate::connect::write_refusal(out, version, reason));
+            conn.version = version;
+            self.write_refusal(id, &why);
         }
         self.close(id);
     }
 
-    pub(crate) fn protocol_error(&mut self, id: ConnId) {
+    pub(crate) fn protocol_error(&mut self, id: ConnId, text: &'static str) {
         self.stats.protocol_errors += 1;
-        self.reject(id, ReasonCode::PROTOCOL_ERROR);
+        self.reject(id, Why::new(ReasonCode::PROTOCOL_ERROR, text));
     }
 
     /// Ends a connection with the packet that its state has for a reason: CONNACK while it authenticates, else DISCONNECT.
-    pub(crate) fn reject(&mut self, id: ConnId, reason: ReasonCode) {
+    pub(crate) fn reject(&mut self, id: ConnId, why: impl Into<Why>) {
         if self.conns.get(id).is_some_and(|conn| conn.phase == Phase::AwaitAuth) {
-            self.refuse(id, connack_reason(reason));
+            self.refuse(id, why);
         } else {
-            self.disconnect(id, disconnect_reason(reason));
+            self.disconnect(id, why);
         }
     }
 
+    /// Answers a CONNECT with no, and closes.
+    pub(crate) fn refuse(&mut self, id: ConnId, why: impl Into<Why>) {
+        self.stats.refused += 1;
+        self.write_refusal(id, &why.into());
+        self.close(id);
+    }
+
+    /// A CONNACK that refuses. MQTT 3.x has five codes; what they cannot say is closed without one.
+    fn write_refusal(&mut self, id: ConnId, why: &Why) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.version != Version::V5 && why.reason.to_connack_v3().is_none() {
+            return;
+        }
+        let most = conn.peer_packet_bytes;
+        let features = Arc::clone(&self.features);
+        self.write(id, |out, version| {
+            let connack = |reason: ReasonCode, properties: Properties<'_>, out: &mut Vec<u8>| {
+                // What is wrong with a property may be said in other packets alone.
+                let reason =
+                    if reason.allowed_in(PacketType::Connack) { reason } else { ReasonCode::PROTOCOL_ERROR };
+                let connack = Connack { session_present: false, reason, properties };
+                // Strings that fit and numbers: these encode.
+                let _ = Packet::Connack(connack).encode(version, out);
+            };
+            if version == Version::V5 {
+                why.encode(features.server_reference.as_deref(), most, out, connack);
+            } else {
+                connack(why.reason, Properties::EMPTY, out);
+            }
+        });
+    }
+
     /// Tells the client why, where its version can be told, and closes.
-    pub(crate) fn disconnect(&mut self, id: ConnId, reason: ReasonCode) {
-        if let Some(conn) = self.conns.get(id)
-            && conn.version == Version::V5
-            && matches!(conn.phase, Phase::Open)
-        {
-            self.write_disconnect(id, reason);
+    pub(crate) fn disconnect(&mut self, id: ConnId, why: impl Into<Why>) {
+        if self.conns.get(id).is_some_and(|conn| matches!(conn.phase, Phase::Open)) {
+            self.write_disconnect(id, &why.into());
         }
         self.close(id);
     }
 
-    pub(crate) fn write_disconnect(&mut self, id: ConnId, reason: ReasonCode) {
+    /// A DISCONNECT, for clients of MQTT 5: no other version has one from a server.
+    pub(crate) fn write_disconnect(&mut self, id: ConnId, why: &Why) {
+        let Some(conn) = self.conns.get(id).filter(|conn| conn.version == Version::V5) else { return };
+        let most = conn.peer_packet_bytes;
+        let features = Arc::clone(&self.features);
         self.write(id, |out, version| {
-            let packet = Packet::Disconnect(Disconnect { reason, properties: Properties::EMPTY });
-            // Only topics and properties can be too long to encode.
-            let _ = packet.encode(version, out);
+            why.encode(features.server_reference.as_deref(), most, out, |reason, properties, out| {
+                // [MQTT-3.14.2-1]: a wrong password is a CONNACK's affair.
+                let reason = if reason.allowed_in(PacketType::Disconnect) {
+                    reason
+                } else {
+                    ReasonCode::NOT_AUTHORIZED
+                };
+                let _ = Packet::Disconnect(Disconnect { reason, properties }).encode(version, out);
+            });
         });
     }
 
@@ -163,6 +260,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         for (filter, _) in &session.subscriptions {
             self.filter_bytes -= config::FILTER + filter.len();
             self.remove_route(key, filter);
+            if topic::exclusive(filter).is_some() {
+                self.release_claim(filter, &session.client_id);
+            }
         }
         let mut left: Vec<Arc<Delivery>> = session.inflight.shared().cloned().collect();
         let is_shared = |delivery: &Arc<Delivery>| delivery.share.is_some() && delivery.qos == 1;
@@ -196,14 +296,4 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.publish_will(None, &publisher, &will);
         }
     }
-}
-
-/// What a CONNACK may say of it: what is wrong with a property may be said in other packets alone.
-fn connack_reason(reason: ReasonCode) -> ReasonCode {
-    if reason.allowed_in(PacketType::Connack) { reason } else { ReasonCode::PROTOCOL_ERROR }
-}
-
-/// What a DISCONNECT may say of it [MQTT-3.14.2-1]: a wrong password is a CONNACK's affair.
-fn disconnect_reason(reason: ReasonCode) -> ReasonCode {
-    if reason.allowed_in(PacketType::Disconnect) { reason } else { ReasonCode::NOT_AUTHORIZED }
 }

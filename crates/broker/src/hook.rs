@@ -4,7 +4,7 @@
 use crate::ConnId;
 use crate::peers::Owner;
 use bytes::Bytes;
-use ferrule_mqtt::{Properties, PropertiesBuf, QoS, ReasonCode, Version};
+use ferrule_mqtt::{Properties, PropertiesBuf, QoS, ReasonCode, Version, topic};
 use ferrule_outbox::{End, Outcome, ReceiptId, Receipts};
 use ferrule_store::{Now, Op, QueueId, Stamp, StoredRow, Ticket};
 use std::net::IpAddr;
@@ -118,6 +118,11 @@ impl<'a> Ends<'a> {
             }
             (None, None) => None,
         }
+    }
+
+    /// One more, if it is wanted.
+    pub(crate) fn end_if(&mut self, wanted: bool) -> Option<End> {
+        if wanted { self.end() } else { None }
     }
 
     /// Gives back an end whose destination could not take the message.
@@ -317,7 +322,7 @@ pub enum Step {
 
 /// What a client may do. Asked on the message's way: no look-ups here.
 pub trait Access: Send + Sync + std::fmt::Debug {
-    /// Publish to this topic.
+    /// Publish to this topic; of a delayed one it is the topic that it is for that counts.
     fn publish(&self, topic: &str) -> bool;
     /// Subscribe to this filter; of a shared subscription `$share/g/f` it is `f` that counts.
     fn subscribe(&self, filter: &str) -> bool;
@@ -331,7 +336,7 @@ pub struct Everything;
 
 impl Access for Everything {
     fn publish(&self, topic: &str) -> bool {
-        !topic.starts_with('$')
+        !topic::delayed(topic).map_or(topic, |(_, topic)| topic).starts_with('$')
     }
     fn subscribe(&self, _: &str) -> bool {
         true

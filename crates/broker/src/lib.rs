@@ -33,8 +33,11 @@ mod alias;
 mod auth;
 pub mod config;
 mod connect;
+mod delayed;
 mod deliver;
 mod ending;
+mod exclusive;
+pub mod features;
 pub mod hook;
 mod outbound;
 mod parcel;
@@ -42,6 +45,7 @@ mod peers;
 mod pool;
 mod publish;
 pub mod retained;
+pub mod rewrite;
 mod routes;
 mod session;
 pub mod shard;
@@ -52,12 +56,14 @@ mod turn;
 mod wheel;
 
 pub use config::{ClientLimits, Limits};
+pub use features::{AutoSubscription, Features};
 pub use hook::{
     Access, Attachment, ConnectRequest, Ends, Exchange, Gate, Grant, Hook, LocalPublish, Message, Publisher,
     Refusal, Role, RowElsewhere, Step,
 };
 pub use parcel::ParcelError;
 pub use peers::{Place, introduce};
+pub use rewrite::{Action, Rewrite, Rewrites};
 pub use shard::{Command, Shard, Stats};
 pub use share::Strategy;
 pub use slots::Id;

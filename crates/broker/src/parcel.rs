@@ -54,6 +54,12 @@ pub(crate) enum Parcel<'a> {
     /// What a parcel that must not be known twice led to is in the sender's batch, which waits for the one that closes this
     /// joint commit.
     Joined { number: Number },
+    /// A client of the sender's asks for an exclusive subscription, by its whole text; number 0: it has had it.
+    Claim { number: u64, filter: &'a str, client_id: &'a str },
+    /// Whether it has it now.
+    ClaimAck { number: u64, granted: bool },
+    /// It has it no more.
+    Release { filter: &'a str, client_id: &'a str },
     /// Publishers with a full window wait for what the sender sent.
     Hurry,
 }
@@ -107,6 +113,10 @@ const JOINED: u8 = 9;
 const ACK: u8 = 6;
 const HURRY: u8 = 7;
 const SHARE_DELTA: u8 = 11;
+const CLAIM: u8 = 12;
+const CLAIM_GRANTED: u8 = 13;
+const CLAIM_REFUSED: u8 = 14;
+const RELEASE: u8 = 15;
 /// Its low four bits are QoS (two), retain and hold.
 const FORWARD: u8 = 0x10;
 /// The same, for one member of a shared subscription.
@@ -162,6 +172,21 @@ impl<'a> Parcel<'a> {
                 out.push(ACK);
                 put_number(out, number);
                 out.push(outcome_to_byte(outcome));
+            }
+            Self::Claim { number, filter, client_id } => {
+                out.push(CLAIM);
+                put_number(out, number);
+                put_bytes(out, filter.as_bytes());
+                put_bytes(out, client_id.as_bytes());
+            }
+            Self::ClaimAck { number, granted } => {
+                out.push(if granted { CLAIM_GRANTED } else { CLAIM_REFUSED });
+                put_number(out, number);
+            }
+            Self::Release { filter, client_id } => {
+                out.push(RELEASE);
+                put_bytes(out, filter.as_bytes());
+                put_bytes(out, client_id.as_bytes());
             }
             Self::Hurry => out.push(HURRY),
         }
@@ -304,6 +329,11 @@ impl<'a> Reader<'a> {
                 number: self.number()?,
                 outcome: outcome_from_byte(self.byte()?).ok_or(Stop::Wrong)?,
             },
+            CLAIM => Parcel::Claim { number: self.number()?, filter: self.text()?, client_id: self.text()? },
+            CLAIM_GRANTED | CLAIM_REFUSED => {
+                Parcel::ClaimAck { number: self.number()?, granted: tag == CLAIM_GRANTED }
+            }
+            RELEASE => Parcel::Release { filter: self.text()?, client_id: self.text()? },
             HURRY => Parcel::Hurry,
             SHARE_DELTA => Parcel::ShareDelta {
                 version: self.number()?,
@@ -358,6 +388,10 @@ mod tests {
             Parcel::RuleRow { number: 1, hold: false, row: b"row" },
             Parcel::RuleRow { number: 2, hold: true, row: b"" },
             Parcel::Joined { number: 3 },
+            Parcel::Claim { number: 300, filter: "$exclusive/a", client_id: "c" },
+            Parcel::ClaimAck { number: 300, granted: true },
+            Parcel::ClaimAck { number: 0, granted: false },
+            Parcel::Release { filter: "", client_id: "c" },
             Parcel::Hurry,
         ];
         let outcomes = Reason::ALL.iter().map(|r| Outcome::Discarded(*r));

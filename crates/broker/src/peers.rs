@@ -17,8 +17,8 @@
 //! - Wills and takeover never cross: a client id belongs to one shard ([`Place::owner`]), and shards of one process
 //!   end together.
 
+use crate::delayed;
 use crate::hook::{Hook, Message, Publisher, Role, RowElsewhere};
-use crate::marker;
 use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
 use crate::publish::{Draw, Scope};
 use crate::retained::Set;
@@ -26,6 +26,7 @@ use crate::session::Inbound;
 use crate::shard::{Destination, Shard};
 use crate::slots::{Id, Slots};
 use crate::turn::{Reply, Wait};
+use crate::{ConnId, marker};
 use ferrule_mqtt::{PacketType, Properties, PropertyScope};
 use ferrule_outbox::{End, Outcome, Reason, ReceiptId};
 use ferrule_store::record::{Record, Retained};
@@ -50,6 +51,11 @@ impl Place {
     /// The only one.
     pub const ALONE: Self = Self { index: 0, of: 1, seed: 0 };
 
+    /// Whether this shard has what was that shard's, of a process that may have had more of them.
+    pub(crate) fn has(self, shard: u16) -> bool {
+        shard % self.of.max(1) == self.index
+    }
+
     /// The shard that a client id, or anything else with a name, belongs to.
     #[must_use]
     pub fn owner(self, name: &str) -> u16 {
@@ -67,8 +73,17 @@ impl Place {
 pub(crate) enum Owner {
     /// A publisher of this shard.
     Publisher(Inbound),
+    /// A message that was published later.
+    Delayed(delayed::Key),
     /// Another shard.
     Peer { peer: u16, number: Number },
+}
+
+/// What leaves only when all peers know the routes behind it.
+#[derive(Debug)]
+pub(crate) enum Late {
+    Reply(Reply),
+    Connack(ConnId),
 }
 
 /// A link to another shard.
@@ -94,8 +109,8 @@ pub(crate) struct Peers {
     awaiting: Slots<marker::Parcel, (u16, End)>,
     /// Of our routes.
     version: u64,
-    /// Replies that wait for every peer to have our routes of a version.
-    replies: VecDeque<(u64, Reply)>,
+    /// What waits for every peer to have our routes of a version.
+    late: VecDeque<(u64, Late)>,
     /// The last stamp that was given or seen.
     stamp: u64,
     /// Stamps of cleared topics: when they may be forgotten.
@@ -120,7 +135,7 @@ impl Peers {
             links: (0..place.of).map(|_| Link::default()).collect(),
             awaiting: Slots::new(),
             version: 0,
-            replies: VecDeque::new(),
+            late: VecDeque::new(),
             stamp: 0,
             cleared: VecDeque::new(),
             publisher: Arc::new(Publisher {
@@ -332,7 +347,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
                     link.acked = link.acked.max(version);
                 }
-                self.release_replies();
+                self.release_late();
             }
             Parcel::Forward(forward) => self.forwarded(from, &forward, Scope::Sessions),
             Parcel::Share(forward, share) => match self.shares.find(share.text) {
@@ -378,6 +393,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.batch.answered(number);
                 self.ended.extend(self.peers.answered(from, number).map(|end| (end, outcome)));
             }
+            Parcel::Claim { number, filter, client_id } => self.claimed(from, number, filter, client_id),
+            Parcel::ClaimAck { number, granted } => self.claim_answered(number, granted),
+            Parcel::Release { filter, client_id } => self.claim_released(filter, client_id),
             Parcel::Hurry => self
                 .receipts
                 .set_urgent_where(|owner| matches!(owner, Owner::Peer { peer, .. } if *peer == from)),
@@ -458,22 +476,29 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.op(op, due);
     }
 
-    /// Sends a reply when all peers know our routes.
-    pub(crate) fn reply_when_routed(&mut self, reply: Reply) {
+    /// Does what may be done only when all peers know our routes.
+    pub(crate) fn when_routed(&mut self, late: Late) {
         if self.peers.is_confirmed() {
-            self.reply(reply);
+            self.late(late);
         } else {
             let version = self.peers.version;
-            self.peers.replies.push_back((version, reply));
+            self.peers.late.push_back((version, late));
         }
     }
 
-    fn release_replies(&mut self) {
+    fn release_late(&mut self) {
         let confirmed = self.peers.confirmed();
-        while self.peers.replies.front().is_some_and(|(version, _)| *version <= confirmed) {
-            if let Some((_, reply)) = self.peers.replies.pop_front() {
-                self.reply(reply);
+        while self.peers.late.front().is_some_and(|(version, _)| *version <= confirmed) {
+            if let Some((_, late)) = self.peers.late.pop_front() {
+                self.late(late);
             }
+        }
+    }
+
+    fn late(&mut self, late: Late) {
+        match late {
+            Late::Reply(reply) => self.reply(reply),
+            Late::Connack(conn) => self.store_ready(conn),
         }
     }
 

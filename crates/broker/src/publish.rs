@@ -1,20 +1,22 @@
 //! One publish: in, to its destinations, and its acknowledgement.
 
 use crate::config::{self, ClientLimits};
+use crate::delayed::is_delayed;
 use crate::deliver::{Outgoing, delivering, qos as record_qos};
+use crate::ending::Why;
 use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
-use crate::parcel::Share;
+use crate::parcel::{Number, Share};
 use crate::peers::Owner;
 use crate::retained::Set;
-use crate::session::{Inbound, Publishing, Received, Session, Waiting, Will};
-use crate::shard::{Destination, Shard};
+use crate::session::{Conn, Inbound, Publishing, Received, Session, Waiting, Will};
+use crate::shard::{Destination, Shard, Stats};
 use crate::share::{Member, Pick};
 use crate::turn::{Receiving, Reply, Wait};
 use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{
     AckType, PacketType, Properties, PropertiesBuf, PropertyId, PropertyScope, Publish, QoS, ReasonCode,
-    Version, encode_ack,
+    Version, encode_ack, topic,
 };
 use ferrule_outbox::{Outcome, Reason, ReceiptId};
 use ferrule_store::record::{self, Record, Retained};
@@ -88,9 +90,12 @@ pub(crate) struct Draw {
     pub(crate) again: u8,
 }
 
+/// Why a publish is not routed, and where that is counted.
+pub(crate) type Refused = (ReasonCode, fn(&mut Stats) -> &mut u64);
+
 /// What became of a publish when it was routed.
 pub(crate) struct Routed {
-    matched: bool,
+    pub(crate) matched: bool,
     pub(crate) receipt: Option<(ReceiptId, Option<ferrule_outbox::End>)>,
 }
 
@@ -114,38 +119,30 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     aliased = known;
                     topic = &aliased;
                 }
-                Err(reason) => {
+                Err(why) => {
                     self.stats.protocol_errors += 1;
-                    self.disconnect(id, reason);
+                    self.disconnect(id, why);
                     return;
                 }
             }
         }
         let version = conn.version;
         let is_answered = publish.qos > QoS::AtMostOnce;
-        let refusal = if !limits.takes_topic(topic) {
-            self.stats.topics_refused += 1;
-            if is_answered && version < Version::V5 {
-                // There is no way to say no, and an acknowledgement would be a lie.
-                self.disconnect(id, ReasonCode::TOPIC_NAME_INVALID);
-                return;
+        let Some(conn) = self.conns.get(id) else { return };
+        let (meant, refusal) = match self.vet(conn, publish, topic, &publisher) {
+            Ok(meant) => (meant, None),
+            Err((reason, counter)) => {
+                *counter(&mut self.stats) += 1;
+                (None, Some(reason))
             }
-            Some(ReasonCode::TOPIC_NAME_INVALID)
-        } else if !conn.access.publish(topic) {
-            self.stats.denied += 1;
-            Some(ReasonCode::NOT_AUTHORIZED)
-        } else if publish.retain
-            && is_answered
-            && version == Version::V5
-            && !publish.payload.is_empty()
-            && !self.retained.fits(topic, publish.payload.len() + publish.properties.as_bytes().len())
-        {
-            // Earlier versions cannot be told: theirs goes to those who are there.
-            self.stats.retained_refused += 1;
-            Some(ReasonCode::QUOTA_EXCEEDED)
-        } else {
-            None
         };
+        let topic = meant.as_deref().unwrap_or(topic);
+        let is_lie = matches!(refusal, Some(ReasonCode::TOPIC_NAME_INVALID | ReasonCode::QUOTA_EXCEEDED));
+        if is_lie && is_answered && version < Version::V5 {
+            // There is no way to say no, and an acknowledgement would be one.
+            self.disconnect(id, ReasonCode::TOPIC_NAME_INVALID);
+            return;
+        }
         let owner = if publish.qos == QoS::AtMostOnce {
             None
         } else {
@@ -184,6 +181,44 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
+    /// Whether a publish may be routed, as far as that is seen from the packet alone; if so, the topic that is meant, where that is
+    /// not the one that it names.
+    fn vet(
+        &self,
+        conn: &Conn,
+        publish: &Publish<'_>,
+        named: &str,
+        publisher: &Publisher,
+    ) -> Result<Option<String>, Refused> {
+        const INVALID: Refused = (ReasonCode::TOPIC_NAME_INVALID, |stats| &mut stats.topics_refused);
+        let limits = config::client(&self.limits.clients, conn.listener);
+        if !limits.takes_topic(named) || (is_delayed(named) && topic::delayed(named).is_none()) {
+            return Err(INVALID);
+        }
+        if !conn.access.publish(named) {
+            return Err((ReasonCode::NOT_AUTHORIZED, |stats| &mut stats.denied));
+        }
+        let features = &*self.features;
+        if features.check_payload_format && !is_payload_as_said(publish.properties, publish.payload) {
+            return Err((ReasonCode::PAYLOAD_FORMAT_INVALID, |stats| &mut stats.payloads_refused));
+        }
+        let meant = features.rewrites.name(named, &publisher.client_id, publisher.username.as_deref());
+        if meant.as_deref().is_some_and(|m| topic::validate_name(m).is_err() || !limits.takes_topic(m)) {
+            return Err(INVALID);
+        }
+        let topic = meant.as_deref().unwrap_or(named);
+        let bytes = publish.payload.len() + publish.properties.as_bytes().len();
+        if is_delayed(topic) {
+            return self.delay_refusal(topic, bytes).map_or(Ok(meant), Err);
+        }
+        // Earlier versions cannot be told: theirs goes to those who are there.
+        let is_told = publish.qos > QoS::AtMostOnce && conn.version == Version::V5;
+        if publish.retain && is_told && !publish.payload.is_empty() && !self.retained.fits(topic, bytes) {
+            return Err((ReasonCode::QUOTA_EXCEEDED, |stats| &mut stats.retained_refused));
+        }
+        Ok(meant)
+    }
+
     /// What a QoS 1 or 2 publish must pass before it is routed. None: it has been dealt with.
     fn admit_acknowledged(
         &mut self,
@@ -200,7 +235,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 // Common device libraries send again after a second: it joins the wait.
                 self.stats.joined += 1;
             } else {
-                self.protocol_error(id);
+                self.protocol_error(id, "another message under a packet id that is in use");
             }
             return None;
         }
@@ -339,6 +374,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn complete(&mut self, owner: Owner, outcome: Outcome) {
         let Inbound { conn: id, session: key, serial, packet_id, qos2 } = match owner {
             Owner::Publisher(inbound) => inbound,
+            Owner::Delayed(key) => {
+                self.delayed_ended(key, outcome);
+                return;
+            }
             Owner::Peer { peer, number } => {
                 self.acknowledge_parcel(peer, number, outcome);
                 return;
@@ -368,7 +407,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Outcome::Discarded(_) => self.stats.acked_discarded += 1,
             Outcome::Retry => {
                 // Nobody has it: the client keeps it and sends it again on its next connection.
-                self.disconnect(to, ReasonCode::SERVER_BUSY);
+                let text = "a publish found no room where it must go: it is to be sent again";
+                self.disconnect(to, Why::new(ReasonCode::SERVER_BUSY, text));
                 return;
             }
         }
@@ -405,8 +445,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let reason = match session.received(packet_id) {
             Some(Received::Waiting(_)) => {
-                // PUBREL before its PUBREC.
-                self.protocol_error(id);
+                self.protocol_error(id, "a PUBREL before its PUBREC");
                 return;
             }
             Some(Received::Answered(..)) => ReasonCode::SUCCESS,
@@ -438,6 +477,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         owner: Option<Owner>,
         joined: Option<&ferrule_outbox::End>,
     ) -> Routed {
+        if is_delayed(message.topic) && matches!(scope, Scope::Everyone(_)) {
+            return self.delay(message, owner, joined);
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         let mut keepers = 0;
@@ -514,27 +556,38 @@ impl<H: Hook, S: Store> Shard<H, S> {
         } else {
             Vec::new()
         };
-        // From a publisher with a persistent session the packet id is durable before PUBREC.
-        if let Some(Owner::Publisher(inbound)) = owner.filter(|_| message.hold)
-            && let Some(store_id) = self.sessions.get(inbound.session).and_then(Session::store_id)
-        {
-            let record = record::Inflight::Received.to_bytes();
-            let op = Op::InflightPut {
-                session: store_id,
-                side: Side::Inbound,
-                packet_id: inbound.packet_id,
-                record,
-            };
-            let receiving = ends.end().map(|end| Receiving { op, end, awaited, joined: Vec::new() });
-            self.batch.received.extend(receiving);
-            self.batch.due = true;
-        }
+        let once = owner.filter(|owner| message.hold && !matches!(owner, Owner::Peer { .. }));
+        let once = once.zip(ends.end_if(once.is_some()));
         let receipt = ends.finish();
         self.scratch = scratch;
+        if let Some((owner, end)) = once {
+            self.once(owner, end, awaited);
+        }
         if retain {
             self.retain(message, expires_wall_ms, retain_ends);
         }
         Routed { matched, receipt }
+    }
+
+    /// What must not be known twice is written with what was made of it: from a publisher with a persistent session the packet id,
+    /// durable before PUBREC; of a delayed message that its row is gone.
+    pub(crate) fn once(&mut self, owner: Owner, end: ferrule_outbox::End, awaited: Vec<Number>) {
+        let op = match owner {
+            Owner::Publisher(Inbound { session, packet_id, .. }) => {
+                self.sessions.get(session).and_then(Session::store_id).map(|session| {
+                    let record = record::Inflight::Received.to_bytes();
+                    Op::InflightPut { session, side: Side::Inbound, packet_id, record }
+                })
+            }
+            Owner::Delayed(key) => Some(key.remove()),
+            Owner::Peer { .. } => None,
+        };
+        let Some(op) = op else {
+            self.ended.push((end, Outcome::Delivered));
+            return;
+        };
+        self.batch.received.push(Receiving { op, end, awaited, joined: Vec::new() });
+        self.batch.due = true;
     }
 
     /// Sorts what matched into sessions, hooks and shards, each once. How many of the sessions keep the message beyond
@@ -710,11 +763,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// `from`: the session, if it lives on: No Local holds for its will, too.
     pub(crate) fn publish_will(&mut self, from: Option<SessionKey>, publisher: &Publisher, will: &Will) {
         let scope = PropertyScope::Packet(PacketType::Publish);
+        let meant =
+            self.features.rewrites.name(&will.topic, &publisher.client_id, publisher.username.as_deref());
+        let meant = meant.filter(|meant| topic::validate_name(meant).is_ok());
         let message = Message {
             qos: will.qos,
             retain: will.retain,
             properties: Properties::checked(&will.properties, scope).unwrap_or(Properties::EMPTY),
-            ..Message::new(&will.topic, &will.payload, publisher, self.now)
+            ..Message::new(meant.as_deref().unwrap_or(&will.topic), &will.payload, publisher, self.now)
         };
         self.route(&message, Scope::Everyone(from), None, None);
     }
@@ -759,6 +815,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 }
 
+/// Whether a payload is UTF-8, if its properties say so [MQTT 5, 3.3.2.3.2].
+pub(crate) fn is_payload_as_said(properties: Properties<'_>, payload: &[u8]) -> bool {
+    properties.payload_format_indicator() != Some(true) || std::str::from_utf8(payload).is_ok()
+}
+
 /// Tells a repetition from another message under the same packet id, which alone are compared: 64 bits are plenty.
 fn content(hasher: &FixedState, publish: &Publish<'_>, topic: &str) -> u64 {
     let mut hasher = hasher.build_hasher();
@@ -774,15 +835,16 @@ fn resolve_alias(
     alias: u16,
     topic: &str,
     limits: &ClientLimits,
-) -> Result<Option<Arc<str>>, ReasonCode> {
+) -> Result<Option<Arc<str>>, Why> {
     if alias == 0 || alias > limits.topic_alias_max {
-        return Err(ReasonCode::TOPIC_ALIAS_INVALID);
+        let text = "a topic alias of 0 or beyond the server's Topic Alias Maximum";
+        return Err(Why::new(ReasonCode::TOPIC_ALIAS_INVALID, text));
     }
     let index = usize::from(alias) - 1;
     if topic.is_empty() {
         return match publishing.aliases.get(index) {
             Some(Some(known)) => Ok(Some(Arc::clone(known))),
-            _ => Err(ReasonCode::PROTOCOL_ERROR),
+            _ => Err(Why::new(ReasonCode::PROTOCOL_ERROR, "a topic alias that was not set")),
         };
     }
     if !limits.takes_topic(topic) {

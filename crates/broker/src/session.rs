@@ -500,6 +500,15 @@ impl Session {
         Some(self.subscriptions.swap_remove(at).1)
     }
 
+    /// Its other subscription to the same filter, when this text is one of two: the plain and the exclusive one.
+    pub(crate) fn twin(&self, text: &str) -> Option<(Arc<str>, Subscription)> {
+        let is_twin = |known: &str| known != text && topic::shared(known).is_none();
+        let plain = topic::plain(text);
+        let twin =
+            self.subscriptions.iter().find(|(known, _)| is_twin(known) && topic::plain(known) == plain)?;
+        Some((Arc::clone(&twin.0), twin.1))
+    }
+
     /// The text of a filter that it subscribes to.
     pub(crate) fn filter(&self, filter: &str) -> Option<&Arc<str>> {
         self.subscriptions.iter().map(|(known, _)| known).find(|known| ***known == *filter)
@@ -586,7 +595,6 @@ pub(crate) struct Conn {
     pub(crate) throttled: bool,
     /// Acknowledgements may leave in any order: a gateway's.
     pub(crate) unordered: bool,
-
     /// 0: off.
     pub(crate) keep_alive_s: u16,
     pub(crate) peer_packet_bytes: u32,
@@ -600,6 +608,8 @@ pub(crate) struct Publishing {
     pub(crate) publisher: Option<Arc<Publisher>>,
     /// The gateway it is.
     pub(crate) edge: Option<Arc<str>>,
+    /// Wants no Reason Strings but where they are the rule [MQTT-3.1.2-29].
+    pub(crate) terse: bool,
     /// Topic aliases that we set for it; none when it takes none.
     pub(crate) own_aliases: Option<Box<Aliases>>,
     /// Topic aliases that the client has set.
@@ -611,6 +621,8 @@ pub(crate) struct Publishing {
     pub(crate) life: Option<Box<str>>,
     /// Its authentication by steps, if it is that.
     pub(crate) enhanced: Option<Box<crate::auth::Enhanced>>,
+    /// A SUBSCRIBE that waits for another shard: nothing is heard until it goes on.
+    pub(crate) claiming: Option<Box<crate::exclusive::Claiming>>,
     /// A name of the client's verified certificate.
     pub(crate) certificate: Option<Box<str>>,
     /// What its CONNECT is answered with, whatever it says.
@@ -703,7 +715,12 @@ impl Conn {
 
     /// Whether it is read, as far as its own doing goes.
     pub(crate) fn is_heard(&self) -> bool {
-        !self.blocked && !self.throttled
+        !self.blocked && !self.throttled && !self.is_claiming()
+    }
+
+    /// Whether a SUBSCRIBE of it waits.
+    pub(crate) fn is_claiming(&self) -> bool {
+        self.publishing.get().is_some_and(|p| p.claiming.is_some())
     }
 
     pub(crate) fn waiting(&self) -> usize {

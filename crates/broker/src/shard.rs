@@ -1,6 +1,10 @@
 //! The shard's state, and what its worker calls.
 
 use crate::config::{self, FLOOR, GROWTH, Limits, SLOWEST};
+use crate::delayed::Delayed;
+use crate::ending::Why;
+use crate::exclusive::Exclusive;
+use crate::features::Features;
 use crate::hook::{Access, Everything, Gate, Hook, LocalPublish, Publisher, Role};
 use crate::peers::{Owner, Peers, Place};
 use crate::pool::Pool;
@@ -12,7 +16,7 @@ use crate::slots::Slots;
 use crate::turn::Batch;
 use crate::wheel::Wheel;
 use crate::{ConnId, SessionKey, marker};
-use ferrule_mqtt::{DecodeError, PINGRESP, Packet, ReasonCode, Version, decode};
+use ferrule_mqtt::{DecodeError, PINGRESP, Packet, ReasonCode, Version, decode, topic};
 use ferrule_outbox::{End, Outcome, Policy, Queue, Receipts};
 use ferrule_store::record::{self, Record, Retained, Subscription};
 use ferrule_store::{Now, Op, QueueId, Restored, SessionId, Side, Store};
@@ -109,6 +113,8 @@ pub struct Stats {
     pub pool_closed: u64,
     /// Publishes, subscriptions and wills whose topic had too many levels or bytes.
     pub topics_refused: u64,
+    /// Exclusive subscriptions that another client has.
+    pub exclusive_refused: u64,
     /// Subscriptions beyond a client's bound, or beyond that of all.
     pub subscriptions_refused: u64,
     /// Times that a client was not heard, since it had published more than its rate.
@@ -127,6 +133,8 @@ pub struct Stats {
     pub acked_discarded: u64,
     /// Repetitions of a publish that waits, not routed again.
     pub joined: u64,
+    /// Publishes and wills whose payload is not the UTF-8 text that it was said to be.
+    pub payloads_refused: u64,
     /// Publishes and subscriptions that were not allowed.
     pub denied: u64,
     /// QoS 0 messages dropped for consumers that are too slow.
@@ -145,6 +153,12 @@ pub struct Stats {
     pub shared_again: u64,
     /// Messages of shared subscriptions that no member was left for.
     pub dropped_shared: u64,
+    /// Publishes that wait for their time.
+    pub delayed: u64,
+    /// Those whose time has come.
+    pub delayed_published: u64,
+    /// Those that a bound refused.
+    pub delayed_refused: u64,
     /// Retained messages that a bound refused.
     pub retained_refused: u64,
     /// Connections closed for a broken rule of the protocol.
@@ -162,6 +176,7 @@ pub struct Stats {
 /// A shard. See the crate's header for how it is driven.
 pub struct Shard<H, S> {
     pub(crate) limits: Limits,
+    pub(crate) features: Arc<Features>,
     pub(crate) pool: Pool,
     /// Of `limits.filter_bytes`.
     pub(crate) filter_bytes: usize,
@@ -180,6 +195,8 @@ pub struct Shard<H, S> {
     pub(crate) retained: RetainedIndex,
     /// The last values of `$SYS` topics: never stored, and nobody's but this node's.
     pub(crate) sys: RetainedIndex,
+    pub(crate) delayed: Delayed,
+    pub(crate) exclusive: Exclusive,
     /// Topics whose retained message, set by QoS 0, is not in the store yet.
     pub(crate) retained_lazy: HashSet<Box<str>>,
     pub(crate) retained_lazy_since_us: u64,
@@ -230,6 +247,8 @@ pub struct Parts<H, S> {
     pub gate: Box<dyn Gate>,
     /// Bounds.
     pub limits: Limits,
+    /// What is switched on.
+    pub features: Arc<Features>,
     /// Of sessions' queues.
     pub policy: Policy,
     /// Seeds hashes and assigned client ids; random.
@@ -284,7 +303,7 @@ impl Buffers {
 impl<H: Hook, S: Store> Shard<H, S> {
     /// A shard with what the store remembers. Rows of queues that are not sessions' are the hook's affair.
     pub fn new(parts: Parts<H, S>, restored: &Restored, now: Now) -> Self {
-        let Parts { hook, store, gate, mut limits, policy, seed, place } = parts;
+        let Parts { hook, store, gate, mut limits, features, policy, seed, place } = parts;
         if limits.clients.is_empty() {
             limits.clients = [config::ClientLimits::default()].into();
         }
@@ -306,6 +325,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
             sys: RetainedIndex::new(SYS_TOPICS, SYS_BYTES),
             limits,
+            features,
+            delayed: Delayed::new(place, &restored.queues),
+            exclusive: Exclusive::new(),
             retained_lazy: HashSet::new(),
             retained_lazy_since_us: 0,
             receipts: Receipts::new(),
@@ -403,6 +425,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 let filter: Arc<str> = filter.as_ref().into();
                 session.subscribe(Arc::clone(&filter), subscription);
                 self.filter_bytes += config::FILTER + filter.len();
+                if topic::exclusive(&filter).is_some() {
+                    let client_id = Arc::clone(&session.client_id);
+                    self.claim_again(&filter, &client_id);
+                }
                 // Peers are told of all at once.
                 self.add_route(key, &filter, subscription, false);
             }
@@ -496,6 +522,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         ]
     }
 
+    /// Messages that wait for their time.
+    pub fn delayed_count(&self) -> usize {
+        self.delayed.len()
+    }
+
     /// What the store last said of a failure that goes on.
     pub fn store_failure(&self) -> Option<&str> {
         self.failing.as_deref()
@@ -529,7 +560,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 Phase::Closing => return buf.len(),
                 Phase::AwaitConnect => (None, limits.connect_bytes.min(limits.packet_bytes)),
                 Phase::AwaitAuth => (Some(conn.version), limits.connect_bytes.min(limits.packet_bytes)),
-                Phase::Open if conn.throttled => return self.keep(id, at, buf, false),
+                Phase::Open if conn.throttled || conn.is_claiming() => return self.keep(id, at, buf, false),
                 Phase::Open if conn.out.len() >= 2 * self.pool.bound(limits.output_bytes) => {
                     self.block(id);
                     return self.keep(id, at, buf, false);
@@ -604,7 +635,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.pool.change(before, left);
         if left > FLOOR && left > before && left > self.pool.free() {
             self.stats.pool_closed += 1;
-            self.disconnect(id, ReasonCode::QUOTA_EXCEEDED);
+            let text = "the server has no room for a packet of this size now";
+            self.disconnect(id, Why::new(ReasonCode::QUOTA_EXCEEDED, text));
             return buf.len();
         }
         if conn.phase == Phase::Open && publishing.begun_us != 0 {
@@ -763,9 +795,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// is published and none is lost.
     pub fn goodbye(&mut self, now: Now) {
         self.now = now;
+        let why = Why::elsewhere(ReasonCode::SERVER_SHUTTING_DOWN, "");
         for id in self.conns.ids() {
-            if self.conns.get(id).is_some_and(|c| c.phase == Phase::Open && c.version == Version::V5) {
-                self.write_disconnect(id, ReasonCode::SERVER_SHUTTING_DOWN);
+            if self.conns.get(id).is_some_and(|c| c.phase == Phase::Open) {
+                self.write_disconnect(id, &why);
             }
         }
     }
@@ -778,7 +811,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Packet::Auth(auth) => self.auth(id, &auth),
             Packet::Disconnect(disconnect) => self.client_disconnects(id, &disconnect),
             // [MQTT-3.1.2-30]
-            _ if is_proving => self.protocol_error(id),
+            _ if is_proving => self.protocol_error(id, "nothing but AUTH and DISCONNECT before the CONNACK"),
             Packet::Publish(publish) => self.publish(id, &publish),
             Packet::Puback(ack) => self.puback(id, ack.packet_id),
             Packet::Pubrec(ack) => self.pubrec(id, ack.packet_id, ack.reason),
@@ -792,7 +825,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Packet::Connect(connect) => self.connect(id, &connect),
             // Packets that only a server sends.
             Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
-                self.protocol_error(id);
+                self.protocol_error(id, "a packet that only a server sends");
             }
         }
     }

@@ -3,41 +3,63 @@
 use crate::config;
 use crate::deliver::qos as record_qos;
 use crate::hook::Hook;
+use crate::peers::Late;
 use crate::publish::expired;
 use crate::shard::{Destination, Shard};
 use crate::share::Member;
 use crate::turn::{Reply, Wait};
 use crate::{ConnId, SessionKey};
-use ferrule_mqtt::{Packet, Properties, QoS, ReasonCode, Suback, Subscribe, Unsubscribe, Version, topic};
+use ferrule_mqtt::{
+    Packet, Properties, PropertiesBuf, Property, QoS, ReasonCode, Suback, Subscribe, Unsubscribe, Version,
+    topic,
+};
 use ferrule_store::record::{Delivery, Record, Retained, Subscription};
 use ferrule_store::{Op, Store};
 use std::sync::Arc;
 
 impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn subscribe(&mut self, id: ConnId, subscribe: &Subscribe<'_>) {
+        if let Some(taken) = self.claim_all(id, subscribe) {
+            self.subscribe_to(id, subscribe, &taken);
+        }
+    }
+
+    /// `taken`: the exclusive subscriptions among its filters that somebody else has.
+    pub(crate) fn subscribe_to(&mut self, id: ConnId, subscribe: &Subscribe<'_>, taken: &[Box<str>]) {
         let Some(conn) = self.conns.get(id) else { return };
         let (version, access) = (conn.version, Arc::clone(&conn.access));
+        let terse = conn.publishing.get().is_some_and(|p| p.terse);
+        let most = conn.peer_packet_bytes as usize;
+        let features = Arc::clone(&self.features);
         let limits = *config::client(&self.limits.clients, conn.listener);
         let Some(key) = conn.session else { return };
         let subscription_id = subscribe.properties.subscription_identifiers().next();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut retained = Vec::new();
         let mut durable = false;
-        for (filter, options) in subscribe.filters.iter() {
+        let mut refused = None;
+        for (named, options) in subscribe.filters.iter() {
+            let Some(session) = self.sessions.get_mut(key) else { return };
+            let meant = features.rewrites.filter(named, &session.client_id, session.username.as_deref());
+            let filter = &*meant;
             let shared = topic::shared(filter);
             let refusal = if !limits.takes_topic(filter) {
                 self.stats.topics_refused += 1;
                 Some(ReasonCode::TOPIC_FILTER_INVALID)
-            } else if topic::validate_filter(filter).is_err() || topic::exclusive(filter).is_some() {
+            } else if topic::validate_filter(filter).is_err() {
                 Some(ReasonCode::TOPIC_FILTER_INVALID)
-            } else if !access.subscribe(filter) {
+            } else if !access.subscribe(named) {
                 self.stats.denied += 1;
                 Some(ReasonCode::NOT_AUTHORIZED)
+            } else if taken.iter().any(|taken| **taken == *filter) {
+                self.stats.exclusive_refused += 1;
+                Some(ReasonCode::QUOTA_EXCEEDED)
             } else {
                 None
             };
             let Some(session) = self.sessions.get_mut(key) else { return };
             let known = session.filter(filter).cloned();
+            let client_id = Arc::clone(&session.client_id);
             let refusal = refusal.or_else(|| {
                 let bytes = self.filter_bytes + config::FILTER + filter.len();
                 let is_full =
@@ -49,6 +71,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if let Some(reason) = refusal {
                 // Before MQTT 5 there is one failure code.
                 reasons.push(if version == Version::V5 { reason.0 } else { 0x80 });
+                refused.get_or_insert((named, reason));
+                if known.is_none() && topic::exclusive(filter).is_some() {
+                    // It may have been granted before something else was found to be in the way.
+                    self.release_claim(filter, &client_id);
+                }
                 continue;
             }
             let subscription = Subscription {
@@ -81,14 +108,27 @@ impl<H: Hook, S: Store> Shard<H, S> {
             reasons.push(options.qos.into());
         }
         let mut packet = Vec::with_capacity(8 + reasons.len());
-        let suback =
-            Suback { packet_id: subscribe.packet_id, properties: Properties::EMPTY, reasons: &reasons };
-        let _ = Packet::Suback(suback).encode(version, &mut packet);
+        let mut properties = PropertiesBuf::new();
+        if version == Version::V5
+            && !terse
+            && let Some((named, reason)) = refused
+        {
+            // Of several the first: the codes tell of all.
+            let _ = properties.push(Property::ReasonString(&format!("{named}: {}", reason.name())));
+        }
+        for properties in [properties.as_properties(), Properties::EMPTY] {
+            packet.clear();
+            let suback = Suback { packet_id: subscribe.packet_id, properties, reasons: &reasons };
+            if Packet::Suback(suback).encode(version, &mut packet).is_ok() && packet.len() <= most {
+                // With its reason, unless that makes it larger than the client takes [MQTT-3.9.2-1].
+                break;
+            }
+        }
         if durable {
             // Otherwise an acknowledged subscription is not routable after a kill.
             self.wait(Wait::Reply(Reply { conn: id, packet, retained }));
         } else {
-            self.reply_when_routed(Reply { conn: id, packet, retained });
+            self.when_routed(Late::Reply(Reply { conn: id, packet, retained }));
         }
     }
 
@@ -98,8 +138,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(key) = conn.session else { return };
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         let mut durable = false;
-        for filter in unsubscribe.filters.iter() {
+        let features = Arc::clone(&self.features);
+        for named in unsubscribe.filters.iter() {
             let Some(session) = self.sessions.get_mut(key) else { return };
+            let meant = features.rewrites.filter(named, &session.client_id, session.username.as_deref());
+            let filter = &*meant;
             let store_id = session.store_id();
             if session.unsubscribe(filter).is_none() {
                 // Its end may still be on its way to the store.
@@ -107,8 +150,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 reasons.push(ReasonCode::NO_SUBSCRIPTION_EXISTED.0);
                 continue;
             }
+            let client_id = Arc::clone(&session.client_id);
             self.filter_bytes -= config::FILTER + filter.len();
             self.remove_route(key, filter);
+            if topic::exclusive(filter).is_some() {
+                self.release_claim(filter, &client_id);
+            }
             if let Some(session) = store_id {
                 durable = true;
                 self.op(Op::SubscriptionDelete { session, filter: filter.into() }, true);
@@ -122,7 +169,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if durable {
             self.wait(Wait::Reply(Reply { conn: id, packet, retained: Vec::new() }));
         } else {
-            self.reply_when_routed(Reply { conn: id, packet, retained: Vec::new() });
+            self.when_routed(Late::Reply(Reply { conn: id, packet, retained: Vec::new() }));
         }
     }
 
@@ -137,9 +184,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let keeps = session.is_persistent();
         if topic::shared(text).is_none() {
-            let changed = self.routes.insert(text, Destination::Session(key, subscription, keeps));
+            let plain = topic::exclusive(text).map_or_else(|| Arc::clone(text), Into::into);
+            let changed = self.routes.insert(&plain, Destination::Session(key, subscription, keeps));
             if changed.local && tell {
-                self.peers.route_changed(text, true);
+                self.peers.route_changed(&plain, true);
             }
             return;
         }
@@ -152,8 +200,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Ends that.
     pub(crate) fn remove_route(&mut self, key: SessionKey, text: &str) {
         if topic::shared(text).is_none() {
-            if self.routes.remove(text, key.to_bits()).local {
-                self.peers.route_changed(text, false);
+            let plain = topic::plain(text);
+            let twin = self.sessions.get(key).and_then(|session| session.twin(text));
+            if let Some((twin, subscription)) = twin {
+                // The filter is still subscribed to, as plain as it is or exclusively.
+                self.add_route(key, &twin, subscription, true);
+            } else if self.routes.remove(plain, key.to_bits()).local {
+                self.peers.route_changed(plain, false);
             }
         } else if let Some(turned) = self.shares.remove(text, key) {
             self.share_changed(text, &turned, true);
@@ -169,11 +222,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    fn send_retained(&mut self, id: ConnId, filter: &str, subscription: Subscription) {
+    pub(crate) fn send_retained(&mut self, id: ConnId, filter: &str, subscription: Subscription) {
         let Some(conn) = self.conns.get(id) else { return };
         let (Some(key), access) = (conn.session, Arc::clone(&conn.access)) else { return };
         let mut found: Vec<(Arc<str>, Arc<Retained>)> = Vec::new();
         let now_ms = self.now.wall_ms;
+        let filter = topic::plain(filter);
         self.retained.matches(filter, |name, message| {
             if !expired(message.expires_wall_ms, now_ms) && access.receive(name) {
                 found.push((Arc::clone(name), Arc::clone(message)));

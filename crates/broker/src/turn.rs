@@ -1,8 +1,10 @@
 //! A turn's end: timers, what rules published, and the one batch for the store; and what its commits release.
 
 use crate::config::{self, ClientLimits};
+use crate::ending::Why;
 use crate::hook::Hook;
 use crate::parcel::{Number, Parcel};
+use crate::peers::Late;
 use crate::session::{Kind, LateWill, Phase, Session};
 use crate::shard::{Command, Shard, Timer};
 use crate::{ConnId, SessionKey};
@@ -135,6 +137,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.committed(ticket);
             }
             StoreEvent::Rows { queue, rows } => match queue.as_session() {
+                None if queue.as_delayed().is_some() => self.delayed_rows(queue, rows),
                 None => self.hook.rows(queue, rows, now),
                 Some(id) => {
                     let Some(&key) = self.by_store_id.get(&id) else { return };
@@ -170,8 +173,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             for wait in waits {
                 match wait {
                     Wait::End(end) => self.ended.push((end, Outcome::Delivered)),
-                    Wait::Connack(conn) => self.store_ready(conn),
-                    Wait::Reply(reply) => self.reply_when_routed(reply),
+                    Wait::Connack(conn) => self.connack_when_routed(conn),
+                    Wait::Reply(reply) => self.when_routed(Late::Reply(reply)),
                     Wait::Publish(key, packet_id) => self.outbound_committed(key, packet_id),
                     Wait::Pubrel(key, packet_id) => self.release_committed(key, packet_id),
                 }
@@ -196,12 +199,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.now = now;
         self.run_timers();
         for id in std::mem::take(&mut self.speechless) {
-            self.disconnect(id, ReasonCode::PACKET_TOO_LARGE);
+            let text = "a packet that is due to the client is larger than it takes";
+            self.disconnect(id, Why::new(ReasonCode::PACKET_TOO_LARGE, text));
         }
         // Before rows are handed out: those that come of it go with them.
+        self.fire_delayed();
         self.route_local();
         self.drop_expired_retained();
-        let mut reads = Vec::new();
+        let mut reads = self.delayed.take_reads();
         let mut ended = std::mem::take(&mut self.ended);
         self.hook.turn(now, &mut ended, &mut reads);
         self.ended = ended;
@@ -236,6 +241,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let mut next = self.wheel.next_us();
         let mut at = |due: Option<u64>| next = [next, due].into_iter().flatten().min();
         at(self.peers.next_us());
+        at(self.delayed.next_us());
         at(self.hook.next_due_us(urgent, self.smoothed_commit));
         let unfinished = !self.speechless.is_empty()
             || !self.dirty.is_empty()
@@ -518,21 +524,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 if now.since(conn.heard_us) >= limits.connect_timeout.as_micros() as u64 {
                     // It said all that it had to: it is the gate that is late.
                     self.stats.connect_timeouts += 1;
-                    self.refuse(id, ReasonCode::SERVER_BUSY);
+                    self.refuse(id, Why::elsewhere(ReasonCode::SERVER_BUSY, ""));
                     return;
                 }
             }
             Phase::AwaitAuth => {
                 if now.since(conn.heard_us) >= limits.connect_timeout.as_micros() as u64 {
                     self.stats.connect_timeouts += 1;
-                    self.refuse(id, ReasonCode::NOT_AUTHORIZED);
+                    self.refuse(
+                        id,
+                        Why::new(ReasonCode::NOT_AUTHORIZED, "the authentication was not ended in time"),
+                    );
                     return;
                 }
             }
             Phase::AwaitStore | Phase::Moving => {}
             Phase::Open => {
-                if let Some(reason) = self.overdue(id, &limits) {
-                    self.disconnect(id, reason);
+                if let Some(why) = self.overdue(id, &limits) {
+                    self.disconnect(id, why);
                     return;
                 }
             }
@@ -566,25 +575,27 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     /// Why a connection has to end that is open, if it does.
-    fn overdue(&mut self, id: ConnId, limits: &ClientLimits) -> Option<ReasonCode> {
+    fn overdue(&mut self, id: ConnId, limits: &ClientLimits) -> Option<Why> {
         let now_us = self.now.mono_us;
         let conn = self.conns.get(id)?;
         // What it says while we do not hear it is not held against it.
         if conn.is_heard() {
             if conn.silence_us().is_some_and(|silence_us| now_us - conn.heard_us >= silence_us) {
                 self.stats.keep_alive_timeouts += 1;
-                return Some(ReasonCode::KEEP_ALIVE_TIMEOUT);
+                return Some(ReasonCode::KEEP_ALIVE_TIMEOUT.into());
             }
             let begun = conn.publishing.get().filter(|p| p.begun_us != 0);
             if begun.is_some_and(|p| now_us - p.begun_us >= conn.packet_us(limits)) {
                 self.stats.packet_timeouts += 1;
-                return Some(ReasonCode::KEEP_ALIVE_TIMEOUT);
+                let text = "a packet that had begun did not come";
+                return Some(Why::new(ReasonCode::KEEP_ALIVE_TIMEOUT, text));
             }
         }
         let stalled_us = limits.stalled.as_micros() as u64;
         let is_slow = self.slow_since_us(id, limits).is_some_and(|since_us| now_us - since_us >= stalled_us);
         self.stats.slow_closed += u64::from(is_slow);
-        is_slow.then_some(ReasonCode::QUOTA_EXCEEDED)
+        is_slow
+            .then(|| Why::new(ReasonCode::QUOTA_EXCEEDED, "the client takes too little of what is due to it"))
     }
 
     /// Since when a connection has taken less than it must while its output is long, or while publishers wait for its room: it

@@ -16,6 +16,9 @@ pub const SHARED_PREFIX: &str = "$share/";
 /// What an exclusive subscription's filter begins with: an extension that EMQX made known.
 pub const EXCLUSIVE_PREFIX: &str = "$exclusive/";
 
+/// What the topic of a delayed publish begins with: an extension that EMQX made known.
+pub const DELAYED_PREFIX: &str = "$delayed/";
+
 /// Why a topic name or a topic filter is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TopicError {
@@ -237,6 +240,26 @@ pub fn shared(filter: &str) -> Option<(&str, &str)> {
 /// The plain filter of an exclusive subscription `$exclusive/{filter}`; `None` when it is not one.
 pub fn exclusive(filter: &str) -> Option<&str> {
     filter.strip_prefix(EXCLUSIVE_PREFIX).filter(|plain| !plain.is_empty())
+}
+
+/// Number and topic of a delayed publish `$delayed/{number}/{topic}`; `None` when it is not one.
+///
+/// ```
+/// use ferrule_mqtt::topic::delayed;
+///
+/// assert_eq!(delayed("$delayed/15/a/b"), Some((15, "a/b")));
+/// assert_eq!(delayed("$delayed/soon/a/b"), None);
+/// ```
+pub fn delayed(name: &str) -> Option<(u64, &str)> {
+    let (number, topic) = name.strip_prefix(DELAYED_PREFIX)?.split_once('/')?;
+    // Digits alone: `parse` would take a sign, too.
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    number.parse().ok().filter(|_| is_number && !topic.is_empty()).map(|number| (number, topic))
+}
+
+/// What a subscription is for: of `$share/{group}/{filter}` and `$exclusive/{filter}` the filter.
+pub fn plain(filter: &str) -> &str {
+    shared(filter).map(|(_, plain)| plain).or_else(|| exclusive(filter)).unwrap_or(filter)
 }
 
 /// Whether a filter has wildcards.

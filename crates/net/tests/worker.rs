@@ -94,6 +94,7 @@ impl Node {
                 store: PromptStore(MemoryStore::new(), inbox.clone()),
                 gate: Box::new(gate_of_shard),
                 limits,
+                features: Arc::default(),
                 policy: Policy::EDGE,
                 seed: 1,
                 place: Place::ALONE,

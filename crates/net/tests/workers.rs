@@ -78,6 +78,7 @@ impl Node {
                 store: PromptStore(MemoryStore::new(), inboxes[usize::from(index)].clone()),
                 gate: Box::new(Everyone),
                 limits: Limits::default(),
+                features: Arc::default(),
                 policy: Policy::EDGE,
                 seed: 1,
                 place: place(index),

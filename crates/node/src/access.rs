@@ -14,6 +14,7 @@
 //! A check walks the lists: cost grows with their length, which the configuration file bounds.
 
 use crate::config::AccessLists;
+use ferrule_broker::features::fill;
 use ferrule_mqtt::topic;
 use std::sync::Arc;
 
@@ -85,7 +86,7 @@ impl AclTemplate {
             return Arc::clone(acl);
         }
         let fill = |list: &Vec<String>| -> Filters {
-            list.iter().filter_map(|filter| fill(filter, client_id, username)).collect()
+            list.iter().filter_map(|filter| fill(filter, client_id, username).map(Into::into)).collect()
         };
         Arc::new(Acl {
             publish: self.lists.publish.as_ref().map(fill),
@@ -102,6 +103,8 @@ impl Acl {
     /// Whether a message may be published to `name`, a valid topic name.
     #[must_use]
     pub fn may_publish(&self, name: &str) -> bool {
+        // What is delayed is published to the topic behind.
+        let name = topic::delayed(name).map_or(name, |(_, topic)| topic);
         if is_reserved(name) {
             return self.owns(name);
         }
@@ -119,8 +122,7 @@ impl Acl {
     /// `deny` does. Of `$share/g/f` and `$exclusive/f` it is `f` that counts.
     #[must_use]
     pub fn may_subscribe(&self, filter: &str) -> bool {
-        let plain = topic::shared(filter).map(|(_, plain)| plain).or_else(|| topic::exclusive(filter));
-        let plain = plain.unwrap_or(filter);
+        let plain = topic::plain(filter);
         if is_reserved(plain) {
             return self.owns(plain);
         }
@@ -182,28 +184,6 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
         return Err("is closed: $ferrule/# is Ferrule's own".to_owned());
     }
     Ok(())
-}
-
-/// `filter` with the names in place; `None` when one of them cannot be, or a placeholder is unknown.
-fn fill(filter: &str, client_id: &str, username: Option<&str>) -> Option<Box<str>> {
-    let mut out = String::with_capacity(filter.len());
-    let mut rest = filter;
-    while let Some((before, after)) = rest.split_once("${") {
-        let (name, after) = after.split_once('}')?;
-        let value = match name {
-            "clientid" => client_id,
-            "username" => username?,
-            _ => return None,
-        };
-        out.push_str(before);
-        if value.is_empty() || value.contains(['+', '#', '/']) || (out.is_empty() && value.starts_with('$')) {
-            return None;
-        }
-        out.push_str(value);
-        rest = after;
-    }
-    out.push_str(rest);
-    Some(out.into())
 }
 
 #[cfg(test)]

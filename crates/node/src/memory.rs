@@ -108,6 +108,7 @@ impl WorstCase {
             // Each worker knows all filters, in the end, and all retained messages.
             part("subscriptions", mqtt.subscriptions_max_bytes.saturating_mul(of), "subscriptions_max_bytes"),
             part("retained messages", mqtt.retained_max_bytes.saturating_mul(of), "retained_max_bytes"),
+            part("delayed messages", mqtt.delayed_max_bytes, "delayed_max_bytes"),
             part("outboxes", shape.outboxes.saturating_mul(shape.outbox_bytes), ""),
             part("the broker itself", own, ""),
         ];
@@ -258,7 +259,7 @@ mod tests {
     #[test]
     fn what_is_too_high_is_named_as_far_as_it_must_be_lowered() {
         let text = worst(|_, _| {}).to_string();
-        let expected = "at most 4455MiB if all clients went to their limits: buffers 2GiB, sessions 1884MiB, \
+        let expected = "at most 4519MiB if all clients went to their limits: buffers 2GiB, sessions 1884MiB, \
                         the broker itself 200MiB, subscriptions 128MiB; here are 4GiB: to make sure, lower max_buffered_bytes";
         assert_eq!(text, expected);
         let small = worst(|_, shape| shape.machine = Some(512 << 20));

@@ -222,8 +222,7 @@ fn workers(
 ) -> Result<Workers, RunError> {
     let of = worker_count(config);
     let seed = random()? as u64;
-    let stored: Vec<_> =
-        opened.restored.queues.iter().filter(|q| q.queue.as_session().is_none()).copied().collect();
+    let stored: Vec<_> = opened.restored.queues.iter().filter(|q| q.queue.is_outbox()).copied().collect();
     let mut polls = Vec::new();
     let mut inboxes = Vec::new();
     for _ in 0..of {
@@ -243,6 +242,7 @@ fn workers(
             store: opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event)))),
             gate: Box::new(gate),
             limits: limits(config, of),
+            features: Arc::clone(&config.features),
             policy: session_policy(config, policy),
             seed,
             place,
@@ -536,6 +536,8 @@ fn limits(config: &BrokerConfig, of: u16) -> Limits {
         share: config.share,
         retained_messages: mqtt.retained_max_messages as usize,
         retained_bytes: mqtt.retained_max_bytes as usize,
+        delayed_messages: share(mqtt.delayed_max_messages),
+        delayed_bytes: share(mqtt.delayed_max_bytes),
         connections: connections(),
         sessions: share(mqtt.max_sessions),
         filter_bytes: share(mqtt.subscriptions_max_bytes),

@@ -10,13 +10,16 @@ pub struct Ticket(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
-/// A queue: a session's or an outbox's.
+/// A queue: a session's, an outbox's, or a shard's delayed messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(pub u64);
 
 impl QueueId {
     /// Outboxes have this bit, sessions do not. It leaves the sign bit free for SQL's signed integers.
     const OUTBOX: u64 = 1 << 62;
+
+    /// Queues of delayed messages have this one.
+    const DELAYED: u64 = 1 << 61;
 
     /// The queue of a session.
     #[must_use]
@@ -32,10 +35,28 @@ impl QueueId {
         Self(Self::OUTBOX | (hash & (Self::OUTBOX - 1)))
     }
 
-    /// The session that owns this queue, unless it is an outbox.
+    /// The delayed messages of a shard.
+    #[must_use]
+    pub fn delayed(shard: u16) -> Self {
+        Self(Self::DELAYED | u64::from(shard))
+    }
+
+    /// The session that owns this queue, if one does.
     #[must_use]
     pub fn as_session(self) -> Option<SessionId> {
-        (self.0 & Self::OUTBOX == 0).then_some(SessionId(self.0))
+        (self.0 & (Self::OUTBOX | Self::DELAYED) == 0).then_some(SessionId(self.0))
+    }
+
+    /// The shard whose delayed messages these are, if they are that.
+    #[must_use]
+    pub fn as_delayed(self) -> Option<u16> {
+        (self.0 & (Self::OUTBOX | Self::DELAYED) == Self::DELAYED).then_some(self.0 as u16)
+    }
+
+    /// Whether it is an outbox's.
+    #[must_use]
+    pub fn is_outbox(self) -> bool {
+        self.0 & Self::OUTBOX != 0
     }
 }
 

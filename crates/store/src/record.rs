@@ -261,3 +261,37 @@ pub struct Retained {
 }
 
 impl Record for Retained {}
+
+/// A message whose time has not come: the head of a row of a queue of delayed messages; its payload is the body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delayed {
+    /// The topic that it will be published to.
+    pub topic: Box<str>,
+    /// As published.
+    pub qos: u8,
+    /// As published.
+    pub retain: bool,
+    /// MQTT 5 properties to forward, as encoded, with expiry.
+    pub properties: Bytes,
+    /// Who published: client id, or a rule's name.
+    pub client_id: Arc<str>,
+    /// User name.
+    pub username: Option<Arc<str>>,
+    /// IP address, as text.
+    pub host: Option<Arc<str>>,
+    /// The gateway that it was.
+    pub edge: Option<Arc<str>>,
+    /// How many brokers and rules it has passed.
+    pub hops: u8,
+    /// Hash over the (rule, row) steps behind it.
+    pub path: u64,
+    /// Seconds from its publish on.
+    pub delay_s: u32,
+    /// Milliseconds since 1970 at which it is due.
+    pub due_wall_ms: i64,
+    /// The payload. Kept as the row's body, not in the head.
+    #[serde(skip)]
+    pub payload: Bytes,
+}
+
+impl Record for Delayed {}

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use ferrule_store::record::{
-    Delivery, Entry, Inflight, Record, RecordError, Retained, Session, Subscription, Will,
+    Delayed, Delivery, Entry, Inflight, Record, RecordError, Retained, Session, Subscription, Will,
 };
 use ferrule_store::{Boot, Identity, QueueId, Stamp};
 use proptest::prelude::*;
@@ -92,6 +92,24 @@ fn retained() -> Retained {
     }
 }
 
+fn delayed() -> Delayed {
+    Delayed {
+        topic: "a/b".into(),
+        qos: 2,
+        retain: true,
+        properties: Bytes::from_static(b"p"),
+        client_id: "dev".into(),
+        username: Some("user".into()),
+        host: None,
+        edge: Some("edge-1".into()),
+        hops: 1,
+        path: 300,
+        delay_s: 60,
+        due_wall_ms: 1_700_000_000_000,
+        payload: Bytes::new(),
+    }
+}
+
 #[test]
 fn version_1() {
     check(
@@ -107,6 +125,7 @@ fn version_1() {
     check(&Inflight::Sent(300), "0101ac02");
     check(&Inflight::Released, "0102");
     check(&retained(), "01010080a0abfef96200026f6e");
+    check(&delayed(), "0103612f620201017003646576010475736572000106656467652d3101ac023c80a0abfef962");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
@@ -127,10 +127,25 @@ impl Launch {
     /// When it cannot be started (a program that does not exist ends `setpriv` with 127 instead, see the log).
     #[must_use]
     pub fn start(self) -> Process {
-        let mut command = self.command();
         let log = append(&self.log);
-        let also = log.try_clone().unwrap_or_else(|error| panic!("{}: {error}", self.log.display()));
-        command.stdin(Stdio::null()).stdout(log).stderr(also);
+        self.spawn(Stdio::null(), log.into())
+    }
+
+    /// Starts a program that is talked to: what is written to its input, and its output, which does not go to the log.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[must_use]
+    pub fn start_talking(self) -> (Process, ChildStdin, ChildStdout) {
+        let mut process = self.spawn(Stdio::piped(), Stdio::piped());
+        let (input, output) = (process.child.stdin.take(), process.child.stdout.take());
+        let both = input.zip(output).expect("both are pipes");
+        (process, both.0, both.1)
+    }
+
+    fn spawn(self, input: Stdio, output: Stdio) -> Process {
+        let mut command = self.command();
+        command.stdin(input).stdout(output).stderr(append(&self.log));
         let child = spawn(command).unwrap_or_else(|error| panic!("{}: cannot start: {error}", self.name));
         Process { launch: self, child, exit: None }
     }

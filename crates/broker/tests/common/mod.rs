@@ -25,8 +25,8 @@
 
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
-    Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Exchange, Gate, Grant, Hook, Limits,
-    LocalPublish, Message, Place, Refusal, Role, Shard, Step, introduce,
+    Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Exchange, Features, Gate, Grant, Hook,
+    Limits, LocalPublish, Message, Place, Refusal, Role, Shard, Step, introduce,
 };
 use ferrule_mqtt::{
     Ack, AckType, Auth, Connect, Disconnect, Packet, Properties, PropertiesBuf, Property, Publish, QoS,
@@ -127,6 +127,7 @@ pub struct Denies {
 
 impl Access for Denies {
     fn publish(&self, topic: &str) -> bool {
+        let topic = topic::delayed(topic).map_or(topic, |(_, topic)| topic);
         !topic.starts_with('$') && !self.publish.iter().any(|t| t == topic)
     }
     fn subscribe(&self, filter: &str) -> bool {
@@ -223,6 +224,8 @@ pub struct Peer {
     /// Came out and was not decoded.
     output: Vec<u8>,
     pub packets: VecDeque<String>,
+    /// Reason Strings, in the order in which they came.
+    pub reasons: Vec<String>,
     pub closed: bool,
 }
 
@@ -234,6 +237,7 @@ pub struct Rig {
     pub hook: ScriptedHook,
     pub gate: Arc<Mutex<GateState>>,
     pub limits: Limits,
+    pub features: Arc<Features>,
     pub policy: Policy,
     pub now: Now,
     pub peers: BTreeMap<String, Peer>,
@@ -308,6 +312,14 @@ pub fn limits() -> ClientLimits {
 }
 
 impl Rig {
+    /// So many shards, with what is off by default.
+    pub fn with(features: Features, of: u16) -> Self {
+        let mut rig = Self::of(limits(), of);
+        rig.features = features.into();
+        rig.start(of, &Restored::default());
+        rig
+    }
+
     /// One shard.
     pub fn new(limits: impl Into<Limits>) -> Self {
         Self::of(limits, 1)
@@ -322,6 +334,7 @@ impl Rig {
             hook: ScriptedHook::default(),
             gate: Arc::new(Mutex::new(GateState::default())),
             limits: limits.into(),
+            features: Arc::default(),
             policy: Policy::EDGE,
             now,
             peers: BTreeMap::new(),
@@ -342,6 +355,7 @@ impl Rig {
                 store: self.store.clone(),
                 gate: Box::new(ScriptedGate(Arc::clone(&self.gate), index)),
                 limits: self.limits.clone(),
+                features: Arc::clone(&self.features),
                 policy: self.policy,
                 seed: self.seed,
                 place: Place { index, of, seed: self.seed },
@@ -552,6 +566,13 @@ impl Rig {
                 .unwrap_or_else(|e| panic!("the shard sent {:02x?}: {e}", peer.output))
         {
             packet.check_sender(ferrule_mqtt::Side::Server, peer.version.unwrap_or(Version::V3_1_1)).unwrap();
+            let said = match &packet {
+                Packet::Suback(p) => p.properties.reason_string(),
+                Packet::Connack(p) => p.properties.reason_string(),
+                Packet::Disconnect(p) => p.properties.reason_string(),
+                _ => None,
+            };
+            peer.reasons.extend(said.map(str::to_owned));
             let text = show(&packet);
             peer.packets.push_back(text);
             peer.output.drain(..size);
@@ -623,6 +644,13 @@ pub fn check_with(limits: impl Into<Limits>, script: &str) {
     let limits = limits.into();
     for of in [1, 3] {
         run(&mut Rig::of(limits.clone(), of), script);
+    }
+}
+
+/// Runs a script with what is off by default.
+pub fn check_features(features: &Features, script: &str) {
+    for of in [1, 3] {
+        run(&mut Rig::with(features.clone(), of), script);
     }
 }
 
@@ -769,6 +797,8 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
             number("rmax").into_iter().for_each(|n| push(Property::ReceiveMaximum(n as u16)));
             number("amax").into_iter().for_each(|n| push(Property::TopicAliasMaximum(n as u16)));
             number("psize").into_iter().for_each(|n| push(Property::MaximumPacketSize(n)));
+            get("response").into_iter().for_each(|n| push(Property::RequestResponseInformation(n == "1")));
+            get("problem").into_iter().for_each(|n| push(Property::RequestProblemInformation(n == "1")));
             get("auth").into_iter().for_each(|m| push(Property::AuthenticationMethod(m)));
             get("data").into_iter().for_each(|d| push(Property::AuthenticationData(d.as_bytes())));
             number("delay")
@@ -796,6 +826,7 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
         "publish" => {
             number("alias").into_iter().for_each(|n| push(Property::TopicAlias(n as u16)));
             number("expiry").into_iter().for_each(|n| push(Property::MessageExpiryInterval(n)));
+            get("utf8").into_iter().for_each(|v| push(Property::PayloadFormatIndicator(v == "1")));
             get("ct").into_iter().for_each(|v| push(Property::ContentType(v)));
             number("sid").into_iter().for_each(|n| push(Property::SubscriptionIdentifier(n)));
             Packet::Publish(Publish {
@@ -805,7 +836,10 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
                 topic: get("t").unwrap_or(""),
                 packet_id: id,
                 properties: props.as_properties(),
-                payload: get("p").unwrap_or("").as_bytes(),
+                payload: match get("hex") {
+                    Some(text) => &[u8::from_str_radix(text, 16).unwrap()],
+                    None => get("p").unwrap_or("").as_bytes(),
+                },
             })
         }
         "puback" | "pubrec" | "pubrel" | "pubcomp" => {
@@ -903,6 +937,8 @@ pub fn show(packet: &Packet<'_>) -> String {
             p.session_expiry_interval().into_iter().for_each(|n| write!(text, " expiry={n}").unwrap());
             p.server_keep_alive().into_iter().for_each(|n| write!(text, " ka={n}").unwrap());
             p.assigned_client_identifier().into_iter().for_each(|_| text += " assigned");
+            p.response_information().into_iter().for_each(|v| write!(text, " response={v}").unwrap());
+            p.server_reference().into_iter().for_each(|v| write!(text, " elsewhere={v}").unwrap());
             text += &said(p);
         }
         Packet::Auth(auth) => text = format!("auth {:02x}{}", auth.reason.0, said(auth.properties)),
@@ -941,7 +977,10 @@ pub fn show(packet: &Packet<'_>) -> String {
             s.reasons.iter().for_each(|r| write!(text, " {r:02x}").unwrap());
         }
         Packet::Pingresp => text = "pong".into(),
-        Packet::Disconnect(d) => text = format!("disconnect {:02x}", d.reason.0),
+        Packet::Disconnect(d) => {
+            text = format!("disconnect {:02x}", d.reason.0);
+            d.properties.server_reference().into_iter().for_each(|v| write!(text, " elsewhere={v}").unwrap());
+        }
         other => text = format!("{other:?}"),
     }
     text

@@ -29,6 +29,10 @@ pub struct MqttLimits {
     pub retained_max_messages: u64,
     /// Bytes of all retained messages.
     pub retained_max_bytes: u64,
+    /// Messages that are published later.
+    pub delayed_max_messages: u64,
+    /// Bytes of them.
+    pub delayed_max_bytes: u64,
 }
 
 /// Where a limit is written.
@@ -301,6 +305,22 @@ pub const LIMITS: &[Limit] = {
             "retained_refused",
         ),
         limit(
+            Node,
+            "delayed_max_messages",
+            "messages that are published later (`$delayed/...`); each worker has its share",
+            "as many as there may be retained ones",
+            "PUBACK, PUBREC 0x97, and it goes nowhere; 3.x: closed; QoS 0: dropped",
+            "delayed_refused",
+        ),
+        limit(
+            Node,
+            "delayed_max_bytes",
+            "bytes of them",
+            "they are in memory as well, until then",
+            "the same",
+            "delayed_refused",
+        ),
+        limit(
             Process,
             "memory_max",
             "memory of the process; `0B`: three quarters of the machine's",
@@ -322,6 +342,8 @@ impl MqttLimits {
             max_buffered_bytes: 0,
             retained_max_messages: 100_000,
             retained_max_bytes: 64 << 20,
+            delayed_max_messages: 100_000,
+            delayed_max_bytes: 64 << 20,
         }
     }
 
@@ -356,6 +378,8 @@ pub(super) fn read_mqtt(product: Product, mut s: Section<'_>, r: &mut Reader<'_>
         max_buffered_bytes: size(&mut s, r, "max_buffered_bytes", d.max_buffered_bytes, 0..=BYTES_MAX),
         retained_max_messages: s.number(r, "retained_max_messages", d.retained_max_messages, 0..=COUNT_MAX),
         retained_max_bytes: size(&mut s, r, "retained_max_bytes", d.retained_max_bytes, 0..=BYTES_MAX),
+        delayed_max_messages: s.number(r, "delayed_max_messages", d.delayed_max_messages, 0..=COUNT_MAX),
+        delayed_max_bytes: size(&mut s, r, "delayed_max_bytes", d.delayed_max_bytes, 0..=BYTES_MAX),
     };
     let least = u64::from(MEGABYTE).max(2 * limits.clients.packet_bytes as u64);
     if limits.max_buffered_bytes != 0 && limits.max_buffered_bytes < least {

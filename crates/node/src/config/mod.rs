@@ -16,6 +16,7 @@
 
 mod document;
 mod error;
+mod features;
 mod limits;
 mod listener;
 mod reader;
@@ -34,11 +35,12 @@ pub use units::{parse_duration, parse_size, show_duration, show_size};
 
 use crate::auth::{PasswordHash, Secret};
 use crate::scram::Verifier;
-use ferrule_broker::Strategy;
+use ferrule_broker::{Features, Strategy};
 use ferrule_link::{IdentityMode, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The full default file of `ferrule-edge`, with comments.
@@ -83,6 +85,8 @@ pub struct BrokerConfig {
     pub mqtt: MqttLimits,
     /// `[shared_subscriptions]`: how a member is chosen.
     pub share: Strategy,
+    /// `[protocol]`, `[[rewrite]]` and `[[auto_subscribe]]`.
+    pub features: Arc<Features>,
     /// `[outbox]`.
     pub outbox: OutboxConfig,
     /// What works, but probably not as meant; to be logged.

@@ -2,6 +2,7 @@
 
 use super::document::{Document, Overrides, Place};
 use super::error::{ConfigError, ConfigErrors, ErrorPlace};
+use super::features::read_features;
 use super::limits::{holds_a_packet, read_mqtt};
 use super::listener::{self, ListenerConfig};
 use super::reader::{Hidden, Reader, Section, Size};
@@ -135,6 +136,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     anonymous.end(r, &[]);
     r.settings.extend(mqtt_settings);
     let share = read_share(root.section(r, "shared_subscriptions"), r);
+    let features = read_features(&mut root, r);
     let packets = listeners.iter().map(|listener| listener.clients.packet_bytes);
     let largest = packets.max().unwrap_or(mqtt.clients.packet_bytes);
     let outbox = read_outbox(product, root.section(r, "outbox"), largest, r);
@@ -163,6 +165,8 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
             ("cluster", "clustering is not there yet"),
             ("listeners", "write [[listener]] for each"),
             ("users", "write [[user]] for each"),
+            ("rewrites", "write [[rewrite]] for each"),
+            ("auto_subscriptions", "write [[auto_subscribe]] for each"),
         ],
     );
     let broker = BrokerConfig {
@@ -173,6 +177,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         certificate: certificate_access,
         mqtt,
         share,
+        features: features.into(),
         outbox,
         warnings,
         settings: std::mem::take(&mut r.settings),

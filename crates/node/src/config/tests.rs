@@ -81,7 +81,7 @@ edge.toml:8:1: error: unknown key `é` in `mqtt`
   |
 8 | "é" = 1
   | ^^^
-  = help: known here: connect_timeout, max_connect_size, packet_timeout, max_packet_size, keep_alive_max, session_expiry_max, max_topic_levels, max_topic_length, topic_alias_max, max_subscriptions, receive_max, max_waiting, max_publish_rate, max_publish_bytes, max_inflight, max_queued_messages, max_stored_bytes, max_queued_bytes, max_output_bytes, stall_timeout, max_sessions, subscriptions_max_bytes, max_buffered_bytes, retained_max_messages, retained_max_bytes
+  = help: known here: connect_timeout, max_connect_size, packet_timeout, max_packet_size, keep_alive_max, session_expiry_max, max_topic_levels, max_topic_length, topic_alias_max, max_subscriptions, receive_max, max_waiting, max_publish_rate, max_publish_bytes, max_inflight, max_queued_messages, max_stored_bytes, max_queued_bytes, max_output_bytes, stall_timeout, max_sessions, subscriptions_max_bytes, max_buffered_bytes, retained_max_messages, retained_max_bytes, delayed_max_messages, delayed_max_bytes
 
 edge.toml:12:13: error: `anonymous = true` on an address that other machines reach
    |

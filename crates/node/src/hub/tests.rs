@@ -39,6 +39,7 @@ impl Bench {
             store: MemoryStore::new(),
             gate: Box::new(Open),
             limits,
+            features: Arc::default(),
             policy,
             seed: 1,
             place: Place::ALONE,

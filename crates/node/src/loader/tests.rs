@@ -104,6 +104,7 @@ impl Fixture {
             store: opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event)))),
             gate: Box::new(Everyone),
             limits: Limits::default(),
+            features: Arc::default(),
             policy: Policy::EDGE,
             seed: 1,
             place: Place::ALONE,

@@ -37,6 +37,32 @@ pub fn python() -> PathBuf {
     cached("venv/bin/python")
 }
 
+/// A file that `tests/clients/install.sh` has built in `folder`, from the sources that are there now.
+///
+/// # Panics
+/// When it is not there, or was built from others.
+#[must_use]
+pub fn client(folder: &str, file: &str) -> PathBuf {
+    let built = cached(&format!("clients/{folder}/{file}"));
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients").join(folder);
+    assert_same(&sources, &cached(&format!("clients/{folder}")));
+    built
+}
+
+/// Every file of `sources` is the same in `copies`.
+fn assert_same(sources: &Path, copies: &Path) {
+    let entries = std::fs::read_dir(sources).unwrap_or_else(|error| panic!("{}: {error}", sources.display()));
+    for entry in entries.flatten() {
+        let (source, copy) = (entry.path(), copies.join(entry.file_name()));
+        if source.is_dir() {
+            assert_same(&source, &copy);
+        } else {
+            let same = std::fs::read(&source).ok() == std::fs::read(&copy).ok();
+            assert!(same, "{} was built from another {}: {INSTALL}", copies.display(), source.display());
+        }
+    }
+}
+
 /// A file that `install.sh` has put into its cache.
 fn cached(name: &str) -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);

@@ -156,6 +156,7 @@ largest parts; and which keys to lower where the machine (its control group, if 
 | sessions | `max_sessions` x 193 KiB: 1 KiB each costs, 128 KiB of its queue are in memory, and 64 KiB more while it is read back |
 | subscriptions | workers x `subscriptions_max_bytes`: each worker may come to know all filters |
 | retained messages | workers x `retained_max_bytes` |
+| delayed messages | `delayed_max_bytes` |
 | outboxes | sinks, and an edge's uplink, each: 18 MiB (cloud: 288 MiB) |
 | the broker itself | workers x 8 MiB; 4 MiB between each two, in each direction; 144 MiB for the store; 32 MiB for the program; with users 38 MiB for passwords |
 
