@@ -29,6 +29,7 @@ pub mod rows;
 pub mod run;
 pub mod scale;
 mod shard;
+pub mod stored;
 pub mod storm;
 pub mod tally;
 pub mod wire;

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use ferrule_bench::peer::Peer;
 use ferrule_bench::result::Run;
 use ferrule_bench::{
-    carrier::Over, crowd, floor, handshakes, idle, load, pipeline, report, rows, run, scale, storm,
+    carrier::Over, crowd, floor, handshakes, idle, load, pipeline, report, rows, run, scale, stored, storm,
 };
 
 /// Load generator and side-by-side benchmarks. Without a command: `run`.
@@ -205,6 +205,9 @@ fn all(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     let others = |over: Over| carried(over).into_iter().filter(|peer| peer.name != "floor").collect();
     result.storms = storm::run(&options, &machine, others, said);
     scale_rows(&options, &mut result);
+    if ours {
+        result.stored = stored::run(&options, &edge, said);
+    }
     result.write(&folder)?;
     if !args.no_pipeline {
         result.pipeline = pipeline::run(&options, said);

@@ -48,13 +48,23 @@ fn errors(run: &Run) -> Vec<String> {
         .sessions
         .iter()
         .filter_map(|row| Some((format!("{} sessions", row.sessions), row.error.as_ref()?)));
+    let stored = run
+        .stored
+        .iter()
+        .filter_map(|row| Some((format!("{} stored sessions", row.sessions), row.error.as_ref()?)));
     let filters = run
         .filters
         .iter()
         .flat_map(|filters| filters.errors.iter().map(|error| ("filters".to_owned(), error)));
     let pipeline = run.pipeline.iter().filter_map(|row| Some((row.row.clone(), row.error.as_ref()?)));
-    let all =
-        rows.chain(closed).chain(handshakes).chain(storms).chain(sessions).chain(filters).chain(pipeline);
+    let all = rows
+        .chain(closed)
+        .chain(handshakes)
+        .chain(storms)
+        .chain(sessions)
+        .chain(stored)
+        .chain(filters)
+        .chain(pipeline);
     all.map(|(row, error)| format!("{row}: {}", error.replace('\n', " | "))).collect()
 }
 
@@ -128,6 +138,7 @@ mod tests {
     use crate::result::{HandshakesResult, IdleResult, Machine, PipelineResult, RowResult, StormResult};
     use crate::rows::Target;
     use crate::scale::{Filters, FiltersResult, Sessions, SessionsResult};
+    use crate::stored::{Stored, StoredResult};
     use crate::tally::Summary;
 
     fn outcome(cpu_ns_end: u64) -> Outcome {
@@ -254,6 +265,18 @@ mod tests {
                 }),
                 error: None,
             }],
+            stored: vec![StoredResult {
+                sessions: 1000,
+                found: Some(Stored {
+                    open_seconds: 0.5,
+                    empty_seconds: 0.1,
+                    rss_bytes: 600_000,
+                    empty_rss_bytes: 100_000,
+                    file_bytes: 1 << 20,
+                    waiting_bytes: 102_400,
+                }),
+                error: None,
+            }],
             filters: Some(FiltersResult {
                 few: vec![filters(10, 2_000_000), filters(10, 1_000_000)],
                 all: vec![filters(1000, 1_200_000)],
@@ -278,7 +301,7 @@ mod tests {
         assert!(plain.contains("other FAILED") && plain.contains("other: does not start"), "{plain}");
         // Lost messages; the idle connections' 1,000 bytes; the others' p99 in the storm; everything else is met: CPU, p50, p99, RSS,
         // order, rounds, handshakes, filters.
-        assert!(plain.contains("Targets: 8 met, 3 MISSED"), "{plain}");
+        assert!(plain.contains("Targets: 9 met, 3 MISSED"), "{plain}");
         assert!(plain.contains("5,000 handshakes at once, ferrule: one round broke"), "{plain}");
         let markdown = markdown(&run, "x.json");
         for line in [

@@ -15,6 +15,7 @@ use crate::handshakes::HandshakesOutcome;
 use crate::load::Outcome;
 use crate::rows::Target;
 use crate::scale::{FiltersResult, SessionsResult};
+use crate::stored::StoredResult;
 
 /// A whole run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,6 +48,9 @@ pub struct Run {
     pub storms: Vec<StormResult>,
     /// Sessions in one process without sockets.
     pub sessions: Vec<SessionsResult>,
+    /// Starts on a store with many sessions.
+    #[serde(default)]
+    pub stored: Vec<StoredResult>,
     /// Filters in one process without sockets.
     pub filters: Option<FiltersResult>,
     /// Edge, cloud, sink.

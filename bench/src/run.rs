@@ -51,6 +51,7 @@ pub fn begin(options: &Options, peers: &[Peer], root: &Path) -> Run {
         handshakes: Vec::new(),
         storms: Vec::new(),
         sessions: Vec::new(),
+        stored: Vec::new(),
         filters: None,
         pipeline: Vec::new(),
     }

@@ -2,7 +2,8 @@
 # Installs what the tests need and the machine lacks: `tests/servers/install.sh`.
 #
 # Debian's packages (as root, or by `sudo -n`), the jars of a real Kafka (Maven), paho-mqtt (PyPI) in a virtual
-# environment, MQTT.js (npm) for browsers, and the drivers of other people's clients (tests/clients). What is already there is not touched, and when everything is there nothing asks the network.
+# environment, and the drivers of other people's clients (tests/clients). What is already there is not touched, and when everything is
+# there nothing asks the network.
 # Nothing is started: packages that would start a service (postgresql, mosquitto, nginx, haproxy) or make a database cluster are kept
 # from it. Without the right to install, it prints the line to type and exits 1.
 set -u -o pipefail
@@ -79,17 +80,6 @@ if ! "$venv/bin/python" -c 'import paho.mqtt.client' >/dev/null 2>&1; then
   say "paho-mqtt into $venv"
   mkdir -p "$CACHE" && python3 -m venv --clear "$venv" || die "python3 -m venv $venv failed"
   "$venv/bin/python" -m pip install -q --disable-pip-version-check 'paho-mqtt==2.1.0' </dev/null || die "pip could not install paho-mqtt"
-fi
-
-# MQTT.js: the one file that browsers load, which brings all that it needs. Its name has the version, so that another one is fetched.
-mqttjs=$CACHE/mqttjs-5.16.0.min.js
-if [ ! -s "$mqttjs" ]; then
-  say "MQTT.js into $mqttjs"
-  pack=$(mktemp -d)
-  (cd "$pack" && npm pack --silent mqtt@5.16.0 </dev/null >/dev/null && tar -xzf mqtt-5.16.0.tgz package/dist/mqtt.min.js) \
-    && mkdir -p "$CACHE" && cp "$pack/package/dist/mqtt.min.js" "$mqttjs.part" && mv "$mqttjs.part" "$mqttjs" \
-    || { rm -rf "$pack"; die "npm could not fetch MQTT.js"; }
-  rm -rf "$pack"
 fi
 
 "$HERE/../clients/install.sh" || exit

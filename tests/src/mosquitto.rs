@@ -84,8 +84,9 @@ impl Reach {
     }
 
     fn command(&self, program: &str, version: &str, args: &str) -> Command {
-        let mut command = Command::new(program);
-        command.args(self.line(version, args)).envs(self.env.iter().cloned());
+        // A broker that never answers ends the test, and the program too.
+        let mut command = Command::new("timeout");
+        command.args(["30", program]).args(self.line(version, args)).envs(self.env.iter().cloned());
         command
     }
 

@@ -4,8 +4,10 @@
 use std::net::SocketAddr;
 
 use ferrule_mqtt::{AckType, Packet, QoS, ReasonCode, SubscribeOptions};
+use ferrule_testkit::node::{Role, run_to_exit};
 use ferrule_testkit::wire::{Options, Outgoing};
 use ferrule_testkit::{Client, Config, Node};
+use serde_json::{Value, json};
 
 fn edge() -> Node {
     Node::start(&Config::edge().bare())
@@ -412,4 +414,118 @@ fn sys_topics_say_what_the_node_counts() {
     assert_eq!(ack.reason, ReasonCode::NOT_AUTHORIZED);
     // `#` sees none of it [MQTT-4.7.2-1].
     assert_eq!(texts(&mut wild, edge.addr(), "fence"), [""; 0]);
+}
+
+#[test]
+fn a_delayed_message_comes_over_a_kill_and_an_exclusive_subscription_stays_one() {
+    let mut edge = edge();
+    let me = Options::v5("reader-delayed").persistent();
+    let mut reader = Client::connect(edge.addr(), &me);
+    assert_eq!(reader.subscribe("$exclusive/later/+", QoS::ExactlyOnce), 2);
+    drop(reader);
+    let mut writer = Client::connect(edge.addr(), &Options::v5("writer"));
+    writer.publish("$delayed/2/later/a", b"one", QoS::AtLeastOnce, false);
+    writer.publish("$delayed/2/later/b", b"two", QoS::ExactlyOnce, true);
+    // Far away: it must not come.
+    writer.publish("$delayed/3600/later/c", b"three", QoS::AtLeastOnce, false);
+    let mut other = Client::connect(edge.addr(), &Options::v5("other"));
+    assert_eq!(other.subscribe("$exclusive/later/+", QoS::AtMostOnce), 0x97, "somebody has it");
+    edge.kill9();
+    edge.restart();
+
+    let mut other = Client::connect(edge.addr(), &Options::v5("other"));
+    assert_eq!(other.subscribe("$exclusive/later/+", QoS::AtMostOnce), 0x97, "after a kill, too");
+    let (mut reader, present) = Client::connect_session(edge.addr(), &me);
+    assert!(present);
+    let mut got = [reader.expect_message(), reader.expect_message()].map(|m| m.text().to_owned());
+    got.sort();
+    assert_eq!(got, ["one", "two"]);
+    let mut late = Client::connect(edge.addr(), &Options::v5("late"));
+    late.subscribe("later/#", QoS::AtMostOnce);
+    assert_eq!(late.expect_message().text(), "two", "retained from then on");
+    fence(edge.addr(), "later/fence");
+    assert_eq!(late.messages_until("later/fence").len(), 0);
+}
+
+/// What `ferrule-edge store ...` says of a node's folder.
+fn store(edge: &Node, command: &str) -> (i32, String) {
+    let folder = edge.data_dir().to_str().unwrap().to_owned();
+    let ended = run_to_exit(Role::Edge, &["store", command, "--data-dir", &folder]);
+    (ended.status.code().unwrap_or(-1), ended.output)
+}
+
+#[test]
+fn a_store_is_looked_through_while_its_node_runs_and_when_it_does_not() {
+    let mut edge = edge();
+    let me = Options::v5("reader-store").persistent();
+    let mut reader = Client::connect(edge.addr(), &me);
+    reader.subscribe("s/#", QoS::AtLeastOnce);
+    drop(reader);
+    let mut writer = Client::connect(edge.addr(), &Options::v5("writer"));
+    // More than a page.
+    for n in 0..400 {
+        writer.publish("s/a", format!("message {n}").as_bytes(), QoS::AtLeastOnce, false);
+    }
+    writer.publish("s/kept", &[0xff, 0x00], QoS::AtLeastOnce, true);
+    writer.publish("$delayed/3600/s/later", b"later", QoS::AtLeastOnce, false);
+
+    let counts = |told: &str| {
+        for line in [
+            "1 sessions",
+            "1 subscriptions",
+            "1 retained messages",
+            "401 messages waiting for sessions",
+            "1 delayed messages",
+        ] {
+            assert!(told.contains(&format!(" {line}\n")), "{line}:\n{told}");
+        }
+        assert!(told.contains("no faults"), "{told}");
+    };
+    let dumped = |told: &str| {
+        let items: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let rows = items.iter().filter(|i| i["is"] == "row" && i["topic"] == "s/a");
+        let payloads: Vec<&str> = rows.map(|row| row["payload"].as_str().unwrap()).collect();
+        let expect: Vec<String> = (0..400).map(|n| format!("message {n}")).collect();
+        assert_eq!(payloads, expect);
+        let kept = items.iter().find(|i| i["is"] == "retained").unwrap();
+        assert_eq!((&kept["topic"], &kept["payload_hex"]), (&json!("s/kept"), &json!("ff00")));
+        assert!(items.iter().any(|i| i["is"] == "session" && i["client_id"] == "reader-store"));
+        assert!(items.iter().any(|i| i["is"] == "subscription" && i["filter"] == "s/#"));
+        assert!(items.iter().any(|i| i["is"] == "row" && i["delayed"].is_u64() && i["topic"] == "s/later"));
+    };
+    // Running: through its socket, and it goes on meanwhile.
+    let (code, told) = store(&edge, "check");
+    assert_eq!(code, 0, "{told}");
+    counts(&told);
+    assert!(told.contains("it runs"), "{told}");
+    dumped(&store(&edge, "dump").1);
+    writer.ping();
+    // Not running, after a kill: the journal and the WAL are as they were left.
+    edge.kill9();
+    let (code, told) = store(&edge, "check");
+    assert_eq!(code, 0, "{told}");
+    counts(&told);
+    dumped(&store(&edge, "dump").1);
+    // And nothing was changed by it.
+    edge.restart();
+    let (mut reader, present) = Client::connect_session(edge.addr(), &me);
+    assert!(present);
+    assert_eq!(reader.expect_message().text(), "message 0");
+    drop(reader);
+
+    // A folder without a store, and a file that is damaged.
+    let folder = tempfile::tempdir().unwrap();
+    let ended = run_to_exit(Role::Edge, &["store", "check", "--data-dir", folder.path().to_str().unwrap()]);
+    assert!(ended.output.contains("there is no store in"), "{}", ended.output);
+    edge.terminate();
+    let file = edge.data_dir().join("ferrule.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 4096].fill(0xa5);
+    bytes[4096..8192].fill(0xa5);
+    std::fs::write(&file, bytes).unwrap();
+    let (code, told) = store(&edge, "check");
+    assert_eq!(code, 1, "{told}");
+    assert!(told.contains("fault: ") || told.contains("A start moves a damaged file aside"), "{told}");
+    assert!(file.exists(), "a look moves nothing");
 }

@@ -4,7 +4,7 @@ use crate::handshakes::{self, HandshakesOutcome};
 use crate::result::{self, HandshakesResult, RowResult, Run};
 use crate::rows::{RSS_BYTES_MAX, WORKERS};
 use crate::scale::{FILTERS_RATIO_MAX, FiltersResult};
-use crate::storm;
+use crate::{stored, storm};
 
 /// The peer that ratios are to.
 const BASE: &str = "mosquitto";
@@ -37,6 +37,7 @@ pub(super) fn all(run: &Run) -> Vec<Table> {
         handshakes(run),
         storms(run),
         sessions(run),
+        stored(run),
         filters(run),
         pipeline(run),
     ];
@@ -257,6 +258,12 @@ pub(super) fn targets(run: &Run) -> Table {
             rows.push(single(format!("{}: to bare rustls", row.row), text));
         }
     }
+    for row in &run.stored {
+        if let Some(found) = &row.found {
+            let text = bound(Some(found.open_seconds), stored::OPEN_MAX, 2);
+            rows.push(single(format!("{} stored sessions: seconds to open", row.sessions), text));
+        }
+    }
     for row in run.storms.iter().filter(|row| row.peer == OURS) {
         if let Some((quiet, storm)) = row.p99_us() {
             rows.push(single(
@@ -411,6 +418,33 @@ fn sessions(run: &Run) -> Table {
         head: vec![
             "sessions", "bytes each", "RSS MiB", "accept s", "us each", "subscribe to one topic s", "us each",
             "one publish to all ms", "us each",
+        ],
+        rows: rows.collect(),
+    }
+}
+
+fn stored(run: &Run) -> Table {
+    let rows = run.stored.iter().map(|row| {
+        let found = row.found.as_ref();
+        vec![
+            if found.is_none() { format!("{} FAILED", row.sessions) } else { row.sessions.to_string() },
+            number(found.map(|found| found.open_seconds), 2),
+            number(found.map(|found| found.empty_seconds), 2),
+            number(row.bytes_each(), 0),
+            mib(found.map(|found| found.rss_bytes as f64)),
+            mib(found.map(|found| found.waiting_bytes as f64)),
+            mib(found.map(|found| found.file_bytes as f64)),
+        ]
+    });
+    Table {
+        title: "Starts on a store with many sessions",
+        text: "`ferrule-edge` is started on a store with so many sessions, each with one subscription, one in ten with a message of 1 KiB waiting: \
+               seconds until a client that has a session is told so in its CONNACK, and resident memory then, for each session against an \
+               empty store. Filters are in memory, messages stay on disk."
+            .to_owned(),
+        names: 1,
+        head: vec![
+            "sessions", "serves after s", "an empty one s", "bytes each", "RSS MiB", "messages on disk MiB", "file MiB",
         ],
         rows: rows.collect(),
     }

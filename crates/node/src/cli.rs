@@ -9,6 +9,7 @@ mod cert;
 mod check;
 mod passwd;
 mod status;
+mod store;
 
 use crate::config::{BrokerConfig, CloudConfig, ConfigErrors, EdgeConfig, Overrides, Source};
 use crate::connectors::{self, Connectors};
@@ -87,6 +88,9 @@ enum Command {
     /// Check, try out and explain rules
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Look through what a broker has stored, running or not
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Read a password and print its hash, for `password` in the configuration file
     Passwd(passwd::PasswdArgs),
     /// Make an authority, certificates of the server and of clients, and revoke them
@@ -225,6 +229,7 @@ pub fn main(flavor: &Flavor) -> ExitCode {
         Command::Status(args) => show_status(flavor, &args),
         Command::Rules(command) => rules(flavor, command),
         Command::Cert(args) => cert::run(&args, &mut io::stdout().lock()).map(|()| 0).map_err(Failure::Text),
+        Command::Store(command) => store::run(flavor, &command),
         Command::Passwd(args) => passwd::run(&args).map(|()| 0).map_err(Failure::Text),
     };
     match result {
@@ -354,14 +359,19 @@ fn settings(broker: &BrokerConfig, args: &CheckArgs) -> Vec<String> {
     shown.iter().map(|(setting, source)| format!("{setting:<width$}  # {source}")).collect()
 }
 
-fn show_status(flavor: &Flavor, args: &StatusArgs) -> Result<u8, Failure> {
-    let data_dir = match (&args.data_dir, &args.config) {
+/// The data folder that is meant.
+fn data_dir(flavor: &Flavor, dir: Option<&PathBuf>, config: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    Ok(match (dir, config) {
         (Some(dir), _) => dir.clone(),
         (None, Some(file)) => load(flavor, file)?.node.data_dir,
         // Where `run` without a file keeps its state, if it did so here.
         (None, None) if Path::new(DATA_DIR_PLAIN).is_dir() => PathBuf::from(DATA_DIR_PLAIN),
         (None, None) => PathBuf::from(crate::config::DATA_DIR_DEFAULT),
-    };
+    })
+}
+
+fn show_status(flavor: &Flavor, args: &StatusArgs) -> Result<u8, Failure> {
+    let data_dir = data_dir(flavor, args.data_dir.as_ref(), args.config.as_ref())?;
     let answer = control::ask(&data_dir, flavor.name, &json!({ "do": "status" }))
         .map_err(|e| Failure::Text(e.to_string()))?;
     let mut out = io::stdout().lock();

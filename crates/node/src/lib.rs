@@ -14,6 +14,7 @@ pub mod loader;
 pub mod memory;
 pub mod run;
 pub mod scram;
+pub mod stored;
 pub mod sys;
 pub mod telemetry;
 pub mod watch;

@@ -20,6 +20,7 @@ use crate::hub::{BATCHES, Hub, HubMessage, Node};
 use crate::listen::{self, Listeners};
 use crate::loader::{self, Loader, UPLINK};
 use crate::memory::{self, Shape, WorstCase};
+use crate::stored;
 use crate::sys::Sys;
 use crate::watch::{RuleFile, RuleFiles, Watcher};
 use ferrule_broker::shard::Parts;
@@ -393,9 +394,15 @@ async fn answer(about: About, request: Value) -> Result<Value, String> {
         Some("status") => serde_json::to_value(status(&about).await?).map_err(|e| e.to_string()),
         Some("rules.counters") => Ok(json!({ "rules": status(&about).await?.rules })),
         Some("outbox.list") => Ok(json!({ "outboxes": status(&about).await?.outboxes })),
-        Some(other) => {
-            Err(format!("unknown request `{other}`; there are status, outbox.list, rules.counters"))
+        Some("store.page") => {
+            let after = stored::cursor(request.get("after").unwrap_or(&Value::Null))?;
+            let answer = about.writer.look(after);
+            let page = tokio::task::spawn_blocking(move || answer.recv()).await.map_err(|e| e.to_string())?;
+            Ok(stored::page(&page.map_err(|_| "the store is stopping".to_owned())??))
         }
+        Some(other) => Err(format!(
+            "unknown request `{other}`; there are status, outbox.list, rules.counters, store.page"
+        )),
         None => Err("say what to do: {\"do\":\"status\"}".into()),
     }
 }

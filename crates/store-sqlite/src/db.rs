@@ -118,6 +118,11 @@ impl Db {
         Ok(())
     }
 
+    /// For whoever looks through it.
+    pub(crate) fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
     /// Reads the whole file when it is small; damage is an error.
     pub(crate) fn check(&self) -> Result<(), DbError> {
         if self.file_bytes()? > CHECK_BYTES_MAX {
@@ -248,10 +253,15 @@ impl Db {
         Ok(false)
     }
 
+    /// Moves the journal's net into the tables.
+    pub(crate) fn fold(&mut self) -> Result<(), DbError> {
+        self.commit(std::iter::empty(), true).map(|_| ())
+    }
+
     /// Folds when that is due, while nobody waits.
     pub(crate) fn fold_if_due(&mut self) -> Result<(), DbError> {
         if self.fold_due {
-            self.commit(std::iter::empty(), true)?;
+            self.fold()?;
         }
         Ok(())
     }

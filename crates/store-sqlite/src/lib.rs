@@ -55,6 +55,7 @@
 mod db;
 mod error;
 mod journal;
+mod look;
 mod net;
 mod salvage;
 mod schema;
@@ -62,7 +63,9 @@ mod space;
 mod writer;
 
 pub use error::OpenError;
+pub use look::{Cursor, Item, Key, Look, Page};
 pub use salvage::Damage;
+pub use schema::VERSION as SCHEMA_VERSION;
 pub use writer::{Opened, ShutdownError, SqliteStore, State, Status, Writer, open};
 
 use std::path::{Path, PathBuf};

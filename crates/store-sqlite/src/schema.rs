@@ -13,7 +13,7 @@
 pub(crate) const APPLICATION_ID: i32 = 0x4672_724C;
 
 /// `user_version` of the files that this program writes.
-pub(crate) const VERSION: u32 = UPGRADES.len() as u32;
+pub const VERSION: u32 = UPGRADES.len() as u32;
 
 /// Entry i leads from version i to i + 1. Entries are never edited, only added: a file in the field has run them.
 pub(crate) const UPGRADES: &[&str] = &["

@@ -2,6 +2,7 @@
 
 use crate::db::Db;
 use crate::error::{DbError, Kind, OpenError};
+use crate::look::{self, Cursor, Page};
 use crate::net::Net;
 use crate::salvage::{self, Damage};
 use crate::space::{Ballast, free_bytes};
@@ -111,6 +112,7 @@ enum Command {
     Detach { handle: u32 },
     Batch(Batch),
     Read(Read),
+    Look(Looking),
     Shutdown { reply: Sender<Result<(), ShutdownError>> },
 }
 
@@ -130,6 +132,12 @@ struct Read {
     from: u64,
     max_rows: u32,
     max_bytes: u32,
+}
+
+/// Somebody looks through the store.
+struct Looking {
+    after: Option<Cursor>,
+    reply: Sender<Result<Page, String>>,
 }
 
 /// What handles and thread share.
@@ -209,6 +217,7 @@ pub fn open(folder: &Path, options: Options) -> Result<Opened, OpenError> {
         handles: BTreeMap::new(),
         batches: Vec::new(),
         reads: VecDeque::new(),
+        looks: VecDeque::new(),
         failing: None,
         damaged: None,
         unreadable: 0,
@@ -256,6 +265,14 @@ impl Writer {
     #[must_use]
     pub fn status(&self) -> Status {
         self.shared.status().clone()
+    }
+
+    /// Asks for a page of what is in the store; the answer comes between two commits.
+    #[must_use]
+    pub fn look(&self, after: Option<Cursor>) -> Receiver<Result<Page, String>> {
+        let (reply, answer) = channel();
+        let _ = self.shared.line().commands.send(Command::Look(Looking { after, reply }));
+        answer
     }
 
     /// Commits what waits, copies the WAL into the file, and closes it. What handles submit later never resolves.
@@ -355,6 +372,8 @@ struct Worker {
     batches: Vec<Batch>,
     /// Asked and not answered: bounded by the shards, which have one read of a queue under way.
     reads: VecDeque<Read>,
+    /// The same of whoever looks through it: bounded by the connections of the control socket.
+    looks: VecDeque<Looking>,
     /// The message that was told last, while failing.
     failing: Option<String>,
     /// Salvage at the next reopening, and why.
@@ -385,7 +404,8 @@ impl Worker {
         let mut idle = IDLE_BUSY;
         let mut back_off = BACK_OFF_FIRST;
         loop {
-            if self.whole() == 0 && self.reads.is_empty() && self.stopping.is_none() {
+            if self.whole() == 0 && self.reads.is_empty() && self.looks.is_empty() && self.stopping.is_none()
+            {
                 // A part that waits for its other must not be forgotten.
                 let wait = if self.batches.is_empty() { idle } else { JOINT_MAX };
                 match self.received.recv_timeout(wait) {
@@ -411,6 +431,10 @@ impl Worker {
             match result {
                 Ok(()) => back_off = BACK_OFF_FIRST,
                 Err(e) => {
+                    for looking in self.looks.drain(..) {
+                        // Who asked may have gone.
+                        let _ = looking.reply.send(Err(e.to_string()));
+                    }
                     self.fail(e);
                     if self.stopping.is_none() {
                         self.pause(back_off);
@@ -440,6 +464,7 @@ impl Worker {
             }
             Command::Batch(batch) => self.batches.push(batch),
             Command::Read(read) => self.reads.push_back(read),
+            Command::Look(looking) => self.looks.push_back(looking),
             Command::Shutdown { reply } => self.stopping = Some(reply),
         }
     }
@@ -474,6 +499,7 @@ impl Worker {
             self.committed(whole, done.map(|d| d.folded), started.elapsed());
         }
         self.read_one()?;
+        self.look_once()?;
         let Ok(db) = &mut self.db else { return Ok(()) };
         db.checkpoint_if_due(self.options.wal_bytes)?;
         if self.last_space.is_none_or(|at| at.elapsed() >= SPACE_INTERVAL) {
@@ -557,6 +583,19 @@ impl Worker {
             notify(StoreEvent::Rows { queue: read.queue, rows });
         }
         self.reads.pop_front();
+        Ok(())
+    }
+
+    /// A page for whoever looks through the store; of the first one the tables are what was committed by now.
+    fn look_once(&mut self) -> Result<(), DbError> {
+        let (Ok(db), Some(looking)) = (&mut self.db, self.looks.front()) else { return Ok(()) };
+        if looking.after.is_none() {
+            db.fold()?;
+        }
+        let page = look::page(db.conn(), looking.after.as_ref())?;
+        if let Some(looking) = self.looks.pop_front() {
+            let _ = looking.reply.send(Ok(page));
+        }
         Ok(())
     }
 

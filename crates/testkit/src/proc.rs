@@ -355,7 +355,7 @@ pub fn output(command: &mut Command) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Write};
 
     fn sleeper(folder: &Path) -> Process {
         Launch::new("sleep", "sleep", folder.join("log")).arg("600").start()
@@ -449,6 +449,19 @@ mod tests {
         send_signal("KILL", orphaned.child.id());
         wait_gone(pid);
         orphaned.wait(Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_child_is_talked_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let launch = Launch::new("sh", "sh", folder.path().join("log"));
+        let talk = launch.args(["-c", "read line; echo \"heard $line\"; echo aside >&2; read line"]);
+        let (mut shell, mut input, output) = talk.start_talking();
+        writeln!(input, "hello").unwrap();
+        assert_eq!(BufReader::new(output).lines().next().unwrap().unwrap(), "heard hello");
+        drop(input);
+        shell.wait(Duration::from_secs(10));
+        assert_eq!(shell.log(), "aside\n");
     }
 
     #[test]

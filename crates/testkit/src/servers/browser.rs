@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{INSTALL, cached};
+use super::{INSTALL, client};
 use crate::Certs;
 use crate::proc::{Launch, Process, output};
 
@@ -48,7 +48,11 @@ impl Browser {
         };
         let server = Server::start([
             ("/", "text/html", PAGE.to_owned()),
-            ("/mqtt.min.js", "text/javascript", read(&cached("mqttjs-5.16.0.min.js"))),
+            (
+                "/mqtt.min.js",
+                "text/javascript",
+                read(&client("mqttjs", "node_modules/mqtt/dist/mqtt.min.js")),
+            ),
             ("/test.js", "text/javascript", read(script)),
         ]);
         let program = Path::new("/usr/bin/chromium");

@@ -1,4 +1,5 @@
 //! rumqttc as the tests drive it: ../README.md says how.
+#![forbid(unsafe_code)]
 
 mod v3;
 mod v5;
