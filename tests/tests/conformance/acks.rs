@@ -151,7 +151,7 @@ clause!(mqtt_3_3_1_3, "MQTT-3.3.1-3", [v3_1_1, v5], |broker| {
     let me = frames::unique();
     let mut away = peer.persistent(&me);
     away.subscribe(&topic, QoS::ExactlyOnce);
-    away.disconnect();
+    peer.leave(away);
     for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
         peer.publish(&topic, b"y", qos, false);
     }
@@ -167,7 +167,7 @@ clause!(mqtt_3_3_1_3, "MQTT-3.3.1-3", [v3_1_1, v5], |broker| {
     late.subscribe(&topic, QoS::AtLeastOnce);
     assert!(!next_publish(&mut late).dup);
     // With what comes again there is what comes for the first time.
-    drop(away);
+    peer.leave(away);
     peer.publish(&topic, b"new", QoS::AtLeastOnce, false);
     let mut away = peer.back(&me);
     let came: Vec<_> = peer.frames(&mut away);

@@ -16,7 +16,7 @@ clause!(mqtt_3_2_0_1, "MQTT-3.2.0-1", [v3_1_1, v5], |broker| {
     let (me, topic) = (unique(), unique());
     let mut client = peer.persistent(&me);
     client.subscribe(&topic, QoS::AtLeastOnce);
-    client.disconnect();
+    peer.leave(client);
     peer.publish(&topic, b"queued", QoS::AtLeastOnce, false);
     // The client does not wait: with its CONNECT come packets that have answers, and a message is there for it.
     let mut client = peer.open();

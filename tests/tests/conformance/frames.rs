@@ -185,6 +185,13 @@ impl Peer {
         }
     }
 
+    /// Leaves with DISCONNECT, which the broker has seen when this returns: what is published then waits for the session's next
+    /// connection and was not sent before.
+    pub(crate) fn leave(self, mut client: Client) {
+        client.send_raw(&[0xE0, 0]).unwrap();
+        self.closed_silently(&mut client);
+    }
+
     /// The broker closes and sends nothing more.
     pub(crate) fn closed_silently(self, client: &mut Client) {
         let error = client.recv(PATIENCE).expect_err("nothing follows");

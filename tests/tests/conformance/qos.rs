@@ -116,7 +116,7 @@ fn backlog(broker: &Broker) {
     let peer = Peer { addr: node.addr(), version: broker.version };
     let mut away = peer.persistent("away");
     away.subscribe("t", QoS::AtLeastOnce);
-    away.disconnect();
+    peer.leave(away);
     let mut writer = peer.clean("writer");
     for n in 0..COUNT {
         if n % 100 == 0 {
