@@ -1120,7 +1120,7 @@ impl World {
                 let actor = &mut self.actors[at];
                 if let Some(earlier) = actor.received.get(&publish.packet_id) {
                     if *earlier != payload {
-                        let texts = [earlier, payload].map(|text| key_of(text));
+                        let texts = [earlier, payload].map(key_of);
                         self.fault(format!(
                             "client {at}: packet id {} is another message's, {texts:?}, and was not released",
                             publish.packet_id
