@@ -100,10 +100,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             DecodeError::TooLarge { .. } => self.stats.oversized += 1,
             _ => self.stats.protocol_errors += 1,
         }
-        let why = Why::new(error.reason(), error.to_string());
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.phase != Phase::AwaitConnect {
-            self.reject(id, why);
+            self.reject(id, Why::new(error.reason(), error.to_string()));
             return;
         }
         // A CONNACK only where the bytes were a CONNECT of sorts: garbage gets no answer.
@@ -118,7 +117,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         };
         if let Some(version) = version {
             conn.version = version;
-            self.write_refusal(id, &why);
+            // How large a packet its sender takes is not known: nothing that need not be said is [MQTT-3.2.2-19].
+            self.write_refusal(id, &error.reason().into());
         }
         self.close(id);
     }

@@ -18,6 +18,13 @@ pub struct Features {
     pub auto_subscribe: Vec<AutoSubscription>,
 }
 
+impl Features {
+    /// Whether publishes have to be looked at for any of it.
+    pub(crate) fn concern_publishes(&self) -> bool {
+        self.check_payload_format || self.rewrites.concern_publishes()
+    }
+}
+
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AutoSubscription {

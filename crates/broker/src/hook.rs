@@ -120,11 +120,6 @@ impl<'a> Ends<'a> {
         }
     }
 
-    /// One more, if it is wanted.
-    pub(crate) fn end_if(&mut self, wanted: bool) -> Option<End> {
-        if wanted { self.end() } else { None }
-    }
-
     /// Gives back an end whose destination could not take the message.
     pub fn resolve(&mut self, end: Option<End>, outcome: Outcome) {
         if let Some(end) = end {

@@ -5,14 +5,15 @@ use crate::delayed::is_delayed;
 use crate::deliver::{Outgoing, delivering, qos as record_qos};
 use crate::ending::Why;
 use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
-use crate::parcel::{Number, Share};
+use crate::parcel::Share;
 use crate::peers::Owner;
 use crate::retained::Set;
 use crate::session::{Conn, Inbound, Publishing, Received, Session, Waiting, Will};
 use crate::shard::{Destination, Shard, Stats};
 use crate::share::{Member, Pick};
+use crate::slots::Slots;
 use crate::turn::{Receiving, Reply, Wait};
-use crate::{ConnId, SessionKey};
+use crate::{ConnId, SessionKey, marker};
 use bytes::Bytes;
 use ferrule_mqtt::{
     AckType, PacketType, Properties, PropertiesBuf, PropertyId, PropertyScope, Publish, QoS, ReasonCode,
@@ -129,7 +130,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let version = conn.version;
         let is_answered = publish.qos > QoS::AtMostOnce;
         let Some(conn) = self.conns.get(id) else { return };
-        let (meant, refusal) = match self.vet(conn, publish, topic, &publisher) {
+        let is_special = publish.retain || topic.starts_with('$') || self.features.concern_publishes();
+        let vetted = if !is_special && limits.takes_topic(topic) && conn.access.publish(topic) {
+            Ok(None)
+        } else {
+            self.vet(conn, publish, topic, &publisher)
+        };
+        let (meant, refusal) = match vetted {
             Ok(meant) => (meant, None),
             Err((reason, counter)) => {
                 *counter(&mut self.stats) += 1;
@@ -175,14 +182,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
             attachment: None,
             hold,
         };
-        let routed = self.route(&message, Scope::Everyone(Some(key)), owner.map(Owner::Publisher), None);
+        let routed = self.route_or_delay(&message, Some(key), owner.map(Owner::Publisher), None);
         if let Some(owner) = owner {
             self.await_or_acknowledge(owner, publish, topic, routed);
         }
     }
 
     /// Whether a publish may be routed, as far as that is seen from the packet alone; if so, the topic that is meant, where that is
-    /// not the one that it names.
+    /// not the one that it names. Most need not be asked so much.
+    #[cold]
+    #[inline(never)]
     fn vet(
         &self,
         conn: &Conn,
@@ -469,6 +478,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
+    /// To everyone whom it concerns, now or at its time. `from`: as of [`Scope::Everyone`].
+    pub(crate) fn route_or_delay(
+        &mut self,
+        message: &Message<'_>,
+        from: Option<SessionKey>,
+        owner: Option<Owner>,
+        joined: Option<&ferrule_outbox::End>,
+    ) -> Routed {
+        if is_delayed(message.topic) {
+            return self.delay(message, owner, joined);
+        }
+        self.route(message, Scope::Everyone(from), owner, joined)
+    }
+
     /// To everyone whom it concerns.
     pub(crate) fn route(
         &mut self,
@@ -477,9 +500,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
         owner: Option<Owner>,
         joined: Option<&ferrule_outbox::End>,
     ) -> Routed {
-        if is_delayed(message.topic) && matches!(scope, Scope::Everyone(_)) {
-            return self.delay(message, owner, joined);
-        }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         let mut keepers = 0;
@@ -556,38 +576,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
         } else {
             Vec::new()
         };
-        let once = owner.filter(|owner| message.hold && !matches!(owner, Owner::Peer { .. }));
-        let once = once.zip(ends.end_if(once.is_some()));
+        if message.hold
+            && let Some(op) = owner.and_then(|owner| once(&self.sessions, owner))
+        {
+            // What must not be known twice is written with what was made of it.
+            let receiving = ends.end().map(|end| Receiving { op, end, awaited, joined: Vec::new() });
+            self.batch.received.extend(receiving);
+            self.batch.due = true;
+        }
         let receipt = ends.finish();
         self.scratch = scratch;
-        if let Some((owner, end)) = once {
-            self.once(owner, end, awaited);
-        }
         if retain {
             self.retain(message, expires_wall_ms, retain_ends);
         }
         Routed { matched, receipt }
-    }
-
-    /// What must not be known twice is written with what was made of it: from a publisher with a persistent session the packet id,
-    /// durable before PUBREC; of a delayed message that its row is gone.
-    pub(crate) fn once(&mut self, owner: Owner, end: ferrule_outbox::End, awaited: Vec<Number>) {
-        let op = match owner {
-            Owner::Publisher(Inbound { session, packet_id, .. }) => {
-                self.sessions.get(session).and_then(Session::store_id).map(|session| {
-                    let record = record::Inflight::Received.to_bytes();
-                    Op::InflightPut { session, side: Side::Inbound, packet_id, record }
-                })
-            }
-            Owner::Delayed(key) => Some(key.remove()),
-            Owner::Peer { .. } => None,
-        };
-        let Some(op) = op else {
-            self.ended.push((end, Outcome::Delivered));
-            return;
-        };
-        self.batch.received.push(Receiving { op, end, awaited, joined: Vec::new() });
-        self.batch.due = true;
     }
 
     /// Sorts what matched into sessions, hooks and shards, each once. How many of the sessions keep the message beyond
@@ -772,7 +774,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             properties: Properties::checked(&will.properties, scope).unwrap_or(Properties::EMPTY),
             ..Message::new(meant.as_deref().unwrap_or(&will.topic), &will.payload, publisher, self.now)
         };
-        self.route(&message, Scope::Everyone(from), None, None);
+        self.route_or_delay(&message, from, None, None);
     }
 
     /// Routes what rules published.
@@ -808,10 +810,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
             attachment: publish.attachment.as_ref(),
             hold: publish.hold,
         };
-        self.route(&message, Scope::Everyone(None), None, publish.end.as_ref());
+        self.route_or_delay(&message, None, None, publish.end.as_ref());
         if let Some(end) = publish.end {
             self.ended.push((end, Outcome::Delivered));
         }
+    }
+}
+
+/// What a publish of QoS 2 must leave in the store, so that it is not known twice: from a publisher with a persistent session the
+/// packet id, durable before PUBREC; of a delayed message that its row is gone.
+pub(crate) fn once(sessions: &Slots<marker::Session, Session>, owner: Owner) -> Option<Op> {
+    match owner {
+        Owner::Publisher(Inbound { session, packet_id, .. }) => {
+            let session = sessions.get(session).and_then(Session::store_id)?;
+            let record = record::Inflight::Received.to_bytes();
+            Some(Op::InflightPut { session, side: Side::Inbound, packet_id, record })
+        }
+        Owner::Delayed(key) => Some(key.remove()),
+        Owner::Peer { .. } => None,
     }
 }
 

@@ -112,6 +112,11 @@ impl Rewrites {
         Self { publish: of(Action::Publish).collect(), subscribe: of(Action::Subscribe).collect() }
     }
 
+    /// Whether any is for publishes.
+    pub(crate) fn concern_publishes(&self) -> bool {
+        !self.publish.is_empty()
+    }
+
     /// The topic that a publish is for; none: the one that it names. It may be no valid topic name.
     pub(crate) fn name(&self, name: &str, client_id: &str, username: Option<&str>) -> Option<String> {
         let rule = self.publish.iter().find(|rule| topic::matches(&rule.source, name))?;

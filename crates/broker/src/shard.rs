@@ -553,6 +553,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn receive(&mut self, id: ConnId, buf: &[u8], now: Now) -> usize {
         self.now = now;
         let mut at = 0;
+        if self.conns.get(id).is_some_and(Conn::is_claiming) {
+            return self.keep(id, at, buf, false);
+        }
         loop {
             let Some(conn) = self.conns.get_mut(id) else { return buf.len() };
             let limits = config::client(&self.limits.clients, conn.listener);
@@ -560,7 +563,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 Phase::Closing => return buf.len(),
                 Phase::AwaitConnect => (None, limits.connect_bytes.min(limits.packet_bytes)),
                 Phase::AwaitAuth => (Some(conn.version), limits.connect_bytes.min(limits.packet_bytes)),
-                Phase::Open if conn.throttled || conn.is_claiming() => return self.keep(id, at, buf, false),
+                Phase::Open if conn.throttled => return self.keep(id, at, buf, false),
                 Phase::Open if conn.out.len() >= 2 * self.pool.bound(limits.output_bytes) => {
                     self.block(id);
                     return self.keep(id, at, buf, false);
@@ -578,6 +581,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 Ok(Some((packet, size))) => {
                     if let Err(error) = packet.check_sender(ferrule_mqtt::Side::Client, conn.version) {
                         self.refuse_bytes(id, &error, &[]);
+                        return buf.len();
+                    }
+                    if conn.phase == Phase::AwaitAuth
+                        && !matches!(packet, Packet::Auth(_) | Packet::Disconnect(_))
+                    {
+                        // [MQTT-3.1.2-30]
+                        self.protocol_error(id, "nothing but AUTH and DISCONNECT before the CONNACK");
                         return buf.len();
                     }
                     if version.is_some() {
@@ -601,7 +611,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
                         return self.keep(id, at, buf, false);
                     }
                     at += size;
+                    let may_wait = matches!(packet, Packet::Subscribe(_));
                     self.packet(id, packet);
+                    if may_wait && self.conns.get(id).is_some_and(Conn::is_claiming) {
+                        return self.keep(id, at, buf, false);
+                    }
                 }
                 // A few bytes more, and the answer is one that its sender knows.
                 Err(DecodeError::TooLarge { .. }) if version.is_none() && buf.len() - at < CONNECT_HEAD => {
@@ -806,12 +820,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     // --- packets ---
 
     fn packet(&mut self, id: ConnId, packet: Packet<'_>) {
-        let is_proving = self.conns.get(id).is_some_and(|c| c.phase == Phase::AwaitAuth);
         match packet {
-            Packet::Auth(auth) => self.auth(id, &auth),
-            Packet::Disconnect(disconnect) => self.client_disconnects(id, &disconnect),
-            // [MQTT-3.1.2-30]
-            _ if is_proving => self.protocol_error(id, "nothing but AUTH and DISCONNECT before the CONNACK"),
             Packet::Publish(publish) => self.publish(id, &publish),
             Packet::Puback(ack) => self.puback(id, ack.packet_id),
             Packet::Pubrec(ack) => self.pubrec(id, ack.packet_id, ack.reason),
@@ -823,6 +832,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.write(id, |out, _| out.extend_from_slice(&PINGRESP));
             }
             Packet::Connect(connect) => self.connect(id, &connect),
+            Packet::Disconnect(disconnect) => self.client_disconnects(id, &disconnect),
+            Packet::Auth(auth) => self.auth(id, &auth),
             // Packets that only a server sends.
             Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
                 self.protocol_error(id, "a packet that only a server sends");

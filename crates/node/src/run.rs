@@ -88,6 +88,9 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
     move |error| RunError::System { what, error }
 }
 
+/// How long what is not a worker may take to end.
+const STOP: Duration = Duration::from_secs(1);
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -128,17 +131,13 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         runtime.handle().clone(),
     );
     let stats = Arc::new(UplinkStats::default());
-    if let Some(uplink) = uplink {
+    let link = uplink.map(|uplink| {
         let (generation, events) = loader.events(UPLINK);
         let (sender, rows) = mpsc::channel(BATCHES);
         loader.connect_uplink(generation, sender);
-        runtime.spawn(ferrule_link::run(
-            link(uplink, &origin, boot, clock),
-            rows,
-            events,
-            Arc::clone(&stats),
-        ));
-    }
+        let config = link(uplink, &origin, boot, clock);
+        runtime.spawn(ferrule_link::run(config, rows, events, Arc::clone(&stats)))
+    });
     loader.load(&texts).map_err(RunError::Rules)?;
 
     let ended = Arc::new(tokio::sync::Notify::new());
@@ -190,8 +189,11 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     inboxes.iter().for_each(|inbox| inbox.post(Mail::Stop));
     // All of them end before any is judged.
     let ends: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
-    // Sinks and the uplink see their channels closed and finish what they hold.
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Some(link) = link {
+        // It sees its channel closed, and leaves with DISCONNECT; the runtime's end alone would drop it where it stands.
+        let _ = runtime.block_on(async { tokio::time::timeout(STOP, link).await });
+    }
+    runtime.shutdown_timeout(STOP);
     if let Ok(writer) = Arc::try_unwrap(about.writer)
         && let Err(error) = writer.shutdown()
     {

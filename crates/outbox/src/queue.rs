@@ -9,7 +9,7 @@
 //! ```text
 //!  oldest                                                                            newest
 //!  head: slots in memory, ascending   | gap: on disk only (first..=last) | fresh: slots in memory, not yet
-//!  (done | in flight | unsent)        | read back 256 rows at a time     | on disk; move into the gap when
+//!  (answered | in flight | unsent)    | read back 256 rows at a time     | on disk; move into the gap when
 //!                                     |                                  | committed
 //! ```
 //! Without a backlog there is only `head`. When head is full, or while there is a gap, rows enter `fresh`. When the
@@ -20,6 +20,7 @@
 //! - A row leaves for the consumer in order of its number; after [`Queue::reset`] again from the oldest unanswered.
 //! - A row's end is resolved once: by its destination's answer or by its commit, whichever is first.
 //! - A row that was written is removed from disk only after its answer.
+//! - One row that is not answered keeps its own room in head, not that of those behind it.
 //! - `entered + recovered = delivered + discarded + in_flight + queued` ([`Counters`]) after every call.
 //!
 //! # Operation
@@ -35,6 +36,9 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Answered slots that may stay in head whatever else is there: a few kilobytes.
+const ANSWERED: usize = 32;
 
 /// What a queue holds.
 pub trait Row: Clone {
@@ -162,14 +166,14 @@ enum Disk {
 #[derive(Debug)]
 struct Slot<R> {
     seq: u64,
-    row: R,
+    /// None: answered, and its room is free. It stays in its place until those before it have gone or there are many like it.
+    row: Option<R>,
     size: usize,
     end: Option<End>,
     came_us: u64,
     /// When it was handed out; none while it is not.
     sent_us: Option<u64>,
     disk: Disk,
-    done: bool,
     again: bool,
     /// Not handed out before it is on disk.
     held: bool,
@@ -188,8 +192,11 @@ pub struct Queue<R> {
     id: QueueId,
     policy: Policy,
     head: VecDeque<Slot<R>>,
-    /// Slots of `head` before this index are in flight or done.
+    /// Slots of `head` before this index are in flight or answered.
     cursor: usize,
+    /// Slots of `head` that are answered.
+    answered: usize,
+    /// Bytes of those that are not.
     head_bytes: usize,
     gap: Option<Gap>,
     reading: bool,
@@ -230,6 +237,7 @@ impl<R: Row> Queue<R> {
             policy,
             head: VecDeque::new(),
             cursor: 0,
+            answered: 0,
             head_bytes: 0,
             gap: None,
             reading: false,
@@ -295,12 +303,12 @@ impl<R: Row> Queue<R> {
     #[must_use]
     pub fn get(&self, seq: u64) -> Option<&R> {
         let index = self.head.binary_search_by_key(&seq, |s| s.seq).ok()?;
-        Some(&self.head[index]).filter(|s| !s.done).map(|s| &s.row)
+        self.head[index].row.as_ref()
     }
 
     /// Rows that are in memory and not answered, in their order.
     pub fn rows(&self) -> impl Iterator<Item = &R> {
-        self.head.iter().chain(&self.fresh).filter(|s| !s.done).map(|s| &s.row)
+        self.head.iter().chain(&self.fresh).filter_map(|s| s.row.as_ref())
     }
 
     /// Whether the destination was said to be reachable.
@@ -351,13 +359,12 @@ impl<R: Row> Queue<R> {
         let came_us = now.mono_us;
         let slot = Slot {
             seq,
-            row,
+            row: Some(row),
             size,
             end,
             came_us,
             sent_us: None,
             disk: Disk::No,
-            done: false,
             again: false,
             held: false,
         };
@@ -420,9 +427,7 @@ impl<R: Row> Queue<R> {
             }
             self.cursor += 1;
             self.handed_to = self.handed_to.max(slot.seq);
-            if slot.done || slot.sent_us.is_some() {
-                continue;
-            }
+            let Some(row) = slot.row.as_ref().filter(|_| slot.sent_us.is_none()) else { continue };
             if self.counters.in_flight == 0 {
                 // Time without anything to answer is not silence.
                 self.last_answer_us = now.mono_us;
@@ -431,7 +436,7 @@ impl<R: Row> Queue<R> {
             self.counters.in_flight += 1;
             self.counters.queued -= 1;
             self.counters.again += u64::from(slot.again);
-            give(slot.seq, &slot.row, slot.again);
+            give(slot.seq, row, slot.again);
         }
     }
 
@@ -439,10 +444,11 @@ impl<R: Row> Queue<R> {
     pub fn answer(&mut self, seq: u64, outcome: Outcome, now: Now, ended: &mut Vec<(End, Outcome)>) {
         let Ok(index) = self.head.binary_search_by_key(&seq, |s| s.seq) else { return };
         let slot = &mut self.head[index];
-        if slot.done {
+        if slot.row.take().is_none() {
             return;
         }
-        slot.done = true;
+        self.answered += 1;
+        self.head_bytes -= slot.size;
         match outcome {
             Outcome::Delivered => self.counters.delivered += 1,
             Outcome::Discarded(_) | Outcome::Retry => self.counters.discarded += 1,
@@ -471,18 +477,22 @@ impl<R: Row> Queue<R> {
                 self.unwritten_bytes -= size;
             }
         }
-        while self.head.front().is_some_and(|s| s.done) {
-            if let Some(slot) = self.head.pop_front() {
-                self.head_bytes -= slot.size;
-                self.cursor = self.cursor.saturating_sub(1);
-            }
+        while self.head.pop_front_if(|s| s.row.is_none()).is_some() {
+            self.answered -= 1;
+            self.cursor = self.cursor.saturating_sub(1);
+        }
+        if self.answered > ANSWERED && self.answered > self.head.len() / 2 {
+            // Behind one that is not: all at once, so that each costs no more than a few steps.
+            self.cursor = self.head.range(..self.cursor).filter(|s| s.row.is_some()).count();
+            self.head.retain(|s| s.row.is_some());
+            self.answered = 0;
         }
         self.merge();
     }
 
     /// The consumer lost its rows: all that is unanswered waits again, oldest first.
     pub fn reset(&mut self) {
-        for slot in self.head.iter_mut().filter(|s| !s.done) {
+        for slot in self.head.iter_mut().filter(|s| s.row.is_some()) {
             if slot.sent_us.take().is_some() {
                 slot.again = true;
                 self.counters.in_flight -= 1;
@@ -554,7 +564,7 @@ impl<R: Row> Queue<R> {
 
     /// Slots that have not been submitted or answered, oldest first.
     fn unsubmitted(&self) -> impl Iterator<Item = &Slot<R>> {
-        self.after(self.submitted_to).filter(|s| !s.done)
+        self.after(self.submitted_to).filter(|s| s.row.is_some())
     }
 
     /// When the oldest row came that is not submitted and that somebody waits for. Asked several times a turn, perhaps behind
@@ -586,7 +596,7 @@ impl<R: Row> Queue<R> {
         let start = self.head.partition_point(|s| s.seq <= from);
         let fresh = self.fresh.partition_point(|s| s.seq <= from);
         for slot in self.head.range_mut(start..).chain(self.fresh.range_mut(fresh..)) {
-            if !slot.done {
+            if let Some(row) = &slot.row {
                 if !self.admitted || self.disk_bytes + slot.size as u64 > self.policy.disk_bytes {
                     break; // Full: this row's acknowledgement, and all later ones', are withheld.
                 }
@@ -594,7 +604,7 @@ impl<R: Row> Queue<R> {
                 self.counters.stored += 1;
                 self.counters.written += 1;
                 slot.disk = Disk::Submitted;
-                let (head, body) = slot.row.encode();
+                let (head, body) = row.encode();
                 batch.push(Op::Append { queue: self.id, seq: slot.seq, head, body });
             }
             self.submitted_to = slot.seq;
@@ -625,7 +635,7 @@ impl<R: Row> Queue<R> {
         }
         let Some(to) = to else { return };
         for slot in self.head.iter_mut().take_while(|s| s.seq <= to) {
-            if slot.disk == Disk::Submitted && !slot.done {
+            if slot.disk == Disk::Submitted && slot.row.is_some() {
                 slot.disk = Disk::Yes;
                 self.unwritten_bytes -= slot.size;
                 if let Some(end) = slot.end.take() {
@@ -670,13 +680,12 @@ impl<R: Row> Queue<R> {
                     self.head_bytes += size;
                     self.head.push_back(Slot {
                         seq,
-                        row,
+                        row: Some(row),
                         size,
                         end: None,
                         came_us: now.mono_us,
                         sent_us: None,
                         disk: Disk::Yes,
-                        done: false,
                         again: seq <= self.handed_to,
                         held: false,
                     });

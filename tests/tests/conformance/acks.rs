@@ -72,6 +72,22 @@ clause!(mqtt_4_6_0_4, "MQTT-4.6.0-4", [v3_1_1], |broker| {
     let order = [ids[1], ids[2], ids[0]];
     reader.send_raw(&order.map(|id| ack(PUBREC, id)).concat()).unwrap();
     assert_eq!([(); 3].map(|()| next_ack(&mut reader, AckType::Pubrel).0), order);
+    // And again on a new connection, in the order of the PUBRECs before it.
+    let (topic, me) = (frames::unique(), frames::unique());
+    let mut reader = peer.persistent(&me);
+    reader.subscribe(&topic, QoS::ExactlyOnce);
+    for _ in 0..5 {
+        peer.publish(&topic, b"", QoS::ExactlyOnce, false);
+    }
+    let ids: Vec<u16> = (0..5).map(|_| next_publish(&mut reader).packet_id).collect();
+    let order = [ids[3], ids[0], ids[4], ids[1]];
+    reader.send_raw(&order.map(|id| ack(PUBREC, id)).concat()).unwrap();
+    assert_eq!([(); 4].map(|()| next_ack(&mut reader, AckType::Pubrel).0), order);
+    for _ in 0..2 {
+        drop(reader);
+        reader = peer.back(&me);
+        assert_eq!([(); 4].map(|()| next_ack(&mut reader, AckType::Pubrel).0), order);
+    }
 });
 
 clause!(mqtt_3_4_2_1, "MQTT-3.4.2-1", [v5], |broker| reasons(peer(broker), PUBACK));
@@ -118,6 +134,47 @@ clause!(mqtt_4_4_0_2, "MQTT-4.4.0-2", [v5], |broker| {
     drop(reader);
     let mut reader = peer.back(&me);
     assert_eq!(peer.rest(&mut reader), []);
+});
+
+clause!(mqtt_3_3_1_3, "MQTT-3.3.1-3", [v3_1_1, v5], |broker| {
+    let peer = peer(broker);
+    let topic = frames::unique();
+    let mut reader = peer.clean(&frames::unique());
+    reader.subscribe(&topic, QoS::ExactlyOnce);
+    let mut writer = peer.clean(&frames::unique());
+    for first in [PUBLISH[1], PUBLISH[2]] {
+        let again = peer.publish_bytes(first | DUP, topic.as_bytes(), u16::from(first), &[], b"x");
+        writer.send_raw(&again).unwrap();
+        assert!(!next_publish(&mut reader).dup);
+    }
+    // Queued for one who is away.
+    let me = frames::unique();
+    let mut away = peer.persistent(&me);
+    away.subscribe(&topic, QoS::ExactlyOnce);
+    peer.leave(away);
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        peer.publish(&topic, b"y", qos, false);
+    }
+    let mut away = peer.back(&me);
+    for _ in 0..2 {
+        assert!(!next_publish(&mut away).dup);
+    }
+    // Retained.
+    let kept = peer.publish_bytes(PUBLISH[1] | DUP | 1, topic.as_bytes(), 0x100, &[], b"z");
+    writer.send_raw(&kept).unwrap();
+    assert!(!next_publish(&mut away).dup);
+    let mut late = peer.clean(&frames::unique());
+    late.subscribe(&topic, QoS::AtLeastOnce);
+    assert!(!next_publish(&mut late).dup);
+    // With what comes again there is what comes for the first time.
+    peer.leave(away);
+    peer.publish(&topic, b"new", QoS::AtLeastOnce, false);
+    let mut away = peer.back(&me);
+    let came: Vec<_> = peer.frames(&mut away);
+    let dups: Vec<_> =
+        frames::messages(&came).iter().map(|message| (message.text().to_owned(), message.dup)).collect();
+    let wanted = [("y", true), ("y", true), ("z", true), ("new", false)];
+    assert_eq!(dups, wanted.map(|(text, dup)| (text.to_owned(), dup)));
 });
 
 fn identifiers_are_echoed(broker: &Broker) {
@@ -196,28 +253,3 @@ fn bare_refusal(peer: Peer, kind: u8) {
     let frame = client.recv(ferrule_testkit::wire::PATIENCE).unwrap();
     assert_eq!(frame.bytes(), packet(kind, &[&[0, 9, reason]]));
 }
-
-clause!(mqtt_3_3_1_3, "MQTT-3.3.1-3", [v3_1_1, v5], |broker| {
-    let peer = peer(broker);
-    let topic = frames::unique();
-    let mut reader = peer.clean(&frames::unique());
-    reader.subscribe(&topic, QoS::ExactlyOnce);
-    let mut writer = peer.clean(&frames::unique());
-    for first in [PUBLISH[1], PUBLISH[2]] {
-        let again = peer.publish_bytes(first | DUP, topic.as_bytes(), u16::from(first), &[], b"x");
-        writer.send_raw(&again).unwrap();
-        assert!(!next_publish(&mut reader).dup);
-    }
-    // Queued for one who is away.
-    let me = frames::unique();
-    let mut away = peer.persistent(&me);
-    away.subscribe(&topic, QoS::ExactlyOnce);
-    away.disconnect();
-    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
-        peer.publish(&topic, b"y", qos, false);
-    }
-    let mut away = peer.back(&me);
-    for _ in 0..2 {
-        assert!(!next_publish(&mut away).dup);
-    }
-});

@@ -16,7 +16,7 @@ clause!(mqtt_3_2_0_1, "MQTT-3.2.0-1", [v3_1_1, v5], |broker| {
     let (me, topic) = (unique(), unique());
     let mut client = peer.persistent(&me);
     client.subscribe(&topic, QoS::AtLeastOnce);
-    client.disconnect();
+    peer.leave(client);
     peer.publish(&topic, b"queued", QoS::AtLeastOnce, false);
     // The client does not wait: with its CONNECT come packets that have answers, and a message is there for it.
     let mut client = peer.open();
@@ -66,10 +66,11 @@ clause!(mqtt_3_2_2_6_of_3, "MQTT-3.2.2-6", [v3_1_1], |broker| {
     assert_eq!(peer.refusal(&connect), None);
 });
 clause!(mqtt_3_1_2_28, "MQTT-3.1.2-28", [v5], |broker| {
-    let peer = peer(broker);
-    for asked in [&[][..], &[0x19, 0]] {
-        let (_, connack) = peer.accepted(&frames::connect(peer.version, &unique(), true, asked));
-        assert!(!properties(&connack).contains(PropertyId::ResponseInformation));
+    let node = Node::start(&Config::edge().extra("[protocol]\nresponse_information = \"to/${clientid}\"\n"));
+    let peer = Peer { addr: node.addr(), version: broker.version };
+    for (asked, told) in [(&[][..], None), (&[0x19, 0], None), (&[0x19, 1], Some("to/me"))] {
+        let (_, connack) = peer.accepted(&frames::connect(peer.version, "me", true, asked));
+        assert_eq!(properties(&connack).response_information(), told, "{asked:?}");
     }
 });
 clause!(mqtt_3_1_3_7, "MQTT-3.1.3-7", [v5], |broker| {
@@ -193,13 +194,24 @@ fn short(peer: Peer, left_out: PropertyId) {
         assert!(connack.bytes().len() <= usize::from(maximum), "{connack:?}");
         assert!(!properties(&connack).contains(left_out));
     }
-    let refused = [&[0x27, 0, 0, 0, 5][..], &method()].concat();
-    let mut client = peer.open();
-    client.send_raw(&frames::connect(peer.version, "id", true, &refused)).unwrap();
-    assert_eq!(client.recv(PATIENCE).unwrap().bytes(), [0x20, 3, 0, 0x8C, 0]);
+    // A refusal says why where that fits to the byte, and its code where it does not.
+    let refusal = |maximum: usize| {
+        let maximum = u32::try_from(maximum).unwrap().to_be_bytes();
+        let asked = [&[0x27][..], &maximum, &[0x19, 1]].concat();
+        let mut client = peer.open();
+        client
+            .send_raw(&Will { connect: &asked, ..Will::on("$closed/t") }.bytes(peer.version, "id"))
+            .unwrap();
+        client.recv(PATIENCE).map(|frame| frame.bytes().to_vec()).ok()
+    };
+    let whole = refusal(1000).expect("a CONNACK");
+    assert!(whole.len() > 10 && whole[5] == 0x1F, "a Reason String: {whole:02x?}");
+    assert_eq!(refusal(whole.len()).as_ref(), Some(&whole));
+    for maximum in [whole.len() - 1, 5] {
+        assert_eq!(refusal(maximum), Some(vec![0x20, 3, 0, 0x87, 0]));
+    }
     // For whom no CONNACK is short enough there is none.
-    let refused = [&[0x27, 0, 0, 0, 4][..], &method()].concat();
-    assert_eq!(peer.refusal(&frames::connect(peer.version, "id", true, &refused)), None);
+    assert_eq!(refusal(4), None);
     assert_eq!(peer.refusal(&frames::connect(peer.version, "id", true, &[0x27, 0, 0, 0, 5])), None);
 }
 

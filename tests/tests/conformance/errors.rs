@@ -6,7 +6,8 @@ use ferrule_testkit::{Config, Node};
 
 use crate::common::Broker;
 use crate::frames::{
-    self, EXPIRY, PUBREC, PUBREL, Peer, ack, ack_with, bytes, next_publish, packet, peer, property, unique,
+    self, CLEAN, EXPIRY, PUBREC, PUBREL, Peer, WILL, ack, ack_with, bytes, connect_of, next_publish, packet,
+    peer, property, unique,
 };
 
 clause!(mqtt_4_8_0_1, "MQTT-4.8.0-1", [v3_1_1], |broker| ends_what_is_wrong(peer(broker)));
@@ -72,33 +73,35 @@ clause!(mqtt_4_8_0_2, "MQTT-4.8.0-2", [v3_1_1], |broker| {
 });
 clause!(mqtt_3_1_2_29, "MQTT-3.1.2-29", [v5], |broker| {
     let peer = peer(broker);
-    let (mut client, _) = peer.connect_session(&unique(), true, &[0x17, 0]);
-    let ask = [
-        peer.publish_bytes(0x32, b"$closed/t", 1, &[], b""),
-        peer.publish_bytes(0x34, b"$closed/t", 2, &[], b""),
-        ack(PUBREC, 77),
-        ack(PUBREL, 77),
-        peer.subscribe_bytes(3, &[], &[("a/#/b", 0), ("$closed/#", 0)]),
-        peer.unsubscribe_bytes(4, &["nothing/here"]),
-    ];
-    client.send_raw(&ask.concat()).unwrap();
-    let mut refused = 0;
-    for _ in 0..ask.len() {
-        let frame = client.recv(PATIENCE).unwrap();
-        let properties = match frame.packet() {
-            Packet::Puback(ack) | Packet::Pubrec(ack) | Packet::Pubrel(ack) | Packet::Pubcomp(ack) => {
-                refused += usize::from(ack.reason.is_error());
-                ack.properties
-            }
-            Packet::Suback(suback) | Packet::Unsuback(suback) => {
-                refused += suback.reasons.iter().filter(|&&reason| reason >= 0x80).count();
-                suback.properties
-            }
-            other => panic!("{other:?}"),
-        };
-        assert!(properties.is_empty(), "{frame:?}");
+    for (asked, is_told) in [(&[0x17, 0][..], false), (&[0x17, 1], true), (&[], true)] {
+        let (mut client, _) = peer.connect_session(&unique(), true, asked);
+        let ask = [
+            peer.publish_bytes(0x32, b"$closed/t", 1, &[], b""),
+            peer.publish_bytes(0x34, b"$closed/t", 2, &[], b""),
+            ack(PUBREC, 77),
+            ack(PUBREL, 77),
+            peer.subscribe_bytes(3, &[], &[("a/#/b", 0), ("$closed/#", 0)]),
+            peer.unsubscribe_bytes(4, &["nothing/here"]),
+        ];
+        client.send_raw(&ask.concat()).unwrap();
+        let (mut refused, mut told) = (0, 0);
+        for _ in 0..ask.len() {
+            let frame = client.recv(PATIENCE).unwrap();
+            let properties = match frame.packet() {
+                Packet::Puback(ack) | Packet::Pubrec(ack) | Packet::Pubrel(ack) | Packet::Pubcomp(ack) => {
+                    refused += usize::from(ack.reason.is_error());
+                    ack.properties
+                }
+                Packet::Suback(suback) | Packet::Unsuback(suback) => {
+                    refused += suback.reasons.iter().filter(|&&reason| reason >= 0x80).count();
+                    suback.properties
+                }
+                other => panic!("{other:?}"),
+            };
+            told += usize::from(!properties.is_empty());
+        }
+        assert_eq!((refused, told > 0), (6, is_told), "{asked:?}");
     }
-    assert_eq!(refused, 6, "there was something to say");
 });
 clause!(mqtt_4_13_2_1, "MQTT-4.13.2-1", [v5], |broker| {
     let peer = peer(broker);
@@ -190,17 +193,38 @@ fn bounds_are_told_by_their_codes() {
 }
 
 #[test]
-fn a_payload_that_is_not_what_it_says_is_refused_or_passed_on() {
-    // A server may look [3.3.2.3.2]: if it refuses, then with 0x99.
-    let broker = Broker::v5();
-    let peer = peer(&broker);
-    let topic = unique();
-    let mut reader = peer.clean(&unique());
-    reader.subscribe(&topic, QoS::AtMostOnce);
-    let mut writer = peer.clean(&unique());
-    writer.send_raw(&peer.publish_bytes(0x32, topic.as_bytes(), 1, &[0x01, 1], b"\xFF")).unwrap();
-    match frames::next_ack(&mut writer, AckType::Puback).1 {
-        0 => assert_eq!(next_publish(&mut reader).payload, b"\xFF"),
-        reason => assert_eq!(reason, 0x99),
+fn a_payload_that_is_not_what_it_says_is_refused_where_that_is_asked_for() {
+    let (wrong, right) = (&b"\xFF"[..], "\u{FF}".as_bytes());
+    for check in [false, true] {
+        let node =
+            Node::start(&Config::edge().extra(&format!("[protocol]\ncheck_payload_format = {check}\n")));
+        let peer = Peer { addr: node.addr(), version: Version::V5 };
+        let mut reader = peer.clean("reader");
+        reader.subscribe("t", QoS::AtMostOnce);
+        let mut writer = peer.clean("writer");
+        for (first, kind) in [(0x32, AckType::Puback), (0x34, AckType::Pubrec)] {
+            for (said, payload, refused) in [(1, wrong, check), (0, wrong, false), (1, right, false)] {
+                let id = u16::from(first);
+                writer.send_raw(&peer.publish_bytes(first, b"t", id, &[0x01, said], payload)).unwrap();
+                assert_eq!(frames::next_ack(&mut writer, kind), (id, if refused { 0x99 } else { 0 }));
+                if !refused {
+                    assert_eq!(next_publish(&mut reader).payload, payload);
+                    writer.send_raw(&ack(PUBREL, id)).unwrap();
+                }
+            }
+        }
+        let will = connect_of(
+            peer.version,
+            CLEAN | WILL,
+            0,
+            &[],
+            &[&bytes(b"id"), &[2, 0x01, 1], &bytes(b"t"), &bytes(wrong)],
+        );
+        if check {
+            assert_eq!(peer.refusal(&will), Some(0x99));
+        } else {
+            peer.accepted(&will);
+            assert_eq!(next_publish(&mut reader).payload, wrong);
+        }
     }
 }

@@ -86,6 +86,30 @@ clause!(mqtt_3_3_4_7, "MQTT-3.3.4-7", [v5], |broker| {
     let fifth = peer.publish_bytes(0x34, b"t", 5, &[], b"");
     writer.send_raw(&fifth).unwrap();
     peer.closed(&mut writer, &[0x93], &fifth);
+    // QoS 1 and 2 count together, and each that is acknowledged makes room; QoS 0 does not count.
+    let mut writer = peer.clean("mix");
+    for round in 0..10 {
+        for id in 1..=3 {
+            writer.send_raw(&peer.publish_bytes(0x34, b"t", id, &[], b"")).unwrap();
+            writer.expect_ack(AckType::Pubrec, id);
+            writer.send_raw(&peer.publish_bytes(0x32, b"t", 4, &[], b"")).unwrap();
+            writer.expect_ack(AckType::Puback, 4);
+            writer.send_raw(&peer.publish_bytes(0x30, b"t", 0, &[], b"")).unwrap();
+        }
+        // The one place that is left.
+        writer.send_raw(&peer.publish_bytes(0x34, b"t", 4, &[], b"")).unwrap();
+        writer.expect_ack(AckType::Pubrec, 4);
+        if round == 9 {
+            break;
+        }
+        for id in 1..=4 {
+            writer.send_raw(&ack(PUBREL, id)).unwrap();
+            writer.expect_ack(AckType::Pubcomp, id);
+        }
+    }
+    let fifth = peer.publish_bytes(0x32, b"t", 5, &[], b"");
+    writer.send_raw(&fifth).unwrap();
+    peer.closed(&mut writer, &[0x93], &fifth);
 });
 clause!(mqtt_3_3_4_9, "MQTT-3.3.4-9", [v5], window_out);
 clause!(mqtt_4_9_0_1, "MQTT-4.9.0-1", [v5], window_out);

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ferrule_mqtt::{AckType, Packet, Properties, QoS, Version};
+use ferrule_mqtt::{AckType, Packet, Properties, QoS, Suback, Version};
 use ferrule_testkit::Client;
 use ferrule_testkit::wire::{self, Frame, Message, Options, PATIENCE};
 
@@ -183,6 +183,13 @@ impl Peer {
             }
             None => assert!(!self.is_v5(), "closed without DISCONNECT after {after:02x?}"),
         }
+    }
+
+    /// Leaves with DISCONNECT, which the broker has seen when this returns: what is published then waits for the session's next
+    /// connection and was not sent before.
+    pub(crate) fn leave(self, mut client: Client) {
+        client.send_raw(&[0xE0, 0]).unwrap();
+        self.closed_silently(&mut client);
     }
 
     /// The broker closes and sends nothing more.
@@ -386,15 +393,21 @@ pub(crate) fn messages(frames: &[Frame]) -> Vec<Message> {
 pub(crate) fn next_suback(client: &mut Client) -> (u16, Vec<u8>) {
     let frame = client.expect("SUBACK", |packet| matches!(packet, Packet::Suback(_)));
     let Packet::Suback(suback) = frame.packet() else { unreachable!("selected above") };
-    assert_eq!(suback.properties, Properties::EMPTY);
+    assert_said_for_a_refusal(&suback);
     (suback.packet_id, suback.reasons.to_vec())
+}
+
+/// A SUBACK or UNSUBACK says more than its codes only where one of them refuses.
+fn assert_said_for_a_refusal(suback: &Suback<'_>) {
+    let is_refused = suback.reasons.iter().any(|&reason| reason >= 0x80);
+    assert!(is_refused || suback.properties == Properties::EMPTY, "{suback:?}");
 }
 
 /// The next UNSUBACK: id and codes.
 pub(crate) fn next_unsuback(client: &mut Client) -> (u16, Vec<u8>) {
     let frame = client.expect("UNSUBACK", |packet| matches!(packet, Packet::Unsuback(_)));
     let Packet::Unsuback(unsuback) = frame.packet() else { unreachable!("selected above") };
-    assert_eq!(unsuback.properties, Properties::EMPTY);
+    assert_said_for_a_refusal(&unsuback);
     (unsuback.packet_id, unsuback.reasons.to_vec())
 }
 

@@ -29,6 +29,7 @@ const OPEN: [(&str, &str, &str); 2] = [
 ];
 
 mod acks;
+mod auth;
 mod common;
 mod connack;
 mod connect;
@@ -48,5 +49,6 @@ mod shared;
 mod subscribe;
 mod topics;
 mod unsubscribe;
+mod uplink;
 mod websocket;
 mod will;

@@ -21,9 +21,18 @@ clause!(mqtt_4_3_1_1, "MQTT-4.3.1-1", [v3_1_1, v5], |broker| {
     drop(reader);
     assert_eq!(peer.rest(&mut peer.back(&me)), [], "not again");
 });
-clause!(mqtt_4_3_2_1_of_3, "MQTT-4.3.2-1", [v3_1_1], |broker| qos_1_sender(peer(broker)));
-clause!(mqtt_4_3_2_1, "MQTT-4.3.2-1", [v5], |broker| qos_1_sender(peer(broker)));
-clause!(mqtt_4_3_2_2, "MQTT-4.3.2-2", [v5], |broker| qos_1_sender(peer(broker)));
+clause!(mqtt_4_3_2_1_of_3, "MQTT-4.3.2-1", [v3_1_1], |broker| {
+    qos_1_sender(peer(broker));
+    backlog(broker);
+});
+clause!(mqtt_4_3_2_1, "MQTT-4.3.2-1", [v5], |broker| {
+    qos_1_sender(peer(broker));
+    backlog(broker);
+});
+clause!(mqtt_4_3_2_2, "MQTT-4.3.2-2", [v5], |broker| {
+    qos_1_sender(peer(broker));
+    backlog(broker);
+});
 clause!(mqtt_4_3_2_3, "MQTT-4.3.2-3", [v5], |broker| qos_1_sender(peer(broker)));
 clause!(mqtt_4_3_2_4, "MQTT-4.3.2-4", [v5], |broker| owned(broker, PUBLISH[1]));
 clause!(mqtt_4_3_3_1_of_3, "MQTT-4.3.3-1", [v3_1_1], |broker| qos_2_sender(peer(broker)));
@@ -97,6 +106,62 @@ fn qos_1_sender(peer: Peer) {
     reader.ping();
     drop(reader);
     assert_eq!(peer.rest(&mut peer.back(&me)), []);
+}
+
+/// Far more than a session's queue keeps in memory, over a kill of a node of its own: each message comes first with DUP 0, under an
+/// identifier that no other one has that is not acknowledged.
+fn backlog(broker: &Broker) {
+    const COUNT: usize = 3_000;
+    let mut node = Node::start(&Config::edge());
+    let peer = Peer { addr: node.addr(), version: broker.version };
+    let mut away = peer.persistent("away");
+    away.subscribe("t", QoS::AtLeastOnce);
+    peer.leave(away);
+    let mut writer = peer.clean("writer");
+    for n in 0..COUNT {
+        if n % 100 == 0 {
+            writer.publish("t", &number(n), QoS::AtLeastOnce, false);
+        } else {
+            writer.publish_nowait("t", &number(n), QoS::AtLeastOnce, false);
+        }
+    }
+    writer.publish("t", b"last", QoS::AtLeastOnce, false);
+    node.kill9();
+    node.restart();
+    let mut back = peer.back("away");
+    let mut open = std::collections::HashMap::new();
+    for n in 0..COUNT {
+        let message = next_publish(&mut back);
+        assert_eq!((message.payload, message.dup), (number(n), false), "message {n}");
+        let before = open.insert(message.packet_id, n);
+        assert!(
+            message.packet_id != 0 && before.is_none(),
+            "{} is that of message {before:?}",
+            message.packet_id
+        );
+        // A few stay open to the end: they do not hold up the others.
+        if n % 500 != 7 {
+            back.send_raw(&ack(PUBACK, message.packet_id)).unwrap();
+            open.remove(&message.packet_id);
+        }
+    }
+    let last = next_publish(&mut back);
+    assert_eq!((last.text(), last.dup), ("last", false));
+    back.ping();
+    drop(back);
+    let mut back = peer.back("away");
+    for _ in 0..open.len() {
+        let again = next_publish(&mut back);
+        assert!(again.dup);
+        assert_eq!(again.payload, number(open[&again.packet_id]));
+    }
+    let last = next_publish(&mut back);
+    assert_eq!((last.text(), last.dup), ("last", true));
+}
+
+/// A payload of 1 KiB.
+fn number(n: usize) -> Vec<u8> {
+    format!("{n:01024}").into_bytes()
 }
 
 /// On nodes of their own: what was acknowledged is there after a kill, for who was away and as retained.

@@ -1,6 +1,6 @@
 //! Sessions: what is kept, for whom, how long; and what is sent again.
 
-use ferrule_mqtt::{AckType, QoS};
+use ferrule_mqtt::{AckType, QoS, Version};
 use ferrule_testkit::wire::Message;
 use ferrule_testkit::{Client, Config, Node};
 
@@ -446,4 +446,33 @@ fn an_expired_session_costs_its_publishers_nothing() {
         (reason == 0x10).then_some(())
     });
     assert_eq!(matched[0], 0, "it was there for a second");
+}
+
+#[test]
+fn what_was_in_flight_is_in_flight_after_an_orderly_restart() {
+    let mut node = Node::start(&Config::edge());
+    for version in [Version::V3_1_1, Version::V5] {
+        let peer = Peer { addr: node.addr(), version };
+        let (me, topic) = (unique(), unique());
+        let mut reader = peer.persistent(&me);
+        reader.subscribe(&topic, QoS::ExactlyOnce);
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce, QoS::ExactlyOnce] {
+            peer.publish(&topic, qos.to_string().as_bytes(), qos, false);
+        }
+        let first = [(); 3].map(|()| next_publish(&mut reader));
+        reader.send_raw(&ack(PUBREC, first[2].packet_id)).unwrap();
+        next_ack(&mut reader, AckType::Pubrel);
+        node.process().terminate(ferrule_testkit::wire::PATIENCE);
+        node.restart();
+        let mut reader = peer.back(&me);
+        let again = peer.frames(&mut reader);
+        let publishes: Vec<_> = frames::messages(&again)
+            .into_iter()
+            .map(|message| (message.payload, message.packet_id, message.dup))
+            .collect();
+        let [one, two, released] = first;
+        assert_eq!(publishes, [(one.payload, one.packet_id, true), (two.payload, two.packet_id, true)]);
+        let [high, low] = released.packet_id.to_be_bytes();
+        assert!(again.iter().any(|frame| frame.bytes() == [0x62, 2, high, low]));
+    }
 }

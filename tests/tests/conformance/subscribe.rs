@@ -4,7 +4,8 @@ use ferrule_mqtt::{QoS, SubscribeOptions};
 
 use crate::common::Broker;
 use crate::frames::{
-    self, Peer, next_publish, next_publish_frame, next_suback, next_unsuback, packet, peer, subscribe, unique,
+    self, EXPIRY, Peer, Will, next_publish, next_publish_frame, next_suback, next_unsuback, packet, peer,
+    subscribe, unique,
 };
 
 /// A filter that nobody may subscribe to who has no list.
@@ -72,6 +73,16 @@ clause!(mqtt_3_8_3_3, "MQTT-3.8.3-3", [v5], |broker| {
     // Over a new connection to the session it is the same client.
     let mut client = peer.back(&me);
     client.publish(&a, b"own", QoS::AtLeastOnce, false);
+    assert_eq!(peer.rest(&mut client), []);
+    // Its will is its own, too: queued while it is away, and when its next connection has taken over.
+    let mut reader = peer.clean(&unique());
+    subscribe(peer, &mut reader, &[(&a, 0)]);
+    let will = Will { clean: false, connect: EXPIRY, qos: 1, ..Will::on(&a) };
+    drop(will.connect(peer, &me));
+    assert_eq!(reader.expect_message().text(), "will");
+    let _first = will.connect(peer, &me);
+    let mut client = peer.back(&me);
+    assert_eq!(reader.expect_message().text(), "will");
     assert_eq!(peer.rest(&mut client), []);
 });
 clause!(mqtt_3_8_3_4, "MQTT-3.8.3-4", [v3_1_1], |broker| {

@@ -165,6 +165,64 @@ fn a_held_row_and_those_behind_it_leave_after_its_commit() {
     assert_eq!(taken(&mut q), [2, 3]);
 }
 
+/// Head has room for forty rows: a consumer that leaves the first one unanswered gets all that come after it.
+#[test]
+fn a_row_without_an_answer_does_not_keep_the_room_of_those_behind_it() {
+    for written in [false, true] {
+        let mut store = MemoryStore::new();
+        let mut q = queue(SMALL);
+        let mut ended = Vec::new();
+        q.set_up(true, at(0));
+        let mut next = 2;
+        for number in 1..=1_000 {
+            q.push(Text(number, 10), None, at(number)).unwrap();
+            if written {
+                let mut batch = Vec::new();
+                q.write(at(number), &mut batch);
+                let ticket = store.submit(batch);
+                q.submitted(ticket);
+                store.commit();
+                if let Some(from) = q.want_read() {
+                    store.read(QueueId(1), from, 4, 1_000);
+                }
+                for event in store.take_events() {
+                    match event {
+                        StoreEvent::Committed { ticket, .. } => q.committed(ticket, &mut ended),
+                        StoreEvent::Rows { rows, .. } => q.loaded(rows, at(number)),
+                        _ => {}
+                    }
+                }
+            }
+            // Four in flight, answered from the newest on, but the first one never.
+            let mut given = Vec::new();
+            q.take(4, at(number), |seq, row, again| {
+                assert!(!again);
+                assert_eq!(seq, row.0);
+                given.push(seq);
+            });
+            if given.first() == Some(&1) {
+                given.remove(0);
+            }
+            for seq in given.iter().rev() {
+                q.answer(*seq, Outcome::Delivered, at(number), &mut ended);
+            }
+            for seq in given {
+                assert_eq!(seq, next);
+                next += 1;
+            }
+            assert!(q.head.len() <= 2 * (ANSWERED + 4), "{} slots", q.head.len());
+        }
+        assert_eq!((next, q.counters().delivered), (1_001, 999));
+        assert_eq!((q.head_bytes, q.rows().next()), (10, Some(&Text(1, 10))));
+        q.reset();
+        let mut again = Vec::new();
+        q.take(4, at(2_000), |seq, _, is_again| again.push((seq, is_again)));
+        assert_eq!(again, [(1, true)]);
+        q.answer(1, Outcome::Delivered, at(2_000), &mut ended);
+        assert!(q.head.is_empty());
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Push(usize, bool),
