@@ -190,7 +190,7 @@ fn chain(kind: Kind, workers: Option<u64>, seed: u64) -> Outcome {
     let mut outcome = Outcome::default();
     let mut random = Random(begin.wrapping_mul(0x1_0000_0001) ^ kind as u64);
     let mut rig = Rig::start(kind, workers, &mut random);
-    let mut world = World::new(rig.node.addr(), random.number(), wills_survive(workers));
+    let mut world = World::new(rig.node.addr(), random.number());
     if random.one_in(2) {
         outcome.at_start += rig.cut_while_made(&mut random, &mut outcome.remains);
         outcome.cuts += outcome.at_start;
@@ -287,11 +287,6 @@ fn workers_of(seed: u64) -> Option<u64> {
         return None;
     }
     Some([1, 3][(seed / CHAIN % 2) as usize])
-}
-
-/// With several workers a will and the rows that it becomes are in batches of two of them (docs/guarantees.md, "Not yet").
-fn wills_survive(workers: Option<u64>) -> bool {
-    workers.or_else(|| number("FERRULE_TEST_WORKERS")) == Some(1)
 }
 
 fn campaign(kind: Kind) {

@@ -226,7 +226,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.backlog = Rare::default();
         let mut will = session.will.take().zip(publisher);
-        let expiry_s = session.expiry_s;
+        let (expiry_s, stored) = (session.expiry_s, session.is_persistent());
         if expiry_s == 0 || !session.is_persistent() {
             self.drop_session(key);
         } else {
@@ -249,7 +249,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
         if let Some((will, publisher)) = will {
-            self.publish_will(Some(key), &publisher, &will);
+            self.publish_will(Some(key), &publisher, &will, stored);
         }
     }
 
@@ -266,6 +266,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let mut left: Vec<Arc<Delivery>> = session.inflight.shared().cloned().collect();
         let is_shared = |delivery: &Arc<Delivery>| delivery.share.is_some() && delivery.qos == 1;
+        let stored = session.is_persistent();
         match session.kind {
             Kind::Clean(mut waiters) => {
                 // A session that ends with its connection: nothing more is owed to it.
@@ -293,7 +294,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.share_again(left);
         if let Some(late) = session.late_will {
             let LateWill { will, publisher, .. } = *late;
-            self.publish_will(None, &publisher, &will);
+            self.publish_will(None, &publisher, &will, stored);
         }
     }
 }

@@ -75,6 +75,8 @@ pub(crate) enum Owner {
     Publisher(Inbound),
     /// A message that was published later.
     Delayed(delayed::Key),
+    /// A will that the store had: nobody is told.
+    Will,
     /// Another shard.
     Peer { peer: u16, number: Number },
 }

@@ -387,6 +387,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.delayed_ended(key, outcome);
                 return;
             }
+            Owner::Will => return,
             Owner::Peer { peer, number } => {
                 self.acknowledge_parcel(peer, number, outcome);
                 return;
@@ -762,8 +763,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// `from`: the session, if it lives on: No Local holds for its will, too.
-    pub(crate) fn publish_will(&mut self, from: Option<SessionKey>, publisher: &Publisher, will: &Will) {
+    /// `from`: the session, if it lives on: No Local holds for its will, too. `stored`: the store had it, and what is in this turn's
+    /// batch takes it from there: then that and all that the will becomes are committed together, in all shards, so that no kill
+    /// costs it or makes it come twice.
+    pub(crate) fn publish_will(
+        &mut self,
+        from: Option<SessionKey>,
+        publisher: &Publisher,
+        will: &Will,
+        stored: bool,
+    ) {
         let scope = PropertyScope::Packet(PacketType::Publish);
         let meant =
             self.features.rewrites.name(&will.topic, &publisher.client_id, publisher.username.as_deref());
@@ -772,9 +781,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             qos: will.qos,
             retain: will.retain,
             properties: Properties::checked(&will.properties, scope).unwrap_or(Properties::EMPTY),
+            hold: stored && will.qos > QoS::AtMostOnce,
             ..Message::new(meant.as_deref().unwrap_or(&will.topic), &will.payload, publisher, self.now)
         };
-        self.route_or_delay(&message, from, None, None);
+        let owner = Some(Owner::Will).filter(|_| message.hold);
+        let routed = self.route_or_delay(&message, from, owner, None);
+        let guard = routed.receipt.and_then(|(_, guard)| guard);
+        self.ended.extend(guard.map(|guard| (guard, Outcome::Delivered)));
     }
 
     /// Routes what rules published.
@@ -817,16 +830,18 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 }
 
-/// What a publish of QoS 2 must leave in the store, so that it is not known twice: from a publisher with a persistent session the
-/// packet id, durable before PUBREC; of a delayed message that its row is gone.
-pub(crate) fn once(sessions: &Slots<marker::Session, Session>, owner: Owner) -> Option<Op> {
+/// What a publish that must not be known twice leaves in the store beside what it becomes; none: it is no such one. From a publisher
+/// with a persistent session the packet id, durable before PUBREC; of a delayed message that its row is gone; of a will nothing
+/// that its session's turn does not have in its batch already.
+pub(crate) fn once(sessions: &Slots<marker::Session, Session>, owner: Owner) -> Option<Option<Op>> {
     match owner {
         Owner::Publisher(Inbound { session, packet_id, .. }) => {
             let session = sessions.get(session).and_then(Session::store_id)?;
             let record = record::Inflight::Received.to_bytes();
-            Some(Op::InflightPut { session, side: Side::Inbound, packet_id, record })
+            Some(Some(Op::InflightPut { session, side: Side::Inbound, packet_id, record }))
         }
-        Owner::Delayed(key) => Some(key.remove()),
+        Owner::Delayed(key) => Some(Some(key.remove())),
+        Owner::Will => Some(None),
         Owner::Peer { .. } => None,
     }
 }

@@ -38,10 +38,12 @@ pub(crate) struct Reply {
     pub(crate) retained: Vec<(Arc<str>, Subscription)>,
 }
 
-/// The packet id of a QoS 2 publish on its way to the store.
+/// What must not be known twice, on its way to the store together with all that it became: the packet id of a QoS 2 publish, the
+/// end of a delayed message, that of a will.
 #[derive(Debug)]
 pub(crate) struct Receiving {
-    pub(crate) op: Op,
+    /// None: it is in the batch of the turn in which it was published.
+    pub(crate) op: Option<Op>,
     pub(crate) end: End,
     /// What other shards make of the publish, by number, until it is in their batches or over.
     pub(crate) awaited: Vec<Number>,
@@ -84,7 +86,8 @@ impl Batch {
 
     /// Takes out what is not written yet of a session's packet ids; their ends.
     pub(crate) fn forget_received(&mut self, session: SessionId) -> impl Iterator<Item = End> + use<> {
-        let is_its = |r: &mut Receiving| matches!(r.op, Op::InflightPut { session: of, .. } if of == session);
+        let is_its =
+            |r: &mut Receiving| matches!(r.op, Some(Op::InflightPut { session: of, .. }) if of == session);
         let forgotten: Vec<Receiving> = self.received.extract_if(.., is_its).collect();
         self.closes.extend(forgotten.iter().flat_map(|r| &r.joined));
         self.due |= !self.closes.is_empty();
@@ -390,7 +393,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     self.batch.received.push(receiving);
                 }
                 _ => {
-                    batch.push(receiving.op);
+                    batch.extend(receiving.op);
                     self.batch.closes.extend(receiving.joined);
                     self.batch.waits.push(Wait::End(receiving.end));
                 }
@@ -644,7 +647,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let late = session.and_then(|session| session.late_will.take_if(|late| late.due_us <= now_us));
         let Some(late) = late else { return false };
         let LateWill { will, publisher, .. } = *late;
-        self.publish_will(Some(key), &publisher, &will);
+        self.publish_will(Some(key), &publisher, &will, true);
         true
     }
 }

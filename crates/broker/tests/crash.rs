@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
-use common::{Rig, check, check_with, limits, run};
+use common::{Rig, check, check_with, limits, parse, run};
 use ferrule_broker::ClientLimits;
 
 #[test]
@@ -413,7 +413,7 @@ fn a_qos_2_message_to_another_shard_is_there_once() {
                 ),
             );
             let publish = |dup: u8| format!("publish t=x q=2 id=7 p=once dup={dup}");
-            let (bytes, _) = common::parse(&publish(0), None);
+            let (bytes, _) = parse(&publish(0), None);
             rig.bytes("p", &bytes);
             for step in 0..cut {
                 rig.turn_one(step % 3);
@@ -636,4 +636,75 @@ fn a_session_that_ended_while_nobody_was_there_leaves_its_will() {
          commit
          a< connack sp=0",
     );
+}
+
+#[test]
+fn a_will_is_there_once_wherever_its_subscribers_are_and_whenever_the_power_is_cut() {
+    // The end of the will and what it becomes in other shards are one commit: with each number of commits and turns of shards before
+    // the cut. The subscribers are many, so that each shard has some.
+    let names: Vec<String> = (0..6).map(|n| format!("s{n}")).collect();
+    for (of, delay) in [(1, 0), (3, 0), (3, 2), (5, 0)] {
+        for cut in 0..24 {
+            for leaves in ["drop", "expires", "clean"] {
+                let mut rig = Rig::of(limits(), of);
+                for name in &names {
+                    rig.send(name, &format!("connect id={name} v=5 clean=0 expiry=1000"));
+                    rig.send(name, "subscribe id=1 f=w:2");
+                }
+                let expiry = if leaves == "expires" { 1 } else { 1000 };
+                let delay = if leaves == "drop" { delay } else { 50 };
+                rig.send("p", &format!("connect id=p v=5 clean=0 expiry={expiry} will=w wq=2 delay={delay}"));
+                rig.commit();
+                rig.commit();
+                for name in &names {
+                    rig.drop_peer(name);
+                }
+                rig.commit();
+                rig.commit();
+                // Turns one by one, with commits between them.
+                let steps = |rig: &mut Rig| {
+                    for step in 0..cut {
+                        match step % 4 {
+                            3 => rig.commit_only(),
+                            at => rig.turn_one((at + step / 4) as u16 % of),
+                        }
+                    }
+                };
+                match leaves {
+                    "drop" => rig.cut_peer("p"),
+                    "expires" => {
+                        rig.cut_peer("p");
+                        rig.wait_only(1_300);
+                    }
+                    _ => {
+                        rig.cut_peer("p");
+                        let (bytes, version) = parse("connect id=p v=5 clean=1", None);
+                        rig.bytes("q", &bytes);
+                        rig.peer("q").version = Some(version);
+                    }
+                }
+                if delay > 0 && leaves == "drop" {
+                    rig.wait_only(2_300);
+                }
+                steps(&mut rig);
+                rig.crash();
+                rig.commit();
+                // Whatever is left of it has its time.
+                rig.wait(60_000);
+                rig.commit();
+                rig.commit();
+                for name in &names {
+                    rig.send(name, &format!("connect id={name} v=5 clean=0 expiry=1000"));
+                    rig.commit();
+                    rig.commit();
+                    let packets = std::mem::take(&mut rig.peer(name).packets);
+                    let got = packets.iter().filter(|p| p.contains("publish w q2")).count();
+                    assert_eq!(
+                        got, 1,
+                        "{name}, {of} shards, delay {delay}, {leaves}, cut at {cut}: {packets:?}"
+                    );
+                }
+            }
+        }
+    }
 }

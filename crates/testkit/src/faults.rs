@@ -17,8 +17,7 @@ const HEAD: &str = "\n## Campaigns\n\n\
     *Promised* are deliveries: an acknowledged message and a persistent subscriber that had its SUBACK before. *Lost* of them never came; *duplicated* is a QoS 2\n\
     message handed out twice in one session. *Once more* is one that a client got again after it had given up its session: either that one had ended with its\n\
     connection, and the publisher, which had read no PUBREC, sent again ([guarantees.md](guarantees.md), \"Not yet\"); or the client had asked to discard it, and the\n\
-    broker ended before it answered, so the session was still there.\n\
-    That a will comes is checked with one worker alone (\"Not yet\" again); that none comes twice, or though its owner had not gone, with any number.\n";
+    broker ended before it answered, so the session was still there.\n";
 
 /// The faults that have a test of their own: fault, test, what it holds.
 const SINGLE: [(&str, &str, &str); 7] = [

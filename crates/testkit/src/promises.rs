@@ -237,8 +237,6 @@ pub struct World {
     sent: HashMap<Key, Sent>,
     /// Nothing new is begun, what is open is brought to its end.
     settling: bool,
-    /// Whether a will that is due has to come over a cut.
-    wills_survive: bool,
     /// Payloads are up to so long.
     padding: u64,
     pace: Duration,
@@ -258,12 +256,12 @@ fn matches(filter: &str, topic: &str) -> bool {
 }
 
 impl World {
-    /// Clients of a broker that will listen on `addr`. `wills_survive`: it keeps the wills of persistent sessions over a cut.
+    /// Clients of a broker that will listen on `addr`.
     ///
     /// # Panics
     /// When there is no epoll instance to be had.
     #[must_use]
-    pub fn new(addr: SocketAddr, seed: u64, wills_survive: bool) -> Self {
+    pub fn new(addr: SocketAddr, seed: u64) -> Self {
         let mut random = Random(seed);
         let now = Instant::now();
         let actors = (0..12u32)
@@ -325,7 +323,6 @@ impl World {
             actors,
             sent: HashMap::new(),
             settling: false,
-            wills_survive,
             padding,
             pace: Duration::from_millis(pace),
             tally: Tally::default(),
@@ -604,7 +601,7 @@ impl World {
         } else if will.delay_s == 0 {
             actor.will = None;
             self.promise(key);
-        } else if will.delay_s == SOON_S && waits && ending != Ending::TakenOver && self.wills_survive {
+        } else if will.delay_s == SOON_S && waits && ending != Ending::TakenOver {
             // Else its owner's return decides.
             actor.until_will = true;
             self.promise(key);
@@ -613,9 +610,6 @@ impl World {
 
     fn promise(&mut self, key: Key) {
         let now = self.clock;
-        if !self.wills_survive {
-            return;
-        }
         if let Some(sent) = self.sent.get_mut(&key) {
             sent.acknowledged = Some(now);
         }

@@ -586,8 +586,7 @@ impl Rig {
     }
 
     pub fn wait(&mut self, ms: u64) {
-        self.now.mono_us += ms * 1_000;
-        self.now.wall_ms += ms as i64;
+        self.wait_only(ms);
         self.turn();
     }
 
@@ -607,11 +606,22 @@ impl Rig {
 
     /// The socket breaks.
     pub fn drop_peer(&mut self, name: &str) {
+        self.cut_peer(name);
+        self.turn();
+    }
+
+    /// The same, and no turn follows.
+    pub fn cut_peer(&mut self, name: &str) {
         if let Some((shard, conn)) = self.peer(name).conn.take() {
             self.shards[usize::from(shard)].closed(conn, self.now);
         }
         self.peers.remove(name);
-        self.turn();
+    }
+
+    /// Time passes, and no turn follows.
+    pub fn wait_only(&mut self, ms: u64) {
+        self.now.mono_us += ms * 1_000;
+        self.now.wall_ms += ms as i64;
     }
 
     pub fn send(&mut self, name: &str, line: &str) {
