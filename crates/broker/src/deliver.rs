@@ -97,6 +97,12 @@ impl<'a> Outgoing<'a> {
         self.message.topic.len() + self.properties.as_bytes().len() + self.message.payload.len()
     }
 
+    /// Whether what it is delivered as must not leave before its packet id is durable: a repetition after a kill would be another
+    /// message to a session that ends with its connection.
+    fn is_held(&self, qos: QoS) -> bool {
+        self.message.hold && qos == QoS::ExactlyOnce
+    }
+
     /// Whether a receiver with these lists may have it.
     fn may_receive(&mut self, access: &Arc<dyn Access>) -> bool {
         if !self.many {
@@ -219,6 +225,7 @@ impl Delivering<'_> {
                 return;
             }
             if let Kind::Clean(waiters) = &session.kind
+                && !out.is_held(qos)
                 && waiters.get().is_none_or(|waiters| waiters.pending.is_empty())
                 && room
                 && session.has_room()
@@ -245,25 +252,33 @@ impl Delivering<'_> {
         }
         let shared = out.shared;
         let delivery = out.keep(qos, retain, ids, share);
-        self.enqueue_with(target.session, &delivery, shared, Some(ends));
-        if conn_id.is_some() {
+        let held = out.is_held(qos) && !session.is_persistent();
+        let kept = self.enqueue_with(target.session, &delivery, shared, held, Some(ends));
+        if held && kept {
+            // Its publisher's wait ends with this turn's commit, and so does this one's.
+            self.batch.waits.extend(ends.end().map(Wait::End));
+            self.batch.waits.push(Wait::Held(target.session));
+            self.batch.due = true;
+        } else if conn_id.is_some() {
             self.pump(target.session);
         }
     }
 
     /// Puts a message behind all that waits for a session.
     pub(crate) fn enqueue(&mut self, key: SessionKey, delivery: &Arc<Delivery>, ends: Option<&mut Ends<'_>>) {
-        self.enqueue_with(key, delivery, None, ends);
+        let _ = self.enqueue_with(key, delivery, None, false, ends);
     }
 
+    /// The same; whether it waits now.
     fn enqueue_with(
         &mut self,
         key: SessionKey,
         delivery: &Arc<Delivery>,
         shared: Option<BodyId>,
+        held: bool,
         mut ends: Option<&mut Ends<'_>>,
-    ) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+    ) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return false };
         let limits = config::client(&self.limits.clients, session.listener);
         match &mut session.kind {
             Kind::Clean(waiters) => {
@@ -277,14 +292,14 @@ impl Delivering<'_> {
                         self.stats.held_back += u64::from(end.is_some());
                         if end.is_none() {
                             self.stats.dropped_slow += 1;
-                            return;
+                            return false;
                         }
                     }
                     Some(_) => {}
                     // Retained: the index holds the payload anyway.
                     None if waiters.pending.len() as u64 >= limits.queue_messages => {
                         self.stats.dropped_full += 1;
-                        return;
+                        return false;
                     }
                     None => {}
                 }
@@ -294,7 +309,7 @@ impl Delivering<'_> {
                 if waiters.bytes >= bound && waiters.taken_us == 0 {
                     (waiters.taken_us, waiters.taken) = (self.now.mono_us, 0);
                 }
-                waiters.pending.push_back(Pending { delivery: Arc::clone(delivery), end });
+                waiters.pending.push_back(Pending { delivery: Arc::clone(delivery), end, held });
             }
             Kind::Persistent { queue, .. } => {
                 let has_bytes = queue.backlog(self.now).0 < limits.queue_bytes;
@@ -307,7 +322,7 @@ impl Delivering<'_> {
                     if let Some(ends) = ends {
                         ends.discard(Outcome::Discarded(Reason::Limit));
                     }
-                    return;
+                    return false;
                 }
                 let row = Queued { delivery: Arc::clone(delivery), shared };
                 let end = ends.as_deref_mut().and_then(Ends::end);
@@ -324,6 +339,17 @@ impl Delivering<'_> {
                 }
             }
         }
+        true
+    }
+
+    /// What the oldest held message of a session waited for is durable.
+    pub(crate) fn release_held(&mut self, key: SessionKey) {
+        let Some(Session { kind: Kind::Clean(waiters), .. }) = self.sessions.get_mut(key) else { return };
+        let pending = waiters.get_mut().map(|waiters| &mut waiters.pending);
+        if let Some(held) = pending.and_then(|pending| pending.iter_mut().find(|pending| pending.held)) {
+            held.held = false;
+        }
+        self.pump(key);
     }
 
     /// Sends what waits for a session, as far as its window and its output have room.
@@ -441,13 +467,17 @@ impl Delivering<'_> {
         let Some(session) = self.sessions.get_mut(key) else { return false };
         let Kind::Clean(rare) = &mut session.kind else { return false };
         let Some(waiters) = rare.get_mut() else { return false };
-        let Some(state) = waiters.pending.front().map(|p| awaited(qos(p.delivery.qos))) else {
+        let Some(front) = waiters.pending.front() else {
             // Its memory was for the time of need.
             *rare = Rare::default();
             return false;
         };
+        if front.held {
+            return false;
+        }
+        let state = awaited(qos(front.delivery.qos));
         let Some(packet_id) = session.inflight.push(0, state) else { return false };
-        let Some(Pending { delivery, end }) = waiters.pending.pop_front() else { return false };
+        let Some(Pending { delivery, end, .. }) = waiters.pending.pop_front() else { return false };
         let size = delivery_size(&delivery);
         waiters.bytes -= size;
         waiters.taken += size;

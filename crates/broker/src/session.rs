@@ -353,12 +353,14 @@ pub(crate) struct LateWill {
     pub(crate) due_us: u64,
 }
 
-/// A message for which a client's window has no room.
+/// A message for which a client's window has no room, or which must not leave yet.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) delivery: Arc<Delivery>,
     /// Taken past the session's bound: its publisher waits until there is room.
     pub(crate) end: Option<End>,
+    /// Not before the packet id that it came under is durable, or after a kill it would come again.
+    pub(crate) held: bool,
 }
 
 /// Messages that wait in memory for a session that ends with its connection.

@@ -28,6 +28,8 @@ pub(crate) enum Wait {
     Publish(SessionKey, u16),
     /// The PUBREL of one.
     Pubrel(SessionKey, u16),
+    /// The oldest held message of a session that ends with its connection.
+    Held(SessionKey),
 }
 
 /// A SUBACK, UNSUBACK or PUBCOMP, and the subscriptions whose retained messages follow it.
@@ -179,6 +181,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     Wait::Connack(conn) => self.connack_when_routed(conn),
                     Wait::Reply(reply) => self.when_routed(Late::Reply(reply)),
                     Wait::Publish(key, packet_id) => self.outbound_committed(key, packet_id),
+                    Wait::Held(key) => self.delivering().release_held(key),
                     Wait::Pubrel(key, packet_id) => self.release_committed(key, packet_id),
                 }
             }

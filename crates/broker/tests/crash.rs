@@ -708,3 +708,43 @@ fn a_will_is_there_once_wherever_its_subscribers_are_and_whenever_the_power_is_c
         }
     }
 }
+
+#[test]
+fn a_qos_2_message_leaves_for_a_clean_subscriber_when_its_packet_id_is_durable() {
+    // A publisher that read no PUBREC sends again after a kill: the subscriber, which has a new session then, must not have had it.
+    check(
+        "s> connect id=s v=5
+         s< connack sp=0
+         s> subscribe id=1 f=x:2
+         s< suback 1 02
+         p> connect id=p v=5 clean=0 expiry=100
+         commit
+         p< connack sp=0
+         p> publish q=2 id=1 t=x p=one
+         p> publish q=2 id=2 t=x p=two
+         p> publish q=1 id=3 t=x p=three
+         s< -
+         p< -
+         commit
+         s< publish x q2 id=1 one
+         s< publish x q2 id=2 two
+         s< publish x q1 id=3 three
+         p< pubrec 1
+         p< pubrec 2
+         p< puback 3
+         p> publish q=2 id=4 t=x p=four
+         s< -
+         crash
+         s> connect id=s v=5
+         s< connack sp=0
+         s> subscribe id=1 f=x:2
+         s< suback 1 02
+         p> connect id=p v=5 clean=0 expiry=100
+         p< connack sp=1
+         p> publish q=2 id=4 t=x p=four dup=1
+         s< -
+         commit
+         s< publish x q2 id=1 four
+         p< pubrec 4",
+    );
+}

@@ -15,8 +15,8 @@ const HEAD: &str = "\n## Campaigns\n\n\
     against it. A power cut leaves of what was not synced each sector kept, dropped or torn (`crates/testkit/src/power.rs`,\n\
     [decision 0017](decisions/0017-the-power-cut-rig.md)). A test shows that the rig has teeth: on a disk whose syncs do nothing it finds losses.\n\n\
     *Promised* are deliveries: an acknowledged message and a persistent subscriber that had its SUBACK before. *Lost* of them never came; *duplicated* is a QoS 2\n\
-    message handed out twice in one session. *Once more* is one that a client got again after it had given up its session: either that one had ended with its\n\
-    connection, and the publisher, which had read no PUBREC, sent again ([guarantees.md](guarantees.md), \"Not yet\"); or the client had asked to discard it, and the\n\
+    message handed out twice in one session. *Once more* is one that a client got again in a later session: at a subscription of a lower QoS, after its publisher had sent it\n\
+    again; or the client had asked to discard its session, and the\n\
     broker ended before it answered, so the session was still there.\n";
 
 /// The faults that have a test of their own: fault, test, what it holds.
