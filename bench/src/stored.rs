@@ -157,7 +157,7 @@ fn start(edge: &Path, folder: &Path, knows: Option<&str>) -> io::Result<(f64, u6
     let log = folder.join("output.log");
     let launch = Launch::new("ferrule-edge", edge, log)
         .args(["run", "--listen", &addr.to_string(), "--data-dir"])
-        .arg(folder.join("."));
+        .arg(folder);
     let started = Instant::now();
     let mut process = launch.start();
     let options = match knows {
