@@ -50,12 +50,13 @@ check: tools ## format, lints, documentation; licences and sources when cargo-de
 unit: tools ## unit and crate tests
 	cargo test --release --workspace --exclude ferrule-tests
 
-# Each with one worker a node, with three, and with three between which everything takes a random time.
+# Each with one worker a node, with three, and with three between which everything takes a random time; there without those that are
+# about libraries and proxies, to which that makes no difference.
 e2e: build ## end-to-end tests with real processes and real servers; E2E=kill9 runs one file
 	FERRULE_TEST_WORKERS=1 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 	FERRULE_TEST_WORKERS=3 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 	FERRULE_TEST_WORKERS=3 FERRULE_TEST_WORKER_DELAY=3ms \
-		cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
+		cargo test --release --workspace $(addprefix --test ,$(or $(filter-out browser clients proxies,$(E2E)),$(E2E))) -- --test-threads=$(THREADS) --show-output
 
 # Half of the campaigns' nodes have one worker, half three. The page is made of what they write.
 faults: build ## the tests with faults at length: 1,000 power cuts, 1,000 kill -9, failing disks; FERRULE_FAULT_SEEDS=1000; the result goes to tests/results and docs/faults.md

@@ -1,7 +1,7 @@
-//! Devices that send every unacknowledged message again and again while the cloud is slow: each is stored once.
+//! Devices that send every unacknowledged message again and again while the cloud is slow.
 //!
 //! A PUBLISH with a waiting packet id, on the same connection and with the same content, joins the wait. Without that a slow
-//! cloud becomes a storm of duplicates, which make it slower.
+//! cloud becomes a storm of duplicates, which make it slower. One that crosses its PUBACK is a message of its own (decision 0019).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::time::Duration;
@@ -42,7 +42,12 @@ fn storm(edge_rules: &str, resend_after: Duration) {
     node::assert_accounts(&edge.wait_drained(PATIENCE));
     cloud.wait_drained(PATIENCE);
     assert_eq!((ledger.acknowledged(), ledger.published()), (1000, 1000));
-    check_rows("SQLite", &ledger, &sqlite_rows(&sqlite), Copies::One);
+    let rows = sqlite_rows(&sqlite);
+    check_rows("SQLite", &ledger, &rows, Copies::AsSent);
+    // Each packet that was sent again joined the wait of its message, or had crossed its PUBACK and is a row of its own.
+    let joined = edge.status()["counters"]["joined"].as_u64().unwrap();
+    assert_eq!(ledger.sent() as u64, rows.len() as u64 + joined);
+    assert!(joined > 0, "no repetition joined");
 }
 
 #[test]

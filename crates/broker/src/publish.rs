@@ -249,15 +249,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return None;
         }
         let qos2 = publish.qos == QoS::ExactlyOnce;
-        if publish.dup && !qos2 && publishing.recent.iter().any(|(known, _)| *known == packet_id) {
-            // Sent again while its PUBACK was under way: a new message under this id would not be a duplicate.
-            let content = content(&self.hasher, publish, topic);
-            if publishing.recent.contains(&(packet_id, content)) {
-                self.stats.joined += 1;
-                self.write_ack(id, packet_id, false, ReasonCode::SUCCESS);
-                return None;
-            }
-        }
         let session = self.sessions.get_mut(key)?;
         if qos2 {
             match session.received.get_mut().and_then(|received| received.get_mut(&packet_id)) {
@@ -431,9 +422,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(publishing) = conn.publishing.get_mut() else { return };
         let Ok(index) = publishing.waiting.binary_search_by_key(&serial, |w| w.serial) else { return };
         if unordered {
-            if let Some(acknowledged) = publishing.waiting.remove(index) {
-                publishing.remember(acknowledged);
-            }
+            publishing.waiting.remove(index);
             self.write_ack(to, packet_id, qos2, ReasonCode::SUCCESS);
             return;
         }
@@ -445,7 +434,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let due = publishing.waiting.front().copied().filter(|w| w.receipt.is_none());
             let Some(front) = due else { return };
             publishing.waiting.pop_front();
-            publishing.remember(front);
             self.write_ack(to, front.packet_id, front.qos2, front.reason);
         }
     }

@@ -617,8 +617,6 @@ pub(crate) struct Publishing {
     /// Topic aliases that the client has set.
     pub(crate) aliases: Vec<Option<Arc<str>>>,
     pub(crate) waiting: VecDeque<Waiting>,
-    /// QoS 1 publishes that waited and were acknowledged lately: packet id and content.
-    pub(crate) recent: VecDeque<(u16, u64)>,
     /// Which process life the client says it is (a gateway's boot).
     pub(crate) life: Option<Box<str>>,
     /// Its authentication by steps, if it is that.
@@ -640,9 +638,6 @@ pub(crate) struct Publishing {
     /// Bytes of output taken since `drained_ms`.
     taken: usize,
 }
-
-/// As many as common libraries have in flight; a repetition crosses its PUBACK within a round trip.
-const RECENT: usize = 64;
 
 impl Conn {
     pub(crate) fn new(peer: IpAddr, listener: u16, access: Arc<dyn Access>, now_us: u64) -> Self {
@@ -744,19 +739,6 @@ impl Conn {
 /// Wraps every 49 days: for times that are looked at far more often.
 fn wrapping_ms(us: u64) -> u32 {
     (us / 1_000) as u32
-}
-
-impl Publishing {
-    /// A publish that waited has its acknowledgement: a repetition that crosses it is known again.
-    pub(crate) fn remember(&mut self, acknowledged: Waiting) {
-        if acknowledged.qos2 {
-            return; // Known by its packet id until PUBREL.
-        }
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((acknowledged.packet_id, acknowledged.content));
-    }
 }
 
 #[cfg(test)]

@@ -269,6 +269,26 @@ fn a_repetition_on_the_same_connection_joins_the_wait() {
 }
 
 #[test]
+fn after_its_acknowledgement_a_repetition_is_a_new_message_whatever_dup_says() {
+    // [MQTT-4.3.2-5], decision 0019.
+    check(
+        "rule x
+         hold
+         p> connect id=p v=5
+         p< connack sp=0
+         p> publish t=x q=1 id=1 p=a
+         resolve delivered
+         p< puback 1
+         p> publish t=x q=1 id=1 p=a dup=1
+         p< -
+         open 1
+         resolve delivered
+         p< puback 1
+         p< -",
+    );
+}
+
+#[test]
 fn another_message_under_a_waiting_packet_id_is_an_error() {
     check(
         "rule x

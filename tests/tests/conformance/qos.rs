@@ -33,6 +33,8 @@ clause!(mqtt_4_3_2_2, "MQTT-4.3.2-2", [v5], |broker| {
     qos_1_sender(peer(broker));
     backlog(broker);
 });
+clause!(mqtt_4_3_2_2_of_3, "MQTT-4.3.2-2", [v3_1_1], |broker| new_after_puback(peer(broker)));
+clause!(mqtt_4_3_2_5, "MQTT-4.3.2-5", [v5], |broker| new_after_puback(peer(broker)));
 clause!(mqtt_4_3_2_3, "MQTT-4.3.2-3", [v5], |broker| qos_1_sender(peer(broker)));
 clause!(mqtt_4_3_2_4, "MQTT-4.3.2-4", [v5], |broker| owned(broker, PUBLISH[1]));
 clause!(mqtt_4_3_3_1_of_3, "MQTT-4.3.3-1", [v3_1_1], |broker| qos_2_sender(peer(broker)));
@@ -184,6 +186,20 @@ fn owned(broker: &Broker, first: u8) {
     let mut late = peer.clean("late");
     late.subscribe("t", QoS::AtMostOnce);
     assert_eq!(peer.texts(&mut late), ["owned"]);
+}
+
+/// Also where the first one had to wait for the disk: for a session that is away.
+fn new_after_puback(peer: Peer) {
+    let (topic, me) = (unique(), unique());
+    let mut away = peer.persistent(&me);
+    away.subscribe(&topic, QoS::AtLeastOnce);
+    away.disconnect();
+    let mut writer = peer.clean(&unique());
+    for first in [PUBLISH[1], PUBLISH[1] | DUP, PUBLISH[1]] {
+        writer.send_raw(&peer.publish_bytes(first, topic.as_bytes(), 7, &[], b"same")).unwrap();
+        writer.expect_ack(AckType::Puback, 7);
+    }
+    assert_eq!(peer.texts(&mut peer.back(&me)), ["same"; 3]);
 }
 
 fn qos_2_sender(peer: Peer) {

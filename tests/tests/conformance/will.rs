@@ -172,7 +172,8 @@ fn watch(peer: Peer, filter: &str) -> Client {
     reader
 }
 
-/// What has come to `reader` by the time that one more client is lost, whose will is the fence: a worker sees ends in their order.
+/// What has come to `reader` by the time that one more client is lost, whose will is the fence: a worker sees
+/// ends in their order. (With several it is no proof, and nothing fails for that.)
 fn after_all_ended(peer: Peer, reader: &mut Client) -> Vec<Message> {
     let fence = unique();
     reader.subscribe(&fence, QoS::AtLeastOnce);
@@ -285,13 +286,13 @@ fn a_will_expires_like_any_message() {
     let mut away = peer.persistent(&me);
     away.subscribe(&topic, QoS::AtLeastOnce);
     away.disconnect();
+    let mut here = watch(peer, &topic);
     for seconds in [1, 100] {
         let expiry = [0x02, 0, 0, 0, seconds];
         let will = Will { qos: 1, properties: &expiry, ..Will::on(&topic) };
         drop(will.connect(peer, &unique()));
+        assert_eq!(next_publish(&mut here).text(), "will");
     }
-    let mut here = watch(peer, &topic);
-    assert_eq!(after_all_ended(peer, &mut here), []);
     // The clock alone makes it expire.
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let mut back = peer.back(&me);
