@@ -57,6 +57,7 @@ mod ruleset;
 mod sql;
 mod template;
 
+mod big;
 mod check;
 mod plan;
 

@@ -451,9 +451,10 @@ impl<'a> Machine<'a, '_> {
                 Op::Call { function, args } => {
                     let function = function as FunctionId;
                     let first = self.stack.len().saturating_sub(args as usize);
+                    let Some(function) = functions::function_of(function) else { break };
                     let value = functions::call(function, &mut self.stack[first..], self.around);
                     self.stack.truncate(first);
-                    let value = self.or_null(value, || format!("{}()", functions::FUNCTIONS[function].name));
+                    let value = self.or_null(value, || format!("{}()", function.name));
                     self.stack.push(value);
                 }
                 Op::Array(count) => {
@@ -587,7 +588,7 @@ impl<'a> Machine<'a, '_> {
             Column::Topic => Value::Text(Cow::Borrowed(input.topic)),
             Column::Payload => match std::str::from_utf8(input.payload) {
                 Ok(text) => Value::Text(Cow::Borrowed(text)),
-                Err(_) => Value::Bytes(input.payload),
+                Err(_) => Value::Bytes(Cow::Borrowed(input.payload)),
             },
             Column::Qos => Value::Int(i64::from(input.qos)),
             Column::Retain => Value::Bool(input.retain),

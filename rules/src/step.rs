@@ -9,7 +9,7 @@ use crate::check::forbidden_topic;
 use crate::functions::Surroundings;
 use crate::json;
 use crate::paths::{Paths, Scan};
-use crate::program::{Base, InsertCode, Layout, MAX_TEXT, Machine, Node, Part, Program, Template};
+use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Template};
 use crate::value::{Value, write_json_text};
 use crate::{Message, Rule, TargetKind};
 
@@ -176,7 +176,7 @@ impl Scratch {
         let mut scan = Scan::default();
         scan.begin(&paths);
         let random = [(seed >> 64) as u64, seed as u64];
-        let around = Surroundings { wall_ms: 0, random, max_text: MAX_TEXT };
+        let around = Surroundings::new(random);
         Scratch { scan, paths, around, stack: Vec::new(), registers: Vec::new(), trace: None }
     }
 
@@ -490,7 +490,7 @@ fn write_layout(
                     match (document, std::str::from_utf8(m.input.payload)) {
                         (Ok(found), _) => out.extend_from_slice(found.of(m.input.payload)),
                         (Err(_), Ok(text)) => write_json_text(text, out),
-                        (Err(_), Err(_)) => Value::Bytes(m.input.payload).write_json(out),
+                        (Err(_), Err(_)) => Value::Bytes(m.input.payload.into()).write_json(out),
                     }
                     first = false;
                 }

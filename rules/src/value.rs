@@ -1,12 +1,15 @@
-//! Values of expressions: borrowed where they can be, never a tree.
+//! Values of expressions: borrowed where they can be.
 //!
-//! Arrays and objects are their JSON text, so passing one through copies bytes and a payload's numbers keep their
-//! digits. Integers are 64 bits; a longer one from a payload is [`Value::Big`], passes through, compares, and has no
-//! arithmetic (the place where bounded big integers will come in).
+//! An array or object from a payload is its JSON text ([`Value::Json`]), so passing one through copies bytes and its
+//! numbers keep their digits. What functions and `AS a.b` make is a tree ([`Value::List`], [`Value::Map`]), shared, so that
+//! passing it on costs a count; [`Value::open`] makes one level of the text such a tree. Integers are 64 bits; a longer one is [`Value::Big`],
+//! its digits: the default dialect passes it through and compares it, EMQX's calculates with it.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
+use indexmap::IndexMap;
 use serde_json::Value as Tree;
 
 use crate::TypeError;
@@ -26,11 +29,20 @@ pub(crate) enum Value<'a> {
     /// The digits of an integer beyond 64 bits.
     Big(Cow<'a, str>),
     Text(Cow<'a, str>),
-    /// A payload that is not UTF-8.
-    Bytes(&'a [u8]),
+    /// What is not text: a payload that is not UTF-8, what functions make of text.
+    Bytes(Cow<'a, [u8]>),
     /// An array or object, as valid JSON text.
     Json(Cow<'a, str>),
+    /// An array that was made here.
+    List(Arc<Vec<Value<'static>>>),
+    /// An object that was made here, its members in the order in which they came.
+    Map(Arc<Map>),
+    /// Nothing at all, in EMQX's dialect: other than JSON's null. The default dialect has only NULL.
+    Missing,
 }
+
+/// Members of an object.
+pub(crate) type Map = IndexMap<String, Value<'static>>;
 
 impl<'a> Value<'a> {
     /// A value found in a JSON text.
@@ -54,7 +66,52 @@ impl<'a> Value<'a> {
         Value::found(text.as_bytes(), found).map(Value::into_owned)
     }
 
-    fn into_owned(self) -> Value<'static> {
+    /// A list.
+    pub(crate) fn list(items: Vec<Value<'static>>) -> Value<'static> {
+        Value::List(Arc::new(items))
+    }
+
+    /// An object.
+    pub(crate) fn map(members: Map) -> Value<'static> {
+        Value::Map(Arc::new(members))
+    }
+
+    /// Text or bytes: text when it is UTF-8.
+    pub(crate) fn binary(bytes: Vec<u8>) -> Value<'static> {
+        match String::from_utf8(bytes) {
+            Ok(text) => Value::Text(Cow::Owned(text)),
+            Err(error) => Value::Bytes(Cow::Owned(error.into_bytes())),
+        }
+    }
+
+    /// The bytes of text or bytes.
+    pub(crate) fn as_bytes(&self) -> Option<&[u8]> {
+        match self {
+            Value::Text(text) => Some(text.as_bytes()),
+            Value::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// One level of JSON text as a tree: what is inside stays text. Other values as they are.
+    pub(crate) fn open(self) -> Value<'a> {
+        let Value::Json(text) = &self else { return self };
+        let bytes = text.as_bytes();
+        let inner = |found: Found| Value::found(bytes, found).map_or(Value::Null, Value::into_owned);
+        if bytes.first() == Some(&b'[') {
+            return Value::list(json::items(bytes).map(|(_, found)| inner(found)).collect());
+        }
+        let mut members = Map::new();
+        for (key, found) in json::items(bytes) {
+            let Some(key) = key else { continue };
+            // As everywhere: of two members of one name the first counts.
+            members.entry(json::content(bytes, key).into_owned()).or_insert_with(|| inner(found));
+        }
+        Value::map(members)
+    }
+
+    /// A value that borrows nothing.
+    pub(crate) fn into_owned(self) -> Value<'static> {
         match self {
             Value::Null => Value::Null,
             Value::Bool(b) => Value::Bool(b),
@@ -62,8 +119,11 @@ impl<'a> Value<'a> {
             Value::Float(f) => Value::Float(f),
             Value::Big(s) => Value::Big(Cow::Owned(s.into_owned())),
             Value::Text(s) => Value::Text(Cow::Owned(s.into_owned())),
-            Value::Bytes(b) => Value::Text(Cow::Owned(String::from_utf8_lossy(b).into_owned())),
+            Value::Bytes(b) => Value::Bytes(Cow::Owned(b.into_owned())),
             Value::Json(s) => Value::Json(Cow::Owned(s.into_owned())),
+            Value::List(items) => Value::List(items),
+            Value::Map(members) => Value::Map(members),
+            Value::Missing => Value::Missing,
         }
     }
 
@@ -76,8 +136,11 @@ impl<'a> Value<'a> {
             Value::Float(f) => Value::Float(*f),
             Value::Big(s) => Value::Big(Cow::Borrowed(s)),
             Value::Text(s) => Value::Text(Cow::Borrowed(s)),
-            Value::Bytes(b) => Value::Bytes(b),
+            Value::Bytes(b) => Value::Bytes(Cow::Borrowed(b)),
             Value::Json(s) => Value::Json(Cow::Borrowed(s)),
+            Value::List(items) => Value::List(Arc::clone(items)),
+            Value::Map(members) => Value::Map(Arc::clone(members)),
+            Value::Missing => Value::Missing,
         }
     }
 
@@ -106,17 +169,25 @@ impl<'a> Value<'a> {
             Value::Text(_) => "string",
             Value::Bytes(_) => "bytes",
             Value::Json(s) if s.starts_with('{') => "object",
-            Value::Json(_) => "array",
+            Value::Json(_) | Value::List(_) => "array",
+            Value::Map(_) => "object",
+            Value::Missing => "a missing value",
         }
     }
 
     /// The member `key`; NULL when there is none.
     pub(crate) fn member(self, key: &str) -> Result<Value<'a>, TypeError> {
+        if let Value::Map(members) = &self {
+            return Ok(members.get(key).cloned().unwrap_or_default());
+        }
         self.inside(|text| json::member(text, key))
     }
 
     /// Element `index`, from 1, negative from the end; NULL when there is none.
     pub(crate) fn element(self, index: i64) -> Result<Value<'a>, TypeError> {
+        if let Value::List(items) = &self {
+            return Ok(place(index, items.len()).and_then(|at| items.get(at)).cloned().unwrap_or_default());
+        }
         self.inside(|text| json::element(text, index))
     }
 
@@ -145,7 +216,7 @@ impl<'a> Value<'a> {
             Value::Text(s) => write_json_text(s, out),
             Value::Bytes(b) => {
                 out.extend_from_slice(b"{\"$bytes\":\"");
-                for byte in *b {
+                for byte in b.iter() {
                     const HEX: &[u8; 16] = b"0123456789abcdef";
                     out.push(HEX[usize::from(byte >> 4)]);
                     out.push(HEX[usize::from(byte & 15)]);
@@ -153,6 +224,30 @@ impl<'a> Value<'a> {
                 out.extend_from_slice(b"\"}");
             }
             Value::Big(s) | Value::Json(s) => out.extend_from_slice(s.as_bytes()),
+            Value::List(items) => {
+                out.push(b'[');
+                for (at, item) in items.iter().enumerate() {
+                    if at > 0 {
+                        out.push(b',');
+                    }
+                    item.write_json(out);
+                }
+                out.push(b']');
+            }
+            Value::Map(members) => {
+                out.push(b'{');
+                for (at, (key, value)) in members.iter().enumerate() {
+                    if at > 0 {
+                        out.push(b',');
+                    }
+                    write_json_text(key, out);
+                    out.push(b':');
+                    value.write_json(out);
+                }
+                out.push(b'}');
+            }
+            // EMQX's word for it in text that it makes.
+            Value::Missing => out.extend_from_slice(b"\"undefined\""),
         }
     }
 
@@ -165,6 +260,13 @@ impl<'a> Value<'a> {
             other => other.write_json(out),
         }
     }
+}
+
+/// The place, from 0, of index `index` (from 1, negative from the end) among `len`.
+pub(crate) fn place(index: i64, len: usize) -> Option<usize> {
+    let len = i64::try_from(len).ok()?;
+    let at = if index > 0 { index - 1 } else { len.checked_add(index)? };
+    if index == 0 || at < 0 || at >= len { None } else { usize::try_from(at).ok() }
 }
 
 /// A string, as JSON.

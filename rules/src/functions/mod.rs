@@ -4,9 +4,12 @@ use std::borrow::Cow;
 
 use crate::TypeError;
 use crate::json;
+use crate::program::MAX_TEXT;
 use crate::value::{Value, finite};
 
-/// A function's place in [`FUNCTIONS`].
+pub(crate) mod emqx;
+
+/// A function's place in [`FUNCTIONS`], or beyond them among those of EMQX's dialect.
 pub(crate) type FunctionId = usize;
 
 /// One function.
@@ -18,7 +21,7 @@ pub(crate) struct Function {
     pub(crate) max: usize,
     /// Whether a NULL argument makes NULL without a call.
     strict: bool,
-    call: for<'a> fn(&mut [Value<'a>], &mut Surroundings) -> Result<Value<'a>, TypeError>,
+    pub(crate) call: for<'a> fn(&mut [Value<'a>], &mut Surroundings) -> Result<Value<'a>, TypeError>,
 }
 
 /// What functions see besides their arguments.
@@ -30,6 +33,13 @@ pub(crate) struct Surroundings {
     pub(crate) random: [u64; 2],
     /// The largest text a function may make, in bytes.
     pub(crate) max_text: usize,
+}
+
+impl Surroundings {
+    /// With this seed of `uuid()` and its like.
+    pub(crate) fn new(random: [u64; 2]) -> Self {
+        Self { wall_ms: 0, random, max_text: MAX_TEXT }
+    }
 }
 
 /// The most arguments of any function.
@@ -62,7 +72,7 @@ pub(crate) static FUNCTIONS: [Function; 12] = [
 ];
 
 /// What each function means: name, signature, meaning, examples, as TOML. Documentation is made from it.
-pub const FUNCTIONS_TOML: &str = include_str!("functions.toml");
+pub const FUNCTIONS_TOML: &str = include_str!("../functions.toml");
 
 /// The names of all functions, ascending.
 pub fn function_names() -> impl Iterator<Item = &'static str> {
@@ -74,13 +84,25 @@ pub(crate) fn function_id(name: &str) -> Option<FunctionId> {
     FUNCTIONS.iter().position(|f| f.name.eq_ignore_ascii_case(name))
 }
 
+/// The id of a function of EMQX's dialect.
+pub(crate) fn emqx_id(name: &str) -> Option<FunctionId> {
+    emqx::function_id(name).map(|id| FUNCTIONS.len() + id)
+}
+
+/// The function of an id.
+pub(crate) fn function_of(id: FunctionId) -> Option<&'static Function> {
+    match id.checked_sub(FUNCTIONS.len()) {
+        None => FUNCTIONS.get(id),
+        Some(id) => emqx::function(id),
+    }
+}
+
 /// Calls a function.
 pub(crate) fn call<'a>(
-    id: FunctionId,
+    function: &Function,
     args: &mut [Value<'a>],
     around: &mut Surroundings,
 ) -> Result<Value<'a>, TypeError> {
-    let function = &FUNCTIONS[id];
     if function.strict && args.iter().any(|a| matches!(a, Value::Null)) {
         return Ok(Value::Null);
     }

@@ -1,0 +1,6 @@
+//! Arrays and objects.
+
+use super::emqx;
+use crate::functions::Function;
+
+pub(super) static FUNCTIONS: &[Function] = &[];

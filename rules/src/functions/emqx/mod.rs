@@ -1,0 +1,174 @@
+//! The functions of EMQX's dialect, as EMQX has them: names in lower case, arguments by position, and an error is the
+//! rule's failure for this message.
+//!
+//! A function gets its arguments as values of the machine, arrays and objects opened ([`Value::open`]: a function never sees
+//! [`Value::Json`] at the outermost level, but an element of an opened one may be it), and may take them. What the peer's
+//! functions do with a missing value ([`Value::Missing`]) and with JSON's null ([`Value::Null`]) is said with each.
+//! Context functions (`topic(2)`, `clientid()`) are not here: the planner makes columns of them.
+//!
+//! Bounds: a text, list or object that a function makes is at most [`Surroundings::max_text`] bytes as JSON; what
+//! could be larger is refused before it is made ([`TypeError::BadArgument`]).
+
+use std::borrow::Cow;
+
+use super::{Function, FunctionId, Surroundings};
+use crate::TypeError;
+use crate::value::{Map, Value};
+
+mod codec;
+mod container;
+mod number;
+mod system;
+mod text;
+mod time;
+
+/// What a function gives.
+pub(super) type Given<'a> = Result<Value<'a>, TypeError>;
+
+/// All of them: of each file one part, each in the order of its names.
+static PARTS: [&[Function]; 6] = [
+    codec::FUNCTIONS,
+    container::FUNCTIONS,
+    number::FUNCTIONS,
+    system::FUNCTIONS,
+    text::FUNCTIONS,
+    time::FUNCTIONS,
+];
+
+/// Finds a function by name: EMQX's are in lower case only.
+pub(crate) fn function_id(name: &str) -> Option<FunctionId> {
+    PARTS.iter().flat_map(|part| part.iter()).position(|f| f.name == name)
+}
+
+/// The function of an id.
+pub(super) fn function(mut id: FunctionId) -> Option<&'static Function> {
+    for part in PARTS {
+        if let Some(function) = part.get(id) {
+            return Some(function);
+        }
+        id -= part.len();
+    }
+    None
+}
+
+/// The names of all functions.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> + Clone {
+    PARTS.iter().flat_map(|part| part.iter()).map(|f| f.name)
+}
+
+/// A function of this dialect: every argument reaches it.
+const fn emqx(
+    name: &'static str,
+    min: usize,
+    max: usize,
+    call: for<'a> fn(&mut [Value<'a>], &mut Surroundings) -> Given<'a>,
+) -> Function {
+    Function { name, min, max, strict: false, call }
+}
+
+/// Takes the argument `index`; there is one, or it has been left out.
+fn take<'a>(args: &mut [Value<'a>], index: usize) -> Value<'a> {
+    args.get_mut(index).map_or(Value::Missing, |arg| std::mem::replace(arg, Value::Missing))
+}
+
+/// Whether so many bytes may be made.
+fn within(bytes: usize, around: &Surroundings) -> Result<(), TypeError> {
+    if bytes <= around.max_text { Ok(()) } else { Err(TypeError::BadArgument) }
+}
+
+/// An argument that text functions take: text; numbers they do not; `true` and `false` as their words.
+fn text_of<'v>(value: &'v Value<'_>) -> Result<Cow<'v, str>, TypeError> {
+    match value {
+        Value::Text(text) => Ok(Cow::Borrowed(text)),
+        Value::Bool(true) => Ok(Cow::Borrowed("true")),
+        Value::Bool(false) => Ok(Cow::Borrowed("false")),
+        _ => Err(TypeError::TypeMismatch),
+    }
+}
+
+/// The bytes of text or bytes.
+fn bytes_of<'v>(value: &'v Value<'_>) -> Result<&'v [u8], TypeError> {
+    value.as_bytes().ok_or(TypeError::TypeMismatch)
+}
+
+/// The elements of a list.
+fn list_of<'v>(value: &'v Value<'_>) -> Result<&'v [Value<'static>], TypeError> {
+    match value {
+        Value::List(items) => Ok(items),
+        _ => Err(TypeError::TypeMismatch),
+    }
+}
+
+/// The members of an object.
+fn map_of<'v>(value: &'v Value<'_>) -> Result<&'v Map, TypeError> {
+    match value {
+        Value::Map(members) => Ok(members),
+        _ => Err(TypeError::TypeMismatch),
+    }
+}
+
+/// A number that fits where counts and places are meant.
+fn int_of(value: &Value<'_>) -> Result<i64, TypeError> {
+    match value {
+        Value::Int(i) => Ok(*i),
+        _ => Err(TypeError::TypeMismatch),
+    }
+}
+
+/// Text.
+fn owned<'a>(text: impl Into<String>) -> Value<'a> {
+    Value::Text(Cow::Owned(text.into()))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use serde_json::Value as Tree;
+
+    /// A value of a JSON text; `{"$bytes": "hex"}` and `{"$undefined": true}` as in the peers' cases.
+    fn value(tree: &Tree) -> Value<'static> {
+        if let Some(hex) = tree.get("$bytes").and_then(Tree::as_str) {
+            let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            return Value::Bytes((0..hex.len()).step_by(2).map(byte).collect::<Vec<_>>().into());
+        }
+        if tree.get("$undefined").is_some() {
+            return Value::Missing;
+        }
+        Value::from_tree(tree).open().into_owned()
+    }
+
+    /// What `name` makes of `args`, a JSON array, as JSON (`{"$bytes":...}`, `"undefined"`), or `error`.
+    pub(in crate::functions) fn call(name: &str, args: &str) -> String {
+        let args: Tree = serde_json::from_str(args).unwrap();
+        let mut args: Vec<Value<'_>> = args.as_array().unwrap().iter().map(value).collect();
+        let function = function(function_id(name).unwrap()).unwrap();
+        if args.len() < function.min || args.len() > function.max {
+            return "error".to_owned();
+        }
+        let mut around = Surroundings { wall_ms: 1_600_000_000_123, ..Surroundings::new([1, 2]) };
+        let given = match (function.call)(&mut args, &mut around) {
+            Ok(value) => value,
+            Err(_) => return "error".to_owned(),
+        };
+        let mut out = Vec::new();
+        given.write_json(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// Each case: name, arguments, what comes.
+    pub(in crate::functions) fn check(cases: &[(&str, &str, &str)]) {
+        for (name, args, expected) in cases {
+            assert_eq!(call(name, args), *expected, "{name}({args})");
+        }
+    }
+
+    #[test]
+    fn no_name_stands_twice() {
+        let mut all: Vec<_> = names().collect();
+        all.sort_unstable();
+        let count = all.len();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+}

@@ -1,0 +1,6 @@
+//! Arithmetic, mathematics, bits.
+
+use super::emqx;
+use crate::functions::Function;
+
+pub(super) static FUNCTIONS: &[Function] = &[];

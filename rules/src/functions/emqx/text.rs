@@ -1,0 +1,6 @@
+//! Text, conversions and tests of types.
+
+use super::emqx;
+use crate::functions::Function;
+
+pub(super) static FUNCTIONS: &[Function] = &[];

@@ -1,0 +1,6 @@
+//! Dates and times.
+
+use super::emqx;
+use crate::functions::Function;
+
+pub(super) static FUNCTIONS: &[Function] = &[];
