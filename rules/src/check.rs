@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::diagnostic::nearest;
+use crate::emqx;
 use crate::paths::Paths;
-use crate::plan::{Mistake, Planner};
+use crate::plan::{Mistake, Planner, Plans};
 use crate::program::{InsertCode, Template};
 use crate::sql::ast::{InsertInto, Literal, Name, Query, Setting, Statement, StatementKind};
 use crate::sql::statement::statements;
@@ -25,15 +26,15 @@ const MAX_INSERTS: usize = 64;
 /// # Errors
 /// Every mistake of every file, in order of files and text.
 pub fn load(sources: &[Source<'_>], host: &Host) -> Result<RuleSet, Vec<Diagnostic>> {
-    load_with(sources, host, false)
+    load_with(sources, host, None)
 }
 
-/// As [`load`]; with `bare` a SELECT alone is a rule called `query` that inserts into `log` (`rules eval`).
-pub(crate) fn load_with(sources: &[Source<'_>], host: &Host, bare: bool) -> Result<RuleSet, Vec<Diagnostic>> {
+/// As [`load`]; with `bare`, a dialect, a SELECT alone is a rule called `query` that inserts into `log` (`rules eval`).
+pub(crate) fn load_with(sources: &[Source<'_>], host: &Host, bare: Option<Dialect>) -> Result<RuleSet, Vec<Diagnostic>> {
     let mut checker = Checker {
         sources,
         host,
-        bare,
+        bare: bare.is_some(),
         found: Vec::new(),
         sinks: Vec::new(),
         rules: Vec::new(),
@@ -44,7 +45,7 @@ pub(crate) fn load_with(sources: &[Source<'_>], host: &Host, bare: bool) -> Resu
     };
     let mut files: Vec<Vec<Statement>> = Vec::new();
     for (file, source) in sources.iter().enumerate() {
-        let read = statements(source);
+        let read = statements(source, bare.unwrap_or_default());
         checker.found.extend(read.diagnostics.into_iter().map(|d| (file, d)));
         checker.unread_sinks.extend(read.unread_sinks);
         files.push(read.statements);
@@ -61,14 +62,15 @@ pub(crate) fn load_with(sources: &[Source<'_>], host: &Host, bare: bool) -> Resu
         for statement in statements {
             match &statement.kind {
                 StatementKind::CreateSink { .. } => {}
-                StatementKind::CreateRule { name, settings, inserts, query } => {
-                    checker.rule(file, statement.span, name, settings, inserts, query);
+                StatementKind::CreateRule { name, settings, dialect, inserts, query } => {
+                    checker.rule(file, statement.span, (name, *dialect), settings, inserts, query);
                 }
-                StatementKind::Query(query) if bare => {
+                StatementKind::Query(query) if bare.is_some() => {
                     let span = Span { start: statement.span.start, end: statement.span.start };
                     let name = |text: &str| Name { text: text.to_owned(), span };
                     let insert = InsertInto { sink: name("log"), target: None, settings: Vec::new(), span };
-                    checker.rule(file, statement.span, &name("query"), &[], &[insert], query);
+                    let named = (&name("query"), bare.unwrap_or_default());
+                    checker.rule(file, statement.span, named, &[], &[insert], query);
                 }
                 StatementKind::Query(_) => {
                     let message = "a query alone does nothing".to_owned();
@@ -310,7 +312,7 @@ impl Checker<'_> {
         &mut self,
         file: usize,
         span: Span,
-        name: &Name,
+        (name, dialect): (&Name, Dialect),
         settings: &[Setting],
         inserts: &[InsertInto],
         query: &Query,
@@ -324,7 +326,7 @@ impl Checker<'_> {
             };
             self.mistake(file, name.span, message, None);
         }
-        let filters = self.filters(file, query);
+        let filters = self.filters(file, query, dialect);
         let settings = self.rule_settings(file, settings);
         if inserts.len() > MAX_INSERTS {
             let message = format!("a rule has at most {MAX_INSERTS} inserts");
@@ -333,21 +335,23 @@ impl Checker<'_> {
         }
         let text = self.sources[file].text;
         let mut paths = std::mem::take(&mut self.paths);
-        let mut planner = Planner::new(query, text, self.host, &mut paths);
+        let mut planner: Box<dyn Plans + '_> = match dialect {
+            Dialect::Emqx => Box::new(emqx::plan::Planner::new(query, text, self.host, &mut paths)),
+            _ => Box::new(Planner::new(query, text, self.host, &mut paths)),
+        };
         let mut found: Vec<Mistake> = Vec::new();
         let mut codes: Vec<InsertCode> = Vec::new();
         let mut checked: Vec<Insert> = Vec::new();
         for (i, insert) in inserts.iter().enumerate() {
             let ordinal = inserts[..i].iter().filter(|other| other.sink.text == insert.sink.text).count();
             let ordinal = u32::try_from(ordinal).unwrap_or(u32::MAX);
-            if let Some((insert, code)) = self.insert(insert, ordinal, &mut planner, &mut found) {
+            if let Some((insert, code)) = self.insert(insert, ordinal, &mut *planner, &mut found) {
                 checked.push(insert);
                 codes.push(code);
             }
         }
-        found.append(&mut planner.mistakes);
-        let mut program = std::mem::take(&mut planner.program);
-        drop(planner);
+        let (mut program, mut mistakes) = planner.finish();
+        found.append(&mut mistakes);
         self.paths = paths;
         self.mistakes(file, found);
         for insert in inserts {
@@ -358,7 +362,7 @@ impl Checker<'_> {
         self.rules.push(Rule {
             name: name.text.clone(),
             id,
-            dialect: Dialect::Ferrule,
+            dialect,
             filters,
             inserts: checked,
             ack: settings.ack,
@@ -372,14 +376,18 @@ impl Checker<'_> {
         });
     }
 
-    fn filters(&mut self, file: usize, query: &Query) -> Vec<String> {
+    fn filters(&mut self, file: usize, query: &Query, dialect: Dialect) -> Vec<String> {
         let mut filters: Vec<String> = Vec::new();
         if query.from.len() > MAX_FILTERS {
             let message = format!("a rule has at most {MAX_FILTERS} topic filters");
             self.mistake(file, query.from[MAX_FILTERS].span, message, None);
         }
         for source in query.from.iter().take(MAX_FILTERS) {
-            if let Some((message, hint)) = filter_problem(&source.text) {
+            let is_source = SOURCES.iter().any(|prefix| source.text.starts_with(prefix));
+            // A case of `rules eval` may have any event.
+            if is_source && self.bare && dialect == Dialect::Emqx {
+                filters.push(source.text.clone());
+            } else if let Some((message, hint)) = filter_problem(&source.text) {
                 self.mistake(file, source.span, message, hint);
             } else if filters.contains(&source.text) {
                 self.warn(file, source.span, "this filter stands here twice".to_owned(), None);
@@ -447,7 +455,7 @@ impl Checker<'_> {
         &self,
         insert: &InsertInto,
         ordinal: u32,
-        planner: &mut Planner<'_>,
+        planner: &mut dyn Plans,
         found: &mut Vec<Mistake>,
     ) -> Option<(Insert, InsertCode)> {
         let Some(to) = self.destination(&insert.sink.text) else {
@@ -571,7 +579,7 @@ impl Checker<'_> {
         insert: &InsertInto,
         target: &TargetSchema,
         code: &mut InsertCode,
-        planner: &mut Planner<'_>,
+        planner: &mut dyn Plans,
     ) {
         let Some(schema) = sink.schema else { return };
         for option in &schema.options {
@@ -608,7 +616,7 @@ impl Checker<'_> {
         &self,
         sink: &CheckedSink<'_>,
         has_payload: bool,
-        planner: &Planner<'_>,
+        planner: &dyn Plans,
         found: &mut Vec<Mistake>,
     ) {
         let Some(schema) = sink.schema else { return };
@@ -654,6 +662,8 @@ pub(crate) fn forbidden_topic(topic: &str) -> bool {
 }
 
 /// What is wrong with a topic filter in FROM: MQTT 5.0 section 4.7.
+const SOURCES: [&str; 3] = ["$events/", "$bridges/", "$sources/"];
+
 fn filter_problem(filter: &str) -> Option<(String, Option<String>)> {
     let wrong = |message: &str| Some((message.to_owned(), None));
     if filter.is_empty() || filter.len() > 65_535 {
@@ -662,7 +672,7 @@ fn filter_problem(filter: &str) -> Option<(String, Option<String>)> {
     if filter.contains('\0') {
         return wrong("a topic filter cannot hold NUL");
     }
-    for event in ["$events/", "$bridges/", "$sources/"] {
+    for event in SOURCES {
         if filter.starts_with(event) {
             return wrong(&format!("`{event}...` is not yet implemented"));
         }

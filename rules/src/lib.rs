@@ -59,6 +59,7 @@ mod template;
 
 mod big;
 mod check;
+mod emqx;
 mod plan;
 
 mod functions;

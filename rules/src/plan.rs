@@ -8,7 +8,7 @@ use crate::paths::{NodeId, PathStep, Paths};
 use crate::program::{
     Base, Code, Column, ConditionPart, ItemId, Layout, Node, Op, Part, Program, Template, Walk,
 };
-use crate::sql::ast::{Access, Binary, Expr, ExprKind, Item, Name, Query};
+use crate::sql::ast::{Access, Binary, Expr, ExprKind, Item, Name, Put, Query};
 use crate::sql::cursor::shorten;
 use crate::template::{self, Piece};
 use crate::value::Value;
@@ -19,6 +19,18 @@ const MAX_ITEMS: usize = 1024;
 
 /// A mistake: where, what, hint.
 pub(crate) type Mistake = (Span, String, Option<String>);
+
+/// A planner as [`crate::check`] needs it.
+pub(crate) trait Plans {
+    /// Compiles a template that reads the row first, then the message.
+    fn template(&mut self, text: &str, span: Span, of: &str) -> Template;
+    /// Whether the row's columns are not all known by name.
+    fn has_star(&self) -> bool;
+    /// The first name of each column, and where it is given.
+    fn row_columns(&self) -> Vec<(&str, Span)>;
+    /// The program, and every mistake in the query and its templates.
+    fn finish(self: Box<Self>) -> (Program, Vec<Mistake>);
+}
 
 /// Where an expression stands, which decides what names mean.
 #[derive(Clone, Copy)]
@@ -41,8 +53,8 @@ pub(crate) struct Planner<'p> {
     host: &'p Host,
     text: &'p str,
     paths: &'p mut Paths,
-    pub(crate) program: Program,
-    pub(crate) mistakes: Vec<Mistake>,
+    program: Program,
+    mistakes: Vec<Mistake>,
     columns: Vec<RowColumn>,
     star: bool,
     /// Items that each item reads.
@@ -86,7 +98,7 @@ impl<'p> Planner<'p> {
                     let needs = std::mem::take(&mut p.needs);
                     p.reads.push(needs);
                     let named = match alias {
-                        Some(alias) => Some((alias.path.clone(), alias.span)),
+                        Some(alias) => Some((keys(&alias.path), alias.span)),
                         None => p.own_name(expr).map(|name| (vec![name], expr.span)),
                     };
                     if let Some((path, span)) = named {
@@ -109,16 +121,6 @@ impl<'p> Planner<'p> {
         p.program.after = (0..p.reads.len()).filter(|id| !before.contains(id)).collect();
         p.program.before = before.into_iter().collect();
         p
-    }
-
-    /// Whether the row's columns are all known by name.
-    pub(crate) fn has_star(&self) -> bool {
-        self.star
-    }
-
-    /// The first name of each column, and where it is given.
-    pub(crate) fn row_columns(&self) -> impl Iterator<Item = (&str, Span)> {
-        self.columns.iter().filter_map(|c| Some((c.path.first()?.as_str(), c.span)))
     }
 
     fn mistake(&mut self, span: Span, message: impl Into<String>, hint: Option<String>) {
@@ -236,39 +238,6 @@ impl<'p> Planner<'p> {
 
     // === templates ===
 
-    /// Compiles a template that reads the row first, then the message.
-    pub(crate) fn template(&mut self, text: &str, span: Span, of: &str) -> Template {
-        let pieces = match template::parse(text) {
-            Ok(pieces) => pieces,
-            Err(message) => {
-                self.mistake(span, message, None);
-                return Template::default();
-            }
-        };
-        let parts = pieces
-            .into_iter()
-            .map(|piece| match piece {
-                Piece::Text(text) => Part::Text(text),
-                Piece::Row => Part::Row,
-                Piece::Path { root, steps } => match self.in_row(&root, &steps) {
-                    Some(Err(path)) => Part::Object(path),
-                    Some(Ok((item, used))) => {
-                        let start = self.here();
-                        self.emit(Op::Register(number(item)));
-                        self.emit_walk(&steps[used..], Scope::Template);
-                        Part::Value(start..self.here())
-                    }
-                    None => {
-                        let start = self.here();
-                        self.template_name(&root, &steps, span, of);
-                        Part::Value(start..self.here())
-                    }
-                },
-            })
-            .collect();
-        Template { parts }
-    }
-
     fn template_name(&mut self, root: &str, steps: &[Access], span: Span, of: &str) {
         if let Some(column) = Column::named(root) {
             self.emit_column(column, steps, span, Scope::Template);
@@ -342,6 +311,8 @@ impl<'p> Planner<'p> {
             | ExprKind::Bool(_)
             | ExprKind::Int(_)
             | ExprKind::Float(_)
+            | ExprKind::Big(_)
+            | ExprKind::Range(..)
             | ExprKind::Text(_) => self.emit_constant(literal(&expr.kind).unwrap_or_default()),
             ExprKind::Column(name) => self.emit_name(name, &[], expr.span, scope),
             ExprKind::Access(base, steps) => match &base.kind {
@@ -570,7 +541,7 @@ impl<'p> Planner<'p> {
                         self.emit_expr(index, scope);
                         self.emit(Op::TopicLevelAt);
                     }
-                    Access::Key(_) => {
+                    Access::Key(_) | Access::Range(..) => {
                         let hint = Some("its levels are `topic[1]`, `topic[2]`, ...".to_owned());
                         self.mistake(span, "`topic` has no fields", hint);
                     }
@@ -628,7 +599,7 @@ impl<'p> Planner<'p> {
                     }
                     Err(_) => break,
                 },
-                Access::Computed(_) => break,
+                Access::Computed(_) | Access::Range(..) => break,
             }
         }
         let used = path.len();
@@ -647,6 +618,7 @@ impl<'p> Planner<'p> {
             match step {
                 Access::Key(key) => fixed.push(Walk::Key(key.clone())),
                 Access::Index(index) => fixed.push(Walk::Index(*index)),
+                Access::Range(from, to) => fixed.push(Walk::Range(*from, *to)),
                 Access::Computed(index) => {
                     self.flush_walk(&mut fixed);
                     self.emit_expr(index, scope);
@@ -671,9 +643,60 @@ impl<'p> Planner<'p> {
     }
 }
 
+impl Plans for Planner<'_> {
+    fn template(&mut self, text: &str, span: Span, of: &str) -> Template {
+        let pieces = match template::parse(text) {
+            Ok(pieces) => pieces,
+            Err(message) => {
+                self.mistake(span, message, None);
+                return Template::default();
+            }
+        };
+        let parts = pieces
+            .into_iter()
+            .map(|piece| match piece {
+                Piece::Text(text) => Part::Text(text),
+                Piece::Row => Part::Row,
+                Piece::Path { root, steps } => match self.in_row(&root, &steps) {
+                    Some(Err(path)) => Part::Object(path),
+                    Some(Ok((item, used))) => {
+                        let start = self.here();
+                        self.emit(Op::Register(number(item)));
+                        self.emit_walk(&steps[used..], Scope::Template);
+                        Part::Value(start..self.here())
+                    }
+                    None => {
+                        let start = self.here();
+                        self.template_name(&root, &steps, span, of);
+                        Part::Value(start..self.here())
+                    }
+                },
+            })
+            .collect();
+        Template { parts }
+    }
+
+    fn has_star(&self) -> bool {
+        self.star
+    }
+
+    fn row_columns(&self) -> Vec<(&str, Span)> {
+        self.columns.iter().filter_map(|c| Some((c.path.first()?.as_str(), c.span))).collect()
+    }
+
+    fn finish(self: Box<Self>) -> (Program, Vec<Mistake>) {
+        (self.program, self.mistakes)
+    }
+}
+
 /// Statements are at most 64 KiB, so nothing here counts beyond 32 bits.
-fn number(n: usize) -> u32 {
+pub(crate) fn number(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// The keys of an alias; the default dialect has no others.
+fn keys(path: &[Put]) -> Vec<String> {
+    path.iter().filter_map(|step| if let Put::Key(key) = step { Some(key.clone()) } else { None }).collect()
 }
 
 fn literal(kind: &ExprKind) -> Option<Value<'static>> {
@@ -731,7 +754,13 @@ fn leaves_of<'e>(expr: &'e Expr, out: &mut Vec<&'e Expr>) {
         return;
     }
     match &expr.kind {
-        ExprKind::Null | ExprKind::Bool(_) | ExprKind::Int(_) | ExprKind::Float(_) | ExprKind::Text(_) => {}
+        ExprKind::Null
+        | ExprKind::Bool(_)
+        | ExprKind::Int(_)
+        | ExprKind::Float(_)
+        | ExprKind::Big(_)
+        | ExprKind::Range(..)
+        | ExprKind::Text(_) => {}
         ExprKind::Column(_) | ExprKind::Access(..) | ExprKind::Call { .. } => out.push(expr),
         ExprKind::Negate(e) | ExprKind::Not(e) | ExprKind::IsNull { of: e, .. } => leaves_of(e, out),
         ExprKind::And(es) | ExprKind::Or(es) | ExprKind::Array(es) => {

@@ -46,11 +46,15 @@ pub(crate) enum Column {
     UserProperties,
     PubProps,
     Event,
+    PeerName,
+    ClientAttrs,
+    Node,
+    Metadata,
 }
 
 impl Column {
     /// Names as rules write them.
-    pub(crate) const ALL: [(&'static str, Column); 17] = [
+    pub(crate) const ALL: [(&'static str, Column); 21] = [
         ("clientid", Column::ClientId),
         ("username", Column::Username),
         ("topic", Column::Topic),
@@ -68,7 +72,33 @@ impl Column {
         ("user_properties", Column::UserProperties),
         ("pub_props", Column::PubProps),
         ("event", Column::Event),
+        ("peername", Column::PeerName),
+        ("client_attrs", Column::ClientAttrs),
+        ("node", Column::Node),
+        ("metadata", Column::Metadata),
     ];
+
+    /// What EMQX's rules see of a published message, but for what every row has.
+    pub(crate) const EMQX_PUBLISH: [Column; 12] = [
+        Column::Id,
+        Column::ClientId,
+        Column::Username,
+        Column::Payload,
+        Column::PeerHost,
+        Column::PeerName,
+        Column::Topic,
+        Column::Qos,
+        Column::Flags,
+        Column::PubProps,
+        Column::PublishReceivedAt,
+        Column::ClientAttrs,
+    ];
+
+    /// Whether EMQX's rules have it; others are names that nothing has there.
+    pub(crate) fn is_emqx(self) -> bool {
+        let general = matches!(self, Column::Event | Column::Timestamp | Column::Node | Column::Metadata);
+        general || Self::EMQX_PUBLISH.contains(&self)
+    }
 
     pub(crate) fn named(name: &str) -> Option<Column> {
         Self::ALL.iter().find(|(n, _)| *n == name).map(|&(_, column)| column)
@@ -84,6 +114,8 @@ impl Column {
 pub(crate) enum Walk {
     Key(String),
     Index(i64),
+    /// Both ends included (EMQX).
+    Range(i64, i64),
 }
 
 /// One operation. "Pops" and "pushes" are about the stack of values.
@@ -150,6 +182,44 @@ pub(crate) enum Op {
     },
     /// Pops values, pushes an array.
     Array(u32),
+    /// Of EMQX's dialect, see [`crate::emqx`].
+    Emqx(EmqxOp),
+}
+
+/// An operation of EMQX's dialect. What is wrong ends the rule for this message.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum EmqxOp {
+    /// Pops a value, pushes what it has down a static path; text on the way is JSON.
+    Walk(u32),
+    /// As [`Op::Slot`]; where nothing is found, the payload is walked: there may be JSON in its text.
+    Slot { node: NodeId, walk: u32 },
+    /// Pops an index or a key and a value, pushes the element.
+    Index,
+    /// As [`Op::Column`] and [`Op::Extra`]; what the message does not have is missing.
+    Column(Column),
+    Extra(u32),
+    /// Pops the number of a level, from 1, pushes that level of the topic.
+    TopicLevel,
+    /// Pops two, pushes whether they compare so.
+    Compare(Binary),
+    Arithmetic(Binary),
+    Negate,
+    /// Pops: whether it is `false`; of what is no boolean that is not so either.
+    Not,
+    /// The top must be a boolean.
+    Condition,
+    /// Pops two, pushes whether they are the same.
+    Same,
+    /// Pops the items and the value before them.
+    In { count: u32, negated: bool },
+    /// Jumps and leaves the top if it is not missing; else pops it.
+    JumpIfPresent(u32),
+    /// Pops, jumps unless it was `true`, which it must be or `false`.
+    JumpUnless(u32),
+    /// Pushes the integers of a range, the index of its ends among the walks.
+    Integers(u32),
+    /// Pops values, pushes a list.
+    List(u32),
 }
 
 /// A compiled template.
@@ -234,6 +304,8 @@ pub(crate) struct Program {
     /// Payload paths in words, for `rules explain`.
     pub(crate) fields: Vec<String>,
     pub(crate) paths: Arc<Paths>,
+    /// What a rule of EMQX's dialect does instead of items, condition and row.
+    pub(crate) emqx: Option<Box<crate::emqx::run::Plan>>,
 }
 
 /// One evaluation of one program.
@@ -322,6 +394,7 @@ impl<'a> Machine<'a, '_> {
                         let inner = match step {
                             Walk::Key(key) => value.member(key),
                             Walk::Index(index) => value.element(*index),
+                            Walk::Range(..) => Ok(Value::Null),
                         };
                         value = self.or_null(inner, || "a number in the payload".to_owned());
                     }
@@ -448,13 +521,22 @@ impl<'a> Machine<'a, '_> {
                     };
                     self.push_truth(inside.map(|i| i != negated));
                 }
+                Op::Emqx(op) => {
+                    if let Some(to) = self.emqx(op)? {
+                        at = to as usize;
+                    }
+                }
                 Op::Call { function, args } => {
                     let function = function as FunctionId;
                     let first = self.stack.len().saturating_sub(args as usize);
                     let Some(function) = functions::function_of(function) else { break };
                     let value = functions::call(function, &mut self.stack[first..], self.around);
                     self.stack.truncate(first);
-                    let value = self.or_null(value, || format!("{}()", function.name));
+                    let value = if program.emqx.is_some() {
+                        self.or_fail(value, || format!("{}()", function.name))?
+                    } else {
+                        self.or_null(value, || format!("{}()", function.name))
+                    };
                     self.stack.push(value);
                 }
                 Op::Array(count) => {
@@ -502,7 +584,7 @@ impl<'a> Machine<'a, '_> {
     }
 
     #[inline]
-    fn pop(&mut self) -> Value<'a> {
+    pub(crate) fn pop(&mut self) -> Value<'a> {
         self.stack.pop().unwrap_or_default()
     }
 
@@ -566,8 +648,21 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
+    /// A value, or the end of the rule for this message.
+    #[inline]
+    pub(crate) fn or_fail(
+        &mut self,
+        value: Result<Value<'a>, TypeError>,
+        what: impl FnOnce() -> String,
+    ) -> Result<Value<'a>, Failure> {
+        value.map_err(|error| {
+            self.error(error, what);
+            Failure::Exception
+        })
+    }
+
     #[cold]
-    fn error(&mut self, error: TypeError, what: impl FnOnce() -> String) {
+    pub(crate) fn error(&mut self, error: TypeError, what: impl FnOnce() -> String) {
         self.errors[error as usize] += 1;
         self.first_error.get_or_insert(error);
         if let Some(trace) = &mut self.trace
@@ -577,7 +672,7 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
-    fn column(&mut self, column: Column) -> Value<'a> {
+    pub(crate) fn column(&mut self, column: Column) -> Value<'a> {
         let input = self.input;
         if let Some(value) = input.columns.and_then(|c| c.get(column.name())) {
             return Value::from_tree(value);
@@ -608,12 +703,16 @@ impl<'a> Machine<'a, '_> {
             Column::PubProps => {
                 Value::Json(Cow::Owned(format!("{{\"User-Property\":{}}}", user_properties(input))))
             }
-            Column::Event => Value::Text(Cow::Borrowed("message.publish")),
+            Column::Event => Value::Text(Cow::Borrowed(input.event.unwrap_or("message.publish"))),
+            Column::PeerName => Value::Null,
+            Column::ClientAttrs => Value::Null,
+            Column::Node => Value::Text(Cow::Borrowed("ferrule")),
+            Column::Metadata => Value::Json(Cow::Borrowed("{}")),
         }
     }
 }
 
-fn constant(program: &Program, index: u32) -> Value<'_> {
+pub(crate) fn constant(program: &Program, index: u32) -> Value<'_> {
     program.constants.get(index as usize).map(Value::share).unwrap_or_default()
 }
 

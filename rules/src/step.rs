@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::check::forbidden_topic;
+use crate::emqx;
 use crate::functions::Surroundings;
 use crate::json;
 use crate::paths::{Paths, Scan};
@@ -46,6 +47,10 @@ pub enum Failure {
     TooDeep,
     /// The fuel ran out.
     OutOfFuel,
+    /// An error that ends a rule of EMQX's dialect; [`Counters::type_errors`] says which.
+    Exception,
+    /// FOREACH made no row (EMQX's `failed.no_result`).
+    NoResult,
 }
 
 /// Why an expression became NULL. The message goes on; the counter tells.
@@ -84,8 +89,15 @@ pub struct Counters {
 
 impl Failure {
     /// All of them, in the order of [`Counters::failed`].
-    pub const ALL: [Failure; 5] =
-        [Failure::NullInTarget, Failure::BadTarget, Failure::TooLarge, Failure::TooDeep, Failure::OutOfFuel];
+    pub const ALL: [Failure; 7] = [
+        Failure::NullInTarget,
+        Failure::BadTarget,
+        Failure::TooLarge,
+        Failure::TooDeep,
+        Failure::OutOfFuel,
+        Failure::Exception,
+        Failure::NoResult,
+    ];
 
     /// The stable name in metrics and results.
     pub fn name(self) -> &'static str {
@@ -95,6 +107,8 @@ impl Failure {
             Failure::TooLarge => "too_large",
             Failure::TooDeep => "too_deep",
             Failure::OutOfFuel => "out_of_fuel",
+            Failure::Exception => "exception",
+            Failure::NoResult => "no_result",
         }
     }
 }
@@ -256,6 +270,17 @@ pub struct OutRow {
     pub options: Vec<(Arc<str>, String)>,
 }
 
+impl OutRow {
+    /// About how many bytes it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let body = match &self.body {
+            Body::Payload => 0,
+            Body::Json(bytes) | Body::Text(bytes) => bytes.len(),
+        };
+        size_of::<OutRow>() + self.target.len() + body
+    }
+}
+
 /// The body of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
@@ -345,6 +370,9 @@ fn keep(state: &mut RuleState, reason: &'static str, input: &Message<'_>, now: N
 /// `Ok(false)`: WHERE was not true.
 fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<bool, Failure> {
     let program = m.program;
+    if let Some(plan) = &program.emqx {
+        return emqx::run::evaluate(m, plan, traced, out);
+    }
     for &item in &program.before {
         m.registers[item] = m.eval(&program.items[item])?;
     }
@@ -360,11 +388,20 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
     if traced {
         write_row(m, &mut out.row)?;
     }
-    for (insert, code) in program.inserts.iter().enumerate() {
-        let row = emit(m, insert, code, &out.rows)?;
+    emit_all(m, 0, out)?;
+    Ok(true)
+}
+
+/// The row in hand for every insert; it is the `nth` that the message makes.
+pub(crate) fn emit_all(m: &mut Machine<'_, '_>, nth: u32, out: &mut Rows) -> Result<(), Failure> {
+    let inserts = &m.program.inserts;
+    let first = out.rows.len();
+    for (insert, code) in inserts.iter().enumerate() {
+        let mut row = emit(m, insert, code, &out.rows[first..])?;
+        row.row += nth * inserts.len() as u32;
         out.rows.push(row);
     }
-    Ok(true)
+    Ok(())
 }
 
 fn emit(
@@ -439,6 +476,11 @@ fn render(m: &mut Machine<'_, '_>, template: &Template, out: &mut Vec<u8>) -> Re
                     whole = false;
                     out.extend_from_slice(b"null");
                 }
+                // EMQX's word.
+                Value::Missing => {
+                    whole = false;
+                    out.extend_from_slice(b"undefined");
+                }
                 value => value.write_text(out),
             },
             Part::Row if m.program.payload_only => out.extend_from_slice(m.input.payload),
@@ -465,7 +507,10 @@ fn bounded(out: &[u8]) -> Result<(), Failure> {
 
 // === the row as JSON ===
 
-fn write_row(m: &Machine<'_, '_>, out: &mut Vec<u8>) -> Result<(), Failure> {
+fn write_row(m: &mut Machine<'_, '_>, out: &mut Vec<u8>) -> Result<(), Failure> {
+    if let Some(plan) = &m.program.emqx {
+        return emqx::run::write_row(m, &plan.row, out);
+    }
     write_layout(m, &m.program.row, None, out)
 }
 

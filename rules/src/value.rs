@@ -159,6 +159,21 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// As [`Value::from_tree`], with what JSON cannot say as tagged objects: `{"$bytes": hex}`, `{"$undefined": true}`.
+    pub(crate) fn from_case(tree: &'a Tree) -> Value<'a> {
+        if let Some(members) = tree.as_object().filter(|members| members.len() == 1) {
+            if let Some(hex) = members.get("$bytes").and_then(Tree::as_str) {
+                let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+                let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
+                return bytes.map_or(Value::Missing, Value::binary);
+            }
+            if members.contains_key("$undefined") {
+                return Value::Missing;
+            }
+        }
+        Value::from_tree(tree)
+    }
+
     /// What the value is called in messages.
     pub(crate) fn type_name(&self) -> &'static str {
         match self {

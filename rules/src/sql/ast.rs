@@ -1,6 +1,6 @@
 //! One AST for all dialects; every node has a span.
 
-use crate::Span;
+use crate::{Dialect, Span};
 
 /// A name or other text, and where it stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,8 @@ pub(crate) enum ExprKind {
     Bool(bool),
     Int(i64),
     Float(f64),
+    /// The digits of an integer beyond 64 bits (EMQX).
+    Big(String),
     Text(String),
     /// A bare or quoted name: a column of the message or an alias.
     Column(String),
@@ -61,6 +63,8 @@ pub(crate) enum ExprKind {
         args: Vec<Expr>,
     },
     Array(Vec<Expr>),
+    /// `[1..3]`: the integers, both ends included (EMQX).
+    Range(i64, i64),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +73,8 @@ pub(crate) enum Access {
     /// From 1; negative from the end.
     Index(i64),
     Computed(Expr),
+    /// `[1..3]`: both ends included (EMQX).
+    Range(i64, i64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,12 +91,14 @@ pub(crate) enum Binary {
     LessEq,
     Greater,
     GreaterEq,
+    /// `topic =~ filter` (EMQX).
+    Match,
 }
 
 impl Binary {
     pub(crate) fn is_comparison(self) -> bool {
         use Binary::*;
-        matches!(self, Eq | NotEq | Less | LessEq | Greater | GreaterEq)
+        matches!(self, Eq | NotEq | Less | LessEq | Greater | GreaterEq | Match)
     }
 
     pub(crate) fn symbol(self) -> &'static str {
@@ -107,6 +115,7 @@ impl Binary {
             Binary::LessEq => "<=",
             Binary::Greater => ">",
             Binary::GreaterEq => ">=",
+            Binary::Match => "=~",
         }
     }
 }
@@ -120,7 +129,9 @@ impl Expr {
             | ExprKind::Bool(_)
             | ExprKind::Int(_)
             | ExprKind::Float(_)
+            | ExprKind::Big(_)
             | ExprKind::Text(_)
+            | ExprKind::Range(..)
             | ExprKind::Column(_) => {}
             ExprKind::Access(base, steps) => {
                 see(base);
@@ -160,12 +171,21 @@ impl Expr {
     }
 }
 
-/// `SELECT items FROM sources WHERE condition`.
+/// `SELECT items FROM sources WHERE condition`, or FOREACH.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Query {
+    /// Of FOREACH: what is named before the collection, and the collection itself, the last.
     pub(crate) items: Vec<Item>,
+    pub(crate) foreach: Option<Foreach>,
     pub(crate) from: Vec<Name>,
     pub(crate) condition: Option<Expr>,
+}
+
+/// `FOREACH items DO make INCASE incase`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Foreach {
+    pub(crate) make: Option<Vec<Item>>,
+    pub(crate) incase: Option<Expr>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -177,8 +197,21 @@ pub(crate) enum Item {
 /// `AS a.b`: where the value is put.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Alias {
-    pub(crate) path: Vec<String>,
+    /// The first is a key; in the default dialect all are.
+    pub(crate) path: Vec<Put>,
     pub(crate) span: Span,
+}
+
+/// A step of the path that a value is put at.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Put {
+    Key(String),
+    /// `[n]`: in the place of the element there is; from 1, negative from the end.
+    At(i64),
+    /// `[0]`: before the first element.
+    First,
+    /// `[-0]`: after the last element.
+    Last,
 }
 
 /// `key = value` in WITH.
@@ -215,6 +248,6 @@ pub(crate) struct Statement {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum StatementKind {
     CreateSink { name: Name, settings: Vec<Setting> },
-    CreateRule { name: Name, settings: Vec<Setting>, inserts: Vec<InsertInto>, query: Query },
+    CreateRule { name: Name, settings: Vec<Setting>, dialect: Dialect, inserts: Vec<InsertInto>, query: Query },
     Query(Query),
 }

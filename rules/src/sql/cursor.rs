@@ -1,7 +1,7 @@
 //! A position in the tokens, and the diagnostics found on the way.
 
 use super::lex::{Kind, Token};
-use crate::{Diagnostic, Severity, Source, Span};
+use crate::{Diagnostic, Dialect, Severity, Source, Span};
 
 /// The statement cannot be read further; the diagnostic is already in the cursor.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct Cursor<'s> {
     pub(crate) source: &'s Source<'s>,
     tokens: Vec<Token>,
     at: usize,
+    /// The language of what is read.
+    pub(crate) dialect: Dialect,
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// Sinks whose CREATE could not be read: rules that name them are not wrong for that.
     pub(crate) unread_sinks: Vec<String>,
@@ -22,7 +24,7 @@ pub(crate) struct Cursor<'s> {
 
 impl<'s> Cursor<'s> {
     pub(crate) fn new(source: &'s Source<'s>, tokens: Vec<Token>) -> Self {
-        Cursor { source, tokens, at: 0, diagnostics: Vec::new(), unread_sinks: Vec::new() }
+        Cursor { source, tokens, at: 0, dialect: Dialect::Ferrule, diagnostics: Vec::new(), unread_sinks: Vec::new() }
     }
 
     pub(crate) fn peek(&self) -> Token {
@@ -106,6 +108,11 @@ impl<'s> Cursor<'s> {
     pub(crate) fn error(&mut self, span: Span, message: impl Into<String>, hint: Option<String>) {
         let message = message.into();
         self.diagnostics.push(Diagnostic::new(self.source, span, Severity::Error, message, hint));
+    }
+
+    /// Whether EMQX's language is read.
+    pub(crate) fn is_emqx(&self) -> bool {
+        self.dialect == Dialect::Emqx
     }
 
     /// Goes past the next `;`.

@@ -14,7 +14,7 @@
 use super::MAX_DEPTH;
 use super::ast::{Access, Binary, Expr, ExprKind, Name};
 use super::cursor::{Cursor, Parsed, shorten};
-use super::lex::{Kind, Token};
+use super::lex::Kind;
 use crate::Span;
 
 const OR: u8 = 1;
@@ -32,9 +32,16 @@ const RESERVED: [&str; 37] = [
     "NULL", "ON", "OR", "ORDER", "OVER", "SELECT", "SET", "THEN", "TRUE", "WHEN", "WHERE", "WITH",
 ];
 
+/// Those of EMQX: `null` is a name there, one that nothing has.
+const RESERVED_EMQX: [&str; 18] = [
+    "AND", "AS", "CASE", "IF", "ELSE", "ELSIF", "FROM", "IN", "NOT", "OR", "SELECT", "WHEN", "THEN",
+    "FOREACH", "INCASE", "END", "DO", "WHERE",
+];
+
 /// Whether a bare word is a keyword.
-pub(crate) fn is_reserved(word: &str) -> bool {
-    RESERVED.iter().any(|r| r.eq_ignore_ascii_case(word))
+pub(crate) fn is_reserved(c: &Cursor<'_>, word: &str) -> bool {
+    let words: &[&str] = if c.is_emqx() { &RESERVED_EMQX } else { &RESERVED };
+    words.iter().any(|r| r.eq_ignore_ascii_case(word))
 }
 
 /// Reads one expression.
@@ -63,24 +70,29 @@ fn climb(c: &mut Cursor<'_>, floor: u8, level: u16) -> Parsed<Expr> {
                 break;
             }
             chain(c, left, "AND", AND, level, ExprKind::And)?
-        } else if let Some((op, binds)) = operator(token, word) {
+        } else if let Some((op, binds)) = operator(c, word) {
             if floor >= binds {
                 break;
             }
             c.next();
+            if op == Binary::Match {
+                c.next();
+            }
             let right = climb(c, binds, level + 1)?;
             if op.is_comparison() {
                 refuse_second_comparison(c)?;
             }
             let span = left.span.to(right.span);
             Expr::new(ExprKind::Binary(op, Box::new(left), Box::new(right)), span)
-        } else if is("IS") || is("IN") || is("BETWEEN") || is("NOT") {
+        } else if is("IN") || is("NOT") || !c.is_emqx() && (is("IS") || is("BETWEEN")) {
             if floor >= COMPARE {
                 break;
             }
             let next = suffix(c, left, level)?;
             refuse_second_comparison(c)?;
             next
+        } else if c.is_emqx() {
+            break;
         } else if is("LIKE") || is("ILIKE") {
             return Err(no_like(c));
         } else if token.kind == Kind::Bars {
@@ -119,8 +131,12 @@ fn chain(
     Ok(Expr::new(make(parts), span))
 }
 
-fn operator(token: Token, word: &str) -> Option<(Binary, u8)> {
+fn operator(c: &Cursor<'_>, word: &str) -> Option<(Binary, u8)> {
+    let (token, next) = (c.peek(), c.peek_at(1));
     Some(match token.kind {
+        Kind::Eq if next.kind == Kind::Tilde && next.span.start == token.span.end && c.is_emqx() => {
+            (Binary::Match, COMPARE)
+        }
         Kind::Eq => (Binary::Eq, COMPARE),
         Kind::NotEq => (Binary::NotEq, COMPARE),
         Kind::Less => (Binary::Less, COMPARE),
@@ -131,7 +147,7 @@ fn operator(token: Token, word: &str) -> Option<(Binary, u8)> {
         Kind::Minus => (Binary::Subtract, SUM),
         Kind::Star => (Binary::Multiply, PRODUCT),
         Kind::Slash => (Binary::Divide, PRODUCT),
-        Kind::Percent => (Binary::Modulo, PRODUCT),
+        Kind::Percent if !c.is_emqx() => (Binary::Modulo, PRODUCT),
         Kind::Word if word.eq_ignore_ascii_case("div") => (Binary::IntDivide, PRODUCT),
         Kind::Word if word.eq_ignore_ascii_case("mod") => (Binary::Modulo, PRODUCT),
         _ => return None,
@@ -141,7 +157,7 @@ fn operator(token: Token, word: &str) -> Option<(Binary, u8)> {
 /// `a < b < c` reads as a range in mathematics and as nonsense in SQL.
 fn refuse_second_comparison(c: &mut Cursor<'_>) -> Parsed<()> {
     let token = c.peek();
-    match operator(token, "") {
+    match operator(c, "") {
         Some((op, COMPARE)) => Err(c.stop(
             token.span,
             format!("`{}` cannot follow another comparison", op.symbol()),
@@ -248,6 +264,10 @@ fn prefix(c: &mut Cursor<'_>, floor: u8, level: u16) -> Parsed<Expr> {
         }
         _ => {
             let base = primary(c, level)?;
+            // In EMQX's grammar only names have paths.
+            if c.is_emqx() && !matches!(base.kind, ExprKind::Column(_)) {
+                return Ok(base);
+            }
             postfix(c, base, level)
         }
     }
@@ -263,7 +283,7 @@ fn primary(c: &mut Cursor<'_>, level: u16) -> Parsed<Expr> {
         }
         Kind::Text => {
             c.next();
-            ExprKind::Text(unquote(text))
+            ExprKind::Text(string(c, text))
         }
         Kind::Quoted => {
             c.next();
@@ -278,6 +298,9 @@ fn primary(c: &mut Cursor<'_>, level: u16) -> Parsed<Expr> {
         }
         Kind::OpenBracket => {
             c.next();
+            if let Some((from, to)) = range(c)? {
+                return Ok(Expr::new(ExprKind::Range(from, to), token.span.to(c.last())));
+            }
             let mut items = Vec::new();
             if c.peek().kind != Kind::CloseBracket {
                 loop {
@@ -291,7 +314,7 @@ fn primary(c: &mut Cursor<'_>, level: u16) -> Parsed<Expr> {
             return Ok(Expr::new(ExprKind::Array(items), token.span.to(end)));
         }
         Kind::Word if text.eq_ignore_ascii_case("CASE") => return case(c, level),
-        Kind::Word if text.eq_ignore_ascii_case("NULL") => {
+        Kind::Word if text.eq_ignore_ascii_case("NULL") && !c.is_emqx() => {
             c.next();
             ExprKind::Null
         }
@@ -299,7 +322,7 @@ fn primary(c: &mut Cursor<'_>, level: u16) -> Parsed<Expr> {
             c.next();
             ExprKind::Bool(text.eq_ignore_ascii_case("TRUE"))
         }
-        Kind::Word if is_reserved(text) => {
+        Kind::Word if is_reserved(c, text) => {
             return Err(c.unexpected("an expression"));
         }
         Kind::Word if c.peek_at(1).kind == Kind::Open => return call(c, level),
@@ -373,13 +396,21 @@ fn postfix(c: &mut Cursor<'_>, base: Expr, level: u16) -> Parsed<Expr> {
             let text = c.text(token);
             let key = match token.kind {
                 Kind::Word => text.to_owned(),
-                Kind::Quoted | Kind::Text => unquote(text),
+                Kind::Text => string(c, text),
+                Kind::Quoted => unquote(text),
                 Kind::Number if text.bytes().all(|b| b.is_ascii_digit()) => text.to_owned(),
                 _ => return Err(c.unexpected("a field name after `.`")),
             };
             c.next();
             steps.push(Access::Key(key));
+        } else if let Some(key) = digits_key(c) {
+            steps.push(Access::Key(key));
         } else if c.eat(Kind::OpenBracket) {
+            if let Some((from, to)) = range(c)? {
+                steps.push(Access::Range(from, to));
+                span = span.to(c.last());
+                continue;
+            }
             if let Some(dots) = range_dots(c) {
                 let hint = Some(
                     "name the elements one by one: `x[1]`, `x[2]`; of text `substr(x, 1, 3)`".to_owned(),
@@ -388,7 +419,7 @@ fn postfix(c: &mut Cursor<'_>, base: Expr, level: u16) -> Parsed<Expr> {
             }
             let index = climb(c, 0, level + 1)?;
             steps.push(match index.kind {
-                ExprKind::Int(0) => {
+                ExprKind::Int(0) if !c.is_emqx() => {
                     let hint = Some("the first element is `[1]`, the last `[-1]`".to_owned());
                     return Err(c.stop(index.span, "arrays count from 1", hint));
                 }
@@ -417,9 +448,54 @@ fn number_literal(c: &mut Cursor<'_>, text: &str, span: Span) -> Parsed<Expr> {
         return Err(c.stop(span, format!("`{}` is no number", shorten(text)), None));
     };
     match kind {
+        None if c.is_emqx() && digits.len() <= 1_233 && digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Ok(Expr::new(ExprKind::Big(text.to_owned()), span))
+        }
         Some(kind) => Ok(Expr::new(kind, span)),
         None => Err(c.stop(span, format!("`{}` does not fit a 64-bit number", shorten(text)), None)),
     }
+}
+
+/// `.100` after a key in quotes, which the tokenizer takes for a number. After a number it is a part of that.
+fn digits_key(c: &mut Cursor<'_>) -> Option<String> {
+    let (token, last) = (c.peek(), c.last());
+    let is_number = last.of(c.source.text).ends_with(|ch: char| ch.is_ascii_digit());
+    if !c.is_emqx() || token.kind != Kind::Number || token.span.start != last.end || is_number {
+        return None;
+    }
+    let key = c.text(token).strip_prefix('.')?;
+    let key = Some(key).filter(|key| key.bytes().all(|b| b.is_ascii_digit()))?.to_owned();
+    c.next();
+    Some(key)
+}
+
+/// `1..3]`, after `[`: both ends and the bracket, if it is that. EMQX's alone; both are literals.
+fn range(c: &mut Cursor<'_>) -> Parsed<Option<(i64, i64)>> {
+    // `[`, two signs, two numbers and the dots in at most four tokens.
+    const AHEAD: usize = 8;
+    if !c.is_emqx() {
+        return Ok(None);
+    }
+    let Some(close) = (0..AHEAD).find(|&at| c.peek_at(at).kind == Kind::CloseBracket) else { return Ok(None) };
+    let inside = Span { start: c.peek().span.start, end: c.peek_at(close).span.start };
+    let Some((from, to)) = inside.of(c.source.text).split_once("..") else { return Ok(None) };
+    let number = |text: &str| text.trim().parse::<i64>().ok();
+    let (Some(from), Some(to)) = (number(from), number(to)) else {
+        let hint = Some("both ends are numbers: `[1..3]`".to_owned());
+        return Err(c.stop(inside, "this is no range", hint));
+    };
+    for _ in 0..=close {
+        c.next();
+    }
+    Ok(Some((from, to)))
+}
+
+/// The content of a string. EMQX's `''` inside one stays two quotes.
+fn string(c: &Cursor<'_>, text: &str) -> String {
+    if c.is_emqx() {
+        return text.strip_prefix('\'').and_then(|t| t.strip_suffix('\'')).unwrap_or("").to_owned();
+    }
+    unquote(text)
 }
 
 /// The content of a quoted token: the outer quotes off, doubled ones single.

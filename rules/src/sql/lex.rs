@@ -62,6 +62,8 @@ pub(crate) enum Kind {
     Percent,
     /// `||`
     Bars,
+    /// `~`, after `=`
+    Tilde,
     /// Anything that the language does not use.
     Other,
     /// The end of the file.
@@ -165,6 +167,7 @@ fn kind(raw: &Raw) -> Option<Kind> {
         Raw::Div => Kind::Slash,
         Raw::Mod => Kind::Percent,
         Raw::StringConcat => Kind::Bars,
+        Raw::Tilde => Kind::Tilde,
         _ => Kind::Other,
     })
 }

@@ -1,6 +1,6 @@
 //! SELECT.
 
-use super::ast::{Alias, Item, Name, Query};
+use super::ast::{Alias, Foreach, Item, Name, Put, Query};
 use super::cursor::{Cursor, Parsed, Stop};
 use super::expr::{expr, is_reserved, unquote};
 use super::lex::Kind;
@@ -8,22 +8,31 @@ use super::lex::Kind;
 /// The longest path of an alias.
 const MAX_ALIAS: usize = 16;
 
-/// `SELECT ... FROM ... [WHERE ...]`, up to the `;`.
+/// `SELECT ... FROM ... [WHERE ...]` or `FOREACH ... [DO ...] [INCASE ...] FROM ... [WHERE ...]`, up to the `;`.
 pub(crate) fn query(c: &mut Cursor<'_>) -> Parsed<Query> {
-    if c.at_word("FOREACH") {
+    let is_foreach = c.at_word("FOREACH");
+    if is_foreach && !c.is_emqx() {
         let span = c.peek().span;
-        return Err(c.stop(span, "FOREACH is not yet implemented", None));
+        let hint = Some("`WITH (dialect = 'emqx')` has it".to_owned());
+        return Err(c.stop(span, "FOREACH is not yet implemented", hint));
     }
-    c.expect_word("SELECT")?;
-    let mut items = Vec::new();
-    loop {
-        items.push(item(c)?);
-        if !c.eat(Kind::Comma) {
-            break;
-        }
-    }
+    if is_foreach { drop(c.next()) } else { drop(c.expect_word("SELECT")?) }
+    let items = item_list(c)?;
+    let foreach = if is_foreach {
+        let make = if c.eat_word("DO") { Some(item_list(c)?) } else { None };
+        let incase = if c.eat_word("INCASE") { Some(expr(c)?) } else { None };
+        Some(Foreach { make, incase })
+    } else {
+        None
+    };
     if !c.at_word("FROM") {
-        return Err(c.unexpected("`,`, `AS` or `FROM`"));
+        let expected = match &foreach {
+            None => "`,`, `AS` or `FROM`",
+            Some(Foreach { incase: Some(_), .. }) => "`FROM` or an operator",
+            Some(Foreach { make: Some(_), .. }) => "`,`, `AS`, `INCASE` or `FROM`",
+            Some(_) => "`,`, `AS`, `DO`, `INCASE` or `FROM`",
+        };
+        return Err(c.unexpected(expected));
     }
     c.next();
     let mut from = Vec::new();
@@ -32,7 +41,7 @@ pub(crate) fn query(c: &mut Cursor<'_>) -> Parsed<Query> {
         let text = c.text(token);
         match token.kind {
             Kind::Quoted | Kind::Text => from.push(Name { text: unquote(text), span: token.span }),
-            Kind::Word if !is_reserved(text) => from.push(Name { text: text.to_owned(), span: token.span }),
+            Kind::Word if !is_reserved(c, text) => from.push(Name { text: text.to_owned(), span: token.span }),
             _ => return Err(c.unexpected("a topic filter in double quotes")),
         }
         c.next();
@@ -40,11 +49,15 @@ pub(crate) fn query(c: &mut Cursor<'_>) -> Parsed<Query> {
             break;
         }
     }
-    not_yet(c)?;
+    if !c.is_emqx() {
+        not_yet(c)?;
+    }
     let condition = if c.eat_word("WHERE") { Some(expr(c)?) } else { None };
-    not_yet(c)?;
+    if !c.is_emqx() {
+        not_yet(c)?;
+    }
     match c.peek().kind {
-        Kind::Semicolon | Kind::End => Ok(Query { items, from, condition }),
+        Kind::Semicolon | Kind::End => Ok(Query { items, foreach, from, condition }),
         _ if condition.is_some() => Err(c.unexpected("`;` or an operator")),
         _ => Err(c.unexpected("`,`, `WHERE` or `;`")),
     }
@@ -72,6 +85,16 @@ fn not_yet(c: &mut Cursor<'_>) -> Result<(), Stop> {
     }
 }
 
+fn item_list(c: &mut Cursor<'_>) -> Parsed<Vec<Item>> {
+    let mut items = Vec::new();
+    loop {
+        items.push(item(c)?);
+        if !c.eat(Kind::Comma) {
+            return Ok(items);
+        }
+    }
+}
+
 fn item(c: &mut Cursor<'_>) -> Parsed<Item> {
     let token = c.peek();
     if token.kind == Kind::Star {
@@ -86,7 +109,7 @@ fn item(c: &mut Cursor<'_>) -> Parsed<Item> {
         let next = c.peek();
         match next.kind {
             Kind::Quoted => Some(alias(c)?),
-            Kind::Word if !is_reserved(c.text(next)) => Some(alias(c)?),
+            Kind::Word if !is_reserved(c, c.text(next)) => Some(alias(c)?),
             _ => None,
         }
     };
@@ -99,17 +122,16 @@ fn alias(c: &mut Cursor<'_>) -> Parsed<Alias> {
     loop {
         let token = c.peek();
         let text = c.text(token);
-        path.push(match token.kind {
+        path.push(Put::Key(match token.kind {
             Kind::Quoted => unquote(text),
             Kind::Text if !path.is_empty() => unquote(text),
-            Kind::Word if !path.is_empty() || !is_reserved(text) => text.to_owned(),
+            Kind::Word if !path.is_empty() || !is_reserved(c, text) => text.to_owned(),
             Kind::Number if !path.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => text.to_owned(),
             _ => return Err(c.unexpected("a name")),
-        });
+        }));
         c.next();
-        if c.peek().kind == Kind::OpenBracket {
-            let span = c.peek().span;
-            return Err(c.stop(span, "putting into an array (`AS a[1]`) is not yet implemented", None));
+        while c.peek().kind == Kind::OpenBracket {
+            path.push(element(c)?);
         }
         if path.len() > MAX_ALIAS {
             return Err(c.stop(token.span, format!("an alias has at most {MAX_ALIAS} parts"), None));
@@ -119,4 +141,28 @@ fn alias(c: &mut Cursor<'_>) -> Parsed<Alias> {
         }
     }
     Ok(Alias { path, span: start.to(c.last()) })
+}
+
+/// `[n]`, `[0]` or `[-0]` in an alias.
+fn element(c: &mut Cursor<'_>) -> Parsed<Put> {
+    let open = c.next().span;
+    if !c.is_emqx() {
+        return Err(c.stop(open, "putting into an array (`AS a[1]`) is not yet implemented", None));
+    }
+    let negative = c.eat(Kind::Minus);
+    if !negative {
+        c.eat(Kind::Plus);
+    }
+    let token = c.peek();
+    let Some(index) = c.text(token).parse::<i64>().ok().filter(|_| token.kind == Kind::Number) else {
+        return Err(c.unexpected("a number"));
+    };
+    c.next();
+    c.expect(Kind::CloseBracket, "`]`")?;
+    Ok(match (index, negative) {
+        (0, true) => Put::Last,
+        (0, false) => Put::First,
+        (index, true) => Put::At(-index),
+        (index, false) => Put::At(index),
+    })
 }

@@ -7,7 +7,7 @@ use super::lex::{Kind, lex};
 use super::query::query;
 use super::{MAX_FILE, MAX_STATEMENT};
 use crate::diagnostic::nearest;
-use crate::{Diagnostic, Source, Span};
+use crate::{Diagnostic, Dialect, Source, Span};
 
 /// What a file holds.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub(crate) struct File {
 }
 
 /// Reads all statements of a file, and every mistake in them.
-pub(crate) fn statements(source: &Source<'_>) -> File {
+pub(crate) fn statements(source: &Source<'_>, dialect: Dialect) -> File {
     if source.text.len() > MAX_FILE {
         let mut c = Cursor::new(source, Vec::new());
         c.error(Span::default(), format!("a file of rules has at most {} MiB", MAX_FILE >> 20), None);
@@ -27,6 +27,8 @@ pub(crate) fn statements(source: &Source<'_>) -> File {
     }
     let (tokens, unread) = lex(source.text);
     let mut c = Cursor::new(source, tokens);
+    // Until a `SET dialect`.
+    let mut dialect = dialect;
     let mut statements = Vec::new();
     while !c.at_end() {
         if c.eat(Kind::Semicolon) {
@@ -35,7 +37,8 @@ pub(crate) fn statements(source: &Source<'_>) -> File {
         let start = c.peek().span;
         let before = c.diagnostics.len();
         let sets = c.at_word("SET");
-        match statement(&mut c) {
+        c.dialect = Dialect::Ferrule;
+        match statement(&mut c, &mut dialect) {
             Ok(None) => {}
             Ok(Some(kind)) => {
                 let span = start.to(c.last());
@@ -68,15 +71,16 @@ pub(crate) fn statements(source: &Source<'_>) -> File {
     File { statements, diagnostics: c.diagnostics, unread_sinks: c.unread_sinks }
 }
 
-fn statement(c: &mut Cursor<'_>) -> Parsed<Option<StatementKind>> {
+fn statement(c: &mut Cursor<'_>, dialect: &mut Dialect) -> Parsed<Option<StatementKind>> {
     if c.eat_word("CREATE") {
-        return create(c).map(Some);
+        return create(c, *dialect).map(Some);
     }
     if c.eat_word("SET") {
-        set(c)?;
+        *dialect = set(c)?;
         return Ok(None);
     }
     if c.at_word("SELECT") || c.at_word("FOREACH") {
+        c.dialect = *dialect;
         return query(c).map(|q| Some(StatementKind::Query(q)));
     }
     let token = c.peek();
@@ -89,36 +93,34 @@ fn statement(c: &mut Cursor<'_>) -> Parsed<Option<StatementKind>> {
 }
 
 /// `SET dialect = '...'`.
-fn set(c: &mut Cursor<'_>) -> Parsed<()> {
+fn set(c: &mut Cursor<'_>) -> Parsed<Dialect> {
     let setting = setting(c)?;
     if !setting.key.text.eq_ignore_ascii_case("dialect") {
         let text = format!("unknown setting `{}`; expected `dialect`", setting.key.text);
         return Err(c.stop(setting.key.span, text, None));
     }
-    match dialect_problem(&setting.value) {
-        None => Ok(()),
-        Some((message, hint)) => Err(c.stop(setting.span, message, hint)),
-    }
+    dialect_of(&setting.value).map_err(|(message, hint)| c.stop(setting.span, message, hint))
 }
 
-/// What is wrong with a dialect: only the default one runs today.
-pub(crate) fn dialect_problem(value: &Literal) -> Option<(String, Option<String>)> {
+/// The dialect that a setting names; what is wrong with it, and a hint.
+fn dialect_of(value: &Literal) -> Result<Dialect, (String, Option<String>)> {
     const KNOWN: [&str; 3] = ["ferrule", "emqx", "ekuiper"];
     match value {
-        Literal::Text(name) if name == "ferrule" => None,
-        Literal::Text(name) if KNOWN.contains(&name.as_str()) => Some((
+        Literal::Text(name) if name == "ferrule" => Ok(Dialect::Ferrule),
+        Literal::Text(name) if name == "emqx" => Ok(Dialect::Emqx),
+        Literal::Text(name) if name == "ekuiper" => Err((
             format!("the dialect `{name}` is not yet implemented"),
             Some("write the rule in the default dialect, 'ferrule'".to_owned()),
         )),
-        Literal::Text(name) => Some((
+        Literal::Text(name) => Err((
             format!("unknown dialect `{name}`; expected 'ferrule', 'emqx' or 'ekuiper'"),
             nearest(name, KNOWN).map(|n| format!("did you mean '{n}'?")),
         )),
-        _ => Some(("expected 'ferrule', 'emqx' or 'ekuiper'".to_owned(), None)),
+        _ => Err(("expected 'ferrule', 'emqx' or 'ekuiper'".to_owned(), None)),
     }
 }
 
-fn create(c: &mut Cursor<'_>) -> Parsed<StatementKind> {
+fn create(c: &mut Cursor<'_>, mut dialect: Dialect) -> Parsed<StatementKind> {
     if c.at_word("STREAM") || c.at_word("TABLE") {
         let token = c.peek();
         let word = c.text(token).to_uppercase();
@@ -139,9 +141,7 @@ fn create(c: &mut Cursor<'_>) -> Parsed<StatementKind> {
     let with = if c.eat_word("WITH") { settings(c)? } else { Vec::new() };
     // The body of a rule in another dialect cannot be read with this one's quotes: say so before reading it.
     for setting in with.iter().filter(|s| s.key.text.eq_ignore_ascii_case("dialect")) {
-        if let Some((message, hint)) = dialect_problem(&setting.value) {
-            return Err(c.stop(setting.span, message, hint));
-        }
+        dialect = dialect_of(&setting.value).map_err(|(message, hint)| c.stop(setting.span, message, hint))?;
     }
     if !c.eat_word("AS") {
         return Err(c.unexpected(if with.is_empty() { "`WITH` or `AS`" } else { "`AS`" }));
@@ -158,8 +158,9 @@ fn create(c: &mut Cursor<'_>) -> Parsed<StatementKind> {
     if !c.at_word("SELECT") && !c.at_word("FOREACH") {
         return Err(c.unexpected("`,`, `WITH` or `SELECT`"));
     }
+    c.dialect = dialect;
     let query = query(c)?;
-    Ok(StatementKind::CreateRule { name, settings: with, inserts, query })
+    Ok(StatementKind::CreateRule { name, settings: with, dialect, inserts, query })
 }
 
 fn insert(c: &mut Cursor<'_>) -> Parsed<InsertInto> {
@@ -186,7 +187,7 @@ fn name(c: &mut Cursor<'_>, what: &str) -> Parsed<Name> {
     let token = c.peek();
     let text = c.text(token);
     let text = match token.kind {
-        Kind::Word if !is_reserved(text) => text.to_owned(),
+        Kind::Word if !is_reserved(c, text) => text.to_owned(),
         Kind::Quoted => unquote(text),
         _ => return Err(c.unexpected(what)),
     };

@@ -22,6 +22,11 @@ mod system;
 mod text;
 mod time;
 
+/// What `str()` makes of a value.
+pub(crate) fn to_str(value: &Value<'_>, out: &mut Vec<u8>) {
+    value.write_text(out);
+}
+
 /// What a function gives.
 pub(super) type Given<'a> = Result<Value<'a>, TypeError>;
 

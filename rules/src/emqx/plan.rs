@@ -1,0 +1,646 @@
+//! A query of EMQX's dialect to its program.
+//!
+//! Each name that a list makes has a register. What a name means is found in layers (see the module above): the list in hand,
+//! the element of the loop, the list of FOREACH, the message.
+
+use super::run::{self, Field, Loop, Plan, RowPlan};
+use crate::diagnostic::nearest;
+use crate::functions;
+use crate::paths::{NodeId, PathStep, Paths};
+use crate::plan::{Mistake, Plans, number};
+use crate::program::{Code, Column, EmqxOp, ItemId, Op, Part, Program, Template, Walk};
+use crate::sql::ast::{Access, Binary, Expr, ExprKind, Foreach, Item, Name, Put, Query};
+use crate::sql::cursor::shorten;
+use crate::template::{self, Piece};
+use crate::value::Value;
+use crate::{Host, Span};
+
+/// The most items of a list.
+const MAX_ITEMS: usize = 1024;
+
+/// Names with their registers.
+type Names = Vec<(String, ItemId)>;
+
+/// Which part of the query is compiled: it decides what names mean.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// The SELECT list, or the one of FOREACH.
+    List,
+    /// WHERE.
+    Condition,
+    /// INCASE.
+    Incase,
+    /// The list of DO.
+    Make,
+    /// A template.
+    Template,
+}
+
+pub(crate) struct Planner<'p> {
+    host: &'p Host,
+    text: &'p str,
+    paths: &'p mut Paths,
+    program: Program,
+    plan: Plan,
+    mistakes: Vec<Mistake>,
+    /// What the first list makes, what the loop calls its element, what DO makes.
+    list: Names,
+    item: Option<(String, ItemId)>,
+    made: Names,
+    /// `*` was in the list in hand.
+    star: bool,
+}
+
+impl<'p> Planner<'p> {
+    pub(crate) fn new(query: &Query, text: &'p str, host: &'p Host, paths: &'p mut Paths) -> Self {
+        let mut p = Planner {
+            host,
+            text,
+            paths,
+            program: Program::default(),
+            plan: Plan::default(),
+            mistakes: Vec::new(),
+            list: Names::new(),
+            item: None,
+            made: Names::new(),
+            star: false,
+        };
+        let all = query.items.len() + query.foreach.iter().flat_map(|f| &f.make).map(Vec::len).sum::<usize>();
+        if all > MAX_ITEMS {
+            p.mistake(Span::default(), format!("a rule has at most {MAX_ITEMS} items in its lists"), None);
+            return p;
+        }
+        p.plan.fields = p.fields(&query.items, Place::List);
+        if let Some(condition) = &query.condition {
+            p.condition(condition);
+            let code = p.expression(condition, Place::Condition);
+            p.program.condition = Some(code);
+        }
+        let list = RowPlan { message: p.star, names: p.list.clone() };
+        match &query.foreach {
+            Some(foreach) => p.foreach(query, foreach),
+            None => p.plan.row = list,
+        }
+        p
+    }
+
+    fn foreach(&mut self, query: &Query, foreach: &Foreach) {
+        let Some(Item::Expr { expr, alias }) = query.items.last() else {
+            self.mistake(Span::default(), "FOREACH needs a list to go through", None);
+            return;
+        };
+        let start = self.here();
+        match &expr.kind {
+            // Text alone is no list; the payload is decoded.
+            ExprKind::Column(name) if name == "payload" => self.emit_payload(&[]),
+            _ => {
+                let name = alias.as_ref().and_then(|a| match a.path.as_slice() {
+                    [Put::Key(name)] => register(&self.list, name),
+                    _ => None,
+                });
+                match name {
+                    Some(register) => drop(self.emit(Op::Register(number(register)))),
+                    None => self.emit_expr(expr, Place::List),
+                }
+            }
+        }
+        let collection = start..self.here();
+        let name = match alias.as_ref().map(|alias| alias.path.as_slice()) {
+            Some([Put::Key(name)]) => name.clone(),
+            Some(_) => {
+                self.mistake(expr.span, "the element of the loop needs a plain name", None);
+                return;
+            }
+            None => "item".to_owned(),
+        };
+        let item = self.register();
+        self.item = Some((name.clone(), item));
+        let incase = foreach.incase.as_ref().map(|incase| {
+            self.condition(incase);
+            self.expression(incase, Place::Incase)
+        });
+        let make = match &foreach.make {
+            Some(items) => {
+                self.star = false;
+                let make = self.fields(items, Place::Make);
+                self.plan.row = RowPlan { message: self.star, names: self.made.clone() };
+                make
+            }
+            None => {
+                let mut names = self.list.clone();
+                names.retain(|(known, _)| *known != name);
+                names.push((name, item));
+                self.plan.row = RowPlan { message: true, names };
+                Vec::new()
+            }
+        };
+        self.plan.foreach = Some(Loop { collection, item, incase, make });
+    }
+
+    fn mistake(&mut self, span: Span, message: impl Into<String>, hint: Option<String>) {
+        self.mistakes.push((span, message.into(), hint));
+    }
+
+    /// A value alone is no condition, not even when it is a boolean: there it fails for every message.
+    fn condition(&mut self, condition: &Expr) {
+        if matches!(condition.kind, ExprKind::Column(_) | ExprKind::Access(..)) {
+            let text = shorten(condition.span.of(self.text));
+            let hint = Some(format!("write `{text} = true`"));
+            self.mistake(condition.span, format!("`{text}` alone is no condition in EMQX's language"), hint);
+        }
+    }
+
+    fn register(&mut self) -> ItemId {
+        self.plan.registers += 1;
+        self.plan.registers - 1
+    }
+
+    // === lists ===
+
+    fn fields(&mut self, items: &[Item], part: Place) -> Vec<Field> {
+        let mut fields = Vec::new();
+        for item in items {
+            match item {
+                Item::Star(_) => {
+                    self.star = true;
+                    // The message's columns take the place of what has their names.
+                    let names = if part == Place::Make { &self.made } else { &self.list };
+                    let again: Vec<(Column, ItemId)> =
+                        names.iter().filter_map(|(name, at)| Some((Column::named(name)?, *at))).collect();
+                    for (column, register) in again {
+                        let start = self.here();
+                        self.emit(Op::Emqx(EmqxOp::Column(column)));
+                        let code = start..self.here();
+                        fields.push(Field { code, register, path: Vec::new(), decode: false });
+                    }
+                }
+                Item::Expr { expr, alias } => {
+                    let code = self.expression(expr, part);
+                    let path = match alias {
+                        Some(alias) => alias.path.clone(),
+                        None => self.own_path(expr),
+                    };
+                    let Some((Put::Key(root), rest)) = path.split_first() else { continue };
+                    let names = if part == Place::Make { &self.made } else { &self.list };
+                    let register = match register(names, root) {
+                        Some(register) => register,
+                        None => {
+                            let fresh = self.register();
+                            // `*, 1 AS payload.x`: into the column that `*` brought.
+                            if let (true, false, Some(column)) = (self.star, rest.is_empty(), Column::named(root)) {
+                                let start = self.here();
+                                self.emit(Op::Emqx(EmqxOp::Column(column)));
+                                let code = start..self.here();
+                                fields.push(Field { code, register: fresh, path: Vec::new(), decode: false });
+                            }
+                            let names = if part == Place::Make { &mut self.made } else { &mut self.list };
+                            names.push((root.clone(), fresh));
+                            fresh
+                        }
+                    };
+                    fields.push(Field { code, register, path: rest.to_vec(), decode: root == "payload" });
+                }
+            }
+        }
+        fields
+    }
+
+    /// Where an item without AS goes.
+    fn own_path(&self, expr: &Expr) -> Vec<Put> {
+        let words = || vec![Put::Key(shorten(expr.span.of(self.text)))];
+        match &expr.kind {
+            ExprKind::Column(name) | ExprKind::Text(name) => vec![Put::Key(name.clone())],
+            ExprKind::Access(base, steps) => match &base.kind {
+                ExprKind::Column(name) => {
+                    let mut path = vec![Put::Key(name.clone())];
+                    for step in steps {
+                        match step {
+                            Access::Key(key) => path.push(Put::Key(key.clone())),
+                            Access::Index(0) => path.push(Put::First),
+                            Access::Index(index) => path.push(Put::At(*index)),
+                            Access::Range(..) => {}
+                            Access::Computed(_) => return words(),
+                        }
+                    }
+                    path
+                }
+                _ => words(),
+            },
+            _ => words(),
+        }
+    }
+
+    // === expressions ===
+
+    fn here(&self) -> usize {
+        self.program.ops.len()
+    }
+
+    fn emit(&mut self, op: Op) -> usize {
+        self.program.ops.push(op);
+        self.program.ops.len() - 1
+    }
+
+    fn expression(&mut self, expr: &Expr, part: Place) -> Code {
+        let start = self.here();
+        self.emit_expr(expr, part);
+        start..self.here()
+    }
+
+    fn land(&mut self, at: usize) {
+        let here = number(self.here());
+        match &mut self.program.ops[at] {
+            Op::Jump(to) | Op::JumpIfFalse(to) | Op::JumpIfTrue(to) => *to = here,
+            Op::Emqx(EmqxOp::JumpIfPresent(to) | EmqxOp::JumpUnless(to)) => *to = here,
+            _ => {}
+        }
+    }
+
+    fn constant(&mut self, value: Value<'static>) -> u32 {
+        let constants = &mut self.program.constants;
+        let at = constants.iter().position(|c| *c == value).unwrap_or_else(|| {
+            constants.push(value);
+            constants.len() - 1
+        });
+        number(at)
+    }
+
+    fn emit_constant(&mut self, value: Value<'static>) {
+        let constant = self.constant(value);
+        self.emit(Op::Const(constant));
+    }
+
+    fn walk_id(&mut self, steps: Vec<Walk>) -> u32 {
+        let walks = &mut self.program.walks;
+        let at = walks.iter().position(|w| *w == steps).unwrap_or_else(|| {
+            walks.push(steps);
+            walks.len() - 1
+        });
+        number(at)
+    }
+
+    /// Recursion is bounded by the expression's depth.
+    fn emit_expr(&mut self, expr: &Expr, part: Place) {
+        match &expr.kind {
+            ExprKind::Null => self.emit_constant(Value::Missing),
+            ExprKind::Bool(b) => self.emit_constant(Value::Bool(*b)),
+            ExprKind::Int(i) => self.emit_constant(Value::Int(*i)),
+            ExprKind::Float(f) => self.emit_constant(Value::Float(*f)),
+            ExprKind::Big(digits) => self.emit_constant(Value::Big(digits.clone().into())),
+            ExprKind::Text(text) => self.emit_constant(Value::Text(text.clone().into())),
+            ExprKind::Column(name) => self.emit_name(name, &[], part),
+            ExprKind::Access(base, steps) => match &base.kind {
+                ExprKind::Column(name) => self.emit_name(name, steps, part),
+                _ => {
+                    self.emit_expr(base, part);
+                    self.emit_walk(steps, None, part);
+                }
+            },
+            ExprKind::Negate(of) => {
+                self.emit_expr(of, part);
+                self.emit(Op::Emqx(EmqxOp::Negate));
+            }
+            ExprKind::Not(of) => {
+                self.emit_expr(of, part);
+                self.emit(Op::Emqx(EmqxOp::Not));
+            }
+            ExprKind::And(parts) => self.junction(parts, part, true),
+            ExprKind::Or(parts) => self.junction(parts, part, false),
+            ExprKind::Binary(op, left, right) => {
+                self.emit_expr(left, part);
+                self.emit_expr(right, part);
+                self.emit(Op::Emqx(match op.is_comparison() {
+                    true => EmqxOp::Compare(*op),
+                    false => EmqxOp::Arithmetic(*op),
+                }));
+            }
+            ExprKind::In { of, items, negated } => {
+                self.emit_expr(of, part);
+                for item in items {
+                    self.emit_expr(item, part);
+                }
+                self.emit(Op::Emqx(EmqxOp::In { count: number(items.len()), negated: *negated }));
+            }
+            ExprKind::Case { of, whens, otherwise } => {
+                self.emit_case(of.as_deref(), whens, otherwise.as_deref(), part);
+            }
+            ExprKind::Call { name, args } => self.emit_call(name, args, part),
+            ExprKind::Array(items) => {
+                for item in items {
+                    // `"topic"` in a list is the column of that name, as everywhere.
+                    self.emit_expr(item, part);
+                }
+                self.emit(Op::Emqx(EmqxOp::List(number(items.len()))));
+            }
+            ExprKind::Range(from, to) => {
+                let walk = self.walk_id(vec![Walk::Range(*from, *to)]);
+                self.emit(Op::Emqx(EmqxOp::Integers(walk)));
+            }
+            ExprKind::IsNull { .. } | ExprKind::Between { .. } => {
+                self.mistake(expr.span, "this is not in EMQX's language", None);
+            }
+        }
+    }
+
+    fn emit_case(&mut self, of: Option<&Expr>, whens: &[(Expr, Expr)], otherwise: Option<&Expr>, part: Place) {
+        if let Some(of) = of {
+            self.emit_expr(of, part);
+        }
+        let mut ends = Vec::new();
+        for (when, then) in whens {
+            if of.is_some() {
+                self.emit(Op::Duplicate);
+            }
+            self.emit_expr(when, part);
+            if of.is_some() {
+                self.emit(Op::Emqx(EmqxOp::Same));
+            }
+            let skip = self.emit(Op::Emqx(EmqxOp::JumpUnless(0)));
+            if of.is_some() {
+                self.emit(Op::Drop);
+            }
+            self.emit_expr(then, part);
+            ends.push(self.emit(Op::Jump(0)));
+            self.land(skip);
+        }
+        if of.is_some() {
+            self.emit(Op::Drop);
+        }
+        match otherwise {
+            Some(otherwise) => self.emit_expr(otherwise, part),
+            None => self.emit_constant(Value::Missing),
+        }
+        for end in ends {
+            self.land(end);
+        }
+    }
+
+    /// AND and OR end with the first operand that decides.
+    fn junction(&mut self, parts: &[Expr], part: Place, and: bool) {
+        let mut ends = Vec::new();
+        for (at, operand) in parts.iter().enumerate() {
+            if at > 0 {
+                self.emit(Op::Drop);
+            }
+            self.condition(operand);
+            self.emit_expr(operand, part);
+            self.emit(Op::Emqx(EmqxOp::Condition));
+            if at + 1 < parts.len() {
+                ends.push(self.emit(if and { Op::JumpIfFalse(0) } else { Op::JumpIfTrue(0) }));
+            }
+        }
+        for end in ends {
+            self.land(end);
+        }
+    }
+
+    fn emit_call(&mut self, name: &Name, args: &[Expr], part: Place) {
+        if self.context(name, args, part) {
+            return;
+        }
+        let Some((id, min, max)) = run::function(&name.text) else {
+            let names = functions::emqx::names();
+            let message = match nearest(&name.text, names) {
+                Some(near) => format!("unknown function `{}`; did you mean `{near}`?", name.text),
+                None => format!("unknown function `{}`", name.text),
+            };
+            self.mistake(name.span, message, Some("functions: docs/rules.md".to_owned()));
+            return;
+        };
+        if args.len() < min || args.len() > max {
+            let takes = if min == max { format!("{min}") } else { format!("{min} to {max}") };
+            self.mistake(
+                name.span,
+                format!("`{}` takes {takes} argument{}, found {}", name.text, if takes == "1" { "" } else { "s" }, args.len()),
+                None,
+            );
+            return;
+        }
+        for arg in args {
+            self.emit_expr(arg, part);
+        }
+        self.emit(Op::Call { function: number(id), args: number(args.len()) });
+    }
+
+    /// Functions that read the message. In WHERE and INCASE they see none.
+    fn context(&mut self, name: &Name, args: &[Expr], part: Place) -> bool {
+        let column = match (name.text.as_str(), args) {
+            ("msgid", []) => Column::Id,
+            ("qos", []) => Column::Qos,
+            ("topic", [] | [_]) => Column::Topic,
+            ("flags", []) | ("flag", [_]) => Column::Flags,
+            ("clientid", []) => Column::ClientId,
+            ("username", []) => Column::Username,
+            ("clientip" | "peerhost", []) => Column::PeerHost,
+            ("payload", [] | [_]) => Column::Payload,
+            _ => return false,
+        };
+        if matches!(part, Place::Condition | Place::Incase) {
+            self.emit_constant(Value::Missing);
+            return true;
+        }
+        match (column, args) {
+            (Column::Topic, [level]) => {
+                self.emit_expr(level, part);
+                self.emit(Op::Emqx(EmqxOp::TopicLevel));
+            }
+            (Column::Payload, [path]) => match &path.kind {
+                ExprKind::Text(path) => {
+                    let steps: Vec<Access> = path.split('.').map(|key| Access::Key(key.to_owned())).collect();
+                    self.emit_payload(&steps);
+                }
+                _ => self.mistake(path.span, "the path of `payload()` is a string", None),
+            },
+            (Column::Flags, [flag]) => {
+                self.emit(Op::Emqx(EmqxOp::Column(Column::Flags)));
+                self.emit_expr(flag, part);
+                self.emit(Op::Emqx(EmqxOp::Index));
+            }
+            (column, _) => drop(self.emit(Op::Emqx(EmqxOp::Column(column)))),
+        }
+        true
+    }
+
+    // === names ===
+
+    fn emit_name(&mut self, name: &str, steps: &[Access], part: Place) {
+        // What is being made comes first; where it has nothing, a field looks further.
+        let own = match part {
+            Place::List => register(&self.list, name),
+            Place::Make => register(&self.made, name),
+            _ => None,
+        };
+        let present = own.map(|own| {
+            self.emit(Op::Register(number(own)));
+            self.emit_walk(steps, Some(name), part);
+            self.emit(Op::Emqx(EmqxOp::JumpIfPresent(0)))
+        });
+        let outer = match part {
+            Place::List => None,
+            Place::Condition => register(&self.list, name),
+            Place::Incase | Place::Make | Place::Template => {
+                let made = register(&self.made, name).filter(|_| part == Place::Template);
+                let item = self.item.iter().find(|(item, _)| item == name).map(|(_, at)| *at);
+                made.or(item).or_else(|| register(&self.list, name))
+            }
+        };
+        match outer {
+            Some(outer) => {
+                self.emit(Op::Register(number(outer)));
+                self.emit_walk(steps, Some(name), part);
+            }
+            None => self.emit_column(name, steps, part),
+        }
+        if let Some(present) = present {
+            self.land(present);
+        }
+    }
+
+    fn emit_column(&mut self, name: &str, steps: &[Access], part: Place) {
+        match Column::named(name).filter(|column| column.is_emqx()) {
+            Some(Column::Payload) if !steps.is_empty() => {
+                let fixed = steps.iter().position(|s| matches!(s, Access::Computed(_))).unwrap_or(steps.len());
+                let (fixed, rest) = steps.split_at(fixed);
+                self.emit_payload(fixed);
+                self.emit_walk(rest, Some("payload"), part);
+            }
+            Some(column) => {
+                self.emit(Op::Emqx(EmqxOp::Column(column)));
+                self.emit_walk(steps, Some(name), part);
+            }
+            // Events have columns of their own: what there is not is missing.
+            None => {
+                let column = self.constant(Value::Text(name.to_owned().into()));
+                self.emit(Op::Emqx(EmqxOp::Extra(column)));
+                self.emit_walk(steps, Some(name), part);
+            }
+        }
+    }
+
+    /// A static path into the payload: by the shared scan as far as that goes.
+    fn emit_payload(&mut self, steps: &[Access]) {
+        let walk: Vec<Walk> = steps.iter().filter_map(walk_step).collect();
+        let mut path = Vec::new();
+        for step in &walk {
+            match step {
+                Walk::Key(key) => path.push(PathStep::Key(key.clone())),
+                Walk::Index(index) => match u32::try_from(index - 1) {
+                    Ok(from_zero) => path.push(PathStep::Element(from_zero)),
+                    Err(_) => break,
+                },
+                Walk::Range(..) => break,
+            }
+        }
+        let (scanned, rest) = (path.len(), walk.get(path.len()..).unwrap_or(&[]).to_vec());
+        let mut words = String::from("payload");
+        for step in &walk[..scanned] {
+            match step {
+                Walk::Key(key) => words.push_str(&format!(".{key}")),
+                Walk::Index(index) => words.push_str(&format!("[{index}]")),
+                Walk::Range(..) => {}
+            }
+        }
+        if !self.program.fields.contains(&words) {
+            self.program.fields.push(words);
+        }
+        let node: NodeId = self.paths.insert(&path);
+        let walk = self.walk_id(walk[..scanned].to_vec());
+        self.emit(Op::Emqx(EmqxOp::Slot { node, walk }));
+        if !rest.is_empty() {
+            let rest = self.walk_id(rest);
+            self.emit(Op::Emqx(EmqxOp::Walk(rest)));
+        }
+    }
+
+    /// `steps` into the value on the stack. An index that is a path is one of the same `root`.
+    fn emit_walk(&mut self, steps: &[Access], root: Option<&str>, part: Place) {
+        let mut fixed = Vec::new();
+        for step in steps {
+            if let Some(step) = walk_step(step) {
+                fixed.push(step);
+                continue;
+            }
+            self.flush(&mut fixed);
+            if let Access::Computed(index) = step {
+                self.emit_index(index, root, part);
+                self.emit(Op::Emqx(EmqxOp::Index));
+            }
+        }
+        self.flush(&mut fixed);
+    }
+
+    fn emit_index(&mut self, index: &Expr, root: Option<&str>, part: Place) {
+        let (name, steps) = match &index.kind {
+            ExprKind::Column(name) => (name, &[][..]),
+            ExprKind::Access(base, steps) => match &base.kind {
+                ExprKind::Column(name) => (name, steps.as_slice()),
+                _ => return self.emit_expr(index, part),
+            },
+            _ => return self.emit_expr(index, part),
+        };
+        if root != Some("payload") {
+            return self.emit_expr(index, part);
+        }
+        let mut path = vec![Access::Key(name.clone())];
+        path.extend_from_slice(steps);
+        self.emit_name("payload", &path, part);
+    }
+
+    fn flush(&mut self, fixed: &mut Vec<Walk>) {
+        if !fixed.is_empty() {
+            let walk = self.walk_id(std::mem::take(fixed));
+            self.emit(Op::Emqx(EmqxOp::Walk(walk)));
+        }
+    }
+}
+
+fn walk_step(step: &Access) -> Option<Walk> {
+    match step {
+        Access::Key(key) => Some(Walk::Key(key.clone())),
+        Access::Index(index) => Some(Walk::Index(*index)),
+        Access::Range(from, to) => Some(Walk::Range(*from, *to)),
+        Access::Computed(_) => None,
+    }
+}
+
+fn register(names: &Names, name: &str) -> Option<ItemId> {
+    names.iter().find(|(known, _)| known == name).map(|(_, at)| *at)
+}
+
+impl Plans for Planner<'_> {
+    fn template(&mut self, text: &str, span: Span, _of: &str) -> Template {
+        let pieces = match template::parse(text) {
+            Ok(pieces) => pieces,
+            Err(message) => {
+                self.mistake(span, message, None);
+                return Template::default();
+            }
+        };
+        let parts = pieces.into_iter().map(|piece| match piece {
+            Piece::Text(text) => Part::Text(text),
+            Piece::Row => Part::Row,
+            Piece::Path { root, steps } => {
+                let start = self.here();
+                self.emit_name(&root, &steps, Place::Template);
+                Part::Value(start..self.here())
+            }
+        });
+        Template { parts: parts.collect() }
+    }
+
+    fn has_star(&self) -> bool {
+        self.plan.row.message
+    }
+
+    fn row_columns(&self) -> Vec<(&str, Span)> {
+        self.plan.row.names.iter().map(|(name, _)| (name.as_str(), Span::default())).collect()
+    }
+
+    fn finish(self: Box<Self>) -> (Program, Vec<Mistake>) {
+        let mut this = *self;
+        // `=~` and the like are operations of the machine: nothing else is left to do.
+        let _ = (this.host, Binary::Match);
+        this.program.emqx = Some(Box::new(this.plan));
+        (this.program, this.mistakes)
+    }
+}

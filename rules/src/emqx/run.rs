@@ -1,0 +1,393 @@
+//! A rule of EMQX's dialect on one message: the list, WHERE, the loop, the rows.
+
+use crate::Failure;
+use crate::emqx::values;
+use crate::functions;
+use crate::json::JsonError;
+use crate::program::{Code, Column, EmqxOp, ItemId, Machine, Walk, constant, topic_level};
+use crate::sql::ast::{Binary, Put};
+use crate::step::{Rows, Scratch, emit_all};
+use crate::value::{Map, Value};
+use crate::TypeError;
+
+/// What a rule does, beside its operations.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Plan {
+    /// The SELECT list, or what stands after FOREACH, in order.
+    pub(crate) fields: Vec<Field>,
+    pub(crate) registers: usize,
+    pub(crate) row: RowPlan,
+    pub(crate) foreach: Option<Loop>,
+}
+
+/// One field: its value, and where that goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Field {
+    pub(crate) code: Code,
+    pub(crate) register: ItemId,
+    /// Put into what the register holds; empty: instead of it.
+    pub(crate) path: Vec<Put>,
+    /// Text in the register is JSON: it is the payload.
+    pub(crate) decode: bool,
+}
+
+/// The loop of FOREACH.
+#[derive(Debug, Clone)]
+pub(crate) struct Loop {
+    pub(crate) collection: Code,
+    pub(crate) item: ItemId,
+    pub(crate) incase: Option<Code>,
+    pub(crate) make: Vec<Field>,
+}
+
+/// The columns of a row.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RowPlan {
+    /// All columns of the message, but those that are named as well.
+    pub(crate) message: bool,
+    pub(crate) names: Vec<(String, ItemId)>,
+}
+
+/// The most elements of a FOREACH that are looked at.
+const ELEMENTS_MAX: usize = 10_000;
+
+/// Runs the rule. `Ok(false)`: WHERE was not true.
+pub(crate) fn evaluate(
+    m: &mut Machine<'_, '_>,
+    plan: &Plan,
+    traced: bool,
+    out: &mut Rows,
+) -> Result<bool, Failure> {
+    m.registers.resize(plan.registers, Value::Missing);
+    make(m, &plan.fields)?;
+    if let Some(condition) = &m.program.condition
+        && !holds(m, condition)?
+    {
+        return Ok(false);
+    }
+    let Some(each) = &plan.foreach else {
+        if traced {
+            trace(m, &plan.row, out);
+        }
+        emit_all(m, 0, out)?;
+        return Ok(true);
+    };
+    let Value::List(items) = m.eval(&each.collection)?.open() else { return Err(Failure::NoResult) };
+    if items.len() > ELEMENTS_MAX {
+        return Err(Failure::TooLarge);
+    }
+    let mut rows = 0;
+    let mut size = 0;
+    for item in items.iter() {
+        m.registers[each.item] = item.clone();
+        if let Some(incase) = &each.incase
+            && !holds(m, incase)?
+        {
+            continue;
+        }
+        let made = each.make.iter().map(|field| field.register).min().unwrap_or(m.registers.len());
+        m.registers[made..].fill(Value::Missing);
+        make(m, &each.make)?;
+        if traced {
+            trace(m, &plan.row, out);
+        }
+        let before = out.rows.len();
+        emit_all(m, rows, out)?;
+        size += out.rows[before..].iter().map(crate::OutRow::bytes).sum::<usize>();
+        if size > Scratch::MAX_OUTPUT {
+            return Err(Failure::TooLarge);
+        }
+        rows += 1;
+    }
+    if rows == 0 { Err(Failure::NoResult) } else { Ok(true) }
+}
+
+fn make(m: &mut Machine<'_, '_>, fields: &[Field]) -> Result<(), Failure> {
+    for field in fields {
+        let value = m.eval(&field.code)?;
+        let Some(register) = m.registers.get_mut(field.register) else { continue };
+        if field.path.is_empty() {
+            *register = value;
+            continue;
+        }
+        let into = std::mem::replace(register, Value::Missing);
+        let into = match into {
+            Value::Text(text) if field.decode => values::decoded(text).unwrap_or(Value::Missing),
+            other => other,
+        };
+        *register = values::put(into, &field.path, value.into_owned());
+    }
+    Ok(())
+}
+
+fn holds(m: &mut Machine<'_, '_>, code: &Code) -> Result<bool, Failure> {
+    match m.eval(code)? {
+        Value::Bool(truth) => Ok(truth),
+        other => {
+            m.error(TypeError::TypeMismatch, || format!("a condition that is {}", other.type_name()));
+            Err(Failure::Exception)
+        }
+    }
+}
+
+// === the row ===
+
+/// The row as an object.
+fn row(m: &mut Machine<'_, '_>, plan: &RowPlan) -> Map {
+    let mut row = if plan.message { message(m) } else { Map::new() };
+    for (name, register) in &plan.names {
+        let value = m.registers.get(*register).cloned().unwrap_or(Value::Missing);
+        row.insert(name.clone(), value.into_owned());
+    }
+    row
+}
+
+/// Appends the row as JSON.
+pub(crate) fn write_row(m: &mut Machine<'_, '_>, plan: &RowPlan, out: &mut Vec<u8>) -> Result<(), Failure> {
+    if plan.message {
+        Value::map(row(m, plan)).write_json(out);
+        return Ok(());
+    }
+    out.push(b'{');
+    for (at, (name, register)) in plan.names.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        crate::value::write_json_text(name, out);
+        out.push(b':');
+        m.registers.get(*register).unwrap_or(&Value::Missing).write_json(out);
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// The row for `rules eval` and `test`.
+fn trace(m: &mut Machine<'_, '_>, plan: &RowPlan, out: &mut Rows) {
+    if !out.row.is_empty() {
+        out.row.push(b',');
+    }
+    write_case(&Value::map(row(m, plan)), &mut out.row);
+}
+
+/// A value as cases have it: floats with a point, bytes in hex, members that are missing not there.
+fn write_case(value: &Value<'_>, out: &mut Vec<u8>) {
+    match value {
+        Value::Missing => out.extend_from_slice(b"null"),
+        Value::List(items) => {
+            out.push(b'[');
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                write_case(item, out);
+            }
+            out.push(b']');
+        }
+        Value::Map(members) => {
+            out.push(b'{');
+            let there = members.iter().filter(|(_, value)| !matches!(value, Value::Missing));
+            for (at, (key, value)) in there.enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                crate::value::write_json_text(key, out);
+                out.push(b':');
+                write_case(value, out);
+            }
+            out.push(b'}');
+        }
+        other => other.write_json(out),
+    }
+}
+
+/// All columns of the message.
+fn message(m: &mut Machine<'_, '_>) -> Map {
+    let mut columns = Map::new();
+    if m.input.event.is_none() {
+        for column in Column::EMQX_PUBLISH {
+            let value = column_of(m, column);
+            if !matches!(value, Value::Missing) {
+                columns.insert(column.name().to_owned(), value.into_owned());
+            }
+        }
+    }
+    for column in [Column::Event, Column::Timestamp, Column::Node, Column::Metadata] {
+        let value = column_of(m, column);
+        columns.insert(column.name().to_owned(), value.into_owned());
+    }
+    for (name, value) in m.input.columns.into_iter().flatten() {
+        columns.insert(name.clone(), Value::from_case(value).into_owned());
+    }
+    columns
+}
+
+/// A column; missing where the message has none.
+fn column_of<'a>(m: &mut Machine<'a, '_>, column: Column) -> Value<'a> {
+    if let Some(value) = m.input.columns.and_then(|c| c.get(column.name())) {
+        return Value::from_case(value);
+    }
+    let general = matches!(column, Column::Event | Column::Timestamp | Column::Node | Column::Metadata);
+    if m.input.event.is_some() && !general {
+        return Value::Missing;
+    }
+    match m.column(column) {
+        Value::Null => Value::Missing,
+        value => value,
+    }
+}
+
+// === operations ===
+
+impl<'a> Machine<'a, '_> {
+    /// One operation; where to go on, if not behind it.
+    pub(crate) fn emqx(&mut self, op: EmqxOp) -> Result<Option<u32>, Failure> {
+        let program = self.program;
+        let value = match op {
+            EmqxOp::Walk(walk) => {
+                let value = self.pop();
+                self.walk(value, walk)?
+            }
+            EmqxOp::Slot { node, walk } => self.payload(node, walk)?,
+            EmqxOp::Index => {
+                let index = self.pop();
+                let base = self.pop();
+                let step = match index {
+                    Value::Int(index) => Some(Walk::Index(index)),
+                    Value::Text(key) => Some(Walk::Key(key.into_owned())),
+                    _ => None,
+                };
+                match step {
+                    Some(step) => {
+                        let value = values::walk(base, &step);
+                        self.or_fail(value, || "a path".to_owned())?
+                    }
+                    None => Value::Missing,
+                }
+            }
+            EmqxOp::Column(column) => column_of(self, column),
+            EmqxOp::Extra(name) => match constant(program, name) {
+                Value::Text(name) => {
+                    self.input.columns.and_then(|c| c.get(&*name)).map_or(Value::Missing, Value::from_case)
+                }
+                _ => Value::Missing,
+            },
+            EmqxOp::TopicLevel => {
+                let level = match self.pop() {
+                    Value::Int(index @ 1..) => topic_level(self.input.topic, index).ok_or(TypeError::BadArgument),
+                    _ => Err(TypeError::BadArgument),
+                };
+                self.or_fail(level.map(|level| Value::Text(level.into())), || "topic()".to_owned())?
+            }
+            EmqxOp::Compare(Binary::Match) => {
+                let (filter, topic) = (self.pop(), self.pop());
+                let matched = match (&topic, &filter) {
+                    (Value::Text(topic), Value::Text(filter)) => Ok(crate::check::filter_matches(filter, topic)),
+                    (Value::Missing, _) | (_, Value::Missing) => Ok(false),
+                    _ => Err(TypeError::TypeMismatch),
+                };
+                self.or_fail(matched.map(Value::Bool), || "=~".to_owned())?
+            }
+            EmqxOp::Compare(op) => {
+                let (right, left) = (self.pop(), self.pop());
+                let truth = values::compare(op, &left, &right).map(Value::Bool);
+                self.or_fail(truth, || format!("{} {} {}", left.type_name(), op.symbol(), right.type_name()))?
+            }
+            EmqxOp::Arithmetic(op) => {
+                let (right, left) = (self.pop(), self.pop());
+                let value = values::arithmetic(op, &left, &right);
+                self.or_fail(value, || format!("{} {} {}", left.type_name(), op.symbol(), right.type_name()))?
+            }
+            EmqxOp::Negate => {
+                let of = self.pop();
+                let value = values::negate(&of);
+                self.or_fail(value, || format!("`-` of {}", of.type_name()))?
+            }
+            EmqxOp::Not => Value::Bool(matches!(self.pop(), Value::Bool(false))),
+            EmqxOp::Condition => {
+                let truth = match self.pop() {
+                    truth @ Value::Bool(_) => Ok(truth),
+                    _ => Err(TypeError::TypeMismatch),
+                };
+                self.or_fail(truth, || "a condition that is no boolean".to_owned())?
+            }
+            EmqxOp::Same => {
+                let (right, left) = (self.pop(), self.pop());
+                Value::Bool(values::same(&left, &right))
+            }
+            EmqxOp::In { count, negated } => {
+                let first = self.stack.len().saturating_sub(count as usize);
+                let (rest, items) = self.stack.split_at(first);
+                let of = rest.last().unwrap_or(&Value::Missing);
+                let found = items.iter().any(|item| values::same(of, item));
+                self.stack.truncate(first.saturating_sub(1));
+                Value::Bool(found != negated)
+            }
+            EmqxOp::JumpIfPresent(to) => {
+                if !matches!(self.stack.last(), Some(Value::Missing)) {
+                    return Ok(Some(to));
+                }
+                self.pop();
+                return Ok(None);
+            }
+            EmqxOp::JumpUnless(to) => {
+                return match self.pop() {
+                    Value::Bool(truth) => Ok((!truth).then_some(to)),
+                    _ => {
+                        self.error(TypeError::TypeMismatch, || "a condition that is no boolean".to_owned());
+                        Err(Failure::Exception)
+                    }
+                };
+            }
+            EmqxOp::Integers(walk) => match program.walks.get(walk as usize).map(Vec::as_slice) {
+                Some([Walk::Range(from, to)]) => {
+                    let list = values::integers(*from, *to);
+                    self.or_fail(list, || format!("[{from}..{to}]"))?
+                }
+                _ => Value::Missing,
+            },
+            EmqxOp::List(count) => {
+                let first = self.stack.len().saturating_sub(count as usize);
+                Value::list(self.stack.drain(first..).map(Value::into_owned).collect())
+            }
+        };
+        self.stack.push(value);
+        Ok(None)
+    }
+
+    fn walk(&mut self, mut value: Value<'a>, walk: u32) -> Result<Value<'a>, Failure> {
+        for step in self.program.walks.get(walk as usize).into_iter().flatten() {
+            let inner = values::walk(value, step);
+            value = self.or_fail(inner, || "a range `[a..b]`".to_owned())?;
+        }
+        Ok(value)
+    }
+
+    /// What the payload has down a path. The shared scan finds it, or what is on its way: text that is JSON itself, a list
+    /// that is counted from its end.
+    fn payload(&mut self, node: crate::paths::NodeId, walk: u32) -> Result<Value<'a>, Failure> {
+        let payload = self.input.payload;
+        if self.input.event.is_some() && payload.is_empty() {
+            return Ok(Value::Missing);
+        }
+        let found = match self.scan.find(&self.program.paths, payload, node) {
+            Ok(found) => found,
+            Err(JsonError::Invalid) => {
+                self.error(TypeError::InvalidJson, || "the payload is not JSON".to_owned());
+                return Err(Failure::Exception);
+            }
+            Err(JsonError::TooDeep) => return Err(Failure::TooDeep),
+        };
+        if let Some(found) = found {
+            let value = Value::found(payload, found);
+            return self.or_fail(value, || "a number in the payload".to_owned());
+        }
+        let whole = crate::json::document(payload).ok().and_then(|found| Value::found(payload, found).ok());
+        self.walk(whole.unwrap_or(Value::Missing), walk)
+    }
+}
+
+/// The id of a function, and how many arguments it takes.
+pub(crate) fn function(name: &str) -> Option<(functions::FunctionId, usize, usize)> {
+    let id = functions::emqx_id(name)?;
+    functions::function_of(id).map(|f| (id, f.min, f.max))
+}
