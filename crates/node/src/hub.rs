@@ -417,6 +417,7 @@ impl Hub {
             message_id: (!self.node.edge).then_some(&origin.identity as &dyn std::fmt::Display),
             timestamp_ms: origin.received.wall_ms,
             user_properties: (!message.properties.is_empty()).then_some(&properties as &dyn UserProperties),
+            event: None,
             columns: None,
         };
         self.scratch.begin();
@@ -465,6 +466,8 @@ impl Hub {
                         tracing::info!(target: "rules", rule = rule.name, "{}", String::from_utf8_lossy(&body));
                     }
                     Target::Local => self.local.push(LocalPublish {
+                        // What another rule makes of it has its own row number: this one's must be in the path.
+                        path: if row.row == 0 { path } else { extend_rule_path(message.path, row.row, rule.id) },
                         topic: row.target,
                         payload: body,
                         qos: row.qos.and_then(|q| QoS::try_from(q).ok()).unwrap_or(message.qos),
@@ -473,7 +476,6 @@ impl Hub {
                         publisher: loaded.publisher.clone(),
                         received: origin.received,
                         hops: message.hops + 1,
-                        path,
                         attachment: Some(Arc::clone(
                             attached.get_or_insert_with(|| Arc::new(origin.clone())),
                         )),

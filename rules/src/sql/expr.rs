@@ -391,9 +391,14 @@ fn postfix(c: &mut Cursor<'_>, base: Expr, level: u16) -> Parsed<Expr> {
     let mut steps = Vec::new();
     let mut span = base.span;
     loop {
+        let after_number = c.last().of(c.source.text).bytes().all(|b| b.is_ascii_digit());
         if c.eat(Kind::Dot) {
             let token = c.peek();
             let text = c.text(token);
+            // `a.1.100` is the number 1.100 behind a dot there.
+            if c.is_emqx() && after_number && token.kind == Kind::Number {
+                return Err(c.unexpected("a field name after `.`"));
+            }
             let key = match token.kind {
                 Kind::Word => text.to_owned(),
                 Kind::Text => string(c, text),

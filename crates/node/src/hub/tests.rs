@@ -159,6 +159,22 @@ fn a_forwarded_message_keeps_its_identity_through_republishing() {
 }
 
 #[test]
+fn what_a_rule_publishes_twice_is_two_rows_of_the_rule_that_stores_it() {
+    let mut bench = Bench::new(
+        false,
+        "CREATE RULE twice AS INSERT INTO local.\"b/x\", local.\"b/y\" SELECT * FROM \"a/#\";
+         CREATE RULE each WITH (dialect = 'emqx') AS INSERT INTO local.\"b/z\" FOREACH payload.l FROM \"a/#\";
+         CREATE RULE stored AS INSERT INTO s SELECT * FROM \"b/#\";",
+    );
+    let edge = bench.connect("ferrule-e1", Some("e1"));
+    bench.publish(edge, "a/t", "{\"l\":[1,2,3]}", 1, &ID);
+    let keys: Vec<_> = bench.take().iter().map(|r| (r.identity.to_string(), r.rule, r.row)).collect();
+    assert_eq!(keys.len(), 5);
+    let different: std::collections::HashSet<_> = keys.iter().collect();
+    assert_eq!(different.len(), 5, "a row with another's key would be taken for its repetition: {keys:?}");
+}
+
+#[test]
 fn identity_is_believed_from_gateways_alone() {
     let mut bench = Bench::new(false, "CREATE RULE r AS INSERT INTO s SELECT * FROM \"a/#\";");
     let device = bench.connect("sly", None);
