@@ -30,7 +30,11 @@ pub fn load(sources: &[Source<'_>], host: &Host) -> Result<RuleSet, Vec<Diagnost
 }
 
 /// As [`load`]; with `bare`, a dialect, a SELECT alone is a rule called `query` that inserts into `log` (`rules eval`).
-pub(crate) fn load_with(sources: &[Source<'_>], host: &Host, bare: Option<Dialect>) -> Result<RuleSet, Vec<Diagnostic>> {
+pub(crate) fn load_with(
+    sources: &[Source<'_>],
+    host: &Host,
+    bare: Option<Dialect>,
+) -> Result<RuleSet, Vec<Diagnostic>> {
     let mut checker = Checker {
         sources,
         host,

@@ -192,7 +192,10 @@ pub(crate) enum EmqxOp {
     /// Pops a value, pushes what it has down a static path; text on the way is JSON.
     Walk(u32),
     /// As [`Op::Slot`]; where nothing is found, the payload is walked: there may be JSON in its text.
-    Slot { node: NodeId, walk: u32 },
+    Slot {
+        node: NodeId,
+        walk: u32,
+    },
     /// Pops an index or a key and a value, pushes the element.
     Index,
     /// As [`Op::Column`] and [`Op::Extra`]; what the message does not have is missing.
@@ -211,7 +214,10 @@ pub(crate) enum EmqxOp {
     /// Pops two, pushes whether they are the same.
     Same,
     /// Pops the items and the value before them.
-    In { count: u32, negated: bool },
+    In {
+        count: u32,
+        negated: bool,
+    },
     /// Jumps and leaves the top if it is not missing; else pops it.
     JumpIfPresent(u32),
     /// Pops, jumps unless it was `true`, which it must be or `false`.

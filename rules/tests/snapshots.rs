@@ -140,10 +140,20 @@ fn a_folder_is_its_sql_files_in_order() {
     });
 }
 
-/// Lines in pairs: a case, its result.
 #[test]
 fn eval_command() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/eval.jsonl");
+    cases("tests/eval.jsonl");
+}
+
+/// What EMQX's dialect does with names, paths, values, conditions and loops.
+#[test]
+fn emqx() {
+    cases("tests/emqx.jsonl");
+}
+
+/// Lines in pairs: a case, its result.
+fn cases(file: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().filter(|l| !l.is_empty() && !l.starts_with("//")).collect();
     let cases: Vec<&str> = lines.iter().step_by(2).copied().collect();

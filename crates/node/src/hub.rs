@@ -467,7 +467,11 @@ impl Hub {
                     }
                     Target::Local => self.local.push(LocalPublish {
                         // What another rule makes of it has its own row number: this one's must be in the path.
-                        path: if row.row == 0 { path } else { extend_rule_path(message.path, row.row, rule.id) },
+                        path: if row.row == 0 {
+                            path
+                        } else {
+                            extend_rule_path(message.path, row.row, rule.id)
+                        },
                         topic: row.target,
                         payload: body,
                         qos: row.qos.and_then(|q| QoS::try_from(q).ok()).unwrap_or(message.qos),

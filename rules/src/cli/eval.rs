@@ -197,7 +197,8 @@ impl<'c> Sample<'c> {
             (None, columns) => columns.map(std::borrow::Cow::Borrowed),
             (Some(event), columns) => {
                 let mut sample = events::samples(event, clock_ms);
-                sample.extend(columns.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())));
+                sample
+                    .extend(columns.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())));
                 Some(std::borrow::Cow::Owned(sample))
             }
         };

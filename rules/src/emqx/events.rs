@@ -12,8 +12,16 @@ const EVENTS: [(&str, &str, &str); 17] = [
     ("$events/client/disconnected", "$events/client_disconnected", "client.disconnected"),
     ("$events/client/connack", "$events/client_connack", "client.connack"),
     ("$events/client/ping", "$events/client_ping", "client.ping"),
-    ("$events/auth/check_authz_complete", "$events/client_check_authz_complete", "client.check_authz_complete"),
-    ("$events/auth/check_authn_complete", "$events/client_check_authn_complete", "client.check_authn_complete"),
+    (
+        "$events/auth/check_authz_complete",
+        "$events/client_check_authz_complete",
+        "client.check_authz_complete",
+    ),
+    (
+        "$events/auth/check_authn_complete",
+        "$events/client_check_authn_complete",
+        "client.check_authn_complete",
+    ),
     ("$events/session/subscribed", "$events/session_subscribed", "session.subscribed"),
     ("$events/session/unsubscribed", "$events/session_unsubscribed", "session.unsubscribed"),
     ("$events/sys/alarm_activated", "$events/alarm_activated", "alarm.activated"),
@@ -57,11 +65,10 @@ pub(crate) fn samples(event: &str, wall_ms: i64) -> Map<String, Value> {
         _ => &[],
     };
     let is_alarm = event.starts_with("alarm.");
-    let is_message = event.starts_with("message.") || matches!(event, "delivery.dropped" | "schema.validation_failed");
-    let is_connection = matches!(
-        event,
-        "client.connected" | "client.disconnected" | "client.connack" | "client.ping"
-    );
+    let is_message =
+        event.starts_with("message.") || matches!(event, "delivery.dropped" | "schema.validation_failed");
+    let is_connection =
+        matches!(event, "client.connected" | "client.disconnected" | "client.connack" | "client.ping");
     let mut names: Vec<&str> = more.to_vec();
     if !is_alarm {
         names.extend(["clientid", "username", "peername"]);
@@ -100,7 +107,9 @@ fn sample(column: &str, wall_ms: i64) -> Value {
         "clean_start" | "is_superuser" => json!(true),
         "is_anonymous" => json!(false),
         "name" | "message" | "validation" | "transformation" => json!("sample"),
-        "connected_at" | "disconnected_at" | "activated_at" | "deactivated_at" | "publish_received_at" => json!(wall_ms),
+        "connected_at" | "disconnected_at" | "activated_at" | "deactivated_at" | "publish_received_at" => {
+            json!(wall_ms)
+        }
         _ => json!({}),
     }
 }

@@ -187,7 +187,9 @@ impl<'p> Planner<'p> {
                         None => {
                             let fresh = self.register();
                             // `*, 1 AS payload.x`: into the column that `*` brought.
-                            if let (true, false, Some(column)) = (self.star, rest.is_empty(), Column::named(root)) {
+                            if let (true, false, Some(column)) =
+                                (self.star, rest.is_empty(), Column::named(root))
+                            {
                                 let start = self.here();
                                 self.emit(Op::Emqx(EmqxOp::Column(column)));
                                 let code = start..self.here();
@@ -342,7 +344,13 @@ impl<'p> Planner<'p> {
         }
     }
 
-    fn emit_case(&mut self, of: Option<&Expr>, whens: &[(Expr, Expr)], otherwise: Option<&Expr>, part: Place) {
+    fn emit_case(
+        &mut self,
+        of: Option<&Expr>,
+        whens: &[(Expr, Expr)],
+        otherwise: Option<&Expr>,
+        part: Place,
+    ) {
         if let Some(of) = of {
             self.emit_expr(of, part);
         }
@@ -411,7 +419,12 @@ impl<'p> Planner<'p> {
             let takes = if min == max { format!("{min}") } else { format!("{min} to {max}") };
             self.mistake(
                 name.span,
-                format!("`{}` takes {takes} argument{}, found {}", name.text, if takes == "1" { "" } else { "s" }, args.len()),
+                format!(
+                    "`{}` takes {takes} argument{}, found {}",
+                    name.text,
+                    if takes == "1" { "" } else { "s" },
+                    args.len()
+                ),
                 None,
             );
             return;
@@ -499,7 +512,8 @@ impl<'p> Planner<'p> {
     fn emit_column(&mut self, name: &str, steps: &[Access], part: Place) {
         match Column::named(name).filter(|column| column.is_emqx()) {
             Some(Column::Payload) if !steps.is_empty() => {
-                let fixed = steps.iter().position(|s| matches!(s, Access::Computed(_))).unwrap_or(steps.len());
+                let fixed =
+                    steps.iter().position(|s| matches!(s, Access::Computed(_))).unwrap_or(steps.len());
                 let (fixed, rest) = steps.split_at(fixed);
                 self.emit_payload(fixed);
                 self.emit_walk(rest, Some("payload"), part);

@@ -1,6 +1,7 @@
 //! A rule of EMQX's dialect on one message: the list, WHERE, the loop, the rows.
 
 use crate::Failure;
+use crate::TypeError;
 use crate::emqx::values;
 use crate::functions;
 use crate::json::JsonError;
@@ -8,7 +9,6 @@ use crate::program::{Code, Column, EmqxOp, ItemId, Machine, Walk, constant, topi
 use crate::sql::ast::{Binary, Put};
 use crate::step::{Rows, Scratch, emit_all};
 use crate::value::{Map, Value};
-use crate::TypeError;
 
 /// What a rule does, beside its operations.
 #[derive(Debug, Clone, Default)]
@@ -273,7 +273,9 @@ impl<'a> Machine<'a, '_> {
             },
             EmqxOp::TopicLevel => {
                 let level = match self.pop() {
-                    Value::Int(index @ 1..) => topic_level(self.input.topic, index).ok_or(TypeError::BadArgument),
+                    Value::Int(index @ 1..) => {
+                        topic_level(self.input.topic, index).ok_or(TypeError::BadArgument)
+                    }
                     _ => Err(TypeError::BadArgument),
                 };
                 self.or_fail(level.map(|level| Value::Text(level.into())), || "topic()".to_owned())?
@@ -281,7 +283,9 @@ impl<'a> Machine<'a, '_> {
             EmqxOp::Compare(Binary::Match) => {
                 let (filter, topic) = (self.pop(), self.pop());
                 let matched = match (&topic, &filter) {
-                    (Value::Text(topic), Value::Text(filter)) => Ok(crate::check::filter_matches(filter, topic)),
+                    (Value::Text(topic), Value::Text(filter)) => {
+                        Ok(crate::check::filter_matches(filter, topic))
+                    }
                     (Value::Missing, _) | (_, Value::Missing) => Ok(false),
                     _ => Err(TypeError::TypeMismatch),
                 };

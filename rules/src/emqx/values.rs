@@ -117,9 +117,12 @@ fn map_order(a: &Map, b: &Map) -> Ordering {
 /// Erlang's `=:=`: 1 is not 1.0, and nothing is made another type. Of IN, `contains()` and `CASE x WHEN`.
 pub(crate) fn same(a: &Value<'_>, b: &Value<'_>) -> bool {
     match (a, b) {
-        (Value::Int(_) | Value::Big(_), Value::Float(_)) | (Value::Float(_), Value::Int(_) | Value::Big(_)) => false,
+        (Value::Int(_) | Value::Big(_), Value::Float(_))
+        | (Value::Float(_), Value::Int(_) | Value::Big(_)) => false,
         (Value::List(_) | Value::Map(_) | Value::Json(_), _) => match (a.share().open(), b.share().open()) {
-            (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b)),
+            (Value::List(a), Value::List(b)) => {
+                a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b))
+            }
             (Value::Map(a), Value::Map(b)) => {
                 a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
             }
@@ -243,7 +246,9 @@ fn member<'a>(value: Value<'a>, key: &str) -> Value<'a> {
 
 fn element<'a>(value: Value<'a>, index: i64) -> Value<'a> {
     match &value {
-        Value::List(items) => place(index, items.len()).and_then(|at| items.get(at)).cloned().unwrap_or(Value::Missing),
+        Value::List(items) => {
+            place(index, items.len()).and_then(|at| items.get(at)).cloned().unwrap_or(Value::Missing)
+        }
         Value::Json(_) => inside(value, |text| json::element(text, index)),
         _ => Value::Missing,
     }

@@ -247,7 +247,16 @@ pub(crate) struct Statement {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum StatementKind {
-    CreateSink { name: Name, settings: Vec<Setting> },
-    CreateRule { name: Name, settings: Vec<Setting>, dialect: Dialect, inserts: Vec<InsertInto>, query: Query },
+    CreateSink {
+        name: Name,
+        settings: Vec<Setting>,
+    },
+    CreateRule {
+        name: Name,
+        settings: Vec<Setting>,
+        dialect: Dialect,
+        inserts: Vec<InsertInto>,
+        query: Query,
+    },
     Query(Query),
 }

@@ -24,7 +24,14 @@ pub(crate) struct Cursor<'s> {
 
 impl<'s> Cursor<'s> {
     pub(crate) fn new(source: &'s Source<'s>, tokens: Vec<Token>) -> Self {
-        Cursor { source, tokens, at: 0, dialect: Dialect::Ferrule, diagnostics: Vec::new(), unread_sinks: Vec::new() }
+        Cursor {
+            source,
+            tokens,
+            at: 0,
+            dialect: Dialect::Ferrule,
+            diagnostics: Vec::new(),
+            unread_sinks: Vec::new(),
+        }
     }
 
     pub(crate) fn peek(&self) -> Token {

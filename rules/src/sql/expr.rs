@@ -481,7 +481,9 @@ fn range(c: &mut Cursor<'_>) -> Parsed<Option<(i64, i64)>> {
     if !c.is_emqx() {
         return Ok(None);
     }
-    let Some(close) = (0..AHEAD).find(|&at| c.peek_at(at).kind == Kind::CloseBracket) else { return Ok(None) };
+    let Some(close) = (0..AHEAD).find(|&at| c.peek_at(at).kind == Kind::CloseBracket) else {
+        return Ok(None);
+    };
     let inside = Span { start: c.peek().span.start, end: c.peek_at(close).span.start };
     let Some((from, to)) = inside.of(c.source.text).split_once("..") else { return Ok(None) };
     let number = |text: &str| text.trim().parse::<i64>().ok();

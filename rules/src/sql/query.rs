@@ -16,7 +16,11 @@ pub(crate) fn query(c: &mut Cursor<'_>) -> Parsed<Query> {
         let hint = Some("`WITH (dialect = 'emqx')` has it".to_owned());
         return Err(c.stop(span, "FOREACH is not yet implemented", hint));
     }
-    if is_foreach { drop(c.next()) } else { drop(c.expect_word("SELECT")?) }
+    if is_foreach {
+        drop(c.next())
+    } else {
+        drop(c.expect_word("SELECT")?)
+    }
     let items = item_list(c)?;
     let foreach = if is_foreach {
         let make = if c.eat_word("DO") { Some(item_list(c)?) } else { None };
@@ -41,7 +45,9 @@ pub(crate) fn query(c: &mut Cursor<'_>) -> Parsed<Query> {
         let text = c.text(token);
         match token.kind {
             Kind::Quoted | Kind::Text => from.push(Name { text: unquote(text), span: token.span }),
-            Kind::Word if !is_reserved(c, text) => from.push(Name { text: text.to_owned(), span: token.span }),
+            Kind::Word if !is_reserved(c, text) => {
+                from.push(Name { text: text.to_owned(), span: token.span })
+            }
             _ => return Err(c.unexpected("a topic filter in double quotes")),
         }
         c.next();

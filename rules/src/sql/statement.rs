@@ -141,7 +141,8 @@ fn create(c: &mut Cursor<'_>, mut dialect: Dialect) -> Parsed<StatementKind> {
     let with = if c.eat_word("WITH") { settings(c)? } else { Vec::new() };
     // The body of a rule in another dialect cannot be read with this one's quotes: say so before reading it.
     for setting in with.iter().filter(|s| s.key.text.eq_ignore_ascii_case("dialect")) {
-        dialect = dialect_of(&setting.value).map_err(|(message, hint)| c.stop(setting.span, message, hint))?;
+        dialect =
+            dialect_of(&setting.value).map_err(|(message, hint)| c.stop(setting.span, message, hint))?;
     }
     if !c.eat_word("AS") {
         return Err(c.unexpected(if with.is_empty() { "`WITH` or `AS`" } else { "`AS`" }));
