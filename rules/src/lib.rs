@@ -45,8 +45,8 @@
 //! | NULL in a template | `null` in a payload; in a target the rule fails for that message; in a key or header there is none |
 //! | a column without AS | named by its path's last key or its function; else an error |
 //!
-//! EMQX's and eKuiper's own dialects come on this engine: their front ends share the AST, `check` decides the
-//! dialect, and the evaluator's inner loop never asks for it.
+//! EMQX's dialect is a planner of its own on this engine (`emqx`): the front ends share the AST, `check` decides the
+//! dialect, and the evaluator's inner loop never asks for it. eKuiper's is to come.
 #![forbid(unsafe_code)]
 
 mod diagnostic;
@@ -73,6 +73,7 @@ pub mod cli;
 
 pub use check::load;
 pub use diagnostic::{Diagnostic, Severity, Source, Span};
+pub use functions::emqx::{FUNCTIONS_TOML as EMQX_FUNCTIONS_TOML, names as emqx_function_names};
 pub use functions::{FUNCTIONS_TOML, function_names};
 pub use host::{Builtin, ConnectorSchema, Host, OptionKind, OptionSchema, TargetKind, TargetSchema};
 pub use message::{Message, UserProperties};

@@ -119,6 +119,7 @@ impl<'p> Planner<'p> {
             self.condition(incase);
             self.expression(incase, Place::Incase)
         });
+        let own = self.plan.registers;
         let make = match &foreach.make {
             Some(items) => {
                 self.star = false;
@@ -134,7 +135,7 @@ impl<'p> Planner<'p> {
                 Vec::new()
             }
         };
-        self.plan.foreach = Some(Loop { collection, item, incase, make });
+        self.plan.foreach = Some(Loop { collection, item, incase, make, own });
     }
 
     fn mistake(&mut self, span: Span, message: impl Into<String>, hint: Option<String>) {

@@ -1,10 +1,12 @@
 //! A rule of EMQX's dialect on one message: the list, WHERE, the loop, the rows.
 
+use std::borrow::Cow;
+
 use crate::Failure;
 use crate::TypeError;
 use crate::emqx::values;
 use crate::functions;
-use crate::json::JsonError;
+use crate::json::{self, JsonError};
 use crate::program::{Code, Column, EmqxOp, ItemId, Machine, Walk, constant, topic_level};
 use crate::sql::ast::{Binary, Put};
 use crate::step::{Rows, Scratch, emit_all};
@@ -38,6 +40,8 @@ pub(crate) struct Loop {
     pub(crate) item: ItemId,
     pub(crate) incase: Option<Code>,
     pub(crate) make: Vec<Field>,
+    /// The first of its own registers: those of DO.
+    pub(crate) own: ItemId,
 }
 
 /// The columns of a row.
@@ -72,34 +76,66 @@ pub(crate) fn evaluate(
         emit_all(m, 0, out)?;
         return Ok(true);
     };
-    let Value::List(items) = m.eval(&each.collection)?.open() else { return Err(Failure::NoResult) };
-    if items.len() > ELEMENTS_MAX {
+    let mut made = Made::default();
+    match m.eval(&each.collection)? {
+        // Elements that the message holds are borrowed from it.
+        Value::Json(Cow::Borrowed(text)) if text.starts_with('[') => {
+            for (_, found) in json::items(text.as_bytes()) {
+                let item = Value::found(text.as_bytes(), found).unwrap_or(Value::Missing);
+                one(m, each, &plan.row, item, traced, &mut made, out)?;
+            }
+        }
+        collection => {
+            let Value::List(items) = collection.open() else { return Err(Failure::NoResult) };
+            for item in items.iter() {
+                one(m, each, &plan.row, item.clone(), traced, &mut made, out)?;
+            }
+        }
+    }
+    if made.rows == 0 { Err(Failure::NoResult) } else { Ok(true) }
+}
+
+/// What a loop has come to.
+#[derive(Default)]
+struct Made {
+    elements: usize,
+    rows: u32,
+    bytes: usize,
+}
+
+/// One element of the loop.
+fn one<'a>(
+    m: &mut Machine<'a, '_>,
+    each: &Loop,
+    row: &RowPlan,
+    item: Value<'a>,
+    traced: bool,
+    made: &mut Made,
+    out: &mut Rows,
+) -> Result<(), Failure> {
+    made.elements += 1;
+    if made.elements > ELEMENTS_MAX {
         return Err(Failure::TooLarge);
     }
-    let mut rows = 0;
-    let mut size = 0;
-    for item in items.iter() {
-        m.registers[each.item] = item.clone();
-        if let Some(incase) = &each.incase
-            && !holds(m, incase)?
-        {
-            continue;
-        }
-        let made = each.make.iter().map(|field| field.register).min().unwrap_or(m.registers.len());
-        m.registers[made..].fill(Value::Missing);
-        make(m, &each.make)?;
-        if traced {
-            trace(m, &plan.row, out);
-        }
-        let before = out.rows.len();
-        emit_all(m, rows, out)?;
-        size += out.rows[before..].iter().map(crate::OutRow::bytes).sum::<usize>();
-        if size > Scratch::MAX_OUTPUT {
-            return Err(Failure::TooLarge);
-        }
-        rows += 1;
+    m.registers[each.item] = item;
+    if let Some(incase) = &each.incase
+        && !holds(m, incase)?
+    {
+        return Ok(());
     }
-    if rows == 0 { Err(Failure::NoResult) } else { Ok(true) }
+    m.registers[each.own..].fill(Value::Missing);
+    make(m, &each.make)?;
+    if traced {
+        trace(m, row, out);
+    }
+    let before = out.rows.len();
+    emit_all(m, made.rows, out)?;
+    made.bytes += out.rows[before..].iter().map(crate::OutRow::bytes).sum::<usize>();
+    if made.bytes > Scratch::MAX_OUTPUT {
+        return Err(Failure::TooLarge);
+    }
+    made.rows += 1;
+    Ok(())
 }
 
 fn make(m: &mut Machine<'_, '_>, fields: &[Field]) -> Result<(), Failure> {
@@ -385,7 +421,7 @@ impl<'a> Machine<'a, '_> {
             let value = Value::found(payload, found);
             return self.or_fail(value, || "a number in the payload".to_owned());
         }
-        let whole = crate::json::document(payload).ok().and_then(|found| Value::found(payload, found).ok());
+        let whole = json::document(payload).ok().and_then(|found| Value::found(payload, found).ok());
         self.walk(whole.unwrap_or(Value::Missing), walk)
     }
 }

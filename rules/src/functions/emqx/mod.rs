@@ -56,8 +56,18 @@ pub(super) fn function(mut id: FunctionId) -> Option<&'static Function> {
     None
 }
 
-/// The names of all functions.
-pub(crate) fn names() -> impl Iterator<Item = &'static str> + Clone {
+/// What each function means, by groups: a title, and TOML with name, signature, meaning, examples.
+pub const FUNCTIONS_TOML: [(&str, &str); 6] = [
+    ("Text, conversions, tests of types", include_str!("text.toml")),
+    ("Arithmetic, mathematics, bits", include_str!("number.toml")),
+    ("Arrays and objects", include_str!("container.toml")),
+    ("Hashes, compression, encodings", include_str!("codec.toml")),
+    ("Dates and times", include_str!("time.toml")),
+    ("Identity, state, environment", include_str!("system.toml")),
+];
+
+/// The names of all functions of EMQX's dialect.
+pub fn names() -> impl Iterator<Item = &'static str> + Clone {
     PARTS.iter().flat_map(|part| part.iter()).map(|f| f.name)
 }
 
