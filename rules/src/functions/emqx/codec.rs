@@ -1,7 +1,8 @@
 //! Hashes, compression, encodings: bytes become text and text becomes bytes.
 //!
-//! What decompresses or decodes stops as soon as its result is larger than may be made, however small its input is.
-//! None of these functions takes a number, NULL or a missing value for text, except those that encode any value.
+//! What decompresses or decodes stops as soon as its result is larger than may be made, however small its
+//! input is. None of these functions takes a number, NULL or a missing value for text, except those that encode
+//! any value.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -20,6 +21,9 @@ use crate::json::{self, Found, Kind};
 use crate::value::{Map, Value, write_json_text};
 use crate::{TypeError, big};
 
+#[path = "sparkplug.rs"]
+mod sparkplug;
+
 pub(super) static FUNCTIONS: &[Function] = &[
     emqx("base64_decode", 1, 3, base64_decode),
     emqx("base64_encode", 1, 3, base64_encode),
@@ -33,6 +37,10 @@ pub(super) static FUNCTIONS: &[Function] = &[
     emqx("md5", 1, 1, md5),
     emqx("sha", 1, 1, sha),
     emqx("sha256", 1, 1, sha256),
+    emqx("sparkplug_decode", 1, 2, sparkplug_decode),
+    emqx("sparkplug_encode", 1, 2, sparkplug_encode),
+    emqx("spb_decode", 1, 2, spb_decode),
+    emqx("spb_encode", 1, 2, spb_encode),
     emqx("sqlserver_bin2hexstr", 1, 1, sqlserver_bin2hexstr),
     emqx("term_decode", 1, 1, term_decode),
     emqx("term_encode", 1, 1, term_encode),
@@ -315,7 +323,8 @@ fn encode_json(
     within(out.len(), around)
 }
 
-/// Appends valid JSON as EMQX would write it after reading it: without white space, with no escapes that are not needed.
+/// Appends valid JSON as EMQX would write it after reading it: without white space, with no escapes that are not
+/// needed.
 fn compact_json(text: &[u8], out: &mut Vec<u8>, around: &Surroundings) -> Result<(), TypeError> {
     let mut at = 0;
     while let Some(&byte) = text.get(at) {
@@ -491,8 +500,8 @@ fn put_list(
     Ok(())
 }
 
-/// Terms that have no place here are refused: tuples, functions, process ids, references, maps with keys that are no
-/// text, what is compressed. An atom that is no word of JSON is text. What follows the term is left unread.
+/// Terms that have no place here are refused: tuples, functions, process ids, references, maps with keys that are
+/// no text, what is compressed. An atom that is no word of JSON is text. What follows the term is left unread.
 fn term_decode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     let bytes = take(args, 0);
     let mut terms = Terms { rest: bytes_of(&bytes)?, left: around.max_text };
@@ -654,6 +663,24 @@ impl<'t> Terms<'t> {
             _ => Err(TypeError::BadArgument),
         }
     }
+}
+
+// Sparkplug B.
+
+fn sparkplug_decode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+    sparkplug::decode(args, false, around)
+}
+
+fn sparkplug_encode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+    sparkplug::encode(args, false, around)
+}
+
+fn spb_decode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+    sparkplug::decode(args, true, around)
+}
+
+fn spb_encode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+    sparkplug::encode(args, true, around)
 }
 
 #[cfg(test)]
