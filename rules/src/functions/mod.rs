@@ -8,6 +8,10 @@ use crate::program::MAX_TEXT;
 use crate::value::{Value, finite};
 
 pub(crate) mod emqx;
+#[path = "emqx/kv.rs"]
+mod kv;
+
+use kv::KvStore;
 
 /// A function's place in [`FUNCTIONS`], or beyond them among those of EMQX's dialect.
 pub(crate) type FunctionId = usize;
@@ -33,12 +37,25 @@ pub(crate) struct Surroundings {
     pub(crate) random: [u64; 2],
     /// The largest text a function may make, in bytes.
     pub(crate) max_text: usize,
+    /// What EMQX's dialect takes for local time: seconds east of UTC.
+    pub(crate) utc_offset_s: i64,
+    /// What `kv_store_put` has put, for all rules.
+    pub(crate) kv: KvStore,
+    /// What `proc_dict_put` has put, for all rules.
+    pub(crate) dict: KvStore,
 }
 
 impl Surroundings {
     /// With this seed of `uuid()` and its like.
     pub(crate) fn new(random: [u64; 2]) -> Self {
-        Self { wall_ms: 0, random, max_text: MAX_TEXT }
+        Self {
+            wall_ms: 0,
+            random,
+            max_text: MAX_TEXT,
+            utc_offset_s: 0,
+            kv: KvStore::default(),
+            dict: KvStore::default(),
+        }
     }
 }
 
@@ -308,14 +325,24 @@ fn to_string<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Result<Value<'
 }
 
 fn uuid<'a>(_: &mut [Value<'a>], around: &mut Surroundings) -> Result<Value<'a>, TypeError> {
+    let hex = uuid_hex(around);
+    Ok(Value::Text(Cow::Owned(hyphens(&hex))))
+}
+
+/// A random UUID (version 4) as 32 digits.
+fn uuid_hex(around: &mut Surroundings) -> String {
     let high = splitmix64(&mut around.random[0]);
     let low = splitmix64(&mut around.random[1]);
     let bits = (u128::from(high) << 64 | u128::from(low)) & !(0xf000 << 64) & !(0xc000 << 48)
         | 0x4000 << 64
         | 0x8000 << 48;
-    let hex = format!("{bits:032x}");
+    format!("{bits:032x}")
+}
+
+/// The 32 digits of a UUID as it is written.
+fn hyphens(hex: &str) -> String {
     let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
-    Ok(Value::Text(Cow::Owned(parts.join("-"))))
+    parts.join("-")
 }
 
 /// Steele, Lea and Flood's SplitMix64: one step of the state, one output.
