@@ -536,9 +536,13 @@ impl<'a> Machine<'a, '_> {
                     let function = function as FunctionId;
                     let first = self.stack.len().saturating_sub(args as usize);
                     let Some(function) = functions::function_of(function) else { break };
+                    let is_emqx = program.emqx.is_some();
+                    if is_emqx {
+                        self.stack[first..].iter_mut().for_each(Value::open_in_place);
+                    }
                     let value = functions::call(function, &mut self.stack[first..], self.around);
                     self.stack.truncate(first);
-                    let value = if program.emqx.is_some() {
+                    let value = if is_emqx {
                         self.or_fail(value, || format!("{}()", function.name))?
                     } else {
                         self.or_null(value, || format!("{}()", function.name))

@@ -110,6 +110,13 @@ impl<'a> Value<'a> {
         Value::map(members)
     }
 
+    /// As [`Value::open`].
+    pub(crate) fn open_in_place(&mut self) {
+        if matches!(self, Value::Json(_)) {
+            *self = std::mem::take(self).open();
+        }
+    }
+
     /// A value that borrows nothing.
     pub(crate) fn into_owned(self) -> Value<'static> {
         match self {
@@ -171,7 +178,12 @@ impl<'a> Value<'a> {
                 return Value::Missing;
             }
         }
-        Value::from_tree(tree)
+        match tree {
+            Tree::Array(items) => {
+                Value::list(items.iter().map(|item| Value::from_case(item).into_owned()).collect())
+            }
+            other => Value::from_tree(other),
+        }
     }
 
     /// What the value is called in messages.

@@ -43,7 +43,8 @@ fn values(expressions: &[&str]) -> Vec<String> {
     let case = |expression: &&str| {
         let sql = format!("SELECT {expression} AS r FROM \"t/#\"");
         let input = json!([{"topic": "t/1", "payload": "{\"x\":1}"}]);
-        json!({"id": 0, "dialect": "emqx", "clock_ms": 1_600_000_000_123_i64, "sql": sql, "input": input}).to_string()
+        json!({"id": 0, "dialect": "emqx", "clock_ms": 1_600_000_000_123_i64, "sql": sql, "input": input})
+            .to_string()
     };
     let cases: Vec<String> = expressions.iter().map(case).collect();
     let mut out = Vec::new();
@@ -70,7 +71,8 @@ fn each_function_is_described_and_its_examples_are_so() {
             assert!(named.insert(f.name.clone()), "{} is described twice", f.name);
             assert!(f.signature.starts_with(&f.name), "{}: {}", f.name, f.signature);
             assert!(f.meaning.ends_with('.') && !f.examples.is_empty(), "{}", f.name);
-            let expressions: Vec<&str> = f.examples.iter().map(|(expression, _)| expression.as_str()).collect();
+            let expressions: Vec<&str> =
+                f.examples.iter().map(|(expression, _)| expression.as_str()).collect();
             for ((expression, expected), got) in f.examples.iter().zip(values(&expressions)) {
                 if got != *expected {
                     wrong.push(format!("{expression}: {got}, not {expected}"));

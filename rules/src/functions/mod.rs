@@ -346,7 +346,7 @@ fn hyphens(hex: &str) -> String {
 }
 
 /// Steele, Lea and Flood's SplitMix64: one step of the state, one output.
-fn splitmix64(state: &mut u64) -> u64 {
+pub(super) fn splitmix64(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = *state;
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

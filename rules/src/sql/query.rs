@@ -16,11 +16,7 @@ pub(crate) fn query(c: &mut Cursor<'_>) -> Parsed<Query> {
         let hint = Some("`WITH (dialect = 'emqx')` has it".to_owned());
         return Err(c.stop(span, "FOREACH is not yet implemented", hint));
     }
-    if is_foreach {
-        drop(c.next())
-    } else {
-        drop(c.expect_word("SELECT")?)
-    }
+    c.expect_word(if is_foreach { "FOREACH" } else { "SELECT" })?;
     let items = item_list(c)?;
     let foreach = if is_foreach {
         let make = if c.eat_word("DO") { Some(item_list(c)?) } else { None };

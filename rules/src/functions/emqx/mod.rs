@@ -22,10 +22,7 @@ mod system;
 mod text;
 mod time;
 
-/// What `str()` makes of a value.
-pub(crate) fn to_str(value: &Value<'_>, out: &mut Vec<u8>) {
-    value.write_text(out);
-}
+pub(crate) use text::to_str;
 
 /// What a function gives.
 pub(super) type Given<'a> = Result<Value<'a>, TypeError>;
