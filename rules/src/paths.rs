@@ -202,6 +202,18 @@ impl Scan {
         }
     }
 
+    /// What was found where the way to a node ended before it.
+    pub(crate) fn above(&self, paths: &Paths, node: NodeId) -> Option<Found> {
+        let mut at = node;
+        while at != 0 {
+            at = paths.nodes[at as usize].parent;
+            if let Some(found) = self.slot(at) {
+                return Some(found);
+            }
+        }
+        None
+    }
+
     #[inline]
     fn slot(&self, node: NodeId) -> Option<Found> {
         self.slots.get(node as usize).filter(|s| s.generation == self.generation).map(|s| s.found)

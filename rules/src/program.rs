@@ -543,7 +543,8 @@ impl<'a> Machine<'a, '_> {
                     let value = functions::call(function, &mut self.stack[first..], self.around);
                     self.stack.truncate(first);
                     let value = if is_emqx {
-                        self.or_fail(value, || format!("{}()", function.name))?
+                        let value = self.or_fail(value, || format!("{}()", function.name))?;
+                        self.weighed(value)?
                     } else {
                         self.or_null(value, || format!("{}()", function.name))
                     };

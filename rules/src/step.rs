@@ -501,7 +501,7 @@ fn render(m: &mut Machine<'_, '_>, template: &Template, out: &mut Vec<u8>) -> Re
     Ok(whole)
 }
 
-fn bounded(out: &[u8]) -> Result<(), Failure> {
+pub(crate) fn bounded(out: &[u8]) -> Result<(), Failure> {
     if out.len() > Scratch::MAX_OUTPUT { Err(Failure::TooLarge) } else { Ok(()) }
 }
 

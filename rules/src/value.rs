@@ -110,6 +110,29 @@ impl<'a> Value<'a> {
         Value::map(members)
     }
 
+    /// Counts what is in a tree, as often as it is there, off `nodes`.
+    ///
+    /// # Errors
+    /// [`TypeError::BadArgument`]: there is more, or it is deeper than `depth`.
+    pub(crate) fn weigh(&self, nodes: &mut usize, depth: usize) -> Result<(), TypeError> {
+        let less = nodes.checked_sub(1).filter(|_| depth > 0);
+        *nodes = less.ok_or(TypeError::BadArgument)?;
+        match self {
+            Value::List(items) => items.iter().try_for_each(|item| item.weigh(nodes, depth - 1)),
+            Value::Map(members) => members.values().try_for_each(|value| value.weigh(nodes, depth - 1)),
+            // As long texts in many places as short ones.
+            Value::Text(text) | Value::Json(text) | Value::Big(text) => {
+                *nodes = nodes.checked_sub(text.len() / 64).ok_or(TypeError::BadArgument)?;
+                Ok(())
+            }
+            Value::Bytes(bytes) => {
+                *nodes = nodes.checked_sub(bytes.len() / 64).ok_or(TypeError::BadArgument)?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// As [`Value::open`].
     pub(crate) fn open_in_place(&mut self) {
         if matches!(self, Value::Json(_)) {

@@ -36,6 +36,16 @@ fn any_load(text: &str) {
     }
 }
 
+/// One case of `rules eval`: an answer comes, and it is JSON.
+fn any_case(sql: &str, payload: &str) {
+    let case = serde_json::json!({"id": 1, "dialect": "emqx", "sql": sql, "input": [{"topic": "t/1", "payload": payload}]});
+    let mut out = Vec::new();
+    cli::eval(&mut (case.to_string() + "\n").as_bytes(), &mut out).unwrap();
+    if let Err(error) = serde_json::from_slice::<serde_json::Value>(&out) {
+        assert!(error.to_string().contains("out of range"), "{error}: {}", String::from_utf8_lossy(&out));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -54,6 +64,29 @@ proptest! {
         any_load(&text);
         any_load(&format!("CREATE RULE r AS INSERT INTO log SELECT {text} FROM t;"));
         any_load(&format!("CREATE RULE r AS INSERT INTO log SELECT * FROM t WHERE {text};"));
+    }
+
+    /// What loads in EMQX's dialect runs.
+    #[test]
+    fn any_words_in_emqx_s_dialect(text in soup(), payload in "(\\{\"a\":)?[0-9\\[\\]{}\",:ab]{0,12}\\}?") {
+        any_load(&format!("SET dialect = 'emqx'; CREATE RULE r AS INSERT INTO log {text};"));
+        any_case(&format!("SELECT {text} FROM \"#\""), &payload);
+        any_case(&format!("FOREACH payload.a AS x, [1..3] AS y DO {text} INCASE y > 1 FROM \"#\" WHERE 1 = 1"), &payload);
+        any_case(&format!("SELECT payload.a AS {text} FROM \"#\""), &payload);
+    }
+
+    /// Every function, with whatever arguments.
+    #[test]
+    fn any_call_in_emqx_s_dialect(
+        name in prop::sample::select(emqx_function_names().collect::<Vec<_>>()),
+        args in proptest::collection::vec(prop::sample::select(vec![
+            "payload.a", "payload", "null", "1", "0", "-1", "2.5", "99999999999999999999", "'a'", "''", "'{\"a\":1}'",
+            "'%Y-%m-%d %H:%M:%S'", "'second'", "'Z'", "'1~p~s~B'", "[1, 'b']", "[]", "[[]]", "map_new()", "true",
+            "hexstr2bin('ff00')", "4096", "9223372036854775807", "'(a+)+$'", "'leading'", "'md5'", "'+08:00'", "1e300",
+        ]), 0..6),
+        payload in "(\\{\"a\":)?[0-9\\[\\]{}\",:ab]{0,12}\\}?",
+    ) {
+        any_case(&format!("SELECT {name}({}) AS r FROM \"#\"", args.join(", ")), &payload);
     }
 
     #[test]

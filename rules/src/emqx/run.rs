@@ -9,7 +9,7 @@ use crate::functions;
 use crate::json::{self, JsonError};
 use crate::program::{Code, Column, EmqxOp, ItemId, Machine, Walk, constant, topic_level};
 use crate::sql::ast::{Binary, Put};
-use crate::step::{Rows, Scratch, emit_all};
+use crate::step::{Rows, Scratch, bounded, emit_all};
 use crate::value::{Map, Value};
 
 /// What a rule does, beside its operations.
@@ -54,6 +54,12 @@ pub(crate) struct RowPlan {
 
 /// The most elements of a FOREACH that are looked at.
 const ELEMENTS_MAX: usize = 10_000;
+
+/// The most values in a tree that a rule makes. Parts are shared, so that a list of lists of lists may stand for far more than was
+/// ever made: what is written is bounded by counting before.
+const NODES_MAX: usize = 1 << 16;
+/// The deepest such tree: what walks one calls itself.
+const DEPTH_MAX: usize = 128;
 
 /// Runs the rule. `Ok(false)`: WHERE was not true.
 pub(crate) fn evaluate(
@@ -151,7 +157,11 @@ fn make(m: &mut Machine<'_, '_>, fields: &[Field]) -> Result<(), Failure> {
             Value::Text(text) if field.decode => values::decoded(text).unwrap_or(Value::Missing),
             other => other,
         };
-        *register = values::put(into, &field.path, value.into_owned());
+        let put = values::put(into, &field.path, value.into_owned());
+        let put = m.weighed(put)?;
+        if let Some(register) = m.registers.get_mut(field.register) {
+            *register = put;
+        }
     }
     Ok(())
 }
@@ -181,17 +191,26 @@ fn row(m: &mut Machine<'_, '_>, plan: &RowPlan) -> Map {
 /// Appends the row as JSON.
 pub(crate) fn write_row(m: &mut Machine<'_, '_>, plan: &RowPlan, out: &mut Vec<u8>) -> Result<(), Failure> {
     if plan.message {
-        Value::map(row(m, plan)).write_json(out);
-        return Ok(());
+        let row = row(m, plan);
+        return write_members(row.iter().map(|(name, value)| (name.as_str(), value)), out);
     }
+    let value = |register: &ItemId| m.registers.get(*register).unwrap_or(&Value::Missing);
+    write_members(plan.names.iter().map(|(name, register)| (name.as_str(), value(register))), out)
+}
+
+fn write_members<'v, 'a: 'v>(
+    members: impl Iterator<Item = (&'v str, &'v Value<'a>)>,
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
     out.push(b'{');
-    for (at, (name, register)) in plan.names.iter().enumerate() {
+    for (at, (name, value)) in members.enumerate() {
         if at > 0 {
             out.push(b',');
         }
         crate::value::write_json_text(name, out);
         out.push(b':');
-        m.registers.get(*register).unwrap_or(&Value::Missing).write_json(out);
+        value.write_json(out);
+        bounded(out)?;
     }
     out.push(b'}');
     Ok(())
@@ -387,11 +406,23 @@ impl<'a> Machine<'a, '_> {
             },
             EmqxOp::List(count) => {
                 let first = self.stack.len().saturating_sub(count as usize);
-                Value::list(self.stack.drain(first..).map(Value::into_owned).collect())
+                let list = Value::list(self.stack.drain(first..).map(Value::into_owned).collect());
+                self.weighed(list)?
             }
         };
         self.stack.push(value);
         Ok(None)
+    }
+
+    /// A value that was made, if it is not too large to be written.
+    pub(crate) fn weighed(&mut self, value: Value<'a>) -> Result<Value<'a>, Failure> {
+        if !matches!(value, Value::List(_) | Value::Map(_)) {
+            return Ok(value);
+        }
+        let mut nodes = NODES_MAX;
+        let weighed = value.weigh(&mut nodes, DEPTH_MAX);
+        *self.fuel = self.fuel.checked_sub((NODES_MAX - nodes) as u64).ok_or(Failure::OutOfFuel)?;
+        self.or_fail(weighed.map(|()| value), || "an array or object".to_owned())
     }
 
     fn walk(&mut self, mut value: Value<'a>, walk: u32) -> Result<Value<'a>, Failure> {
@@ -420,6 +451,11 @@ impl<'a> Machine<'a, '_> {
         if let Some(found) = found {
             let value = Value::found(payload, found);
             return self.or_fail(value, || "a number in the payload".to_owned());
+        }
+        // Only in text is there more than the scan has seen.
+        let above = self.scan.above(&self.program.paths, node);
+        if !above.is_some_and(|found| matches!(found.kind, json::Kind::Text | json::Kind::Escaped)) {
+            return Ok(Value::Missing);
         }
         let whole = json::document(payload).ok().and_then(|found| Value::found(payload, found).ok());
         self.walk(whole.unwrap_or(Value::Missing), walk)
