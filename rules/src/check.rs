@@ -340,7 +340,7 @@ impl Checker<'_> {
         let text = self.sources[file].text;
         let mut paths = std::mem::take(&mut self.paths);
         let mut planner: Box<dyn Plans + '_> = match dialect {
-            Dialect::Emqx => Box::new(emqx::plan::Planner::new(query, text, self.host, &mut paths)),
+            Dialect::Emqx => Box::new(emqx::plan::Planner::new(&name.text, query, text, &mut paths)),
             _ => Box::new(Planner::new(query, text, self.host, &mut paths)),
         };
         let mut found: Vec<Mistake> = Vec::new();

@@ -31,6 +31,8 @@ pub struct Message<'a> {
     pub timestamp_ms: i64,
     /// MQTT 5 user properties, in order.
     pub user_properties: Option<&'a dyn UserProperties>,
+    /// The node that the rule runs on.
+    pub node: Option<&'a str>,
     /// The broker event that this is, by EMQX's name (`client.connected`); its columns are in `columns`. `None`: a published message.
     pub event: Option<&'a str>,
     /// Columns that stand in for those above: cases of `rules eval` and tests.

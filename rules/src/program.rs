@@ -715,10 +715,9 @@ impl<'a> Machine<'a, '_> {
                 Value::Json(Cow::Owned(format!("{{\"User-Property\":{}}}", user_properties(input))))
             }
             Column::Event => Value::Text(Cow::Borrowed(input.event.unwrap_or("message.publish"))),
-            Column::PeerName => Value::Null,
-            Column::ClientAttrs => Value::Null,
-            Column::Node => Value::Text(Cow::Borrowed("ferrule")),
-            Column::Metadata => Value::Json(Cow::Borrowed("{}")),
+            Column::Node => text(input.node),
+            // Not known of a message; `metadata` is of EMQX's dialect, which has it itself.
+            Column::PeerName | Column::ClientAttrs | Column::Metadata => Value::Null,
         }
     }
 }

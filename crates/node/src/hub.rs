@@ -417,6 +417,7 @@ impl Hub {
             message_id: (!self.node.edge).then_some(&origin.identity as &dyn std::fmt::Display),
             timestamp_ms: origin.received.wall_ms,
             user_properties: (!message.properties.is_empty()).then_some(&properties as &dyn UserProperties),
+            node: Some(&self.node.origin),
             event: None,
             columns: None,
         };

@@ -215,6 +215,7 @@ impl<'c> Sample<'c> {
             peerhost: Some("127.0.0.1"),
             timestamp_ms: self.timestamp_ms,
             user_properties: Some(&self.user_properties),
+            node: Some("ferrule"),
             event: self.event,
             columns: self.columns.as_deref(),
             ..Message::default()

@@ -4,16 +4,16 @@
 //! the element of the loop, the list of FOREACH, the message.
 
 use super::run::{self, Field, Loop, Plan, RowPlan};
+use crate::Span;
 use crate::diagnostic::nearest;
 use crate::functions;
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::plan::{Mistake, Plans, number};
 use crate::program::{Code, Column, EmqxOp, ItemId, Op, Part, Program, Template, Walk};
-use crate::sql::ast::{Access, Binary, Expr, ExprKind, Foreach, Item, Name, Put, Query};
+use crate::sql::ast::{Access, Expr, ExprKind, Foreach, Item, Name, Put, Query};
 use crate::sql::cursor::shorten;
 use crate::template::{self, Piece};
 use crate::value::Value;
-use crate::{Host, Span};
 
 /// The most items of a list.
 const MAX_ITEMS: usize = 1024;
@@ -37,7 +37,6 @@ enum Place {
 }
 
 pub(crate) struct Planner<'p> {
-    host: &'p Host,
     text: &'p str,
     paths: &'p mut Paths,
     program: Program,
@@ -52,13 +51,12 @@ pub(crate) struct Planner<'p> {
 }
 
 impl<'p> Planner<'p> {
-    pub(crate) fn new(query: &Query, text: &'p str, host: &'p Host, paths: &'p mut Paths) -> Self {
+    pub(crate) fn new(rule: &str, query: &Query, text: &'p str, paths: &'p mut Paths) -> Self {
         let mut p = Planner {
-            host,
             text,
             paths,
             program: Program::default(),
-            plan: Plan::default(),
+            plan: Plan { rule: rule.to_owned(), ..Plan::default() },
             mistakes: Vec::new(),
             list: Names::new(),
             item: None,
@@ -158,14 +156,14 @@ impl<'p> Planner<'p> {
 
     // === lists ===
 
-    fn fields(&mut self, items: &[Item], part: Place) -> Vec<Field> {
+    fn fields(&mut self, items: &[Item], place: Place) -> Vec<Field> {
         let mut fields = Vec::new();
         for item in items {
             match item {
                 Item::Star(_) => {
                     self.star = true;
                     // The message's columns take the place of what has their names.
-                    let names = if part == Place::Make { &self.made } else { &self.list };
+                    let names = if place == Place::Make { &self.made } else { &self.list };
                     let again: Vec<(Column, ItemId)> =
                         names.iter().filter_map(|(name, at)| Some((Column::named(name)?, *at))).collect();
                     for (column, register) in again {
@@ -176,13 +174,13 @@ impl<'p> Planner<'p> {
                     }
                 }
                 Item::Expr { expr, alias } => {
-                    let code = self.expression(expr, part);
+                    let code = self.expression(expr, place);
                     let path = match alias {
                         Some(alias) => alias.path.clone(),
                         None => self.own_path(expr),
                     };
                     let Some((Put::Key(root), rest)) = path.split_first() else { continue };
-                    let names = if part == Place::Make { &self.made } else { &self.list };
+                    let names = if place == Place::Make { &self.made } else { &self.list };
                     let register = match register(names, root) {
                         Some(register) => register,
                         None => {
@@ -196,7 +194,7 @@ impl<'p> Planner<'p> {
                                 let code = start..self.here();
                                 fields.push(Field { code, register: fresh, path: Vec::new(), decode: false });
                             }
-                            let names = if part == Place::Make { &mut self.made } else { &mut self.list };
+                            let names = if place == Place::Make { &mut self.made } else { &mut self.list };
                             names.push((root.clone(), fresh));
                             fresh
                         }
@@ -244,9 +242,9 @@ impl<'p> Planner<'p> {
         self.program.ops.len() - 1
     }
 
-    fn expression(&mut self, expr: &Expr, part: Place) -> Code {
+    fn expression(&mut self, expr: &Expr, place: Place) -> Code {
         let start = self.here();
-        self.emit_expr(expr, part);
+        self.emit_expr(expr, place);
         start..self.here()
     }
 
@@ -283,7 +281,7 @@ impl<'p> Planner<'p> {
     }
 
     /// Recursion is bounded by the expression's depth.
-    fn emit_expr(&mut self, expr: &Expr, part: Place) {
+    fn emit_expr(&mut self, expr: &Expr, place: Place) {
         match &expr.kind {
             ExprKind::Null => self.emit_constant(Value::Missing),
             ExprKind::Bool(b) => self.emit_constant(Value::Bool(*b)),
@@ -291,47 +289,47 @@ impl<'p> Planner<'p> {
             ExprKind::Float(f) => self.emit_constant(Value::Float(*f)),
             ExprKind::Big(digits) => self.emit_constant(Value::Big(digits.clone().into())),
             ExprKind::Text(text) => self.emit_constant(Value::Text(text.clone().into())),
-            ExprKind::Column(name) => self.emit_name(name, &[], part),
+            ExprKind::Column(name) => self.emit_name(name, &[], place),
             ExprKind::Access(base, steps) => match &base.kind {
-                ExprKind::Column(name) => self.emit_name(name, steps, part),
+                ExprKind::Column(name) => self.emit_name(name, steps, place),
                 _ => {
-                    self.emit_expr(base, part);
-                    self.emit_walk(steps, None, part);
+                    self.emit_expr(base, place);
+                    self.emit_walk(steps, None, place);
                 }
             },
             ExprKind::Negate(of) => {
-                self.emit_expr(of, part);
+                self.emit_expr(of, place);
                 self.emit(Op::Emqx(EmqxOp::Negate));
             }
             ExprKind::Not(of) => {
-                self.emit_expr(of, part);
+                self.emit_expr(of, place);
                 self.emit(Op::Emqx(EmqxOp::Not));
             }
-            ExprKind::And(parts) => self.junction(parts, part, true),
-            ExprKind::Or(parts) => self.junction(parts, part, false),
+            ExprKind::And(parts) => self.junction(parts, place, true),
+            ExprKind::Or(parts) => self.junction(parts, place, false),
             ExprKind::Binary(op, left, right) => {
-                self.emit_expr(left, part);
-                self.emit_expr(right, part);
+                self.emit_expr(left, place);
+                self.emit_expr(right, place);
                 self.emit(Op::Emqx(match op.is_comparison() {
                     true => EmqxOp::Compare(*op),
                     false => EmqxOp::Arithmetic(*op),
                 }));
             }
             ExprKind::In { of, items, negated } => {
-                self.emit_expr(of, part);
+                self.emit_expr(of, place);
                 for item in items {
-                    self.emit_expr(item, part);
+                    self.emit_expr(item, place);
                 }
                 self.emit(Op::Emqx(EmqxOp::In { count: number(items.len()), negated: *negated }));
             }
             ExprKind::Case { of, whens, otherwise } => {
-                self.emit_case(of.as_deref(), whens, otherwise.as_deref(), part);
+                self.emit_case(of.as_deref(), whens, otherwise.as_deref(), place);
             }
-            ExprKind::Call { name, args } => self.emit_call(name, args, part),
+            ExprKind::Call { name, args } => self.emit_call(name, args, place),
             ExprKind::Array(items) => {
                 for item in items {
                     // `"topic"` in a list is the column of that name, as everywhere.
-                    self.emit_expr(item, part);
+                    self.emit_expr(item, place);
                 }
                 self.emit(Op::Emqx(EmqxOp::List(number(items.len()))));
             }
@@ -350,17 +348,17 @@ impl<'p> Planner<'p> {
         of: Option<&Expr>,
         whens: &[(Expr, Expr)],
         otherwise: Option<&Expr>,
-        part: Place,
+        place: Place,
     ) {
         if let Some(of) = of {
-            self.emit_expr(of, part);
+            self.emit_expr(of, place);
         }
         let mut ends = Vec::new();
         for (when, then) in whens {
             if of.is_some() {
                 self.emit(Op::Duplicate);
             }
-            self.emit_expr(when, part);
+            self.emit_expr(when, place);
             if of.is_some() {
                 self.emit(Op::Emqx(EmqxOp::Same));
             }
@@ -368,7 +366,7 @@ impl<'p> Planner<'p> {
             if of.is_some() {
                 self.emit(Op::Drop);
             }
-            self.emit_expr(then, part);
+            self.emit_expr(then, place);
             ends.push(self.emit(Op::Jump(0)));
             self.land(skip);
         }
@@ -376,7 +374,7 @@ impl<'p> Planner<'p> {
             self.emit(Op::Drop);
         }
         match otherwise {
-            Some(otherwise) => self.emit_expr(otherwise, part),
+            Some(otherwise) => self.emit_expr(otherwise, place),
             None => self.emit_constant(Value::Missing),
         }
         for end in ends {
@@ -385,14 +383,14 @@ impl<'p> Planner<'p> {
     }
 
     /// AND and OR end with the first operand that decides.
-    fn junction(&mut self, parts: &[Expr], part: Place, and: bool) {
+    fn junction(&mut self, parts: &[Expr], place: Place, and: bool) {
         let mut ends = Vec::new();
         for (at, operand) in parts.iter().enumerate() {
             if at > 0 {
                 self.emit(Op::Drop);
             }
             self.condition(operand);
-            self.emit_expr(operand, part);
+            self.emit_expr(operand, place);
             self.emit(Op::Emqx(EmqxOp::Condition));
             if at + 1 < parts.len() {
                 ends.push(self.emit(if and { Op::JumpIfFalse(0) } else { Op::JumpIfTrue(0) }));
@@ -403,8 +401,8 @@ impl<'p> Planner<'p> {
         }
     }
 
-    fn emit_call(&mut self, name: &Name, args: &[Expr], part: Place) {
-        if self.context(name, args, part) {
+    fn emit_call(&mut self, name: &Name, args: &[Expr], place: Place) {
+        if self.context(name, args, place) {
             return;
         }
         let Some((id, min, max)) = run::function(&name.text) else {
@@ -431,13 +429,13 @@ impl<'p> Planner<'p> {
             return;
         }
         for arg in args {
-            self.emit_expr(arg, part);
+            self.emit_expr(arg, place);
         }
         self.emit(Op::Call { function: number(id), args: number(args.len()) });
     }
 
     /// Functions that read the message. In WHERE and INCASE they see none.
-    fn context(&mut self, name: &Name, args: &[Expr], part: Place) -> bool {
+    fn context(&mut self, name: &Name, args: &[Expr], place: Place) -> bool {
         let column = match (name.text.as_str(), args) {
             ("msgid", []) => Column::Id,
             ("qos", []) => Column::Qos,
@@ -449,13 +447,13 @@ impl<'p> Planner<'p> {
             ("payload", [] | [_]) => Column::Payload,
             _ => return false,
         };
-        if matches!(part, Place::Condition | Place::Incase) {
+        if matches!(place, Place::Condition | Place::Incase) {
             self.emit_constant(Value::Missing);
             return true;
         }
         match (column, args) {
             (Column::Topic, [level]) => {
-                self.emit_expr(level, part);
+                self.emit_expr(level, place);
                 self.emit(Op::Emqx(EmqxOp::TopicLevel));
             }
             (Column::Payload, [path]) => match &path.kind {
@@ -467,7 +465,7 @@ impl<'p> Planner<'p> {
             },
             (Column::Flags, [flag]) => {
                 self.emit(Op::Emqx(EmqxOp::Column(Column::Flags)));
-                self.emit_expr(flag, part);
+                self.emit_expr(flag, place);
                 self.emit(Op::Emqx(EmqxOp::Index));
             }
             (column, _) => drop(self.emit(Op::Emqx(EmqxOp::Column(column)))),
@@ -477,23 +475,23 @@ impl<'p> Planner<'p> {
 
     // === names ===
 
-    fn emit_name(&mut self, name: &str, steps: &[Access], part: Place) {
+    fn emit_name(&mut self, name: &str, steps: &[Access], place: Place) {
         // What is being made comes first; where it has nothing, a field looks further.
-        let own = match part {
+        let own = match place {
             Place::List => register(&self.list, name),
             Place::Make => register(&self.made, name),
             _ => None,
         };
         let present = own.map(|own| {
             self.emit(Op::Register(number(own)));
-            self.emit_walk(steps, Some(name), part);
+            self.emit_walk(steps, Some(name), place);
             self.emit(Op::Emqx(EmqxOp::JumpIfPresent(0)))
         });
-        let outer = match part {
+        let outer = match place {
             Place::List => None,
             Place::Condition => register(&self.list, name),
             Place::Incase | Place::Make | Place::Template => {
-                let made = register(&self.made, name).filter(|_| part == Place::Template);
+                let made = register(&self.made, name).filter(|_| place == Place::Template);
                 let item = self.item.iter().find(|(item, _)| item == name).map(|(_, at)| *at);
                 made.or(item).or_else(|| register(&self.list, name))
             }
@@ -501,33 +499,33 @@ impl<'p> Planner<'p> {
         match outer {
             Some(outer) => {
                 self.emit(Op::Register(number(outer)));
-                self.emit_walk(steps, Some(name), part);
+                self.emit_walk(steps, Some(name), place);
             }
-            None => self.emit_column(name, steps, part),
+            None => self.emit_column(name, steps, place),
         }
         if let Some(present) = present {
             self.land(present);
         }
     }
 
-    fn emit_column(&mut self, name: &str, steps: &[Access], part: Place) {
+    fn emit_column(&mut self, name: &str, steps: &[Access], place: Place) {
         match Column::named(name).filter(|column| column.is_emqx()) {
             Some(Column::Payload) if !steps.is_empty() => {
                 let fixed =
                     steps.iter().position(|s| matches!(s, Access::Computed(_))).unwrap_or(steps.len());
                 let (fixed, rest) = steps.split_at(fixed);
                 self.emit_payload(fixed);
-                self.emit_walk(rest, Some("payload"), part);
+                self.emit_walk(rest, Some("payload"), place);
             }
             Some(column) => {
                 self.emit(Op::Emqx(EmqxOp::Column(column)));
-                self.emit_walk(steps, Some(name), part);
+                self.emit_walk(steps, Some(name), place);
             }
             // Events have columns of their own: what there is not is missing.
             None => {
                 let column = self.constant(Value::Text(name.to_owned().into()));
                 self.emit(Op::Emqx(EmqxOp::Extra(column)));
-                self.emit_walk(steps, Some(name), part);
+                self.emit_walk(steps, Some(name), place);
             }
         }
     }
@@ -568,7 +566,7 @@ impl<'p> Planner<'p> {
     }
 
     /// `steps` into the value on the stack. An index that is a path is one of the same `root`.
-    fn emit_walk(&mut self, steps: &[Access], root: Option<&str>, part: Place) {
+    fn emit_walk(&mut self, steps: &[Access], root: Option<&str>, place: Place) {
         let mut fixed = Vec::new();
         for step in steps {
             if let Some(step) = walk_step(step) {
@@ -577,28 +575,28 @@ impl<'p> Planner<'p> {
             }
             self.flush(&mut fixed);
             if let Access::Computed(index) = step {
-                self.emit_index(index, root, part);
+                self.emit_index(index, root, place);
                 self.emit(Op::Emqx(EmqxOp::Index));
             }
         }
         self.flush(&mut fixed);
     }
 
-    fn emit_index(&mut self, index: &Expr, root: Option<&str>, part: Place) {
+    fn emit_index(&mut self, index: &Expr, root: Option<&str>, place: Place) {
         let (name, steps) = match &index.kind {
             ExprKind::Column(name) => (name, &[][..]),
             ExprKind::Access(base, steps) => match &base.kind {
                 ExprKind::Column(name) => (name, steps.as_slice()),
-                _ => return self.emit_expr(index, part),
+                _ => return self.emit_expr(index, place),
             },
-            _ => return self.emit_expr(index, part),
+            _ => return self.emit_expr(index, place),
         };
         if root != Some("payload") {
-            return self.emit_expr(index, part);
+            return self.emit_expr(index, place);
         }
         let mut path = vec![Access::Key(name.clone())];
         path.extend_from_slice(steps);
-        self.emit_name("payload", &path, part);
+        self.emit_name("payload", &path, place);
     }
 
     fn flush(&mut self, fixed: &mut Vec<Walk>) {
@@ -652,10 +650,8 @@ impl Plans for Planner<'_> {
     }
 
     fn finish(self: Box<Self>) -> (Program, Vec<Mistake>) {
-        let mut this = *self;
-        // `=~` and the like are operations of the machine: nothing else is left to do.
-        let _ = (this.host, Binary::Match);
-        this.program.emqx = Some(Box::new(this.plan));
-        (this.program, this.mistakes)
+        let Planner { mut program, plan, mistakes, .. } = *self;
+        program.emqx = Some(Box::new(plan));
+        (program, mistakes)
     }
 }

@@ -15,6 +15,8 @@ use crate::value::{Map, Value};
 /// What a rule does, beside its operations.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Plan {
+    /// The rule's name: the column `metadata` has it.
+    pub(crate) rule: String,
     /// The SELECT list, or what stands after FOREACH, in order.
     pub(crate) fields: Vec<Field>,
     pub(crate) registers: usize,
@@ -284,6 +286,12 @@ fn column_of<'a>(m: &mut Machine<'a, '_>, column: Column) -> Value<'a> {
     let general = matches!(column, Column::Event | Column::Timestamp | Column::Node | Column::Metadata);
     if m.input.event.is_some() && !general {
         return Value::Missing;
+    }
+    if column == Column::Metadata {
+        let rule = m.program.emqx.as_ref().map_or("", |plan| plan.rule.as_str());
+        return Value::map(
+            [("rule_id".to_owned(), Value::Text(rule.to_owned().into()))].into_iter().collect(),
+        );
     }
     match m.column(column) {
         Value::Null => Value::Missing,

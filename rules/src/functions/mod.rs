@@ -8,10 +8,7 @@ use crate::program::MAX_TEXT;
 use crate::value::{Value, finite};
 
 pub(crate) mod emqx;
-#[path = "emqx/kv.rs"]
-mod kv;
-
-use kv::KvStore;
+use emqx::kv::KvStore;
 
 /// A function's place in [`FUNCTIONS`], or beyond them among those of EMQX's dialect.
 pub(crate) type FunctionId = usize;

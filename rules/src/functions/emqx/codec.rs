@@ -15,14 +15,12 @@ use flate2::{Compression, Decompress, FlushDecompress, GzBuilder, Status};
 use num_bigint::{BigInt, Sign};
 use sha3::digest::{Digest, ExtendableOutput};
 
+use super::sparkplug;
 use super::{Given, bytes_of, emqx, owned, take, within};
 use crate::functions::{Function, Surroundings};
 use crate::json::{self, Found, Kind};
 use crate::value::{Map, Value, write_json_text};
 use crate::{TypeError, big};
-
-#[path = "sparkplug.rs"]
-mod sparkplug;
 
 pub(super) static FUNCTIONS: &[Function] = &[
     emqx("base64_decode", 1, 3, base64_decode),

@@ -17,7 +17,9 @@ use crate::value::{Map, Value};
 
 mod codec;
 mod container;
+pub(super) mod kv;
 mod number;
+mod sparkplug;
 mod system;
 mod text;
 mod time;

@@ -6,7 +6,7 @@
 
 use num_bigint::BigInt;
 
-use super::super::{Given, bytes_of, list_of, map_of, owned, take, within};
+use super::{Given, bytes_of, list_of, map_of, owned, take, within};
 use crate::functions::Surroundings;
 use crate::value::{Map, Value};
 use crate::{TypeError, big};
@@ -507,7 +507,7 @@ fn number(value: &Value<'_>) -> Result<f64, TypeError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::super::tests::{call, check};
+    use super::super::tests::{call, check};
 
     #[test]
     fn read_and_written() {

@@ -26,6 +26,8 @@ const PATTERN_MAX: usize = 4 << 10;
 const COMPILED_MAX: usize = 1 << 20;
 /// Steps of a pattern that has to go back; a few milliseconds.
 const BACKTRACK_MAX: usize = 100_000;
+/// The most parts of a text.
+const PARTS_MAX: usize = 1 << 16;
 /// Compiled patterns that a thread keeps: rules have few, and data that make patterns must not grow it.
 const PATTERNS_MAX: usize = 32;
 
@@ -320,12 +322,14 @@ fn split<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
         None => vec![text.to_string()],
     };
     let (keep, parts) = match &*option {
-        "trim" | "notrim" => (option == "notrim", text.split(&*separator).map(str::to_owned).collect()),
+        "trim" | "notrim" => {
+            (option == "notrim", text.split(&*separator).take(PARTS_MAX + 1).map(str::to_owned).collect())
+        }
         "leading" | "leading_notrim" => (option == "leading_notrim", once(text.split_once(&*separator))),
         "trailing" | "trailing_notrim" => (option == "trailing_notrim", once(text.rsplit_once(&*separator))),
         _ => return Err(TypeError::BadArgument),
     };
-    Ok(Value::list(parts.into_iter().filter(|part| keep || !part.is_empty()).map(owned).collect()))
+    list_of_parts(parts.iter().map(String::as_str).filter(|part| keep || !part.is_empty()))
 }
 
 fn tokens<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
@@ -337,7 +341,12 @@ fn tokens<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
         _ => return Err(TypeError::BadArgument),
     };
     let parts = text.split(|c| separators.contains(c) || line_ends.contains(c));
-    Ok(Value::list(parts.filter(|part| !part.is_empty()).map(owned).collect()))
+    list_of_parts(parts.filter(|part| !part.is_empty()))
+}
+
+fn list_of_parts<'a, 'p>(parts: impl Iterator<Item = &'p str>) -> Given<'a> {
+    let list: Vec<Value<'static>> = parts.take(PARTS_MAX + 1).map(owned).collect();
+    if list.len() > PARTS_MAX { Err(TypeError::BadArgument) } else { Ok(Value::list(list)) }
 }
 
 fn concat<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
@@ -433,8 +442,7 @@ fn join_to_sql_values_string<'a>(args: &mut [Value<'a>], around: &mut Surroundin
         }
         let text = String::from_utf8(text_like(item, around)?).map_err(|_| TypeError::BadArgument)?;
         match item {
-            Value::Int(_) | Value::Big(_) | Value::Float(_) | Value::Bool(_) => out.push_str(&text),
-            Value::Null | Value::Missing => out.push_str("NULL"),
+            Value::Int(_) | Value::Big(_) | Value::Float(_) => out.push_str(&text),
             _ => {
                 let quoted = text.replace('\\', "\\\\").replace('\'', "\\'");
                 out.push_str(&format!("'{quoted}'"));
@@ -568,11 +576,16 @@ fn regex_replace<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given
         let mut rest = with.chars().peekable();
         while let Some(c) = rest.next() {
             match (c, rest.peek().copied()) {
-                ('&', _) => out.push_str(whole.as_str()),
+                ('&', _) => {
+                    within(out.len() + whole.as_str().len(), around)?;
+                    out.push_str(whole.as_str());
+                }
                 ('\\', Some(digit @ '0'..='9')) => {
                     rest.next();
                     let group = digit.to_digit(10).and_then(|n| found.get(n as usize));
-                    out.push_str(group.map_or("", |group| group.as_str()));
+                    let group = group.map_or("", |group| group.as_str());
+                    within(out.len() + group.len(), around)?;
+                    out.push_str(group);
                 }
                 ('\\', Some(literal @ ('&' | '\\'))) => {
                     rest.next();
