@@ -815,13 +815,14 @@ impl Stage {
         let rules = self.rules.iter().filter(|rule| !rule.is_empty()).count();
         let restored = self.store.0.borrow().memory.restored();
         assert_eq!(restored.sessions.len(), sessions, "sessions in the store and in memory");
-        // A plain and an exclusive subscription of a session to one filter lead the same way.
-        let way = |filter: &str| match topic::shared(filter) {
-            Some(_) => filter.to_owned(),
-            None => topic::plain(filter).to_owned(),
+        // A plain and an exclusive subscription of a session to one filter lead the same way; to a group of a shared one all its
+        // members do.
+        let way = |id, filter: &str| match topic::shared(filter) {
+            Some(_) => (None, filter.to_owned()),
+            None => (Some(id), topic::plain(filter).to_owned()),
         };
         let ways: BTreeSet<_> =
-            restored.subscriptions.iter().map(|(id, filter, _)| (*id, way(filter))).collect();
+            restored.subscriptions.iter().map(|(id, filter, _)| way(*id, filter)).collect();
         assert_eq!(ways.len() + rules, filters, "subscriptions in the store and in memory");
         assert_eq!(restored.retained.len(), retained, "retained messages in the store and in memory");
         let known = |id| restored.sessions.iter().any(|(session, _)| *session == id);
