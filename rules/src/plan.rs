@@ -6,7 +6,7 @@ use crate::diagnostic::nearest;
 use crate::functions::{self, FUNCTIONS};
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::program::{
-    Base, Code, Column, ConditionPart, ItemId, Layout, Node, Op, Part, Program, Template, Walk,
+    Base, Code, Column, ConditionPart, ItemId, Layout, Node, Op, Part, Program, Template, Walk, number,
 };
 use crate::sql::ast::{Access, Binary, Expr, ExprKind, Item, Name, Put, Query};
 use crate::sql::cursor::shorten;
@@ -15,7 +15,7 @@ use crate::value::Value;
 use crate::{Host, Span};
 
 /// The most items of a SELECT list.
-const MAX_ITEMS: usize = 1024;
+pub(crate) const MAX_ITEMS: usize = 1024;
 
 /// A mistake: where, what, hint.
 pub(crate) type Mistake = (Span, String, Option<String>);
@@ -273,34 +273,15 @@ impl<'p> Planner<'p> {
     }
 
     fn here(&self) -> usize {
-        self.program.ops.len()
+        self.program.here()
     }
 
     fn emit(&mut self, op: Op) -> usize {
-        self.program.ops.push(op);
-        self.program.ops.len() - 1
-    }
-
-    /// Points the jump at `at` here.
-    fn land(&mut self, at: usize) {
-        let here = number(self.here());
-        match &mut self.program.ops[at] {
-            Op::Jump(to) | Op::JumpIfFalse(to) | Op::JumpIfTrue(to) | Op::JumpUnlessTrue(to) => *to = here,
-            _ => {}
-        }
-    }
-
-    fn constant(&mut self, value: Value<'static>) -> u32 {
-        let constants = &mut self.program.constants;
-        let at = constants.iter().position(|c| *c == value).unwrap_or_else(|| {
-            constants.push(value);
-            constants.len() - 1
-        });
-        number(at)
+        self.program.emit(op)
     }
 
     fn emit_constant(&mut self, value: Value<'static>) {
-        let constant = self.constant(value);
+        let constant = self.program.constant(value);
         self.emit(Op::Const(constant));
     }
 
@@ -354,7 +335,7 @@ impl<'p> Planner<'p> {
                     && let Some(Op::Slot(node)) = self.program.ops.last().copied()
                     && let Some(value) = literal(&right.kind)
                 {
-                    let constant = self.constant(value);
+                    let constant = self.program.constant(value);
                     self.program.ops.pop();
                     self.emit(Op::SlotCompare { node, op: *op, constant });
                     return;
@@ -398,7 +379,7 @@ impl<'p> Planner<'p> {
                     }
                     self.emit_expr(then, scope);
                     ends.push(self.emit(Op::Jump(0)));
-                    self.land(skip);
+                    self.program.land(skip);
                 }
                 if of.is_some() {
                     self.emit(Op::Drop);
@@ -408,7 +389,7 @@ impl<'p> Planner<'p> {
                     None => self.emit_constant(Value::Null),
                 }
                 for end in ends {
-                    self.land(end);
+                    self.program.land(end);
                 }
             }
             ExprKind::Call { name, args } => self.emit_call(name, args, scope),
@@ -439,7 +420,7 @@ impl<'p> Planner<'p> {
             }
         }
         for skip in skips {
-            self.land(skip);
+            self.program.land(skip);
         }
         ranges
     }
@@ -519,7 +500,7 @@ impl<'p> Planner<'p> {
     }
 
     fn emit_extra(&mut self, name: &str, steps: &[Access], scope: Scope) {
-        let name = self.constant(Value::Text(name.to_owned().into()));
+        let name = self.program.constant(Value::Text(name.to_owned().into()));
         self.emit(Op::Extra(name));
         self.emit_walk(steps, scope);
     }
@@ -555,12 +536,12 @@ impl<'p> Planner<'p> {
                 self.emit(Op::Column(Column::Dup));
             }
             Column::UserProperties if key(0).is_some() && !self.overridden() => {
-                let name = self.constant(Value::Text(key(0).unwrap_or("").to_owned().into()));
+                let name = self.program.constant(Value::Text(key(0).unwrap_or("").to_owned().into()));
                 self.emit(Op::UserProperty(name));
                 self.emit_walk(&steps[1..], scope);
             }
             Column::PubProps if key(0) == Some("User-Property") && key(1).is_some() && !self.overridden() => {
-                let name = self.constant(Value::Text(key(1).unwrap_or("").to_owned().into()));
+                let name = self.program.constant(Value::Text(key(1).unwrap_or("").to_owned().into()));
                 self.emit(Op::UserProperty(name));
                 self.emit_walk(&steps[2..], scope);
             }
@@ -633,13 +614,8 @@ impl<'p> Planner<'p> {
         if fixed.is_empty() {
             return;
         }
-        let walks = &mut self.program.walks;
-        let at = walks.iter().position(|w| w == fixed).unwrap_or_else(|| {
-            walks.push(fixed.clone());
-            walks.len() - 1
-        });
-        fixed.clear();
-        self.emit(Op::Walk(number(at)));
+        let walk = self.program.walk(std::mem::take(fixed));
+        self.emit(Op::Walk(walk));
     }
 }
 
@@ -687,11 +663,6 @@ impl Plans for Planner<'_> {
     fn finish(self: Box<Self>) -> (Program, Vec<Mistake>) {
         (self.program, self.mistakes)
     }
-}
-
-/// Statements are at most 64 KiB, so nothing here counts beyond 32 bits.
-pub(crate) fn number(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// The keys of an alias; the default dialect has no others.

@@ -1,7 +1,7 @@
 //! The flat program of a rule and the machine that runs it.
 //!
 //! Code is one vector of operations over a stack of values; an expression is a range of it that leaves one value.
-//! There are no loops, so a program ends; `fuel` is a bound all the same, for when FOREACH and windows come.
+//! No operation goes back, so a program ends; FOREACH runs a part of one for each element. `fuel` bounds both.
 //! Numbers, booleans and text from the message are borrowed: only operations that make new text allocate.
 //!
 //! A type error leaves NULL and is counted; only what makes going on pointless is a [`Failure`].
@@ -759,7 +759,54 @@ pub(crate) fn topic_level(topic: &str, index: i64) -> Option<&str> {
     }
 }
 
+/// Statements are at most 64 KiB, so nothing in a program counts beyond 32 bits.
+pub(crate) fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Where a value is among others; it is put behind them if it is not there.
+fn place_of<T: PartialEq>(among: &mut Vec<T>, value: T) -> usize {
+    among.iter().position(|known| *known == value).unwrap_or_else(|| {
+        among.push(value);
+        among.len() - 1
+    })
+}
+
 impl Program {
+    /// Where the next operation will be.
+    pub(crate) fn here(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Appends an operation; where it is.
+    pub(crate) fn emit(&mut self, op: Op) -> usize {
+        self.ops.push(op);
+        self.ops.len() - 1
+    }
+
+    /// Points the jump at `at` here.
+    pub(crate) fn land(&mut self, at: usize) {
+        let here = number(self.here());
+        match &mut self.ops[at] {
+            Op::Jump(to)
+            | Op::JumpIfFalse(to)
+            | Op::JumpIfTrue(to)
+            | Op::JumpUnlessTrue(to)
+            | Op::Emqx(EmqxOp::JumpIfPresent(to) | EmqxOp::JumpUnless(to)) => *to = here,
+            _ => {}
+        }
+    }
+
+    /// The index of a constant.
+    pub(crate) fn constant(&mut self, value: Value<'static>) -> u32 {
+        number(place_of(&mut self.constants, value))
+    }
+
+    /// The index of a static path.
+    pub(crate) fn walk(&mut self, steps: Vec<Walk>) -> u32 {
+        number(place_of(&mut self.walks, steps))
+    }
+
     /// Whether a base given by a register decodes: the text of an object, if it is one.
     pub(crate) fn object_text<'v>(value: &'v Value<'_>, decode: bool) -> Option<&'v [u8]> {
         let text = match value {

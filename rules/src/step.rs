@@ -24,7 +24,7 @@ pub struct Now {
 /// How a [`step`] ended. Lookups and slow functions will add their own endings (the rule then parks its key).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// The rows are in [`Rows`], one per insert.
+    /// The rows are in [`Rows`]: one per insert, with FOREACH as many for each element that it took.
     Emit,
     /// WHERE was not true.
     NoMatch,
@@ -243,7 +243,7 @@ fn recycle<'a, 'b>(mut values: Vec<Value<'a>>) -> Vec<Value<'b>> {
 /// Rows of one [`step`]; reuse it.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
-    /// In order of the rule's inserts.
+    /// In order of FOREACH's elements, and for each of the rule's inserts.
     pub rows: Vec<OutRow>,
     /// The row itself as a JSON object, when the scratch traces (`rules test` and `eval`).
     pub(crate) row: Vec<u8>,

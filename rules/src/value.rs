@@ -193,9 +193,7 @@ impl<'a> Value<'a> {
     pub(crate) fn from_case(tree: &'a Tree) -> Value<'a> {
         if let Some(members) = tree.as_object().filter(|members| members.len() == 1) {
             if let Some(hex) = members.get("$bytes").and_then(Tree::as_str) {
-                let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-                let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
-                return bytes.map_or(Value::Missing, Value::binary);
+                return unhex(hex).map_or(Value::Missing, Value::binary);
             }
             if members.contains_key("$undefined") {
                 return Value::Missing;
@@ -310,6 +308,13 @@ impl<'a> Value<'a> {
             other => other.write_json(out),
         }
     }
+}
+
+/// The bytes of hexadecimal digits.
+pub(crate) fn unhex(hex: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = hex.chars().map(|c| c.to_digit(16)).collect();
+    let digits = digits.filter(|d| d.len() % 2 == 0)?;
+    digits.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).ok()).collect()
 }
 
 /// The place, from 0, of index `index` (from 1, negative from the end) among `len`.

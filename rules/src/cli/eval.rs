@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::check::{filter_matches, load_with};
 use crate::emqx::events;
+use crate::value::unhex;
 use crate::{Dialect, Failure, Host, Message, Now, Rows, RuleState, Scratch, Source, Step, step};
 
 /// Operations of one rule on one message; far above what any statement of bounded length can use.
@@ -221,12 +222,6 @@ impl<'c> Sample<'c> {
             ..Message::default()
         }
     }
-}
-
-fn unhex(hex: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u32>> = hex.chars().map(|c| c.to_digit(16)).collect();
-    let digits = digits.filter(|d| d.len() % 2 == 0)?;
-    digits.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).ok()).collect()
 }
 
 /// JSON without white space between its tokens: a payload's own line ends must not end ours.

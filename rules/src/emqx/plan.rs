@@ -3,20 +3,17 @@
 //! Each name that a list makes has a register. What a name means is found in layers (see the module above): the list in hand,
 //! the element of the loop, the list of FOREACH, the message.
 
-use super::run::{self, Field, Loop, Plan, RowPlan};
+use super::run::{Field, Loop, Plan, RowPlan};
 use crate::Span;
 use crate::diagnostic::nearest;
 use crate::functions;
 use crate::paths::{NodeId, PathStep, Paths};
-use crate::plan::{Mistake, Plans, number};
-use crate::program::{Code, Column, EmqxOp, ItemId, Op, Part, Program, Template, Walk};
+use crate::plan::{MAX_ITEMS, Mistake, Plans};
+use crate::program::{Code, Column, EmqxOp, ItemId, Op, Part, Program, Template, Walk, number};
 use crate::sql::ast::{Access, Expr, ExprKind, Foreach, Item, Name, Put, Query};
 use crate::sql::cursor::shorten;
 use crate::template::{self, Piece};
 use crate::value::Value;
-
-/// The most items of a list.
-const MAX_ITEMS: usize = 1024;
 
 /// Names with their registers.
 type Names = Vec<(String, ItemId)>;
@@ -234,12 +231,11 @@ impl<'p> Planner<'p> {
     // === expressions ===
 
     fn here(&self) -> usize {
-        self.program.ops.len()
+        self.program.here()
     }
 
     fn emit(&mut self, op: Op) -> usize {
-        self.program.ops.push(op);
-        self.program.ops.len() - 1
+        self.program.emit(op)
     }
 
     fn expression(&mut self, expr: &Expr, place: Place) -> Code {
@@ -248,36 +244,9 @@ impl<'p> Planner<'p> {
         start..self.here()
     }
 
-    fn land(&mut self, at: usize) {
-        let here = number(self.here());
-        match &mut self.program.ops[at] {
-            Op::Jump(to) | Op::JumpIfFalse(to) | Op::JumpIfTrue(to) => *to = here,
-            Op::Emqx(EmqxOp::JumpIfPresent(to) | EmqxOp::JumpUnless(to)) => *to = here,
-            _ => {}
-        }
-    }
-
-    fn constant(&mut self, value: Value<'static>) -> u32 {
-        let constants = &mut self.program.constants;
-        let at = constants.iter().position(|c| *c == value).unwrap_or_else(|| {
-            constants.push(value);
-            constants.len() - 1
-        });
-        number(at)
-    }
-
     fn emit_constant(&mut self, value: Value<'static>) {
-        let constant = self.constant(value);
+        let constant = self.program.constant(value);
         self.emit(Op::Const(constant));
-    }
-
-    fn walk_id(&mut self, steps: Vec<Walk>) -> u32 {
-        let walks = &mut self.program.walks;
-        let at = walks.iter().position(|w| *w == steps).unwrap_or_else(|| {
-            walks.push(steps);
-            walks.len() - 1
-        });
-        number(at)
     }
 
     /// Recursion is bounded by the expression's depth.
@@ -334,7 +303,7 @@ impl<'p> Planner<'p> {
                 self.emit(Op::Emqx(EmqxOp::List(number(items.len()))));
             }
             ExprKind::Range(from, to) => {
-                let walk = self.walk_id(vec![Walk::Range(*from, *to)]);
+                let walk = self.program.walk(vec![Walk::Range(*from, *to)]);
                 self.emit(Op::Emqx(EmqxOp::Integers(walk)));
             }
             ExprKind::IsNull { .. } | ExprKind::Between { .. } => {
@@ -368,7 +337,7 @@ impl<'p> Planner<'p> {
             }
             self.emit_expr(then, place);
             ends.push(self.emit(Op::Jump(0)));
-            self.land(skip);
+            self.program.land(skip);
         }
         if of.is_some() {
             self.emit(Op::Drop);
@@ -378,7 +347,7 @@ impl<'p> Planner<'p> {
             None => self.emit_constant(Value::Missing),
         }
         for end in ends {
-            self.land(end);
+            self.program.land(end);
         }
     }
 
@@ -397,7 +366,7 @@ impl<'p> Planner<'p> {
             }
         }
         for end in ends {
-            self.land(end);
+            self.program.land(end);
         }
     }
 
@@ -405,7 +374,8 @@ impl<'p> Planner<'p> {
         if self.context(name, args, place) {
             return;
         }
-        let Some((id, min, max)) = run::function(&name.text) else {
+        let found = functions::emqx_id(&name.text);
+        let Some((id, function)) = found.and_then(|id| Some((id, functions::function_of(id)?))) else {
             let names = functions::emqx::names();
             let message = match nearest(&name.text, names) {
                 Some(near) => format!("unknown function `{}`; did you mean `{near}`?", name.text),
@@ -414,6 +384,7 @@ impl<'p> Planner<'p> {
             self.mistake(name.span, message, Some("functions: docs/rules.md".to_owned()));
             return;
         };
+        let (min, max) = (function.min, function.max);
         if args.len() < min || args.len() > max {
             let takes = if min == max { format!("{min}") } else { format!("{min} to {max}") };
             self.mistake(
@@ -504,7 +475,7 @@ impl<'p> Planner<'p> {
             None => self.emit_column(name, steps, place),
         }
         if let Some(present) = present {
-            self.land(present);
+            self.program.land(present);
         }
     }
 
@@ -523,7 +494,7 @@ impl<'p> Planner<'p> {
             }
             // Events have columns of their own: what there is not is missing.
             None => {
-                let column = self.constant(Value::Text(name.to_owned().into()));
+                let column = self.program.constant(Value::Text(name.to_owned().into()));
                 self.emit(Op::Emqx(EmqxOp::Extra(column)));
                 self.emit_walk(steps, Some(name), place);
             }
@@ -557,10 +528,10 @@ impl<'p> Planner<'p> {
             self.program.fields.push(words);
         }
         let node: NodeId = self.paths.insert(&path);
-        let walk = self.walk_id(walk[..scanned].to_vec());
+        let walk = self.program.walk(walk[..scanned].to_vec());
         self.emit(Op::Emqx(EmqxOp::Slot { node, walk }));
         if !rest.is_empty() {
-            let rest = self.walk_id(rest);
+            let rest = self.program.walk(rest);
             self.emit(Op::Emqx(EmqxOp::Walk(rest)));
         }
     }
@@ -601,7 +572,7 @@ impl<'p> Planner<'p> {
 
     fn flush(&mut self, fixed: &mut Vec<Walk>) {
         if !fixed.is_empty() {
-            let walk = self.walk_id(std::mem::take(fixed));
+            let walk = self.program.walk(std::mem::take(fixed));
             self.emit(Op::Emqx(EmqxOp::Walk(walk)));
         }
     }

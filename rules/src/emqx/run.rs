@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use crate::Failure;
 use crate::TypeError;
 use crate::emqx::values;
-use crate::functions;
 use crate::json::{self, JsonError};
 use crate::program::{Code, Column, EmqxOp, ItemId, Machine, Walk, constant, topic_level};
 use crate::sql::ast::{Binary, Put};
@@ -468,10 +467,4 @@ impl<'a> Machine<'a, '_> {
         let whole = json::document(payload).ok().and_then(|found| Value::found(payload, found).ok());
         self.walk(whole.unwrap_or(Value::Missing), walk)
     }
-}
-
-/// The id of a function, and how many arguments it takes.
-pub(crate) fn function(name: &str) -> Option<(functions::FunctionId, usize, usize)> {
-    let id = functions::emqx_id(name)?;
-    functions::function_of(id).map(|f| (id, f.min, f.max))
 }

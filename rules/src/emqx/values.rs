@@ -43,8 +43,11 @@ pub(crate) fn compare(op: Binary, a: &Value<'_>, b: &Value<'_>) -> Result<bool, 
     })
 }
 
-/// The number that a text is: an integer, or else a float.
-fn number_in(text: &str) -> Result<Value<'static>, TypeError> {
+/// The number that a text is: an integer, or else a float with digits on both sides of its point.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn number_in(text: &str) -> Result<Value<'static>, TypeError> {
     if let Ok(int) = text.parse::<i64>() {
         return Ok(Value::Int(int));
     }
@@ -52,7 +55,6 @@ fn number_in(text: &str) -> Result<Value<'static>, TypeError> {
     if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
         return big::integer(&Value::Big(Cow::Borrowed(text))).and_then(|int| big::value(&int));
     }
-    // A float has digits on both sides of its point.
     let is_float = digits.split_once('.').is_some_and(|(whole, rest)| {
         !whole.is_empty()
             && whole.bytes().all(|b| b.is_ascii_digit())
@@ -186,7 +188,11 @@ pub(crate) fn arithmetic<'a>(op: Binary, a: &Value<'_>, b: &Value<'_>) -> Result
     })
 }
 
-fn float(value: &Value<'_>) -> Result<f64, TypeError> {
+/// The float of a number.
+///
+/// # Errors
+/// It is none, or too large.
+pub(crate) fn float(value: &Value<'_>) -> Result<f64, TypeError> {
     let float = match value {
         Value::Int(i) => *i as f64,
         Value::Float(f) => *f,

@@ -16,7 +16,7 @@ use num_bigint::{BigInt, Sign};
 use sha3::digest::{Digest, ExtendableOutput};
 
 use super::sparkplug;
-use super::{Given, bytes_of, emqx, owned, take, within};
+use super::{Given, bytes_of, cut, cut_array, emqx, owned, take, within};
 use crate::functions::{Function, Surroundings};
 use crate::json::{self, Found, Kind};
 use crate::value::{Map, Value, write_json_text};
@@ -518,13 +518,11 @@ struct Terms<'t> {
 
 impl<'t> Terms<'t> {
     fn take(&mut self, count: usize) -> Result<&'t [u8], TypeError> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(TypeError::BadArgument)?;
-        self.rest = rest;
-        Ok(taken)
+        cut(&mut self.rest, count)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], TypeError> {
-        self.take(N)?.try_into().map_err(|_| TypeError::BadArgument)
+        cut_array(&mut self.rest)
     }
 
     fn byte(&mut self) -> Result<u8, TypeError> {

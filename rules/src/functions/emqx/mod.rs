@@ -129,6 +129,18 @@ fn int_of(value: &Value<'_>) -> Result<i64, TypeError> {
     }
 }
 
+/// Cuts so many bytes off what is read.
+fn cut<'t>(rest: &mut &'t [u8], count: usize) -> Result<&'t [u8], TypeError> {
+    let (taken, behind) = rest.split_at_checked(count).ok_or(TypeError::BadArgument)?;
+    *rest = behind;
+    Ok(taken)
+}
+
+/// Cuts so many bytes off what is read, as an array.
+fn cut_array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], TypeError> {
+    cut(rest, N)?.try_into().map_err(|_| TypeError::BadArgument)
+}
+
 /// Text.
 fn owned<'a>(text: impl Into<String>) -> Value<'a> {
     Value::Text(Cow::Owned(text.into()))
@@ -140,16 +152,10 @@ pub(super) mod tests {
     use super::*;
     use serde_json::Value as Tree;
 
-    /// A value of a JSON text; `{"$bytes": "hex"}` and `{"$undefined": true}` as in the peers' cases.
+    /// A value as the peers' cases have it; bytes stay bytes.
     fn value(tree: &Tree) -> Value<'static> {
-        if let Some(hex) = tree.get("$bytes").and_then(Tree::as_str) {
-            let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-            return Value::Bytes((0..hex.len()).step_by(2).map(byte).collect::<Vec<_>>().into());
-        }
-        if tree.get("$undefined").is_some() {
-            return Value::Missing;
-        }
-        Value::from_tree(tree).open().into_owned()
+        let bytes = tree.get("$bytes").and_then(Tree::as_str).and_then(crate::value::unhex);
+        bytes.map_or_else(|| Value::from_case(tree).open().into_owned(), |bytes| Value::Bytes(bytes.into()))
     }
 
     /// What `name` makes of `args`, a JSON array, as JSON (`{"$bytes":...}`, `"undefined"`), or `error`.

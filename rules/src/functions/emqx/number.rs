@@ -48,19 +48,9 @@ pub(super) static FUNCTIONS: &[Function] = &[
     emqx("tanh", 1, 1, |args, _| real(args, f64::tanh)),
 ];
 
-/// The float of a number.
-fn float_of(value: &Value<'_>) -> Result<f64, TypeError> {
-    match value {
-        Value::Int(i) => Ok(*i as f64),
-        Value::Float(f) => Ok(*f),
-        Value::Big(digits) => digits.parse().map_err(|_| TypeError::TypeMismatch),
-        _ => Err(TypeError::TypeMismatch),
-    }
-}
-
 fn real<'a>(args: &mut [Value<'a>], of: fn(f64) -> f64) -> Given<'a> {
     // Outside of its domain a function is not a number, or infinite.
-    finite(of(float_of(&take(args, 0))?))
+    finite(of(values::float(&take(args, 0))?))
 }
 
 /// Of an integer the integer itself.
@@ -106,12 +96,12 @@ fn eq<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
 }
 
 fn fmod<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
-    let (a, b) = (float_of(&take(args, 0))?, float_of(&take(args, 1))?);
+    let (a, b) = (values::float(&take(args, 0))?, values::float(&take(args, 1))?);
     if b == 0.0 { Err(TypeError::DivisionByZero) } else { finite(a % b) }
 }
 
 fn power<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
-    finite(float_of(&take(args, 0))?.powf(float_of(&take(args, 1))?))
+    finite(values::float(&take(args, 0))?.powf(values::float(&take(args, 1))?))
 }
 
 /// 53 bits, as many as a float below 1 has.

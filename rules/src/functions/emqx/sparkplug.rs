@@ -6,7 +6,7 @@
 
 use num_bigint::BigInt;
 
-use super::{Given, bytes_of, list_of, map_of, owned, take, within};
+use super::{Given, bytes_of, cut, cut_array, list_of, map_of, owned, take, within};
 use crate::functions::Surroundings;
 use crate::value::{Map, Value};
 use crate::{TypeError, big};
@@ -252,13 +252,11 @@ struct Reader<'t> {
 
 impl<'t> Reader<'t> {
     fn take(&mut self, count: usize) -> Result<&'t [u8], TypeError> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(TypeError::BadArgument)?;
-        self.rest = rest;
-        Ok(taken)
+        cut(&mut self.rest, count)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], TypeError> {
-        self.take(N)?.try_into().map_err(|_| TypeError::BadArgument)
+        cut_array(&mut self.rest)
     }
 
     /// At most ten bytes; bits beyond 64 are dropped, as protobuf has it.

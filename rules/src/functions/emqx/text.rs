@@ -13,8 +13,8 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use super::number::{compact, integer_of};
 use super::{Given, emqx, int_of, list_of, owned, take, text_of, within};
+use crate::emqx::values;
 use crate::functions::{Function, Surroundings};
-use crate::json;
 use crate::value::{Map, Value, finite};
 use crate::{TypeError, big};
 
@@ -119,26 +119,9 @@ fn str_utf16_le<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<
     Ok(Value::Bytes(text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().into()))
 }
 
-/// The number in text: an integer, or a float with digits on both sides of its point.
-fn number(text: &str) -> Result<Value<'static>, TypeError> {
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let all = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if all(digits) {
-        let text = text.strip_prefix('+').unwrap_or(text);
-        return big::integer(&Value::Big(Cow::Borrowed(text))).and_then(|int| big::value(&int));
-    }
-    let is_float = digits
-        .split_once('.')
-        .is_some_and(|(whole, rest)| all(whole) && rest.starts_with(|c: char| c.is_ascii_digit()));
-    if !is_float {
-        return Err(TypeError::BadArgument);
-    }
-    finite(text.parse().map_err(|_| TypeError::BadArgument)?)
-}
-
 fn int<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     let value = match take(args, 0) {
-        Value::Text(text) => number(&text)?,
+        Value::Text(text) => values::number_in(&text)?,
         other => other,
     };
     match value {
@@ -151,15 +134,10 @@ fn int<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
 
 fn float<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     let value = match take(args, 0) {
-        Value::Text(text) => number(&text)?,
+        Value::Text(text) => values::number_in(&text)?,
         other => other,
     };
-    let float = match value {
-        Value::Int(i) => i as f64,
-        Value::Float(f) => f,
-        Value::Big(digits) => digits.parse().map_err(|_| TypeError::TypeMismatch)?,
-        _ => return Err(TypeError::TypeMismatch),
-    };
+    let float = values::float(&value)?;
     if args.len() == 1 {
         return finite(float);
     }
@@ -188,16 +166,15 @@ fn boolean<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
 }
 
 /// JSON in text, any value.
-fn decoded(text: &str) -> Result<Value<'static>, TypeError> {
-    let found = json::document(text.as_bytes()).map_err(|_| TypeError::InvalidJson)?;
-    Value::found(text.as_bytes(), found).map(|value| value.open().into_owned())
+fn decoded(text: &str) -> Result<Value<'_>, TypeError> {
+    values::decoded(Cow::Borrowed(text)).map(Value::open).ok_or(TypeError::InvalidJson)
 }
 
 fn map<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     match take(args, 0) {
         map @ Value::Map(_) => Ok(map),
         Value::Text(text) => match decoded(&text)? {
-            map @ Value::Map(_) => Ok(map),
+            map @ Value::Map(_) => Ok(map.into_owned()),
             _ => Err(TypeError::BadArgument),
         },
         // Pairs: [["a", 1], ["b", 2]].
@@ -456,7 +433,7 @@ fn join_to_sql_values_string<'a>(args: &mut [Value<'a>], around: &mut Surroundin
 /// A flat list of fields and their values; what is neither text nor number is left out.
 fn map_to_redis_hset_args<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     let members = match take(args, 0) {
-        Value::Text(text) => decoded(&text).unwrap_or(Value::Missing),
+        Value::Text(text) => decoded(&text).map_or(Value::Missing, Value::into_owned),
         other => other.into_owned(),
     };
     let Value::Map(members) = members else { return Ok(Value::list(Vec::new())) };
