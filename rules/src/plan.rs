@@ -80,11 +80,7 @@ impl<'p> Planner<'p> {
         if query.items.len() > MAX_ITEMS
             && let Some(first) = query.items.first()
         {
-            let span = match first {
-                Item::Star(span) => *span,
-                Item::Expr { expr, .. } => expr.span,
-            };
-            p.mistake(span, format!("a SELECT list has at most {MAX_ITEMS} items"), None);
+            p.mistake(first.span(), format!("a SELECT list has at most {MAX_ITEMS} items"), None);
             return p;
         }
         for item in &query.items {

@@ -43,6 +43,8 @@ pub(crate) struct Planner<'p> {
     list: Names,
     item: Option<(String, ItemId)>,
     made: Names,
+    /// Where each register got its name.
+    spans: Vec<(ItemId, Span)>,
     /// `*` was in the list in hand.
     star: bool,
 }
@@ -58,11 +60,13 @@ impl<'p> Planner<'p> {
             list: Names::new(),
             item: None,
             made: Names::new(),
+            spans: Vec::new(),
             star: false,
         };
         let all = query.items.len() + query.foreach.iter().flat_map(|f| &f.make).map(Vec::len).sum::<usize>();
         if all > MAX_ITEMS {
-            p.mistake(Span::default(), format!("a rule has at most {MAX_ITEMS} items in its lists"), None);
+            let span = query.items.first().map_or(Span::default(), Item::span);
+            p.mistake(span, format!("a rule has at most {MAX_ITEMS} items in its lists"), None);
             return p;
         }
         p.plan.fields = p.fields(&query.items, Place::List);
@@ -81,7 +85,8 @@ impl<'p> Planner<'p> {
 
     fn foreach(&mut self, query: &Query, foreach: &Foreach) {
         let Some(Item::Expr { expr, alias }) = query.items.last() else {
-            self.mistake(Span::default(), "FOREACH needs a list to go through", None);
+            let span = query.items.last().map_or(Span::default(), Item::span);
+            self.mistake(span, "FOREACH needs a list to go through", None);
             return;
         };
         let start = self.here();
@@ -109,6 +114,7 @@ impl<'p> Planner<'p> {
             None => "item".to_owned(),
         };
         let item = self.register();
+        self.spans.push((item, expr.span));
         self.item = Some((name.clone(), item));
         let incase = foreach.incase.as_ref().map(|incase| {
             self.condition(incase);
@@ -182,6 +188,7 @@ impl<'p> Planner<'p> {
                         Some(register) => register,
                         None => {
                             let fresh = self.register();
+                            self.spans.push((fresh, alias.as_ref().map_or(expr.span, |alias| alias.span)));
                             // `*, 1 AS payload.x`: into the column that `*` brought.
                             if let (true, false, Some(column)) =
                                 (self.star, rest.is_empty(), Column::named(root))
@@ -617,7 +624,10 @@ impl Plans for Planner<'_> {
     }
 
     fn row_columns(&self) -> Vec<(&str, Span)> {
-        self.plan.row.names.iter().map(|(name, _)| (name.as_str(), Span::default())).collect()
+        let span =
+            |register: &ItemId| self.spans.iter().find(|(at, _)| at == register).map(|(_, span)| *span);
+        let names = self.plan.row.names.iter();
+        names.map(|(name, register)| (name.as_str(), span(register).unwrap_or_default())).collect()
     }
 
     fn finish(self: Box<Self>) -> (Program, Vec<Mistake>) {

@@ -194,6 +194,15 @@ pub(crate) enum Item {
     Expr { expr: Expr, alias: Option<Alias> },
 }
 
+impl Item {
+    pub(crate) fn span(&self) -> Span {
+        match self {
+            Item::Star(span) => *span,
+            Item::Expr { expr, .. } => expr.span,
+        }
+    }
+}
+
 /// `AS a.b`: where the value is put.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Alias {
