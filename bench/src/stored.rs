@@ -139,6 +139,7 @@ fn write(folder: &Path, sessions: u64) -> io::Result<()> {
                     properties: bytes::Bytes::new(),
                     payload: payload.clone(),
                     share: None,
+                    source: None,
                 };
                 let (queue, head) = (QueueId::session(session), delivery.to_bytes());
                 ops.push(Op::Append { queue, seq: 1, head, body: Body::Inline(payload) });

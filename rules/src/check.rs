@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::diagnostic::nearest;
 use crate::emqx;
+use crate::events;
 use crate::paths::Paths;
 use crate::plan::{Mistake, Planner, Plans};
 use crate::program::{InsertCode, Template};
@@ -396,6 +397,10 @@ impl Checker<'_> {
             } else if filters.contains(&source.text) {
                 self.warn(file, source.span, "this filter stands here twice".to_owned(), None);
             } else {
+                if source.text.starts_with(events::PREFIX) && events::raised(&source.text).next().is_none() {
+                    let message = "this broker never raises this event".to_owned();
+                    self.warn(file, source.span, message, None);
+                }
                 filters.push(source.text.clone());
             }
         }
@@ -665,9 +670,10 @@ pub(crate) fn forbidden_topic(topic: &str) -> bool {
         .any(|name| topic.strip_prefix(name).is_some_and(|r| r.is_empty() || r.starts_with('/')))
 }
 
-/// What is wrong with a topic filter in FROM: MQTT 5.0 section 4.7.
-const SOURCES: [&str; 3] = ["$events/", "$bridges/", "$sources/"];
+/// Other sources than topics that EMQX has.
+const SOURCES: [&str; 2] = ["$bridges/", "$sources/"];
 
+/// What is wrong with a topic filter in FROM: MQTT 5.0 section 4.7.
 fn filter_problem(filter: &str) -> Option<(String, Option<String>)> {
     let wrong = |message: &str| Some((message.to_owned(), None));
     if filter.is_empty() || filter.len() > 65_535 {
@@ -676,10 +682,18 @@ fn filter_problem(filter: &str) -> Option<(String, Option<String>)> {
     if filter.contains('\0') {
         return wrong("a topic filter cannot hold NUL");
     }
-    for event in SOURCES {
-        if filter.starts_with(event) {
-            return wrong(&format!("`{event}...` is not yet implemented"));
+    for source in SOURCES {
+        if filter.starts_with(source) {
+            return wrong(&format!("`{source}...` is not yet implemented"));
         }
+    }
+    if filter.starts_with(events::PREFIX) {
+        if events::is_known(filter) {
+            return None;
+        }
+        let near = nearest(filter, events::topics()).map(|near| format!("did you mean `{near}`?"));
+        let all = || "docs/rules.md has the list: `$events/client/connected`, ...".to_owned();
+        return Some((format!("there is no event `{filter}`"), Some(near.unwrap_or_else(all))));
     }
     if filter.starts_with("$share/") || filter.starts_with("$exclusive/") {
         let hint = "write the filter alone; a rule sees every message once".to_owned();

@@ -60,6 +60,7 @@ mod template;
 mod big;
 mod check;
 mod emqx;
+mod events;
 mod plan;
 
 mod functions;

@@ -44,6 +44,12 @@ pub trait UserProperties {
     /// The `index`th pair, `None` past the last.
     fn pair(&self, index: usize) -> Option<(&str, &str)>;
 
+    /// All properties of the PUBLISH as a JSON object by the specification's names with hyphens, user properties under
+    /// `User-Property` and `User-Property-Pairs`, where more than user properties is known.
+    fn all(&self) -> Option<String> {
+        None
+    }
+
     /// The value of the first property of this name.
     fn value(&self, name: &str) -> Option<&str> {
         (0..).map_while(|i| self.pair(i)).find(|&(key, _)| key == name).map(|(_, value)| value)

@@ -12,7 +12,7 @@ use crate::sql::ast::{Access, Binary, Expr, ExprKind, Item, Name, Put, Query};
 use crate::sql::cursor::shorten;
 use crate::template::{self, Piece};
 use crate::value::Value;
-use crate::{Host, Span};
+use crate::{Host, Span, events};
 
 /// The most items of a SELECT list.
 pub(crate) const MAX_ITEMS: usize = 1024;
@@ -57,6 +57,8 @@ pub(crate) struct Planner<'p> {
     mistakes: Vec<Mistake>,
     columns: Vec<RowColumn>,
     star: bool,
+    /// FROM names events: their columns are known.
+    events: bool,
     /// Items that each item reads.
     reads: Vec<BTreeSet<ItemId>>,
     /// Items that the current expression reads.
@@ -74,6 +76,7 @@ impl<'p> Planner<'p> {
             mistakes: Vec::new(),
             columns: Vec::new(),
             star: false,
+            events: query.from.iter().any(|source| source.text.starts_with(events::PREFIX)),
             reads: Vec::new(),
             needs: BTreeSet::new(),
         };
@@ -237,7 +240,7 @@ impl<'p> Planner<'p> {
     fn template_name(&mut self, root: &str, steps: &[Access], span: Span, of: &str) {
         if let Some(column) = Column::named(root) {
             self.emit_column(column, steps, span, Scope::Template);
-        } else if self.host.extra_columns.iter().any(|c| c == root) {
+        } else if self.is_extra(root) {
             self.emit_extra(root, steps, Scope::Template);
         } else if self.star {
             let mut path = vec![Access::Key(root.to_owned())];
@@ -458,7 +461,7 @@ impl<'p> Planner<'p> {
         if let Some(column) = Column::named(name) {
             return self.emit_column(column, steps, span, scope);
         }
-        if self.host.extra_columns.iter().any(|c| c == name) {
+        if self.is_extra(name) {
             return self.emit_extra(name, steps, scope);
         }
         let known = match scope {
@@ -479,8 +482,11 @@ impl<'p> Planner<'p> {
             return self.emit_walk(&steps[used..], scope);
         }
         let aliases = self.columns.iter().filter(|c| c.item < known).filter_map(|c| c.path.first());
-        let names: Vec<&str> =
-            aliases.map(String::as_str).chain(Column::ALL.iter().map(|(n, _)| *n)).collect();
+        let own = if self.events { &events::COLUMNS[..] } else { &[] };
+        let names: Vec<&str> = (aliases.map(String::as_str))
+            .chain(Column::ALL.iter().map(|(n, _)| *n))
+            .chain(own.iter().copied())
+            .collect();
         let near = nearest(name, names);
         let message = match near {
             Some(near) => format!("unknown column `{name}`; did you mean `{near}`?"),
@@ -493,6 +499,11 @@ impl<'p> Planner<'p> {
         };
         self.mistake(span, message, hint);
         self.emit_constant(Value::Null);
+    }
+
+    /// Whether [`crate::Message::columns`] may have it.
+    fn is_extra(&self, name: &str) -> bool {
+        self.host.extra_columns.iter().any(|c| c == name) || (self.events && events::COLUMNS.contains(&name))
     }
 
     fn emit_extra(&mut self, name: &str, steps: &[Access], scope: Scope) {

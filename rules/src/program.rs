@@ -94,10 +94,14 @@ impl Column {
         Column::ClientAttrs,
     ];
 
+    /// Whether every row has it, whatever happened.
+    pub(crate) fn is_general(self) -> bool {
+        matches!(self, Column::Event | Column::Timestamp | Column::Node | Column::Metadata)
+    }
+
     /// Whether EMQX's rules have it; others are names that nothing has there.
     pub(crate) fn is_emqx(self) -> bool {
-        let general = matches!(self, Column::Event | Column::Timestamp | Column::Node | Column::Metadata);
-        general || Self::EMQX_PUBLISH.contains(&self)
+        self.is_general() || Self::EMQX_PUBLISH.contains(&self)
     }
 
     pub(crate) fn named(name: &str) -> Option<Column> {
@@ -688,6 +692,9 @@ impl<'a> Machine<'a, '_> {
         if let Some(value) = input.columns.and_then(|c| c.get(column.name())) {
             return Value::from_tree(value);
         }
+        if input.event.is_some() && !column.is_general() {
+            return Value::Null;
+        }
         match column {
             Column::ClientId => Value::Text(Cow::Borrowed(input.clientid)),
             Column::Username => text(input.username),
@@ -712,7 +719,9 @@ impl<'a> Machine<'a, '_> {
             Column::PeerHost => text(input.peerhost),
             Column::UserProperties => Value::Json(Cow::Owned(user_properties(input))),
             Column::PubProps => {
-                Value::Json(Cow::Owned(format!("{{\"User-Property\":{}}}", user_properties(input))))
+                let all = input.user_properties.and_then(|properties| properties.all());
+                let own = || format!("{{\"User-Property\":{}}}", user_properties(input));
+                Value::Json(Cow::Owned(all.unwrap_or_else(own)))
             }
             Column::Event => Value::Text(Cow::Borrowed(input.event.unwrap_or("message.publish"))),
             Column::Node => text(input.node),

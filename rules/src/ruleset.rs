@@ -1,7 +1,7 @@
 //! What a rules file says once it is checked: sinks and compiled rules.
 
 use crate::program::Program;
-use crate::{Diagnostic, Span};
+use crate::{Diagnostic, Span, events};
 
 /// Everything that the loaded files declare.
 #[derive(Debug, Clone, Default)]
@@ -148,6 +148,16 @@ impl Rule {
     /// The payload fields that the rule reads, as written.
     pub fn fields(&self) -> &[String] {
         &self.program.fields
+    }
+
+    /// The topic filters of FROM: its filters without events.
+    pub fn topic_filters(&self) -> impl Iterator<Item = &str> {
+        self.filters.iter().map(String::as_str).filter(|filter| !filter.starts_with(events::PREFIX))
+    }
+
+    /// The events of FROM that the broker raises, by the name that the column `event` has. One may come twice.
+    pub fn events(&self) -> impl Iterator<Item = &'static str> {
+        self.filters.iter().flat_map(|filter| events::raised(filter))
     }
 
     /// Whether the payload passes through untouched (`SELECT *`).

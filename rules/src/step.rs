@@ -437,7 +437,7 @@ fn emit(
             render(m, template, &mut bytes)?;
             Body::Text(bytes)
         }
-        None if m.program.payload_only => Body::Payload,
+        None if m.program.payload_only && m.input.event.is_none() => Body::Payload,
         // The same row for several inserts is written once.
         None => match earlier.iter().find(|r| matches!(r.body, Body::Json(_))) {
             Some(row) => row.body.clone(),
@@ -483,7 +483,9 @@ fn render(m: &mut Machine<'_, '_>, template: &Template, out: &mut Vec<u8>) -> Re
                 }
                 value => value.write_text(out),
             },
-            Part::Row if m.program.payload_only => out.extend_from_slice(m.input.payload),
+            Part::Row if m.program.payload_only && m.input.event.is_none() => {
+                out.extend_from_slice(m.input.payload)
+            }
             Part::Row => write_row(m, out)?,
             Part::Object(path) => {
                 let mut layout = &m.program.row;
@@ -524,7 +526,13 @@ fn write_layout(
 ) -> Result<(), Failure> {
     out.push(b'{');
     let mut first = true;
+    let event;
     let base = match layout.base {
+        // What an event has is its columns.
+        Base::Payload if m.input.event.is_some() => {
+            event = m.input.columns.and_then(|columns| serde_json::to_vec(columns).ok());
+            event.as_deref()
+        }
         Base::Nothing => around,
         Base::Payload => match json::document(m.input.payload) {
             Ok(found) if found.kind == json::Kind::Object => Some(found.of(m.input.payload)),

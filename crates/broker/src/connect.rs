@@ -4,6 +4,7 @@ use crate::alias::Aliases;
 use crate::config;
 use crate::delayed::is_delayed;
 use crate::ending::Why;
+use crate::events::{Event, EventKind, reason_code};
 use crate::features::{self, AutoSubscription};
 use crate::hook::{ConnectRequest, Grant, Hook, Refusal, Role};
 use crate::peers::Late;
@@ -41,6 +42,14 @@ pub(crate) struct Connecting {
     /// Filters that it was subscribed to without its doing, whose retained messages follow the CONNACK.
     retained: Vec<(Arc<str>, Subscription)>,
     properties: PropertiesBuf,
+    /// Those of the CONNECT, where somebody wants to know.
+    asked: PropertiesBuf,
+}
+
+impl Connecting {
+    pub(crate) fn client_id(&self) -> Arc<str> {
+        Arc::clone(&self.client_id)
+    }
 }
 
 impl<H: Hook, S: Store> Shard<H, S> {
@@ -111,6 +120,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Some(max) if v5 && (connect.keep_alive == 0 || connect.keep_alive > max) => max,
             _ => connect.keep_alive,
         };
+        let mut asked = PropertiesBuf::new();
+        if self.events.wants(EventKind::ClientConnected) || self.events.wants(EventKind::ClientConnack) {
+            asked.extend(properties, |id| id != PropertyId::AuthenticationData);
+        }
         let connecting = Connecting {
             version: connect.version,
             client_id: Arc::clone(&client_id),
@@ -137,6 +150,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             wants_response: properties.request_response_information() == Some(true),
             retained: Vec::new(),
             properties: PropertiesBuf::new(),
+            asked,
         };
         if let Some(conn) = self.conns.get_mut(id) {
             conn.connecting = Some(Box::new(connecting));
@@ -172,6 +186,19 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     pub(crate) fn decided(&mut self, id: ConnId, verdict: Result<Grant, Refusal>) {
+        if self.events.wants(EventKind::Authenticated)
+            && let Some(connecting) = self.conns.get(id).and_then(|conn| conn.connecting.as_deref())
+        {
+            let refused = verdict.as_ref().err();
+            let event = Event {
+                client_id: Arc::clone(&connecting.client_id),
+                username: verdict.as_ref().ok().and_then(|grant| grant.username.clone()),
+                reason: reason_code(refused.map_or(ReasonCode::SUCCESS, |refusal| refusal.reason)),
+                allowed: refused.is_none(),
+                ..self.client_event(None, Some(id))
+            };
+            self.events.tell(EventKind::Authenticated, event);
+        }
         let grant = match verdict {
             Ok(grant) => grant,
             Err(refusal) => {
@@ -367,6 +394,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
             response.iter().for_each(|response| add(Property::ResponseInformation(response)));
         }
         let session_present = connecting.session_present;
+        if self.events.want_clients()
+            && let Some(conn) = self.conns.get_mut(id)
+        {
+            let seconds = u32::try_from(self.now.wall_ms / 1_000);
+            conn.publishing.make().connected_s = seconds.unwrap_or(u32::MAX);
+        }
         let is_told = self.write(id, |out, version| {
             let properties =
                 if version == Version::V5 { properties.as_properties() } else { Properties::EMPTY };
@@ -377,6 +410,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             // No DISCONNECT before a CONNACK [MQTT-3.14.0-1].
             self.close(id);
             return;
+        }
+        if self.events.wants(EventKind::ClientConnected) || self.events.wants(EventKind::ClientConnack) {
+            let mut event = self.client_event(Some(key), Some(id));
+            if let Some(connection) = &mut event.connection {
+                connection.clean_start = connecting.clean_start;
+            }
+            self.tell_connack(event, ReasonCode::SUCCESS, connecting.asked.as_properties());
         }
         self.share_online(key, true);
         self.resume(id, key);

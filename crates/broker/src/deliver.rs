@@ -2,6 +2,7 @@
 
 use crate::alias::Alias;
 use crate::config::{self, Limits, SLOWEST};
+use crate::events::{self, Event, EventKind, Events, Told, client_event};
 use crate::hook::{Access, Ends, Hook, Message};
 use crate::pool::Pool;
 use crate::publish::{Target, expired};
@@ -32,6 +33,7 @@ pub(crate) struct Delivering<'a> {
     pub(crate) ended: &'a mut Vec<(End, Outcome)>,
     pub(crate) batch: &'a mut Batch,
     pub(crate) stats: &'a mut Stats,
+    pub(crate) events: &'a mut Events,
     pub(crate) limits: &'a Limits,
     pub(crate) pool: &'a mut Pool,
     pub(crate) now: Now,
@@ -49,6 +51,7 @@ macro_rules! delivering {
             ended: &mut $shard.ended,
             batch: &mut $shard.batch,
             stats: &mut $shard.stats,
+            events: &mut $shard.events,
             limits: &$shard.limits,
             pool: &mut $shard.pool,
             now: $shard.now,
@@ -69,6 +72,8 @@ pub(crate) struct Outgoing<'a> {
     shared: Option<BodyId>,
     templates: [Option<PublishTemplate>; 4],
     kept: Option<Arc<Delivery>>,
+    /// What is kept says where it is from: somebody asks.
+    sourced: bool,
     /// What the lists that were asked last said of the topic: many receivers have the same.
     asked: Option<(Arc<dyn Access>, bool)>,
 }
@@ -79,6 +84,7 @@ impl<'a> Outgoing<'a> {
         expires_wall_ms: Option<i64>,
         many: bool,
         shared: Option<BodyId>,
+        sourced: bool,
     ) -> Self {
         Self {
             message,
@@ -88,6 +94,7 @@ impl<'a> Outgoing<'a> {
             shared,
             templates: [const { None }; 4],
             kept: None,
+            sourced,
             asked: None,
         }
     }
@@ -141,6 +148,7 @@ impl<'a> Outgoing<'a> {
             properties: Bytes::copy_from_slice(properties.as_properties().as_bytes()),
             payload,
             share: share.cloned(),
+            source: self.sourced.then(|| events::source(self.message)),
         });
         self.kept = Some(Arc::clone(&kept));
         kept
@@ -199,6 +207,9 @@ impl Delivering<'_> {
             && let Some(conn) = self.conns.get_mut(id)
         {
             if !out.may_receive(&conn.access) {
+                self.tell_dropped(Some(target.session), Some(id), "not_authorized", || {
+                    Told::message(out.message)
+                });
                 return;
             }
             let bound = config::client(&self.limits.clients, conn.listener).output_bytes;
@@ -210,6 +221,9 @@ impl Delivering<'_> {
                     } else {
                         self.stats.dropped_slow += 1;
                     }
+                    self.tell_dropped(Some(target.session), Some(id), "queue_full", || {
+                        Told::message(out.message)
+                    });
                     return;
                 }
                 let flags = PublishFlags { qos, retain, dup: false };
@@ -218,9 +232,15 @@ impl Delivering<'_> {
                     out.encode(buf, v, flags, 0, ids, alias)
                 }) {
                     self.stats.sent += 1;
+                    self.tell_delivered(Some(target.session), Some(id), || {
+                        Told::sent(out.message, qos, retain)
+                    });
                 } else {
                     conn.unset_alias(alias);
                     self.stats.dropped_too_large += 1;
+                    self.tell_dropped(Some(target.session), Some(id), "too_large", || {
+                        Told::message(out.message)
+                    });
                 }
                 return;
             }
@@ -237,13 +257,20 @@ impl Delivering<'_> {
                     out.encode(buf, v, flags, packet_id, ids, alias)
                 }) {
                     self.stats.sent += 1;
-                    if share.is_some() && qos == QoS::AtLeastOnce {
+                    let is_shared = share.is_some() && qos == QoS::AtLeastOnce;
+                    if is_shared || self.events.wants(EventKind::MessageAcked) {
                         session.inflight.keep(packet_id, out.keep(qos, retain, ids, share));
                     }
+                    self.tell_delivered(Some(target.session), Some(id), || {
+                        Told::sent(out.message, qos, retain)
+                    });
                 } else {
                     conn.unset_alias(alias);
                     session.inflight.finish(packet_id);
                     self.stats.dropped_too_large += 1;
+                    self.tell_dropped(Some(target.session), Some(id), "too_large", || {
+                        Told::message(out.message)
+                    });
                 }
                 return;
             }
@@ -254,6 +281,9 @@ impl Delivering<'_> {
         let delivery = out.keep(qos, retain, ids, share);
         let held = out.is_held(qos) && !session.is_persistent();
         let kept = self.enqueue_with(target.session, &delivery, shared, held, Some(ends));
+        if !kept {
+            self.tell_dropped(Some(target.session), conn_id, "queue_full", || Told::delivery(&delivery));
+        }
         if held && kept {
             // Its publisher's wait ends with this turn's commit, and so does this one's.
             self.batch.waits.extend(ends.end().map(Wait::End));
@@ -495,7 +525,9 @@ impl Delivering<'_> {
         if let Some(session) = self.sessions.get_mut(key) {
             if written.is_err() {
                 session.inflight.finish(packet_id);
-            } else if delivery.share.is_some() && delivery.qos == 1 {
+            } else if (delivery.share.is_some() && delivery.qos == 1)
+                || self.events.wants(EventKind::MessageAcked)
+            {
                 session.inflight.keep(packet_id, delivery);
             }
         }
@@ -515,12 +547,15 @@ impl Delivering<'_> {
         sent: Sent,
     ) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id) else { return Err(Reason::Removed) };
+        let key = conn.session;
         if sent != Sent::Yes && expired(delivery.expires_wall_ms, self.now.wall_ms) {
             self.stats.dropped_expired += 1;
+            self.tell_dropped(key, Some(id), "expired", || Told::delivery(delivery));
             return Err(Reason::Expired);
         }
         if !conn.access.receive(&delivery.topic) {
             self.stats.denied += 1;
+            self.tell_dropped(key, Some(id), "not_authorized", || Told::delivery(delivery));
             return Err(Reason::Refused);
         }
         let mut extra = PropertiesBuf::new();
@@ -544,11 +579,36 @@ impl Delivering<'_> {
         });
         if sent {
             self.stats.sent += 1;
+            self.tell_delivered(key, Some(id), || Told::delivery(delivery));
             Ok(())
         } else {
             conn.unset_alias(alias);
             self.stats.dropped_too_large += 1;
+            self.tell_dropped(key, Some(id), "too_large", || Told::delivery(delivery));
             Err(Reason::TooLarge)
+        }
+    }
+
+    #[inline]
+    fn tell_delivered(&mut self, key: Option<SessionKey>, id: Option<ConnId>, told: impl FnOnce() -> Told) {
+        if self.events.wants(EventKind::MessageDelivered) {
+            let event = Event { message: Some(told()), ..client_event(self.sessions, self.conns, key, id) };
+            self.events.tell(EventKind::MessageDelivered, event);
+        }
+    }
+
+    #[inline]
+    fn tell_dropped(
+        &mut self,
+        key: Option<SessionKey>,
+        id: Option<ConnId>,
+        reason: &'static str,
+        told: impl FnOnce() -> Told,
+    ) {
+        if self.events.wants(EventKind::DeliveryDropped) {
+            let event = client_event(self.sessions, self.conns, key, id);
+            let event = Event { message: Some(told()), reason: reason.into(), ..event };
+            self.events.tell(EventKind::DeliveryDropped, event);
         }
     }
 }

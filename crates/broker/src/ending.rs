@@ -1,6 +1,7 @@
 //! How connections and sessions end.
 
 use crate::config;
+use crate::events::{Event, EventKind, ending_reason};
 use crate::hook::Hook;
 use crate::session::{Kind, LateWill, Phase, Rare, Waiters};
 use crate::shard::{Command, Shard};
@@ -88,6 +89,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 session.will = None;
             }
         }
+        self.events.ending = Some(disconnect.reason);
         self.close(id);
     }
 
@@ -140,7 +142,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Answers a CONNECT with no, and closes.
     pub(crate) fn refuse(&mut self, id: ConnId, why: impl Into<Why>) {
         self.stats.refused += 1;
-        self.write_refusal(id, &why.into());
+        let why = why.into();
+        if self.events.wants(EventKind::ClientConnack) {
+            let client_id = self.conns.get(id).and_then(|c| c.connecting.as_ref()).map(|c| c.client_id());
+            let event = self.client_event(None, Some(id));
+            let event = Event { client_id: client_id.unwrap_or_default(), ..event };
+            self.tell_connack(event, why.reason, Properties::EMPTY);
+        }
+        self.write_refusal(id, &why);
         self.close(id);
     }
 
@@ -171,8 +180,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Tells the client why, where its version can be told, and closes.
     pub(crate) fn disconnect(&mut self, id: ConnId, why: impl Into<Why>) {
+        let why = why.into();
+        self.events.ending = Some(why.reason);
         if self.conns.get(id).is_some_and(|conn| matches!(conn.phase, Phase::Open)) {
-            self.write_disconnect(id, &why.into());
+            self.write_disconnect(id, &why);
         }
         self.close(id);
     }
@@ -198,22 +209,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Flushes and closes: the connection is as good as gone for its session.
     pub(crate) fn close(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
+        let was_open = conn.phase == Phase::Open;
         if conn.phase != Phase::Closing {
             conn.phase = Phase::Closing;
             self.commands.push(Command::Close(id));
         }
-        self.detach(id, true);
+        self.detach(id, was_open);
+        self.events.ending = None;
     }
 
-    /// Parts a connection from its session, which ends or waits.
-    pub(crate) fn detach(&mut self, id: ConnId, publish_will: bool) {
+    /// Parts a connection from its session, which ends or waits. `was_open`: it had its CONNACK.
+    pub(crate) fn detach(&mut self, id: ConnId, was_open: bool) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if let Some(publishing) = conn.publishing.get_mut() {
             publishing.waiting.clear();
         }
         let Some(key) = conn.session else { return };
         let will = self.sessions.get(key).is_some_and(|s| s.will.is_some());
-        let publisher = if will && publish_will { self.publisher(id) } else { None };
+        let publisher = if will { self.publisher(id) } else { None };
         if let Some(conn) = self.conns.get_mut(id) {
             conn.session = None;
         }
@@ -222,6 +235,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         session.conn = None;
+        if was_open && self.events.wants(EventKind::ClientDisconnected) {
+            let reason = ending_reason(self.events.ending);
+            let event = Event { reason, ..self.client_event(Some(key), Some(id)) };
+            self.events.tell(EventKind::ClientDisconnected, event);
+        }
         self.share_online(key, false);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.backlog = Rare::default();

@@ -2,6 +2,7 @@
 //! ([`Access`]).
 
 use crate::ConnId;
+use crate::events::Event;
 use crate::peers::Owner;
 use bytes::Bytes;
 use ferrule_mqtt::{Properties, PropertiesBuf, QoS, ReasonCode, Version, topic};
@@ -189,6 +190,11 @@ pub struct RowElsewhere {
 pub trait Hook {
     /// A publish that matches the filters of `matched`, each hook once. Called while it is routed: nothing here may block.
     fn publish(&mut self, message: &Message<'_>, matched: &[u32], ends: &mut Ends<'_>, now: Now);
+
+    /// Something that the hook asked for ([`crate::Shard::set_events`]) has happened in this turn. Nobody waits for what comes of it.
+    fn event(&mut self, event: &Event, ends: &mut Ends<'_>, now: Now) {
+        let _ = (event, ends, now);
+    }
 
     /// Publishes that rules made, to be routed before the turn ends.
     fn take_local(&mut self) -> Vec<LocalPublish>;

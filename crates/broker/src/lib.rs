@@ -36,6 +36,7 @@ mod connect;
 mod delayed;
 mod deliver;
 mod ending;
+mod events;
 mod exclusive;
 pub mod features;
 pub mod hook;
@@ -56,6 +57,7 @@ mod turn;
 mod wheel;
 
 pub use config::{ClientLimits, Limits};
+pub use events::{Connection, Event, EventKind, Told};
 pub use features::{AutoSubscription, Features};
 pub use hook::{
     Access, Attachment, ConnectRequest, Ends, Exchange, Gate, Grant, Hook, LocalPublish, Message, Publisher,

@@ -1,6 +1,7 @@
 //! Deliveries under a packet id, from their PUBLISH to their last acknowledgement.
 
 use crate::deliver::Sent;
+use crate::events::EventKind;
 use crate::hook::Hook;
 use crate::session::{Kind, OutboundState, Phase, Session};
 use crate::shard::Shard;
@@ -14,6 +15,9 @@ use std::sync::Arc;
 
 impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn puback(&mut self, id: ConnId, packet_id: u16) {
+        if self.events.wants(EventKind::MessageAcked) {
+            self.tell_acked(id, packet_id);
+        }
         self.outbound_over(id, packet_id, OutboundState::Puback);
     }
 
@@ -21,6 +25,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(key) = self.session_of(id) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
         let state = session.inflight.get_mut(packet_id).map(|o| (o.state, o.seq));
+        let is_first = matches!(state, Some((OutboundState::Pubrec, _)));
+        if is_first && !reason.is_error() && self.events.wants(EventKind::MessageAcked) {
+            self.tell_acked(id, packet_id);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
         match state {
             Some((OutboundState::Pubrec, seq)) => {
                 if reason.is_error() {

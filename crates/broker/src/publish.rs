@@ -4,6 +4,7 @@ use crate::config::{self, ClientLimits};
 use crate::delayed::is_delayed;
 use crate::deliver::{Outgoing, delivering, qos as record_qos};
 use crate::ending::Why;
+use crate::events::EventKind;
 use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
 use crate::parcel::Share;
 use crate::peers::Owner;
@@ -136,6 +137,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         } else {
             self.vet(conn, publish, topic, &publisher)
         };
+        if self.events.wants(EventKind::Authorized) {
+            let allowed = !matches!(vetted, Err((ReasonCode::NOT_AUTHORIZED, _)));
+            self.tell_authorized(id, "publish", topic, allowed);
+        }
         let (meant, refusal) = match vetted {
             Ok(meant) => (meant, None),
             Err((reason, counter)) => {
@@ -498,13 +503,18 @@ impl<H: Hook, S: Store> Shard<H, S> {
             keepers += self.choose_member(&mut scratch, message, draw);
         } else {
             let lists = self.routes.matches(message.topic, &mut scratch.matches);
-            keepers += self.choose(&mut scratch, lists, scope, message.qos);
+            keepers += self.choose(&mut scratch, lists, scope, message);
             for at in 0..scratch.groups.len() {
                 let draw = Draw { group: scratch.groups[at], place: None, again: 0 };
                 keepers += self.choose_member(&mut scratch, message, draw);
             }
         }
         let matched = !scratch.matches.is_empty();
+        let goes = !scratch.targets.is_empty() || !scratch.peers.is_empty() || !scratch.elsewhere.is_empty();
+        if !goes && matches!(scope, Scope::Everyone(_)) && self.events.wants(EventKind::MessageDropped) {
+            // Rules are no subscribers.
+            self.tell_no_subscribers(message);
+        }
         // A forwarded one was counted where it came in.
         self.stats.unmatched += u64::from(!matched && matches!(scope, Scope::Everyone(_)));
 
@@ -527,7 +537,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if !scratch.targets.is_empty() {
             let many = scratch.targets.len() > 1;
             let shared = (keepers > 1).then(|| BodyId(Self::draw(self.peers.place, &mut self.next_body)));
-            let mut outgoing = Outgoing::new(message, expires_wall_ms, many, shared);
+            let mut outgoing =
+                Outgoing::new(message, expires_wall_ms, many, shared, self.events.want_sources());
             let mut delivering = delivering!(self);
             let mut ids = Vec::new();
             for (index, target) in scratch.targets.iter().enumerate() {
@@ -583,7 +594,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Sorts what matched into sessions, hooks and shards, each once. How many of the sessions keep the message beyond
     /// their connection.
-    fn choose(&mut self, scratch: &mut Scratch, lists: usize, scope: Scope, qos: QoS) -> usize {
+    fn choose(&mut self, scratch: &mut Scratch, lists: usize, scope: Scope, message: &Message<'_>) -> usize {
         let number = self.next_routed;
         self.next_routed += 1;
         let mut keepers = 0;
@@ -591,7 +602,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let (session, subscription, keeps) = match *destination {
                 Destination::Session(session, subscription, keeps) => (session, subscription, keeps),
                 Destination::Hook(hook) => {
-                    if matches!(scope, Scope::Everyone(_)) && !scratch.hooks.contains(&hook) {
+                    if matches!(scope, Scope::Everyone(_)) {
                         scratch.hooks.push(hook);
                     }
                     continue;
@@ -610,9 +621,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
             };
             if subscription.no_local && matches!(scope, Scope::Everyone(Some(from)) if from == session) {
+                if self.events.wants(EventKind::DeliveryDropped) {
+                    self.tell_no_local(session, message);
+                }
                 continue;
             }
-            let qos = record_qos(subscription.qos).min(qos);
+            let qos = record_qos(subscription.qos).min(message.qos);
             let retain_as_published = subscription.retain_as_published;
             let at = scratch.targets.len() as u32;
             let mut index = at;
@@ -635,6 +649,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 target.retain_as_published |= retain_as_published;
             }
             scratch.ids.extend(subscription.id.map(|id| (index, id)));
+        }
+        if lists > 1 && scratch.hooks.len() > 1 {
+            // A rule with several filters that match runs once; rules run by their numbers.
+            scratch.hooks.sort_unstable();
+            scratch.hooks.dedup();
         }
         keepers
     }

@@ -117,8 +117,9 @@ struct Drawn {
     sent: VecDeque<Outbound>,
     /// QoS 2 ids in the order of their PUBRECs: PUBRELs go in that order [MQTT-4.6.0-4 of 3.1.1].
     released: VecDeque<u16>,
-    /// QoS 1 messages of shared subscriptions, in a session that ends with its connection: they go to others then.
-    shared: HashMap<u16, Arc<Delivery>>,
+    /// In a session that ends with its connection: QoS 1 messages of shared subscriptions, which go to others then, and all of
+    /// whose acknowledgement somebody wants to know.
+    kept: HashMap<u16, Arc<Delivery>>,
     /// Ids drawn, and one round ahead: what the store gave back has drawn number 0.
     drawn: u64,
     parked: usize,
@@ -135,7 +136,7 @@ impl Default for Drawn {
         Self {
             sent: VecDeque::new(),
             released: VecDeque::new(),
-            shared: HashMap::default(),
+            kept: HashMap::default(),
             drawn: IDS,
             parked: 0,
         }
@@ -237,8 +238,8 @@ impl InFlight {
         let index = ids.sent.iter().position(is)?;
         let outbound = ids.sent.remove(index)?;
         ids.parked -= usize::from(outbound.parked);
-        if !ids.shared.is_empty() {
-            ids.shared.remove(&outbound.packet_id);
+        if !ids.kept.is_empty() {
+            ids.kept.remove(&outbound.packet_id);
         }
         let is_released = matches!(outbound.state, OutboundState::Release | OutboundState::Pubcomp);
         if is_released && let Some(at) = ids.released.iter().position(|id| *id == outbound.packet_id) {
@@ -267,17 +268,23 @@ impl InFlight {
         self.0.iter().flat_map(move |ids| ids.released.iter().copied().filter(move |id| is_due(ids, *id)))
     }
 
-    /// Keeps a message of a shared subscription until its delivery ends.
+    /// Keeps a message until its delivery ends: of a shared subscription, or one of which somebody wants to know.
     pub(crate) fn keep(&mut self, packet_id: u16, delivery: Arc<Delivery>) {
         if let Some(ids) = &mut self.0 {
-            ids.shared.insert(packet_id, delivery);
+            ids.kept.insert(packet_id, delivery);
         }
+    }
+
+    /// The message that is kept under a packet id.
+    pub(crate) fn kept(&self, packet_id: u16) -> Option<&Arc<Delivery>> {
+        self.0.as_ref()?.kept.get(&packet_id)
     }
 
     /// Messages of shared subscriptions that are not acknowledged, oldest first.
     pub(crate) fn shared(&self) -> impl Iterator<Item = &Arc<Delivery>> {
-        let ids = self.0.iter().filter(|ids| !ids.shared.is_empty());
-        ids.flat_map(|ids| ids.sent.iter().filter_map(|o| ids.shared.get(&o.packet_id)))
+        let ids = self.0.iter().filter(|ids| !ids.kept.is_empty());
+        ids.flat_map(|ids| ids.sent.iter().filter_map(|o| ids.kept.get(&o.packet_id)))
+            .filter(|delivery| delivery.share.is_some())
     }
 
     /// All, oldest first.
@@ -628,6 +635,8 @@ pub(crate) struct Publishing {
     /// What its CONNECT is answered with, whatever it says.
     pub(crate) refusal: Option<ReasonCode>,
     pub(crate) next_serial: u64,
+    /// When it was told that it is connected, seconds since 1970, where somebody wants to know.
+    pub(crate) connected_s: u32,
     /// QoS 2 publishes of this connection whose PUBREL has not come.
     pub(crate) unreleased: u16,
     pub(crate) pace: Pace,

@@ -3,6 +3,7 @@
 use crate::config::{self, FLOOR, GROWTH, Limits, SLOWEST};
 use crate::delayed::Delayed;
 use crate::ending::Why;
+use crate::events::{EventKind, Events};
 use crate::exclusive::Exclusive;
 use crate::features::Features;
 use crate::hook::{Access, Everything, Gate, Hook, LocalPublish, Publisher, Role};
@@ -182,6 +183,7 @@ pub struct Shard<H, S> {
     pub(crate) filter_bytes: usize,
     pub(crate) policy: Policy,
     pub(crate) hook: H,
+    pub(crate) events: Events,
     pub(crate) store: S,
     pub(crate) gate: Box<dyn Gate>,
     pub(crate) conns: Slots<marker::Conn, Conn>,
@@ -352,6 +354,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             random: seed ^ u64::from(place.index),
             everything: Arc::new(Everything),
             now,
+            events: Events::default(),
             stats: Stats::default(),
             failing: None,
             admitted: true,
@@ -503,6 +506,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Ends that.
     pub fn remove_hook_filter(&mut self, filter: &str, hook: u32) {
         self.routes.remove(filter, Destination::hook_key(hook));
+    }
+
+    /// Events that were not told, since there were too many at once.
+    pub fn events_dropped(&self) -> u64 {
+        self.events.dropped
     }
 
     /// Counts.
@@ -750,7 +758,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// The socket ended, from either side.
     pub fn closed(&mut self, id: ConnId, now: Now) {
         self.now = now;
-        self.detach(id, true);
+        let was_open = self.conns.get(id).is_some_and(|conn| conn.phase == Phase::Open);
+        self.detach(id, was_open);
         if let Some(mut conn) = self.conns.remove(id) {
             self.buffers.give_back(&mut conn.out);
             conn.count_output(&mut self.pool);
@@ -829,6 +838,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Packet::Subscribe(subscribe) => self.subscribe(id, &subscribe),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(id, &unsubscribe),
             Packet::Pingreq => {
+                if self.events.wants(EventKind::ClientPing)
+                    && let Some(key) = self.session_of(id)
+                {
+                    let event = self.client_event(Some(key), Some(id));
+                    self.events.tell(EventKind::ClientPing, event);
+                }
                 self.write(id, |out, _| out.extend_from_slice(&PINGRESP));
             }
             Packet::Connect(connect) => self.connect(id, &connect),

@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::deliver::qos as record_qos;
+use crate::events::{Event, EventKind, encoded};
 use crate::hook::Hook;
 use crate::peers::Late;
 use crate::publish::expired;
@@ -57,6 +58,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             } else {
                 None
             };
+            if self.events.wants(EventKind::Authorized) {
+                let allowed = refusal != Some(ReasonCode::NOT_AUTHORIZED);
+                self.tell_authorized(id, "subscribe", filter, allowed);
+            }
             let Some(session) = self.sessions.get_mut(key) else { return };
             let known = session.filter(filter).cloned();
             let client_id = Arc::clone(&session.client_id);
@@ -92,6 +97,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.filter_bytes += config::FILTER + filter.len();
             }
             self.add_route(key, &text, subscription, true);
+            if self.events.wants(EventKind::Subscribed) {
+                let (topic, qos) = (Some(Arc::clone(&text)), subscription.qos);
+                let event = Event {
+                    topic,
+                    qos,
+                    properties: encoded(subscribe.properties),
+                    ..self.client_event(Some(key), Some(id))
+                };
+                self.events.tell(EventKind::Subscribed, event);
+            }
             if let Some(session) = store_id {
                 if old != Some(subscription) {
                     let record = subscription.to_bytes();
@@ -151,6 +166,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 continue;
             }
             let client_id = Arc::clone(&session.client_id);
+            if self.events.wants(EventKind::Unsubscribed) {
+                let topic = Some(filter.into());
+                let event = Event {
+                    topic,
+                    properties: encoded(unsubscribe.properties),
+                    ..self.client_event(Some(key), Some(id))
+                };
+                self.events.tell(EventKind::Unsubscribed, event);
+            }
             self.filter_bytes -= config::FILTER + filter.len();
             self.remove_route(key, filter);
             if topic::exclusive(filter).is_some() {
@@ -249,6 +273,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 properties: message.properties.clone(),
                 payload: message.payload.clone(),
                 share: None,
+                source: None,
             });
             let Some(session) = self.sessions.get_mut(key) else { return };
             if qos > QoS::AtMostOnce {

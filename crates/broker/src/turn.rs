@@ -209,6 +209,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.disconnect(id, Why::new(ReasonCode::PACKET_TOO_LARGE, text));
         }
         // Before rows are handed out: those that come of it go with them.
+        self.tell_events();
         self.fire_delayed();
         self.route_local();
         self.drop_expired_retained();
@@ -252,6 +253,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let unfinished = !self.speechless.is_empty()
             || !self.dirty.is_empty()
             || !self.commands.is_empty()
+            || !self.events.is_empty()
             || !self.ended.is_empty();
         if unfinished || self.batch.due || !self.local.is_empty() || self.peers.has_parcels() {
             // What came after the turn's end has to have a turn of its own.

@@ -185,7 +185,7 @@ impl Loader {
             outboxes.push(Connected { name: Arc::clone(&uplink.name), generation: uplink.generation, rows });
         }
         let files = files.iter().map(|f| f.name.as_str().into()).collect();
-        let load = Load { rules: rules.rules, files, outboxes };
+        let load = Load { rules: rules.rules.into_iter().map(Arc::new).collect(), files, outboxes };
         for inbox in &self.inboxes {
             inbox.post(Mail::App(HubMessage::Load(Box::new(load.clone()))));
         }

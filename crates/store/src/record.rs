@@ -123,6 +123,24 @@ pub struct Delivery {
     pub payload: Bytes,
     /// The shared subscription that it came by, whole.
     pub share: Option<Arc<str>>,
+    /// Where it is from, while a process knows and somebody asks: not stored.
+    #[serde(skip)]
+    pub source: Option<Arc<Source>>,
+}
+
+/// Where a message is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Who published it.
+    pub client_id: Arc<str>,
+    /// Its user name.
+    pub username: Option<Arc<str>>,
+    /// Its address.
+    pub host: Option<Arc<str>>,
+    /// When it was received, milliseconds since 1970.
+    pub received_wall_ms: i64,
+    /// How many brokers and rules it has passed.
+    pub hops: u8,
 }
 
 impl Record for Delivery {
@@ -149,6 +167,7 @@ impl Record for Delivery {
                 properties: v1.properties,
                 payload: Bytes::new(),
                 share: None,
+                source: None,
             })
         })
     }

@@ -56,6 +56,7 @@ fn delivery() -> Delivery {
         properties: Bytes::from_static(b"p"),
         payload: Bytes::new(),
         share: Some("$share/g/a/+".into()),
+        source: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, BufRead, Write};
 use serde_json::{Map, Value, json};
 
 use crate::check::{filter_matches, load_with};
-use crate::emqx::events;
+use crate::events;
 use crate::value::unhex;
 use crate::{Dialect, Failure, Host, Message, Now, Rows, RuleState, Scratch, Source, Step, step};
 
@@ -118,7 +118,7 @@ fn case(line: &[u8], scratch: &mut Scratch) -> Vec<u8> {
         for (rule, state) in set.rules.iter().zip(&mut states) {
             let takes = |filter: &String| match message.event {
                 Some(event) => events::filter_matches(filter, event),
-                None => !filter.starts_with("$events/") && filter_matches(filter, message.topic),
+                None => !filter.starts_with(events::PREFIX) && filter_matches(filter, message.topic),
             };
             if !rule.filters.iter().any(takes) {
                 continue;

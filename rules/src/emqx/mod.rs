@@ -11,7 +11,6 @@
 //! # Names
 //! A field of the list finds what stands to its left first, and the message where that has nothing; WHERE, INCASE and DO find what the
 //! list made, even where it has less than the message: `SELECT payload.s ... WHERE payload.other = 1` is never true.
-pub(crate) mod events;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod values;

@@ -282,8 +282,7 @@ fn column_of<'a>(m: &mut Machine<'a, '_>, column: Column) -> Value<'a> {
     if let Some(value) = m.input.columns.and_then(|c| c.get(column.name())) {
         return Value::from_case(value);
     }
-    let general = matches!(column, Column::Event | Column::Timestamp | Column::Node | Column::Metadata);
-    if m.input.event.is_some() && !general {
+    if m.input.event.is_some() && !column.is_general() {
         return Value::Missing;
     }
     if column == Column::Metadata {

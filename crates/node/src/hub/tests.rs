@@ -5,8 +5,14 @@
 use super::*;
 use ferrule_broker::hook::Everything;
 use ferrule_broker::shard::Parts;
-use ferrule_broker::{ConnId, ConnectRequest, Gate, Grant, Limits, Refusal};
-use ferrule_mqtt::{Connect, Packet, Property, Publish, Version};
+use ferrule_broker::{ConnId, ConnectRequest, Gate, Grant, Limits, Refusal, Role};
+use ferrule_mqtt::{
+    Connect, Packet, Properties, PropertiesBuf, Property, Publish, QoS, Subscribe, SubscribeFiltersBuf,
+    SubscribeOptions, Version,
+};
+use ferrule_outbox::Delivered;
+use ferrule_rules::extend_rule_path;
+use ferrule_store::record::Entry;
 use ferrule_store::{MemoryStore, Restored};
 
 /// Everybody is let in: gateways by their user name.
@@ -56,7 +62,11 @@ impl Bench {
             ferrule_rules::load(&[ferrule_rules::Source { name: "r.sql", text: rules }], &host).unwrap();
         let (sender, rows) = mpsc::channel(BATCHES);
         let connected = Connected { name: "s".into(), generation: 1, rows: Some(sender) };
-        let load = Load { rules: set.rules, files: vec!["r.sql".into()], outboxes: vec![connected] };
+        let load = Load {
+            rules: set.rules.into_iter().map(Arc::new).collect(),
+            files: vec!["r.sql".into()],
+            outboxes: vec![connected],
+        };
         Hub::message(&mut shard, &WorkerStats::default(), HubMessage::Load(Box::new(load)), now);
         let mut bench = Self { shard, rows, now };
         bench.consumer(ConsumerEvent::Up { window: 100 });
@@ -253,4 +263,107 @@ fn rows_of_sinks_that_no_rule_names_are_told() {
     assert_eq!(hub.unclaimed_rows(), 14);
     hub.outbox(&"s".into());
     assert_eq!(hub.unclaimed_rows(), 7);
+}
+
+impl Bench {
+    fn subscribe(&mut self, conn: ConnId, filter: &str) {
+        let mut filters = SubscribeFiltersBuf::new();
+        let options = SubscribeOptions::new(QoS::AtLeastOnce);
+        filters.push(filter, options).unwrap();
+        let subscribe =
+            Subscribe { packet_id: 9, properties: Properties::EMPTY, filters: filters.as_filters() };
+        self.send(conn, &Packet::Subscribe(subscribe));
+    }
+
+    /// What the rules made, `topic payload`, when no turn is left to be had.
+    fn made(&mut self) -> Vec<String> {
+        for _ in 0..20 {
+            self.shard.end_turn(self.now);
+        }
+        let rows = self.take();
+        rows.iter().map(|r| format!("{} {}", r.target, String::from_utf8_lossy(&r.payload))).collect()
+    }
+}
+
+/// Every event that a broker raises, in both spellings, with what EMQX's rules read of it.
+#[test]
+fn events_run_the_rules_that_ask_for_them() {
+    let mut bench = Bench::new(
+        false,
+        "SET dialect = 'emqx';
+         CREATE RULE a AS INSERT INTO s.\"connected\" SELECT event, clientid, peername, proto_ver, clean_start, reason
+           FROM \"$events/client_connected\";
+         CREATE RULE b AS INSERT INTO s.\"gone\" SELECT clientid, reason, disconnected_at FROM \"$events/client/disconnected\";
+         CREATE RULE c AS INSERT INTO s.\"connack\" SELECT clientid, reason_code FROM \"$events/client/connack\";
+         CREATE RULE d AS INSERT INTO s.\"authn\" SELECT reason_code, is_anonymous FROM \"$events/client_check_authn_complete\";
+         CREATE RULE e AS INSERT INTO s.\"authz\" SELECT action, topic, result FROM \"$events/auth/+\" WHERE action = 'publish';
+         CREATE RULE f AS INSERT INTO s.\"subscribed\" SELECT clientid, topic, qos FROM \"$events/session_subscribed\";
+         CREATE RULE g AS INSERT INTO s.\"sent\" SELECT from_clientid, clientid, topic, payload.v as v FROM \"$events/message/delivered\";
+         CREATE RULE h AS INSERT INTO s.\"acked\" SELECT from_clientid, clientid, topic, qos FROM \"$events/message_acked\";
+         CREATE RULE i AS INSERT INTO s.\"dropped\" SELECT clientid, topic, reason FROM \"$events/message_dropped\";
+         CREATE RULE j AS INSERT INTO s.\"unsubscribed\" SELECT clientid, topic FROM \"$events/session/unsubscribed\";
+         SET dialect = 'ferrule';
+         CREATE RULE k AS INSERT INTO s.\"own\" SELECT event, clientid, reason, topic FROM \"$events/client/#\" WHERE reason = 'normal';",
+    );
+    let device = bench.connect("d", None);
+    assert_eq!(
+        bench.made(),
+        [
+            r#"authn {"reason_code":"success","is_anonymous":true}"#,
+            r#"connected {"event":"client.connected","clientid":"d","peername":"127.0.0.1","proto_ver":5,"clean_start":true,"reason":"undefined"}"#,
+            r#"connack {"clientid":"d","reason_code":"success"}"#,
+        ]
+    );
+    let other = bench.connect("o", None);
+    bench.made();
+    bench.subscribe(other, "a/+");
+    assert_eq!(bench.made(), [r#"subscribed {"clientid":"o","topic":"a/+","qos":1}"#]);
+    bench.publish(device, "a/t", r#"{"v":7}"#, 1, &[]);
+    bench.send(
+        other,
+        &Packet::Puback(ferrule_mqtt::Ack {
+            packet_id: 1,
+            reason: ferrule_mqtt::ReasonCode::SUCCESS,
+            properties: Properties::EMPTY,
+        }),
+    );
+    assert_eq!(
+        bench.made(),
+        [
+            r#"authz {"action":"publish","topic":"a/t","result":"allow"}"#,
+            r#"sent {"from_clientid":"d","clientid":"o","topic":"a/t","v":7}"#,
+            r#"acked {"from_clientid":"d","clientid":"o","topic":"a/t","qos":1}"#,
+        ]
+    );
+    bench.publish(device, "nobody", "", 2, &[]);
+    assert_eq!(bench.made()[1], r#"dropped {"clientid":"d","topic":"nobody","reason":"no_subscribers"}"#);
+    let disconnect =
+        ferrule_mqtt::Disconnect { reason: ferrule_mqtt::ReasonCode::SUCCESS, properties: Properties::EMPTY };
+    bench.send(device, &Packet::Disconnect(disconnect));
+    assert_eq!(
+        bench.made(),
+        [
+            r#"gone {"clientid":"d","reason":"normal","disconnected_at":1700000000000}"#,
+            r#"own {"event":"client.disconnected","clientid":"d","reason":"normal","topic":null}"#,
+        ]
+    );
+}
+
+#[test]
+fn a_rule_on_deliveries_that_makes_deliveries_ends() {
+    let mut bench = Bench::new(
+        false,
+        "CREATE RULE again AS INSERT INTO local.\"again\" SELECT clientid FROM \"$events/message/delivered\";",
+    );
+    let device = bench.connect("d", None);
+    bench.subscribe(device, "#");
+    bench.publish(device, "first", "", 1, &[]);
+    for _ in 0..100 {
+        bench.shard.end_turn(bench.now);
+    }
+    let (asked, mut told) = oneshot::channel();
+    Hub::message(&mut bench.shard, &WorkerStats::default(), HubMessage::Status(asked), bench.now);
+    let status = told.try_recv().unwrap();
+    assert_eq!(status.counters.get("loops"), Some(&1.into()));
+    assert_eq!(status.rules[0].passed, 8, "as many as a message may pass");
 }

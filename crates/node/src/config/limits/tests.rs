@@ -107,7 +107,7 @@ fn the_list_names_each_key_that_is_read_and_no_other() {
 
 #[test]
 fn what_is_counted_is_shown() {
-    let (hub, listeners) = (include_str!("../../hub.rs"), include_str!("../../control/status.rs"));
+    let (hub, listeners) = (include_str!("../../hub/status.rs"), include_str!("../../control/status.rs"));
     for limit in LIMITS {
         for counter in limit.counter.split(", ").filter(|counter| !counter.is_empty()) {
             let is_shown = match limit.scope {

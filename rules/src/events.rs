@@ -1,45 +1,128 @@
-//! The events that EMQX's rules name in FROM: `$events/client/connected`, and as they were called before, `$events/client_connected`.
+//! What happens in the broker, as FROM names it: `$events/client/connected`, and as EMQX called it before, `$events/client_connected`.
+//!
+//! The broker tells of an event as a message without topic: its columns are in [`crate::Message::columns`], and the payload of an event that
+//! is about a message is the message's.
 
 use serde_json::{Map, Value, json};
 
-/// Topic, the topic's older spelling, and the event's name in the column `event`.
-const EVENTS: [(&str, &str, &str); 17] = [
-    ("$events/message/delivered", "$events/message_delivered", "message.delivered"),
-    ("$events/message/acked", "$events/message_acked", "message.acked"),
-    ("$events/message/dropped", "$events/message_dropped", "message.dropped"),
-    ("$events/message/delivery_dropped", "$events/delivery_dropped", "delivery.dropped"),
-    ("$events/client/connected", "$events/client_connected", "client.connected"),
-    ("$events/client/disconnected", "$events/client_disconnected", "client.disconnected"),
-    ("$events/client/connack", "$events/client_connack", "client.connack"),
-    ("$events/client/ping", "$events/client_ping", "client.ping"),
-    (
+/// An event.
+struct Event {
+    /// The topic that FROM names it by.
+    topic: &'static str,
+    /// The topic's older spelling.
+    older: &'static str,
+    /// What the column `event` says.
+    name: &'static str,
+    /// Whether Ferrule's broker raises it. The others are EMQX's: a rule on them loads, and waits.
+    raised: bool,
+}
+
+const fn event(topic: &'static str, older: &'static str, name: &'static str, raised: bool) -> Event {
+    Event { topic, older, name, raised }
+}
+
+/// All of them.
+const EVENTS: [Event; 17] = [
+    event("$events/message/delivered", "$events/message_delivered", "message.delivered", true),
+    event("$events/message/acked", "$events/message_acked", "message.acked", true),
+    event("$events/message/dropped", "$events/message_dropped", "message.dropped", true),
+    event("$events/message/delivery_dropped", "$events/delivery_dropped", "delivery.dropped", true),
+    event("$events/client/connected", "$events/client_connected", "client.connected", true),
+    event("$events/client/disconnected", "$events/client_disconnected", "client.disconnected", true),
+    event("$events/client/connack", "$events/client_connack", "client.connack", true),
+    event("$events/client/ping", "$events/client_ping", "client.ping", true),
+    event(
         "$events/auth/check_authz_complete",
         "$events/client_check_authz_complete",
         "client.check_authz_complete",
+        true,
     ),
-    (
+    event(
         "$events/auth/check_authn_complete",
         "$events/client_check_authn_complete",
         "client.check_authn_complete",
+        true,
     ),
-    ("$events/session/subscribed", "$events/session_subscribed", "session.subscribed"),
-    ("$events/session/unsubscribed", "$events/session_unsubscribed", "session.unsubscribed"),
-    ("$events/sys/alarm_activated", "$events/alarm_activated", "alarm.activated"),
-    ("$events/sys/alarm_deactivated", "$events/alarm_deactivated", "alarm.deactivated"),
-    ("$events/schema_validation/failed", "$events/schema_validation_failed", "schema.validation_failed"),
-    (
+    event("$events/session/subscribed", "$events/session_subscribed", "session.subscribed", true),
+    event("$events/session/unsubscribed", "$events/session_unsubscribed", "session.unsubscribed", true),
+    event("$events/sys/alarm_activated", "$events/alarm_activated", "alarm.activated", false),
+    event("$events/sys/alarm_deactivated", "$events/alarm_deactivated", "alarm.deactivated", false),
+    event(
+        "$events/schema_validation/failed",
+        "$events/schema_validation_failed",
+        "schema.validation_failed",
+        false,
+    ),
+    event(
         "$events/message_transformation/failed",
         "$events/message_transformation_failed",
         "message.transformation_failed",
+        false,
     ),
-    ("$events/message/publish", "$events/message_publish", "message.publish"),
+    event("$events/message/publish", "$events/message_publish", "message.publish", false),
 ];
+
+/// Where FROM takes events from.
+pub(crate) const PREFIX: &str = "$events/";
 
 /// Whether a source in FROM is this event.
 pub(crate) fn filter_matches(filter: &str, event: &str) -> bool {
-    let Some((topic, older, _)) = EVENTS.iter().find(|(.., name)| *name == event) else { return false };
-    filter.starts_with("$events/") && (crate::check::filter_matches(filter, topic) || filter == *older)
+    EVENTS.iter().any(|e| e.name == event && is_event(filter, e))
 }
+
+fn is_event(filter: &str, event: &Event) -> bool {
+    filter.starts_with(PREFIX) && (crate::check::filter_matches(filter, event.topic) || filter == event.older)
+}
+
+/// The events of a source in FROM that the broker raises, by name.
+pub(crate) fn raised(filter: &str) -> impl Iterator<Item = &'static str> {
+    EVENTS.iter().filter(move |e| e.raised && is_event(filter, e)).map(|e| e.name)
+}
+
+/// Whether a source in FROM is an event at all.
+pub(crate) fn is_known(filter: &str) -> bool {
+    EVENTS.iter().any(|e| is_event(filter, e))
+}
+
+/// What FROM may name, for errors.
+pub(crate) fn topics() -> impl Iterator<Item = &'static str> + Clone {
+    EVENTS.iter().flat_map(|e| [e.topic, e.older])
+}
+
+/// Columns that events have and messages have not.
+pub(crate) const COLUMNS: [&str; 31] = [
+    "action",
+    "activated_at",
+    "authz_source",
+    "clean_start",
+    "conn_props",
+    "connected_at",
+    "deactivated_at",
+    "details",
+    "disconn_props",
+    "disconnected_at",
+    "expiry_interval",
+    "from_clientid",
+    "from_username",
+    "is_anonymous",
+    "is_bridge",
+    "is_superuser",
+    "keepalive",
+    "message",
+    "mountpoint",
+    "name",
+    "proto_name",
+    "proto_ver",
+    "puback_props",
+    "reason",
+    "reason_code",
+    "result",
+    "sockname",
+    "sub_props",
+    "transformation",
+    "unsub_props",
+    "validation",
+];
 
 /// A column of an event as a sample has it (`rules eval`), by its name: each means the same in every event that has it.
 pub(crate) fn samples(event: &str, wall_ms: i64) -> Map<String, Value> {

@@ -1,0 +1,370 @@
+//! The rules of a hub: which are in force, and what they make of a message.
+//!
+//! A rule has a number, by which the shard's filters know it, for as long as a rule of its name is loaded. A reload changes
+//! only what differs: filters of rules that stay are not touched, nor are their counters and state.
+
+use super::outbox::{How, parcel};
+use super::source::{Pairs, Source, forwardable};
+use super::{Hub, Load, events};
+use crate::control::RuleStatus;
+use bytes::Bytes;
+use ferrule_broker::{
+    Attachment, Ends, EventKind, LocalPublish, Message, Publisher, Role, RowElsewhere, Shard,
+};
+use ferrule_mqtt::{PropertiesBuf, QoS};
+use ferrule_outbox::{Outcome, Reason};
+use ferrule_rules::{
+    Ack, Body, Failure, Qos0, Rows, Rule, RuleState, Scratch, Step, UserProperties, extend_rule_path, step,
+};
+use ferrule_store::record::Entry;
+use ferrule_store::{Now, Store};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Operations of a rule's program on one message: 100,000 are some 5 ms, far above any sane rule.
+const FUEL: u64 = 100_000;
+
+/// A message that has passed more brokers and rules than this is a loop (docs/contracts.md, 3).
+pub(super) const HOPS_MAX: u8 = 8;
+
+/// Where a row goes.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Outbox(usize),
+    Local,
+    Log,
+}
+
+/// A rule in force.
+struct Loaded {
+    rule: Arc<Rule>,
+    file: Arc<str>,
+    /// Its place in the text.
+    order: usize,
+    state: RuleState,
+    targets: Box<[Target]>,
+    publisher: Publisher,
+}
+
+/// The rules in force, and what they work with.
+pub(super) struct Rules {
+    /// By number; none: the number is free.
+    loaded: Vec<Option<Loaded>>,
+    free: Vec<u32>,
+    numbers: HashMap<String, u32>,
+    listeners: Vec<(EventKind, u32)>,
+    scratch: Scratch,
+    rows: Rows,
+    pub(super) loops: u64,
+}
+
+impl Rules {
+    pub(super) fn new(seed: u128) -> Self {
+        Self {
+            loaded: Vec::new(),
+            free: Vec::new(),
+            numbers: HashMap::new(),
+            listeners: Vec::new(),
+            scratch: Scratch::new(seed),
+            rows: Rows::default(),
+            loops: 0,
+        }
+    }
+
+    /// The rules that asked for an event.
+    pub(super) fn listeners(&self, kind: EventKind) -> Vec<u32> {
+        self.listeners.iter().filter(|(asked, _)| *asked == kind).map(|(_, number)| *number).collect()
+    }
+
+    /// Finds out which rules ask for which events.
+    fn listen(&mut self) {
+        self.listeners.clear();
+        for (number, loaded) in self.loaded.iter().enumerate() {
+            let Some(loaded) = loaded.as_ref().filter(|loaded| loaded.rule.enabled) else { continue };
+            for kind in loaded.rule.events().filter_map(events::named) {
+                if !self.listeners.contains(&(kind, number as u32)) {
+                    self.listeners.push((kind, number as u32));
+                }
+            }
+        }
+    }
+
+    /// In the order of the text.
+    pub(super) fn status(&self) -> Vec<RuleStatus> {
+        let mut loaded: Vec<&Loaded> = self.loaded.iter().flatten().collect();
+        loaded.sort_unstable_by_key(|l| l.order);
+        loaded.into_iter().map(Loaded::status).collect()
+    }
+
+    /// The number of a rule of this name; a new one if there is none.
+    fn number(&mut self, name: &str) -> u32 {
+        if let Some(&number) = self.numbers.get(name) {
+            return number;
+        }
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.loaded.push(None);
+            // Some thousands (`Destination::Hook`).
+            self.loaded.len() as u32 - 1
+        });
+        self.numbers.insert(name.to_owned(), number);
+        number
+    }
+}
+
+impl Loaded {
+    /// The filters by which messages come to it.
+    fn filters(&self) -> impl Iterator<Item = &str> {
+        self.rule.topic_filters().filter(|_| self.rule.enabled)
+    }
+
+    fn status(&self) -> RuleStatus {
+        let c = &self.state.counters;
+        let failed_by = (Failure::ALL.iter().zip(c.failed))
+            .filter(|(_, count)| *count > 0)
+            .map(|(failure, count)| (failure.name().to_owned(), count.into()));
+        RuleStatus {
+            name: self.rule.name.clone(),
+            file: self.file.to_string(),
+            state: if self.rule.enabled { "running" } else { "disabled" }.to_owned(),
+            matched: c.matched,
+            passed: c.passed,
+            filtered: c.filtered,
+            failed: c.failed.iter().sum(),
+            failed_by: failed_by.collect(),
+            rows_out: c.rows_out,
+            last_error: self.state.last_failure.as_ref().map(|f| format!("{} on {}", f.reason, f.topic)),
+        }
+    }
+}
+
+impl Hub {
+    /// Puts other rules in force, and connects outboxes to their consumers.
+    pub(super) fn load<S: Store>(shard: &mut Shard<Self, S>, load: Load, now: Now) {
+        let hub = shard.hook();
+        hub.connect(&load.outboxes, now);
+        let mut stays = vec![false; hub.rules.loaded.len()];
+        // Filter, rule, whether it is new.
+        let mut changes: Vec<(String, u32, bool)> = Vec::new();
+        for (order, rule) in load.rules.into_iter().enumerate() {
+            let number = hub.rules.number(&rule.name);
+            let place = number as usize;
+            stays.resize(hub.rules.loaded.len(), false);
+            stays[place] = true;
+            let targets = (rule.inserts.iter())
+                .map(|insert| match insert.sink.as_str() {
+                    "local" => Target::Local,
+                    "log" => Target::Log,
+                    sink => Target::Outbox(hub.outbox(&sink.into())),
+                })
+                .collect();
+            let file = load.files.get(rule.file).cloned().unwrap_or_default();
+            let before = hub.rules.loaded[place].take();
+            let publisher = before.as_ref().map_or_else(|| as_publisher(&rule), |b| b.publisher.clone());
+            let mut loaded = Loaded { rule, file, order, state: RuleState::default(), targets, publisher };
+            let mut old: Vec<&str> = Vec::new();
+            if let Some(before) = &before {
+                old.extend(before.filters());
+                // A rule that did not change keeps its counters.
+                if before.rule.text == loaded.rule.text && before.rule.dialect == loaded.rule.dialect {
+                    loaded.state = before.state.clone();
+                }
+            }
+            if !old.iter().copied().eq(loaded.filters()) {
+                changes.extend(old.iter().map(|filter| ((*filter).to_owned(), number, false)));
+                changes.extend(loaded.filters().map(|filter| (filter.to_owned(), number, true)));
+            }
+            hub.rules.loaded[place] = Some(loaded);
+        }
+        for (place, gone) in hub.rules.loaded.iter_mut().enumerate().filter(|(place, _)| !stays[*place]) {
+            let Some(gone) = gone.take() else { continue };
+            hub.rules.numbers.remove(&gone.rule.name);
+            hub.rules.free.push(place as u32);
+            changes.extend(gone.filters().map(|filter| (filter.to_owned(), place as u32, false)));
+        }
+        hub.tell_unclaimed();
+        hub.rules.listen();
+        let heard = EventKind::ALL.into_iter().filter(|kind| !hub.rules.listeners(*kind).is_empty());
+        let heard: Vec<EventKind> = heard.collect();
+        shard.set_events(heard.into_iter());
+        for (filter, number, added) in changes {
+            match added {
+                true => shard.add_hook_filter(&filter, number),
+                false => shard.remove_hook_filter(&filter, number),
+            }
+        }
+    }
+
+    /// The message as rules see it, and what a row keeps of it.
+    pub(super) fn run_rules(
+        &mut self,
+        message: &Message<'_>,
+        matched: &[u32],
+        ends: &mut Ends<'_>,
+        now: Now,
+    ) {
+        let origin = Source::of(message, &self.node, self.next_seq);
+        if origin.hops > HOPS_MAX {
+            self.rules.loops += 1;
+            ends.discard(Outcome::Discarded(Reason::Loop));
+            return;
+        }
+        if origin.own_identity && message.attachment.is_none() && !self.node.edge {
+            self.next_seq += u64::from(self.node.place.of);
+        }
+        self.run(message, origin, None, matched, ends, now);
+    }
+
+    /// Runs rules on a message, or on an event with its columns that a message stands for.
+    pub(super) fn run(
+        &mut self,
+        message: &Message<'_>,
+        origin: Source,
+        event: Option<(&str, &Map<String, Value>)>,
+        matched: &[u32],
+        ends: &mut Ends<'_>,
+        now: Now,
+    ) {
+        let properties = Pairs(message.properties);
+        let input = ferrule_rules::Message {
+            topic: message.topic,
+            payload: message.payload,
+            qos: message.qos.into(),
+            retain: message.retain,
+            dup: message.dup,
+            clientid: &origin.client_id,
+            username: origin.username.as_deref(),
+            peerhost: message.publisher.host.as_deref(),
+            edge: origin.edge.as_deref(),
+            // A device's message has no identity at the edge: its rows get one each.
+            message_id: (!self.node.edge).then_some(&origin.identity as &dyn std::fmt::Display),
+            timestamp_ms: origin.received.wall_ms,
+            user_properties: (!message.properties.is_empty()).then_some(&properties as &dyn UserProperties),
+            node: Some(&self.node.origin),
+            event: event.map(|(name, _)| name),
+            columns: event.map(|(_, columns)| columns),
+        };
+        let rules = &mut self.rules;
+        rules.scratch.begin();
+        let mut payload: Option<Bytes> = None;
+        let mut kept_properties: Option<Bytes> = None;
+        // What a rule publishes keeps the identity of what it was made from, through as many rules as there are.
+        let mut attached: Option<Attachment> = None;
+        for &index in matched {
+            let Some(Some(loaded)) = rules.loaded.get_mut(index as usize) else { continue };
+            let mut fuel = FUEL;
+            let rule_now = ferrule_rules::Now { wall_ms: now.wall_ms };
+            let outcome = step(
+                &loaded.rule,
+                &mut loaded.state,
+                &input,
+                &mut rules.scratch,
+                rule_now,
+                &mut fuel,
+                &mut rules.rows,
+            );
+            match outcome {
+                Step::Emit => {}
+                Step::NoMatch => continue,
+                // Counted by its rule, acknowledged, and counted there too.
+                Step::Failed(_) | Step::OutOfFuel => {
+                    ends.discard(Outcome::Discarded(Reason::Rule));
+                    continue;
+                }
+            }
+            let rule = &loaded.rule;
+            for row in rules.rows.rows.drain(..) {
+                let passthrough = row.body == Body::Payload;
+                let body = match row.body {
+                    Body::Payload => {
+                        payload.get_or_insert_with(|| Bytes::copy_from_slice(message.payload)).clone()
+                    }
+                    Body::Json(bytes) | Body::Text(bytes) => Bytes::from(bytes),
+                };
+                let path = if message.path == 0 {
+                    rule.id
+                } else {
+                    extend_rule_path(message.path, row.row, rule.id)
+                };
+                match loaded.targets[row.insert] {
+                    Target::Log => {
+                        tracing::info!(target: "rules", rule = rule.name, "{}", String::from_utf8_lossy(&body));
+                    }
+                    Target::Local => self.local.push(LocalPublish {
+                        // What another rule makes of it has its own row number: this one's must be in the path.
+                        path: if row.row == 0 {
+                            path
+                        } else {
+                            extend_rule_path(message.path, row.row, rule.id)
+                        },
+                        topic: row.target,
+                        payload: body,
+                        qos: row.qos.and_then(|q| QoS::try_from(q).ok()).unwrap_or(message.qos),
+                        retain: row.retain.unwrap_or(false),
+                        properties: PropertiesBuf::new(),
+                        publisher: loaded.publisher.clone(),
+                        received: origin.received,
+                        hops: message.hops + 1,
+                        attachment: Some(Arc::clone(
+                            attached.get_or_insert_with(|| Arc::new(origin.clone())),
+                        )),
+                        hold: message.hold,
+                        end: if rule.ack == Ack::None { None } else { ends.end() },
+                    }),
+                    Target::Outbox(index) => {
+                        let mut identity = origin.identity.clone();
+                        if self.node.edge {
+                            identity.seq = self.next_seq;
+                            self.next_seq += u64::from(self.node.place.of);
+                        }
+                        let properties =
+                            kept_properties.get_or_insert_with(|| forwardable(message.properties)).clone();
+                        let entry = Arc::new(Entry {
+                            identity,
+                            rule: path,
+                            row: row.row,
+                            target: row.target.into(),
+                            key: row.key.unwrap_or_else(|| origin.client_id.to_string()).into(),
+                            passthrough,
+                            qos: row.qos.unwrap_or(1),
+                            retain: row.retain.unwrap_or(false),
+                            client_id: Arc::clone(&origin.client_id),
+                            username: origin.username.clone(),
+                            topic: message.topic.into(),
+                            edge: origin.edge.clone(),
+                            received: origin.received,
+                            hops: origin.hops,
+                            properties,
+                            payload: body,
+                        });
+                        let how = How {
+                            until_answered: rule.ack == Ack::Sink,
+                            hold: message.hold,
+                            droppable: message.qos == QoS::AtMostOnce && rule.qos0 == Qos0::Drop,
+                        };
+                        let end = if rule.ack == Ack::None { None } else { ends.end() };
+                        let outbox = &mut self.outboxes[index];
+                        if outbox.owner != self.node.place.index {
+                            let (shard, hold) = (outbox.owner, how.hold);
+                            let row = parcel(&outbox.name, how, &entry);
+                            self.elsewhere.push(RowElsewhere { shard, row, hold, end });
+                        } else if let Err(end) = outbox.push(entry, how, end, now) {
+                            // Memory is full of rows that cannot be written: the publisher keeps the message.
+                            ends.resolve(end, Outcome::Retry);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a rule publishes in this broker comes from it.
+fn as_publisher(rule: &Rule) -> Publisher {
+    Publisher {
+        client_id: format!("rule:{}", rule.name).into(),
+        username: None,
+        host: None,
+        role: Role::Device,
+    }
+}
