@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::diagnostic::nearest;
 use crate::emqx;
 use crate::events;
+use crate::formats::{self, BUILTINS, Codec, Payload, Schemas};
 use crate::paths::Paths;
 use crate::plan::{Mistake, Planner, Plans};
 use crate::program::{InsertCode, Template};
@@ -44,6 +45,7 @@ pub(crate) fn load_with(
         sinks: Vec::new(),
         rules: Vec::new(),
         paths: Paths::default(),
+        schemas: Schemas::default(),
         ids: HashMap::new(),
         names: Vec::new(),
         unread_sinks: Vec::new(),
@@ -55,18 +57,21 @@ pub(crate) fn load_with(
         checker.unread_sinks.extend(read.unread_sinks);
         files.push(read.statements);
     }
-    // Sinks first: a rule may use one that is declared after it.
+    // Sinks and schemas first: a rule may use one that is declared after it.
     for (file, statements) in files.iter().enumerate() {
         for statement in statements {
             if let StatementKind::CreateSink { name, settings } = &statement.kind {
                 checker.sink(file, statement.span, name, settings);
+            }
+            if let StatementKind::CreateSchema { name, settings } = &statement.kind {
+                checker.schema(file, name, settings);
             }
         }
     }
     for (file, statements) in files.iter().enumerate() {
         for statement in statements {
             match &statement.kind {
-                StatementKind::CreateSink { .. } => {}
+                StatementKind::CreateSink { .. } | StatementKind::CreateSchema { .. } => {}
                 StatementKind::CreateRule { name, settings, dialect, inserts, query } => {
                     checker.rule(file, statement.span, (name, *dialect), settings, inserts, query);
                 }
@@ -96,6 +101,7 @@ struct Checker<'c> {
     sinks: Vec<CheckedSink<'c>>,
     rules: Vec<Rule>,
     paths: Paths,
+    schemas: Schemas,
     ids: HashMap<u64, String>,
     /// Where each of `rules` is named.
     names: Vec<Span>,
@@ -143,9 +149,11 @@ impl Checker<'_> {
             return Err(diagnostics);
         }
         let paths = Arc::new(self.paths);
+        let schemas = Arc::new(self.schemas);
         let mut rules = self.rules;
         for rule in &mut rules {
             rule.program.paths = Arc::clone(&paths);
+            rule.program.schemas = Arc::clone(&schemas);
         }
         let sinks = self.sinks.into_iter().map(|s| s.decl).collect();
         Ok(RuleSet { sinks, rules, warnings: diagnostics })
@@ -311,6 +319,31 @@ impl Checker<'_> {
         format!("{}:{}:{}", d.file, d.line, d.column)
     }
 
+    // === CREATE SCHEMA ===
+
+    fn schema(&mut self, file: usize, name: &Name, settings: &[Setting]) {
+        if BUILTINS.contains(&name.text.as_str()) {
+            self.mistake(file, name.span, format!("`{}` is a built-in format", name.text), None);
+            return;
+        }
+        if self.schemas.schema(&name.text).is_some() {
+            self.mistake(file, name.span, format!("the schema `{}` exists already", name.text), None);
+            return;
+        }
+        self.duplicates(file, settings);
+        let source = self.sources.get(file).map_or("", |s| s.name);
+        let read = |path: &str| match &self.host.files {
+            Some(files) => (files.0)(source, path),
+            None => Err("files cannot be read here".to_owned()),
+        };
+        let codec = formats::declare(settings, name.span, &read).unwrap_or_else(|mistakes| {
+            self.mistakes(file, mistakes);
+            // What uses it is not to blame.
+            Codec::Text
+        });
+        self.schemas.add(&name.text, codec);
+    }
+
     // === CREATE RULE ===
 
     fn rule(
@@ -340,9 +373,12 @@ impl Checker<'_> {
         }
         let text = self.sources[file].text;
         let mut paths = std::mem::take(&mut self.paths);
+        let schemas = std::mem::take(&mut self.schemas);
         let mut planner: Box<dyn Plans + '_> = match dialect {
-            Dialect::Emqx => Box::new(emqx::plan::Planner::new(&name.text, query, text, &mut paths)),
-            _ => Box::new(Planner::new(query, text, self.host, &mut paths)),
+            Dialect::Emqx => {
+                Box::new(emqx::plan::Planner::new(&name.text, query, text, &schemas, &mut paths))
+            }
+            _ => Box::new(Planner::new(query, text, self.host, &schemas, &mut paths)),
         };
         let mut found: Vec<Mistake> = Vec::new();
         let mut codes: Vec<InsertCode> = Vec::new();
@@ -350,7 +386,7 @@ impl Checker<'_> {
         for (i, insert) in inserts.iter().enumerate() {
             let ordinal = inserts[..i].iter().filter(|other| other.sink.text == insert.sink.text).count();
             let ordinal = u32::try_from(ordinal).unwrap_or(u32::MAX);
-            if let Some((insert, code)) = self.insert(insert, ordinal, &mut *planner, &mut found) {
+            if let Some((insert, code)) = self.insert(insert, ordinal, &schemas, &mut *planner, &mut found) {
                 checked.push(insert);
                 codes.push(code);
             }
@@ -358,11 +394,13 @@ impl Checker<'_> {
         let (mut program, mut mistakes) = planner.finish();
         found.append(&mut mistakes);
         self.paths = paths;
+        self.schemas = schemas;
         self.mistakes(file, found);
         for insert in inserts {
             self.duplicates(file, &insert.settings);
         }
         program.inserts = codes;
+        program.format = settings.format;
         self.names.push(name.span);
         self.rules.push(Rule {
             name: name.text.clone(),
@@ -408,7 +446,7 @@ impl Checker<'_> {
     }
 
     fn rule_settings(&mut self, file: usize, settings: &[Setting]) -> RuleSettings {
-        const KNOWN: [&str; 5] = ["dialect", "ack", "qos0", "durability", "enabled"];
+        const KNOWN: [&str; 6] = ["dialect", "ack", "qos0", "durability", "enabled", "format"];
         const LATER: [&str; 4] = ["time", "timestamp", "late", "dedupe_for"];
         let mut out = RuleSettings { enabled: true, ..RuleSettings::default() };
         self.duplicates(file, settings);
@@ -442,6 +480,18 @@ impl Checker<'_> {
                     Literal::Bool(enabled) => set(&mut out.enabled, *enabled),
                     _ => Some("TRUE or FALSE"),
                 },
+                "format" => match &setting.value {
+                    Literal::Text(name) => match self.schemas.find(name) {
+                        // As all payloads are read.
+                        Some((_, Codec::Json)) => None,
+                        Some((id, codec)) => set(&mut out.format, Some(Payload { id, codec })),
+                        None => {
+                            self.mistakes(file, vec![self.schemas.unknown(name, false, setting.span)]);
+                            None
+                        }
+                    },
+                    _ => Some("the name of a format in quotes"),
+                },
                 later if LATER.contains(&later) => {
                     let message = format!("the option `{later}` is not yet implemented (windows)");
                     self.mistake(file, setting.key.span, message, None);
@@ -464,6 +514,7 @@ impl Checker<'_> {
         &self,
         insert: &InsertInto,
         ordinal: u32,
+        schemas: &Schemas,
         planner: &mut dyn Plans,
         found: &mut Vec<Mistake>,
     ) -> Option<(Insert, InsertCode)> {
@@ -486,6 +537,7 @@ impl Checker<'_> {
             key: None,
             payload: None,
             options: Vec::new(),
+            format: None,
             ordinal,
         };
         for setting in &insert.settings {
@@ -510,8 +562,19 @@ impl Checker<'_> {
                     None
                 }
                 ("payload" | "key", _) => Some("a template in quotes"),
+                ("format", Literal::Text(name)) => {
+                    match schemas.find(name) {
+                        // As all rows are written.
+                        Some((_, Codec::Json)) => {}
+                        Some((_, codec)) => code.format = Some(codec),
+                        None => found.push(schemas.unknown(name, false, span)),
+                    }
+                    self.formatted(insert, to.sink, setting, found);
+                    None
+                }
+                ("format", _) => Some("the name of a format in quotes"),
                 (unknown, _) => {
-                    const KNOWN: [&str; 4] = ["qos", "retain", "payload", "key"];
+                    const KNOWN: [&str; 5] = ["qos", "retain", "payload", "key", "format"];
                     let near = nearest(unknown, KNOWN).map(|n| format!("; did you mean `{n}`?"));
                     let message =
                         format!("INSERT INTO has no option `{unknown}`{}", near.unwrap_or_default());
@@ -546,6 +609,25 @@ impl Checker<'_> {
         code.qos = out.qos;
         code.retain = out.retain;
         Some((out, code))
+    }
+
+    /// What else speaks against an INSERT's `format`.
+    fn formatted(
+        &self,
+        insert: &InsertInto,
+        sink: Option<&CheckedSink<'_>>,
+        setting: &Setting,
+        found: &mut Vec<Mistake>,
+    ) {
+        if insert.settings.iter().any(|s| s.key.text == "payload") {
+            let message = "`format` and `payload` are two ways to write the body".to_owned();
+            found.push((setting.key.span, message, Some("leave one of them out".to_owned())));
+        }
+        let schema = sink.and_then(|sink| sink.schema);
+        if schema.is_some_and(|s| s.options.iter().any(|o| o.kind == OptionKind::Columns)) {
+            let message = format!("the sink `{}` stores columns, not bytes", insert.sink.text);
+            found.push((setting.key.span, message, None));
+        }
     }
 
     fn destination(&self, name: &str) -> Option<Destination<'_>> {
@@ -656,6 +738,7 @@ struct RuleSettings {
     qos0: Qos0,
     durability: Option<Durability>,
     enabled: bool,
+    format: Option<Payload>,
 }
 
 fn set<T>(to: &mut T, value: T) -> Option<&'static str> {

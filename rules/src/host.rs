@@ -3,6 +3,9 @@
 //! The crate knows nothing else about sinks. A schema is data, so that an unknown sink, connector or option is a
 //! diagnostic with the nearest name, and so that documentation can be printed from it.
 
+use std::fmt;
+use std::sync::Arc;
+
 /// What [`crate::load`] checks names against.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
@@ -12,8 +15,25 @@ pub struct Host {
     pub connectors: Vec<ConnectorSchema>,
     /// Names of further columns that [`crate::Message::columns`] brings (`rules eval`, tests).
     pub extra_columns: Vec<String>,
+    /// How files that rules name are read; without it they cannot name any.
+    pub files: Option<Files>,
     /// Whether [`crate::Message::columns`] may stand in for the message's own columns.
     pub columns_given: bool,
+}
+
+/// Reads a file that a rules file names: the rules file's own name and the path as it stands there to what the file holds.
+///
+/// Errors are sentences without the path. [`crate::cli::files`] reads from disk.
+#[derive(Clone)]
+pub struct Files(pub Arc<ReadFile>);
+
+/// See [`Files`].
+pub type ReadFile = dyn Fn(&str, &str) -> Result<Vec<u8>, String> + Send + Sync;
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Files")
+    }
 }
 
 /// A sink that exists by name.

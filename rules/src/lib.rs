@@ -63,6 +63,8 @@ mod emqx;
 mod events;
 mod plan;
 
+mod formats;
+
 mod functions;
 mod json;
 mod paths;
@@ -76,7 +78,9 @@ pub use check::load;
 pub use diagnostic::{Diagnostic, Severity, Source, Span};
 pub use functions::emqx::{FUNCTIONS_TOML as EMQX_FUNCTIONS_TOML, names as emqx_function_names};
 pub use functions::{FUNCTIONS_TOML, function_names};
-pub use host::{Builtin, ConnectorSchema, Host, OptionKind, OptionSchema, TargetKind, TargetSchema};
+pub use host::{
+    Builtin, ConnectorSchema, Files, Host, OptionKind, OptionSchema, ReadFile, TargetKind, TargetSchema,
+};
 pub use message::{Message, UserProperties};
 pub use ruleset::{
     Ack, Dialect, Durability, Insert, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path, rule_id,

@@ -172,6 +172,11 @@ impl Scan {
         self.failed = None;
     }
 
+    /// What is asked from here on cannot be read.
+    pub(crate) fn fail(&mut self, error: JsonError) {
+        self.failed = Some(error);
+    }
+
     /// The value at `node` in `text`; `None` when the text has none.
     #[inline]
     pub(crate) fn find(

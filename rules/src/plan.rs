@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::diagnostic::nearest;
+use crate::formats::Schemas;
 use crate::functions::{self, FUNCTIONS};
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::program::{
@@ -51,6 +52,7 @@ struct RowColumn {
 /// Compiles one query.
 pub(crate) struct Planner<'p> {
     host: &'p Host,
+    schemas: &'p Schemas,
     text: &'p str,
     paths: &'p mut Paths,
     program: Program,
@@ -67,9 +69,16 @@ pub(crate) struct Planner<'p> {
 
 impl<'p> Planner<'p> {
     /// Compiles `query`, whose spans lie in `text`. Templates come afterwards, by [`Planner::template`].
-    pub(crate) fn new(query: &Query, text: &'p str, host: &'p Host, paths: &'p mut Paths) -> Planner<'p> {
+    pub(crate) fn new(
+        query: &Query,
+        text: &'p str,
+        host: &'p Host,
+        schemas: &'p Schemas,
+        paths: &'p mut Paths,
+    ) -> Planner<'p> {
         let mut p = Planner {
             host,
+            schemas,
             text,
             paths,
             program: Program::default(),
@@ -450,6 +459,7 @@ impl<'p> Planner<'p> {
             );
             return;
         }
+        self.mistakes.extend(self.schemas.misnamed(function.name, args));
         for arg in args {
             self.emit_expr(arg, scope);
         }

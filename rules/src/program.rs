@@ -10,8 +10,9 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::formats::{self, Codec, Payload, Schemas};
 use crate::functions::{self, FunctionId, Surroundings};
-use crate::json::{self, JsonError};
+use crate::json::{self, Found, JsonError};
 use crate::paths::{NodeId, Paths, Scan};
 use crate::sql::ast::Binary;
 use crate::value::{self, Value};
@@ -282,6 +283,8 @@ pub(crate) struct InsertCode {
     pub(crate) key: Option<Template>,
     pub(crate) payload: Option<Template>,
     pub(crate) options: Vec<(Arc<str>, Template)>,
+    /// What the row is encoded to.
+    pub(crate) format: Option<Codec>,
     /// How many inserts of this rule into the same sink stand before this one.
     pub(crate) ordinal: u32,
 }
@@ -314,6 +317,10 @@ pub(crate) struct Program {
     /// Payload paths in words, for `rules explain`.
     pub(crate) fields: Vec<String>,
     pub(crate) paths: Arc<Paths>,
+    /// Of the rule set, as `paths`.
+    pub(crate) schemas: Arc<Schemas>,
+    /// What the payload is, if it is not JSON.
+    pub(crate) format: Option<Payload>,
     /// What a rule of EMQX's dialect does instead of items, condition and row.
     pub(crate) emqx: Option<Box<crate::emqx::run::Plan>>,
 }
@@ -322,6 +329,8 @@ pub(crate) struct Program {
 pub(crate) struct Machine<'a, 's> {
     pub(crate) program: &'a Program,
     pub(crate) input: &'a Message<'a>,
+    /// The payload as it came, where the one of `input` is what was decoded.
+    pub(crate) raw: Option<&'a [u8]>,
     pub(crate) scan: &'s mut Scan,
     pub(crate) around: &'s mut Surroundings,
     pub(crate) fuel: &'s mut u64,
@@ -610,14 +619,32 @@ impl<'a> Machine<'a, '_> {
         match self.scan.find(&self.program.paths, payload, node) {
             Ok(None) => Ok(Value::Null),
             Ok(Some(found)) => {
-                let value = Value::found(payload, found);
+                let value = self.read(payload, found);
                 Ok(self.or_null(value, || "a number in the payload".to_owned()))
             }
             Err(JsonError::Invalid) => {
-                self.error(TypeError::InvalidJson, || "the payload is not JSON".to_owned());
+                self.unreadable();
                 Ok(Value::Null)
             }
             Err(JsonError::TooDeep) => Err(Failure::TooDeep),
+        }
+    }
+
+    /// A value of the payload.
+    #[inline]
+    pub(crate) fn read(&self, payload: &'a [u8], found: Found) -> Result<Value<'a>, TypeError> {
+        let value = Value::found(payload, found);
+        if self.program.format.is_some() { value.map(formats::untagged) } else { value }
+    }
+
+    /// Counts a payload that cannot be read.
+    #[cold]
+    pub(crate) fn unreadable(&mut self) {
+        match &self.program.format {
+            None => self.error(TypeError::InvalidJson, || "the payload is not JSON".to_owned()),
+            Some(Payload { codec, .. }) => {
+                self.error(TypeError::InvalidFormat, || format!("the payload is not {codec:?}"));
+            }
         }
     }
 
@@ -699,10 +726,13 @@ impl<'a> Machine<'a, '_> {
             Column::ClientId => Value::Text(Cow::Borrowed(input.clientid)),
             Column::Username => text(input.username),
             Column::Topic => Value::Text(Cow::Borrowed(input.topic)),
-            Column::Payload => match std::str::from_utf8(input.payload) {
-                Ok(text) => Value::Text(Cow::Borrowed(text)),
-                Err(_) => Value::Bytes(Cow::Borrowed(input.payload)),
-            },
+            Column::Payload => {
+                let payload = self.raw.unwrap_or(input.payload);
+                match std::str::from_utf8(payload) {
+                    Ok(text) => Value::Text(Cow::Borrowed(text)),
+                    Err(_) => Value::Bytes(Cow::Borrowed(payload)),
+                }
+            }
             Column::Qos => Value::Int(i64::from(input.qos)),
             Column::Retain => Value::Bool(input.retain),
             Column::Dup => Value::Bool(input.dup),

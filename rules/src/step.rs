@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::check::forbidden_topic;
 use crate::emqx;
+use crate::formats::{Codec, Document, Documents, FormatError};
 use crate::functions::Surroundings;
 use crate::json;
 use crate::paths::{Paths, Scan};
@@ -51,6 +52,8 @@ pub enum Failure {
     Exception,
     /// FOREACH made no row (EMQX's `failed.no_result`).
     NoResult,
+    /// The format of an INSERT has no place for the row.
+    Unencodable,
 }
 
 /// Why an expression became NULL. The message goes on; the counter tells.
@@ -68,6 +71,8 @@ pub enum TypeError {
     NotFinite,
     /// An argument of a function was out of its range.
     BadArgument,
+    /// A payload or an argument is not of the format that was named for it.
+    InvalidFormat,
 }
 
 /// Counts since the rule was loaded. `matched = passed + filtered + failed`.
@@ -89,7 +94,7 @@ pub struct Counters {
 
 impl Failure {
     /// All of them, in the order of [`Counters::failed`].
-    pub const ALL: [Failure; 7] = [
+    pub const ALL: [Failure; 8] = [
         Failure::NullInTarget,
         Failure::BadTarget,
         Failure::TooLarge,
@@ -97,6 +102,7 @@ impl Failure {
         Failure::OutOfFuel,
         Failure::Exception,
         Failure::NoResult,
+        Failure::Unencodable,
     ];
 
     /// The stable name in metrics and results.
@@ -109,19 +115,21 @@ impl Failure {
             Failure::OutOfFuel => "out_of_fuel",
             Failure::Exception => "exception",
             Failure::NoResult => "no_result",
+            Failure::Unencodable => "unencodable",
         }
     }
 }
 
 impl TypeError {
     /// All of them, in the order of [`Counters::type_errors`].
-    pub const ALL: [TypeError; 6] = [
+    pub const ALL: [TypeError; 7] = [
         TypeError::InvalidJson,
         TypeError::TypeMismatch,
         TypeError::IntegerOverflow,
         TypeError::DivisionByZero,
         TypeError::NotFinite,
         TypeError::BadArgument,
+        TypeError::InvalidFormat,
     ];
 
     /// The stable name in metrics and results.
@@ -133,6 +141,7 @@ impl TypeError {
             TypeError::DivisionByZero => "division_by_zero",
             TypeError::NotFinite => "not_finite",
             TypeError::BadArgument => "bad_argument",
+            TypeError::InvalidFormat => "invalid_format",
         }
     }
 }
@@ -172,6 +181,7 @@ pub struct Scratch {
     scan: Scan,
     /// The paths that `scan` is laid out for.
     paths: Arc<Paths>,
+    documents: Documents,
     around: Surroundings,
     stack: Vec<Value<'static>>,
     registers: Vec<Value<'static>>,
@@ -191,13 +201,46 @@ impl Scratch {
         scan.begin(&paths);
         let random = [(seed >> 64) as u64, seed as u64];
         let around = Surroundings::new(random);
-        Scratch { scan, paths, around, stack: Vec::new(), registers: Vec::new(), trace: None }
+        Scratch {
+            scan,
+            paths,
+            documents: Documents::default(),
+            around,
+            stack: Vec::new(),
+            registers: Vec::new(),
+            trace: None,
+        }
     }
 
     /// Must be called when a new message comes, before the first [`step`] on it.
     #[inline]
     pub fn begin(&mut self) {
         self.scan.begin(&self.paths);
+        self.documents.forget();
+    }
+
+    /// Rules of another set come, after a reload: their paths and formats have other numbers.
+    #[cold]
+    fn adopt(&mut self, program: &Program) {
+        self.paths = Arc::clone(&program.paths);
+        self.around.schemas = Arc::clone(&program.schemas);
+        self.begin();
+    }
+
+    /// The decoded payload takes the place of the message's scan, until it is [closed](Self::close).
+    fn open(&mut self, program: &Program, payload: &[u8]) -> Option<Document> {
+        let format = program.format.as_ref()?;
+        if !Arc::ptr_eq(&self.paths, &program.paths) {
+            self.adopt(program);
+        }
+        let mut document = self.documents.take(format, payload, &self.paths);
+        std::mem::swap(&mut self.scan, &mut document.scan);
+        Some(document)
+    }
+
+    fn close(&mut self, mut document: Document) {
+        std::mem::swap(&mut self.scan, &mut document.scan);
+        self.documents.give_back(document);
     }
 
     /// A machine for one program and one message; its buffers come back.
@@ -205,13 +248,12 @@ impl Scratch {
         &'s mut self,
         program: &'a Program,
         input: &'a Message<'a>,
+        raw: Option<&'a [u8]>,
         now: Now,
         fuel: &'s mut u64,
     ) -> Machine<'a, 's> {
-        // Rules of another set, after a reload: their paths have other numbers.
         if !Arc::ptr_eq(&self.paths, &program.paths) {
-            self.paths = Arc::clone(&program.paths);
-            self.scan.begin(&self.paths);
+            self.adopt(program);
         }
         self.around.wall_ms = now.wall_ms;
         let mut registers = recycle(std::mem::take(&mut self.registers));
@@ -221,6 +263,7 @@ impl Scratch {
         Machine {
             program,
             input,
+            raw,
             scan: &mut self.scan,
             around: &mut self.around,
             fuel,
@@ -275,7 +318,7 @@ impl OutRow {
     pub(crate) fn bytes(&self) -> usize {
         let body = match &self.body {
             Body::Payload => 0,
-            Body::Json(bytes) | Body::Text(bytes) => bytes.len(),
+            Body::Json(bytes) | Body::Text(bytes) | Body::Encoded(bytes) => bytes.len(),
         };
         size_of::<OutRow>() + self.target.len() + body
     }
@@ -290,6 +333,8 @@ pub enum Body {
     Json(Vec<u8>),
     /// The INSERT's payload template, rendered.
     Text(Vec<u8>),
+    /// The row in the INSERT's format.
+    Encoded(Vec<u8>),
 }
 
 /// Runs one rule on one message whose topic matches one of its filters.
@@ -305,10 +350,37 @@ pub fn step(
     fuel: &mut u64,
     out: &mut Rows,
 ) -> Step {
+    let Some(document) = scratch.open(&rule.program, input.payload) else {
+        return run(rule, state, input, None, scratch, now, fuel, out);
+    };
+    let step = match document.text() {
+        Some(text) => {
+            let decoded = Message { payload: text, ..*input };
+            run(rule, state, &decoded, Some(input.payload), scratch, now, fuel, out)
+        }
+        None => run(rule, state, input, None, scratch, now, fuel, out),
+    };
+    scratch.close(document);
+    step
+}
+
+/// As [`step`]; `raw` is the payload as it came, where the one of `input` is what was decoded.
+#[expect(clippy::too_many_arguments, reason = "those of `step`, and one")]
+#[inline]
+fn run(
+    rule: &Rule,
+    state: &mut RuleState,
+    input: &Message<'_>,
+    raw: Option<&[u8]>,
+    scratch: &mut Scratch,
+    now: Now,
+    fuel: &mut u64,
+    out: &mut Rows,
+) -> Step {
     out.rows.clear();
     out.row.clear();
     let traced = scratch.trace.is_some();
-    let mut machine = scratch.machine(&rule.program, input, now, fuel);
+    let mut machine = scratch.machine(&rule.program, input, raw, now, fuel);
     let ended = evaluate(&mut machine, traced, out);
     let Machine { stack, registers, errors, first_error, .. } = machine;
     scratch.stack = recycle(stack);
@@ -336,18 +408,19 @@ pub fn step(
             *total += u64::from(new);
         }
         if ended.is_ok() {
-            keep(state, error.name(), input, now);
+            keep(state, error.name(), input, raw, now);
         }
     }
     if let Err(failure) = ended {
-        keep(state, failure.name(), input, now);
+        keep(state, failure.name(), input, raw, now);
     }
     step
 }
 
 /// Keeps the message that went wrong, in the memory of the one before.
 #[cold]
-fn keep(state: &mut RuleState, reason: &'static str, input: &Message<'_>, now: Now) {
+fn keep(state: &mut RuleState, reason: &'static str, input: &Message<'_>, raw: Option<&[u8]>, now: Now) {
+    let payload = raw.unwrap_or(input.payload);
     let last = state.last_failure.get_or_insert_with(|| LastFailure {
         reason,
         at_ms: 0,
@@ -363,8 +436,8 @@ fn keep(state: &mut RuleState, reason: &'static str, input: &Message<'_>, now: N
     last.clientid.clear();
     last.clientid.push_str(input.clientid);
     last.payload.clear();
-    last.payload.extend_from_slice(&input.payload[..input.payload.len().min(KEPT_PAYLOAD)]);
-    last.cut = input.payload.len() > KEPT_PAYLOAD;
+    last.payload.extend_from_slice(&payload[..payload.len().min(KEPT_PAYLOAD)]);
+    last.cut = payload.len() > KEPT_PAYLOAD;
 }
 
 /// `Ok(false)`: WHERE was not true.
@@ -437,6 +510,8 @@ fn emit(
             render(m, template, &mut bytes)?;
             Body::Text(bytes)
         }
+        None if code.format.is_some() => Body::Encoded(encoded(m, code.format.as_ref())?),
+        None if m.program.payload_only && m.raw.is_some() => Body::Json(m.input.payload.to_vec()),
         None if m.program.payload_only && m.input.event.is_none() => Body::Payload,
         // The same row for several inserts is written once.
         None => match earlier.iter().find(|r| matches!(r.body, Body::Json(_))) {
@@ -449,6 +524,27 @@ fn emit(
         },
     };
     Ok(OutRow { insert, row: code.ordinal, target, key, body, qos: code.qos, retain: code.retain, options })
+}
+
+/// The row in a format; of `SELECT *` alone the payload, which may be no object and no JSON.
+fn encoded(m: &mut Machine<'_, '_>, format: Option<&Codec>) -> Result<Vec<u8>, Failure> {
+    let Some(codec) = format else { return Err(Failure::Unencodable) };
+    let mut text = Vec::new();
+    let value = if m.program.payload_only {
+        let payload = m.input.payload;
+        match json::document(payload).ok().and_then(|found| Value::found(payload, found).ok()) {
+            Some(value) => value,
+            None => Value::binary(payload.to_vec()),
+        }
+    } else {
+        write_row(m, &mut text)?;
+        std::str::from_utf8(&text).map_or(Value::Null, |text| Value::Json(text.into()))
+    };
+    codec.encode(&value, Scratch::MAX_OUTPUT).map_err(|error| match error {
+        FormatError::TooDeep => Failure::TooDeep,
+        FormatError::TooLarge => Failure::TooLarge,
+        FormatError::Malformed | FormatError::Unfit => Failure::Unencodable,
+    })
 }
 
 /// A topic that a rule may publish to: MQTT 5.0 section 4.7, and not Ferrule's own.
@@ -624,8 +720,26 @@ pub(crate) fn condition_parts(
     scratch: &mut Scratch,
     now: Now,
 ) -> Result<Vec<PartResult>, Failure> {
+    let Some(document) = scratch.open(&rule.program, input.payload) else {
+        return parts(rule, input, None, scratch, now);
+    };
+    let results = match document.text() {
+        Some(text) => parts(rule, &Message { payload: text, ..*input }, Some(input.payload), scratch, now),
+        None => parts(rule, input, None, scratch, now),
+    };
+    scratch.close(document);
+    results
+}
+
+fn parts(
+    rule: &Rule,
+    input: &Message<'_>,
+    raw: Option<&[u8]>,
+    scratch: &mut Scratch,
+    now: Now,
+) -> Result<Vec<PartResult>, Failure> {
     let mut fuel = u64::MAX;
-    let mut m = scratch.machine(&rule.program, input, now, &mut fuel);
+    let mut m = scratch.machine(&rule.program, input, raw, now, &mut fuel);
     for &item in &m.program.before {
         m.registers[item] = m.eval(&m.program.items[item])?;
     }

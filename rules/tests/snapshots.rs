@@ -100,7 +100,7 @@ CREATE RULE all_of_it AS INSERT INTO cloud SELECT * FROM \"#\";
     assert_eq!(
         run("SELEC 1;", "json"),
         "{\"file\":\"rules.sql\",\"line\":1,\"column\":1,\"start\":0,\"end\":5,\"severity\":\"error\",\"message\":\"expected \
-         `CREATE RULE`, `CREATE SINK` or `SET`, found `SELEC`\",\"hint\":null}\n1"
+         `CREATE RULE`, `CREATE SINK`, `CREATE SCHEMA` or `SET`, found `SELEC`\",\"hint\":null}\n1"
     );
     let explained = run(good, "explain");
     for line in [

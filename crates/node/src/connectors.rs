@@ -12,7 +12,8 @@ pub type Connectors = Vec<Arc<dyn Connector>>;
 #[must_use]
 pub fn host(edge: bool, connectors: &Connectors) -> rules::Host {
     let schemas = connectors.iter().map(|c| schema(&**c)).collect();
-    if edge { rules::Host::edge(schemas) } else { rules::Host::cloud(schemas) }
+    let host = if edge { rules::Host::edge(schemas) } else { rules::Host::cloud(schemas) };
+    rules::Host { files: Some(rules::cli::files()), ..host }
 }
 
 fn schema(connector: &dyn Connector) -> rules::ConnectorSchema {

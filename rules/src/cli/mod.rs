@@ -8,16 +8,17 @@ mod eval;
 
 pub use eval::eval;
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 
 use crate::check::filter_matches;
 use crate::step::condition_parts;
 use crate::{
-    Body, Diagnostic, Host, Message, Now, Rows, Rule, RuleSet, RuleState, Scratch, Severity, Source, Step,
-    load, step,
+    Body, Diagnostic, Files, Host, Message, Now, Rows, Rule, RuleSet, RuleState, Scratch, Severity, Source,
+    Step, load, step,
 };
 
 /// Nothing is wrong.
@@ -94,6 +95,23 @@ pub fn read_files(files: &[PathBuf]) -> Result<Vec<(String, String)>, String> {
         }
     }
     Ok(texts)
+}
+
+/// The largest file that a rules file may name.
+const FILE_MAX: u64 = 16 << 20;
+
+/// Files from disk: a relative path is relative to the folder of the rules file.
+pub fn files() -> Files {
+    Files(Arc::new(|rules, path| {
+        let folder = Path::new(rules).parent().unwrap_or(Path::new(""));
+        let file = std::fs::File::open(folder.join(path)).map_err(|e| e.to_string())?;
+        let mut bytes = Vec::new();
+        file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        if bytes.len() as u64 > FILE_MAX {
+            return Err(format!("it has more than {} MiB", FILE_MAX >> 20));
+        }
+        Ok(bytes)
+    }))
 }
 
 /// The sources of what [`read_files`] gave.
@@ -268,6 +286,11 @@ fn test_rule(
                     Body::Payload => writeln!(out, ": the payload, untouched")?,
                     Body::Json(_) => writeln!(out, ": the row")?,
                     Body::Text(text) => writeln!(out, ": {}", show(text))?,
+                    Body::Encoded(bytes) => {
+                        let format = rule.program.inserts.get(row.insert).and_then(|i| i.format.as_ref());
+                        let format = format.map(|f| format!("{f:?}")).unwrap_or_default();
+                        writeln!(out, ": {} bytes of {format}: {}", bytes.len(), hex(bytes))?;
+                    }
                 }
             }
         }
@@ -298,6 +321,13 @@ fn test_rule(
         writeln!(out, "  note: NULL by {}: {what}", kind.name())?;
     }
     Ok(())
+}
+
+/// Bytes for a terminal in hexadecimal, at most 64 of them.
+fn hex(bytes: &[u8]) -> String {
+    const MAX: usize = 64;
+    let digits: String = bytes.iter().take(MAX).map(|byte| format!("{byte:02x}")).collect();
+    digits + if bytes.len() > MAX { "..." } else { "" }
 }
 
 /// Bytes for a terminal: text, at most 1 KiB of it.

@@ -6,6 +6,7 @@
 use super::run::{Field, Loop, Plan, RowPlan};
 use crate::Span;
 use crate::diagnostic::nearest;
+use crate::formats::Schemas;
 use crate::functions;
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::plan::{MAX_ITEMS, Mistake, Plans};
@@ -35,6 +36,7 @@ enum Place {
 
 pub(crate) struct Planner<'p> {
     text: &'p str,
+    schemas: &'p Schemas,
     paths: &'p mut Paths,
     program: Program,
     plan: Plan,
@@ -50,9 +52,16 @@ pub(crate) struct Planner<'p> {
 }
 
 impl<'p> Planner<'p> {
-    pub(crate) fn new(rule: &str, query: &Query, text: &'p str, paths: &'p mut Paths) -> Self {
+    pub(crate) fn new(
+        rule: &str,
+        query: &Query,
+        text: &'p str,
+        schemas: &'p Schemas,
+        paths: &'p mut Paths,
+    ) -> Self {
         let mut p = Planner {
             text,
+            schemas,
             paths,
             program: Program::default(),
             plan: Plan { rule: rule.to_owned(), ..Plan::default() },
@@ -406,6 +415,7 @@ impl<'p> Planner<'p> {
             );
             return;
         }
+        self.mistakes.extend(self.schemas.misnamed(function.name, args));
         for arg in args {
             self.emit_expr(arg, place);
         }

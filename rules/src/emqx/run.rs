@@ -449,13 +449,13 @@ impl<'a> Machine<'a, '_> {
         let found = match self.scan.find(&self.program.paths, payload, node) {
             Ok(found) => found,
             Err(JsonError::Invalid) => {
-                self.error(TypeError::InvalidJson, || "the payload is not JSON".to_owned());
+                self.unreadable();
                 return Err(Failure::Exception);
             }
             Err(JsonError::TooDeep) => return Err(Failure::TooDeep),
         };
         if let Some(found) = found {
-            let value = Value::found(payload, found);
+            let value = self.read(payload, found);
             return self.or_fail(value, || "a number in the payload".to_owned());
         }
         // Only in text is there more than the scan has seen.

@@ -1,13 +1,16 @@
 //! The functions of the default dialect; `functions.toml` says what they mean, and a test compares the two.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::TypeError;
+use crate::formats::Schemas;
 use crate::json;
 use crate::program::MAX_TEXT;
 use crate::value::{Value, finite};
 
 pub(crate) mod emqx;
+mod formats;
 use emqx::kv::KvStore;
 
 /// A function's place in [`FUNCTIONS`], or beyond them among those of EMQX's dialect.
@@ -36,6 +39,8 @@ pub(crate) struct Surroundings {
     pub(crate) max_text: usize,
     /// What EMQX's dialect takes for local time: seconds east of UTC.
     pub(crate) utc_offset_s: i64,
+    /// The formats that the rule set declares.
+    pub(crate) schemas: Arc<Schemas>,
     /// What `kv_store_put` has put, for all rules.
     pub(crate) kv: KvStore,
     /// What `proc_dict_put` has put, for all rules.
@@ -50,6 +55,7 @@ impl Surroundings {
             random,
             max_text: MAX_TEXT,
             utc_offset_s: 0,
+            schemas: Arc::default(),
             kv: KvStore::default(),
             dict: KvStore::default(),
         }
@@ -70,10 +76,12 @@ const fn function(
 }
 
 /// All of them, by name.
-pub(crate) static FUNCTIONS: [Function; 12] = [
+pub(crate) static FUNCTIONS: [Function; 14] = [
     function("abs", 1, 1, true, abs),
     function("coalesce", 1, MANY, false, coalesce),
     function("concat", 1, MANY, false, concat),
+    formats::DECODE,
+    formats::ENCODE,
     function("length", 1, 1, true, length),
     function("lower", 1, 1, true, lower),
     function("now", 0, 0, true, now),

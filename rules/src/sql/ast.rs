@@ -260,6 +260,10 @@ pub(crate) enum StatementKind {
         name: Name,
         settings: Vec<Setting>,
     },
+    CreateSchema {
+        name: Name,
+        settings: Vec<Setting>,
+    },
     CreateRule {
         name: Name,
         settings: Vec<Setting>,

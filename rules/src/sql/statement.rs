@@ -1,4 +1,4 @@
-//! CREATE SINK, CREATE RULE, SET, and bare queries (`rules eval`).
+//! CREATE SINK, CREATE SCHEMA, CREATE RULE, SET, and bare queries (`rules eval`).
 
 use super::ast::{InsertInto, Literal, Name, Setting, Statement, StatementKind};
 use super::cursor::{Cursor, Parsed};
@@ -85,7 +85,7 @@ fn statement(c: &mut Cursor<'_>, dialect: &mut Dialect) -> Parsed<Option<Stateme
     }
     let token = c.peek();
     let hint = nearest(c.text(token), ["CREATE", "SET"]).map(|word| format!("did you mean `{word}`?"));
-    let stop = c.unexpected("`CREATE RULE`, `CREATE SINK` or `SET`");
+    let stop = c.unexpected("`CREATE RULE`, `CREATE SINK`, `CREATE SCHEMA` or `SET`");
     if let (Some(last), Some(hint)) = (c.diagnostics.last_mut(), hint) {
         last.hint = Some(hint);
     }
@@ -134,8 +134,13 @@ fn create(c: &mut Cursor<'_>, mut dialect: Dialect) -> Parsed<StatementKind> {
         }
         return Ok(StatementKind::CreateSink { name, settings: settings? });
     }
+    if c.eat_word("SCHEMA") {
+        let name = name(c, "the schema's name")?;
+        let settings = if c.eat_word("WITH") { settings(c)? } else { Vec::new() };
+        return Ok(StatementKind::CreateSchema { name, settings });
+    }
     if !c.eat_word("RULE") {
-        return Err(c.unexpected("`RULE` or `SINK`"));
+        return Err(c.unexpected("`RULE`, `SINK` or `SCHEMA`"));
     }
     let name = name(c, "the rule's name")?;
     let with = if c.eat_word("WITH") { settings(c)? } else { Vec::new() };

@@ -279,7 +279,7 @@ impl Hub {
                     Body::Payload => {
                         payload.get_or_insert_with(|| Bytes::copy_from_slice(message.payload)).clone()
                     }
-                    Body::Json(bytes) | Body::Text(bytes) => Bytes::from(bytes),
+                    Body::Json(bytes) | Body::Text(bytes) | Body::Encoded(bytes) => Bytes::from(bytes),
                 };
                 let path = if message.path == 0 {
                     rule.id

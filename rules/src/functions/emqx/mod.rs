@@ -19,7 +19,7 @@ mod codec;
 mod container;
 pub(super) mod kv;
 mod number;
-mod sparkplug;
+pub(crate) mod sparkplug;
 mod system;
 mod text;
 mod time;

@@ -6,7 +6,7 @@
 
 use num_bigint::BigInt;
 
-use super::{Given, bytes_of, cut, cut_array, list_of, map_of, owned, take, within};
+use super::{Given, bytes_of, cut, cut_array, list_of, map_of, owned, take};
 use crate::functions::Surroundings;
 use crate::value::{Map, Value};
 use crate::{TypeError, big};
@@ -172,8 +172,20 @@ pub(super) fn encode<'a>(args: &mut [Value<'a>], signed: bool, around: &Surround
     let message = message_of(args)?;
     let members = take(args, 0);
     let mut out = Vec::new();
-    write(message, map_of(&members)?, 0, signed, &mut out, around)?;
+    write(message, map_of(&members)?, 0, signed, &mut out, around.max_text)?;
     Ok(Value::binary(out))
+}
+
+/// A whole payload, of about `max` bytes as JSON at most.
+pub(crate) fn payload(bytes: &[u8], signed: bool, max: usize) -> Result<Value<'static>, TypeError> {
+    Reader { rest: bytes, left: max, signed }.message(&PAYLOAD, 0).map(Value::map)
+}
+
+/// The bytes of a payload, at most `max` of them.
+pub(crate) fn payload_bytes(members: &Value<'_>, signed: bool, max: usize) -> Result<Vec<u8>, TypeError> {
+    let mut out = Vec::new();
+    write(&PAYLOAD, map_of(members)?, 0, signed, &mut out, max)?;
+    Ok(out)
 }
 
 // What Sparkplug calls its types with a sign.
@@ -398,8 +410,13 @@ fn put_varint(mut number: u64, out: &mut Vec<u8>) {
     out.push((number & 0x7f) as u8);
 }
 
-fn put_sized(bytes: &[u8], out: &mut Vec<u8>, around: &Surroundings) -> Result<(), TypeError> {
-    within(out.len().saturating_add(bytes.len()), around)?;
+/// Whether so many bytes may be made.
+fn within(bytes: usize, max: usize) -> Result<(), TypeError> {
+    if bytes <= max { Ok(()) } else { Err(TypeError::BadArgument) }
+}
+
+fn put_sized(bytes: &[u8], out: &mut Vec<u8>, max: usize) -> Result<(), TypeError> {
+    within(out.len().saturating_add(bytes.len()), max)?;
     put_varint(u64::try_from(bytes.len()).unwrap_or(0), out);
     out.extend_from_slice(bytes);
     Ok(())
@@ -412,7 +429,7 @@ fn write(
     depth: usize,
     signed: bool,
     out: &mut Vec<u8>,
-    around: &Surroundings,
+    max: usize,
 ) -> Result<(), TypeError> {
     if depth > DEPTH_MAX {
         return Err(TypeError::BadArgument);
@@ -427,8 +444,8 @@ fn write(
         if field.repeated {
             for item in list_of(&value)? {
                 tag(field, out);
-                put(field.kind, &item.share().open(), depth, signed, out, around)?;
-                within(out.len(), around)?;
+                put(field.kind, &item.share().open(), depth, signed, out, max)?;
+                within(out.len(), max)?;
             }
             continue;
         }
@@ -439,9 +456,9 @@ fn write(
                 put_varint(u64::from(n.cast_unsigned()), out);
             }
             ("long_value", Some(INT64), Value::Int(n)) => put_varint(n.cast_unsigned(), out),
-            _ => put(field.kind, &value, depth, signed, out, around)?,
+            _ => put(field.kind, &value, depth, signed, out, max)?,
         }
-        within(out.len(), around)?;
+        within(out.len(), max)?;
     }
     Ok(())
 }
@@ -452,7 +469,7 @@ fn put(
     depth: usize,
     signed: bool,
     out: &mut Vec<u8>,
-    around: &Surroundings,
+    max: usize,
 ) -> Result<(), TypeError> {
     match kind {
         Kind::Bool => match value {
@@ -475,14 +492,14 @@ fn put(
         }
         Kind::Double => out.extend_from_slice(&number(value)?.to_le_bytes()),
         Kind::Text => match value {
-            Value::Text(text) => put_sized(text.as_bytes(), out, around)?,
+            Value::Text(text) => put_sized(text.as_bytes(), out, max)?,
             _ => return Err(TypeError::TypeMismatch),
         },
-        Kind::Bytes => put_sized(bytes_of(value)?, out, around)?,
+        Kind::Bytes => put_sized(bytes_of(value)?, out, max)?,
         Kind::Message(message) => {
             let mut inner = Vec::new();
-            write(message, map_of(value)?, depth + 1, signed, &mut inner, around)?;
-            put_sized(&inner, out, around)?;
+            write(message, map_of(value)?, depth + 1, signed, &mut inner, max)?;
+            put_sized(&inner, out, max)?;
         }
     }
     Ok(())

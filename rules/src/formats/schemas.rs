@@ -1,0 +1,189 @@
+//! `CREATE SCHEMA name WITH (type = '...', ...)`, and how names of formats are found.
+//!
+//! A schema's file is read when the rules are loaded, by the host ([`crate::Files`]); the rule set holds what came
+//! of it.
+
+use std::sync::Arc;
+
+use super::csv::{Kind, Layout};
+use super::{BUILTINS, Codec};
+use crate::Span;
+use crate::diagnostic::nearest;
+use crate::plan::Mistake;
+use crate::sql::ast::{Expr, ExprKind, Literal, Setting};
+
+/// What a schema of each type may say beside `type`.
+const TYPES: [(&str, &[&str]); 1] = [("csv", &["columns", "delimiter", "header", "lines"])];
+
+/// The schemas of a rule set.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Schemas {
+    named: Vec<(String, Codec)>,
+}
+
+impl Schemas {
+    /// The format of a name, and a number that is its own in the rule set.
+    pub(crate) fn find(&self, name: &str) -> Option<(usize, Codec)> {
+        if let Some(at) = BUILTINS.iter().position(|known| *known == name) {
+            return Some((at, Codec::builtin(name)?));
+        }
+        let at = self.named.iter().position(|(known, _)| known == name)?;
+        Some((BUILTINS.len() + at, self.named.get(at)?.1.clone()))
+    }
+
+    /// A declared schema.
+    pub(crate) fn schema(&self, name: &str) -> Option<&Codec> {
+        self.named.iter().find(|(known, _)| known == name).map(|(_, codec)| codec)
+    }
+
+    pub(crate) fn add(&mut self, name: &str, codec: Codec) {
+        self.named.push((name.to_owned(), codec));
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.named.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// What to say of a name that is no format, or with `declared` no schema.
+    pub(crate) fn unknown(&self, name: &str, declared: bool, span: Span) -> Mistake {
+        let builtins = if declared { &[][..] } else { &BUILTINS[..] };
+        let known = builtins.iter().copied().chain(self.names());
+        let near = nearest(name, known.clone()).map(|near| format!("; did you mean '{near}'?"));
+        let what = if declared { "schema" } else { "format" };
+        let list: Vec<&str> = known.collect();
+        let hint = match list.as_slice() {
+            [] => "declare it: `CREATE SCHEMA name WITH (type = '...', ...)`".to_owned(),
+            list => format!("{what}s: {}", list.join(", ")),
+        };
+        (span, format!("unknown {what} '{name}'{}", near.unwrap_or_default()), Some(hint))
+    }
+
+    /// What is wrong with a call whose first argument names a format, where that is certain.
+    pub(crate) fn misnamed(&self, function: &str, args: &[Expr]) -> Option<Mistake> {
+        let declared = function.starts_with("schema_");
+        let takes = declared || matches!(function, "decode" | "encode");
+        let first = args.first().filter(|_| takes)?;
+        let ExprKind::Text(name) = &first.kind else { return None };
+        let found = if declared { self.schema(name).is_some() } else { self.find(name).is_some() };
+        (!found).then(|| self.unknown(name, declared, first.span))
+    }
+}
+
+/// What the options of a `CREATE SCHEMA` declare; `at` is where its name stands.
+///
+/// # Errors
+/// Every mistake in them.
+pub(crate) fn declare(
+    settings: &[Setting],
+    at: Span,
+    read: &dyn Fn(&str) -> Result<Vec<u8>, String>,
+) -> Result<Codec, Vec<Mistake>> {
+    let list = || TYPES.map(|(name, _)| format!("'{name}'")).join(", ");
+    let kind = match setting(settings, "type") {
+        None => {
+            let hint = format!("types: {}", list());
+            return Err(vec![(at, "a schema needs `type = '...'`".to_owned(), Some(hint))]);
+        }
+        Some(Setting { value: Literal::Text(kind), span, .. }) => {
+            let Some(known) = TYPES.iter().find(|(name, _)| name == kind) else {
+                let near =
+                    nearest(kind, TYPES.map(|(name, _)| name)).map(|n| format!("; did you mean '{n}'?"));
+                let message = format!("unknown type of schema '{kind}'{}", near.unwrap_or_default());
+                return Err(vec![(*span, message, Some(format!("types: {}", list())))]);
+            };
+            known
+        }
+        Some(other) => return Err(vec![(other.span, format!("`type` takes one of {}", list()), None)]),
+    };
+    let mut mistakes = Vec::new();
+    for setting in settings.iter().filter(|s| s.key.text != "type" && !kind.1.contains(&s.key.text.as_str()))
+    {
+        let near =
+            nearest(&setting.key.text, kind.1.iter().copied()).map(|n| format!("; did you mean `{n}`?"));
+        let message = format!(
+            "a schema of type '{}' has no option `{}`{}",
+            kind.0,
+            setting.key.text,
+            near.unwrap_or_default()
+        );
+        mistakes.push((setting.key.span, message, Some(format!("options: {}", kind.1.join(", ")))));
+    }
+    let _ = read;
+    let codec = csv(settings, &mut mistakes);
+    match codec {
+        Some(codec) if mistakes.is_empty() => Ok(codec),
+        _ => Err(mistakes),
+    }
+}
+
+fn setting<'s>(settings: &'s [Setting], name: &str) -> Option<&'s Setting> {
+    settings.iter().find(|setting| setting.key.text == name)
+}
+
+fn csv(settings: &[Setting], mistakes: &mut Vec<Mistake>) -> Option<Codec> {
+    let mut layout = Layout { many: false, ..Layout::default() };
+    for setting in settings {
+        let fault = match (setting.key.text.as_str(), &setting.value) {
+            ("columns", Literal::Text(text)) => match columns(text) {
+                Ok(columns) => {
+                    layout.columns = columns;
+                    None
+                }
+                Err(message) => {
+                    mistakes.push((
+                        setting.span,
+                        message,
+                        Some("columns = 'ts integer, temp number, unit'".to_owned()),
+                    ));
+                    None
+                }
+            },
+            ("columns", _) => Some("columns as 'name type, name type'"),
+            ("delimiter", Literal::Text(text)) => match text.as_bytes() {
+                [byte] if byte.is_ascii() && !b"\"\r\n".contains(byte) => {
+                    layout.delimiter = *byte;
+                    None
+                }
+                _ => Some("one character of ASCII, no quote"),
+            },
+            ("delimiter", _) => Some("one character of ASCII, no quote"),
+            ("header", Literal::Bool(header)) => {
+                layout.header = *header;
+                None
+            }
+            ("header", _) => Some("TRUE or FALSE"),
+            ("lines", Literal::Text(lines)) if lines == "one" || lines == "many" => {
+                layout.many = lines == "many";
+                None
+            }
+            ("lines", _) => Some("'one' or 'many'"),
+            _ => None,
+        };
+        if let Some(expected) = fault {
+            mistakes.push((setting.span, format!("`{}` takes {expected}", setting.key.text), None));
+        }
+    }
+    Some(Codec::Csv(Arc::new(layout)))
+}
+
+/// The columns of `'ts integer, temp number, unit'`.
+pub(super) fn columns(text: &str) -> Result<Vec<(String, Kind)>, String> {
+    let mut columns: Vec<(String, Kind)> = Vec::new();
+    for column in text.split(',') {
+        let mut words = column.split_whitespace();
+        let (name, kind) = match (words.next(), words.next(), words.next()) {
+            (Some(name), None, None) => (name, Kind::Text),
+            (Some(name), Some(kind), None) => {
+                let known = Kind::ALL.iter().find(|(word, _)| *word == kind);
+                let list = || Kind::ALL.map(|(word, _)| word).join(", ");
+                (name, known.ok_or_else(|| format!("`{kind}` is no type of a column; types: {}", list()))?.1)
+            }
+            _ => return Err("`columns` takes columns as 'name type, name type'".to_owned()),
+        };
+        if columns.iter().any(|(known, _)| known == name) {
+            return Err(format!("two columns are called `{name}`"));
+        }
+        columns.push((name.to_owned(), kind));
+    }
+    Ok(columns)
+}

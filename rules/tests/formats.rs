@@ -1,0 +1,216 @@
+//! Rules on payloads that are not JSON, and rows that leave as something else.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod common;
+
+use common::*;
+use ferrule_rules::*;
+
+/// {"temp":81.5,"id":h'ff00',"list":[1,{"b":h'01'}],"n":18446744073709551615}
+const CBOR: &[u8] =
+    b"\xa4\x64temp\xf9\x55\x18\x62id\x42\xff\x00\x64list\x82\x01\xa1\x61b\x41\x01\x61n\x1b\xff\xff\xff\xff\xff\xff\xff\xff";
+
+fn body(row: &OutRow) -> String {
+    match &row.body {
+        Body::Payload => "the payload".to_owned(),
+        Body::Json(text) | Body::Text(text) => String::from_utf8_lossy(text).into_owned(),
+        Body::Encoded(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
+/// The bodies that a rule's text makes of a payload, or how it ended; and the type errors.
+fn made(text: &str, payload: &[u8]) -> (String, Vec<&'static str>) {
+    let set = rules(text);
+    let (ended, rows, state) = run(&set, &message(payload));
+    let errors =
+        TypeError::ALL.iter().filter(|&&e| state.counters.type_errors[e as usize] > 0).map(|e| e.name());
+    let made = match ended {
+        Step::Emit => rows.rows.iter().map(body).collect::<Vec<_>>().join(" "),
+        other => format!("{other:?}"),
+    };
+    (made, errors.collect())
+}
+
+#[test]
+fn a_rule_reads_its_payload_s_format() {
+    let rule = |rest: &str| {
+        format!("CREATE RULE r WITH (format = 'cbor') AS INSERT INTO log SELECT {rest} FROM \"#\";")
+    };
+    for (rest, expected) in [
+        ("payload.temp AS t, payload.list[1] AS l", r#"{"t":81.5,"l":1}"#),
+        ("payload.id AS id, payload.list[-1].b AS b", r#"{"id":{"$bytes":"ff00"},"b":{"$bytes":"01"}}"#),
+        ("payload.n AS n, payload.none AS x", r#"{"n":18446744073709551615,"x":null}"#),
+        (
+            "*",
+            r#"{"temp":81.5,"id":{"$bytes":"ff00"},"list":[1,{"b":{"$bytes":"01"}}],"n":18446744073709551615}"#,
+        ),
+        ("*, 1 AS n", r#"{"temp":81.5,"id":{"$bytes":"ff00"},"list":[1,{"b":{"$bytes":"01"}}],"n":1}"#),
+        (
+            "encode('binary', payload.id) = encode('binary', decode('cbor', payload).id) AS same",
+            r#"{"same":true}"#,
+        ),
+    ] {
+        assert_eq!(made(&rule(rest), CBOR), (expected.to_owned(), vec![]), "{rest}");
+    }
+    // The payload alone is what came.
+    let hex: String = CBOR.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(made(&rule("payload"), CBOR).0, format!("{{\"payload\":{{\"$bytes\":\"{hex}\"}}}}"));
+    // WHERE, templates and EMQX's dialect read the same.
+    let text = "CREATE RULE r WITH (format = 'cbor') AS INSERT INTO cloud.\"a/${payload.list[1]}\" WITH (payload = '${payload.temp}')
+        SELECT clientid FROM \"#\" WHERE payload.temp > 80 AND payload.id IS NOT NULL;";
+    assert_eq!(made(text, CBOR).0, "81.5");
+    let text = "CREATE RULE r WITH (format = 'cbor', dialect = 'emqx') AS INSERT INTO log
+        SELECT payload.temp as t, bin2hexstr(payload.id) as id, payload.list[2].b as b FROM \"#\" WHERE payload.temp > 80;";
+    assert_eq!(made(text, CBOR).0, r#"{"t":81.5,"id":"FF00","b":{"$bytes":"01"}}"#);
+}
+
+#[test]
+fn what_is_not_of_the_format() {
+    let rule = |dialect: &str, rest: &str| {
+        format!("CREATE RULE r WITH (format = 'cbor'{dialect}) AS INSERT INTO log SELECT {rest} FROM \"#\";")
+    };
+    let wrong = b"\x9f\x01".as_slice();
+    assert_eq!(
+        made(&rule("", "payload.a AS a, qos"), wrong),
+        (r#"{"a":null,"qos":1}"#.to_owned(), vec!["invalid_format"])
+    );
+    assert_eq!(made(&rule("", "*"), wrong).0, "the payload");
+    assert_eq!(made(&rule("", "qos"), wrong), (r#"{"qos":1}"#.to_owned(), vec![]));
+    let emqx = made(&rule(", dialect = 'emqx'", "payload.a as a"), wrong);
+    assert_eq!(emqx, ("Failed(Exception)".to_owned(), vec!["invalid_format"]));
+    assert_eq!(made(&rule("", "payload.a AS a"), &[0x81; 1000]).0, "Failed(TooDeep)");
+    // What is kept of it is what came.
+    let set = rules(&rule("", "payload.a AS a"));
+    let (_, _, state) = run(&set, &message(wrong));
+    assert_eq!(state.last_failure.unwrap().payload, wrong);
+}
+
+#[test]
+fn a_row_leaves_in_a_format() {
+    let text = "CREATE RULE r AS INSERT INTO cloud.\"a\" WITH (format = 'cbor'), cloud.\"b\" WITH (format = 'msgpack'), log
+        SELECT payload.a AS a, payload.b AS b.c FROM \"#\";";
+    let expected = "a2616101616 2a1616381f5 82a16101a16281a16391c3".replace("6 2a", "62a");
+    let expected = format!("{} {}", expected, r#"{"a":1,"b":{"c":[true]}}"#);
+    assert_eq!(made(text, br#"{"a":1,"b":[true]}"#).0, expected);
+    // From one format to another; bytes stay bytes.
+    let text = "CREATE RULE r WITH (format = 'cbor') AS INSERT INTO log WITH (format = 'msgpack') SELECT payload.id FROM \"#\";";
+    assert_eq!(made(text, CBOR).0, "81a26964c402ff00");
+    // The whole payload.
+    let text = "CREATE RULE r AS INSERT INTO log WITH (format = 'cbor') SELECT * FROM \"#\";";
+    assert_eq!(made(text, b" [1, 2]").0, "820102");
+    assert_eq!(made(text, b"no json").0, "676e6f206a736f6e");
+    // No place for it.
+    let text = "CREATE RULE r AS INSERT INTO log WITH (format = 'binary') SELECT qos FROM \"#\";";
+    assert_eq!(made(text, b"").0, "Failed(Unencodable)");
+    let text = "CREATE SCHEMA line WITH (type = 'csv', columns = 'qos, topic', delimiter = ';');
+        CREATE RULE r AS INSERT INTO log WITH (format = 'line') SELECT topic, qos FROM \"#\";";
+    assert_eq!(made(text, b"").0, "313b666163746f72792f6c696e652d332f7072657373");
+}
+
+/// Rules of one set with several formats, in turn, on one scratch.
+#[test]
+fn each_rule_has_its_own_reading() {
+    let set = rules(
+        "CREATE RULE a AS INSERT INTO log SELECT payload[1] AS x FROM \"#\";
+         CREATE RULE b WITH (format = 'csv') AS INSERT INTO log SELECT payload[1] AS x FROM \"#\";
+         CREATE RULE c WITH (format = 'text') AS INSERT INTO log SELECT *, 1 AS y FROM \"#\";
+         CREATE RULE d WITH (format = 'csv') AS INSERT INTO log SELECT payload[1][2] AS x FROM \"#\";
+         CREATE RULE e AS INSERT INTO log SELECT payload[2] AS x FROM \"#\";",
+    );
+    let (mut scratch, mut state, mut rows) = (Scratch::new(1), RuleState::default(), Rows::default());
+    for (payload, expected) in [
+        (
+            "[1,2]",
+            [
+                r#"{"x":1}"#,
+                r#"{"x":["[1","2]"]}"#,
+                r#"{"payload":"[1,2]","y":1}"#,
+                r#"{"x":"2]"}"#,
+                r#"{"x":2}"#,
+            ],
+        ),
+        (
+            "[3,4]",
+            [
+                r#"{"x":3}"#,
+                r#"{"x":["[3","4]"]}"#,
+                r#"{"payload":"[3,4]","y":1}"#,
+                r#"{"x":"4]"}"#,
+                r#"{"x":4}"#,
+            ],
+        ),
+    ] {
+        scratch.begin();
+        let message = message(payload.as_bytes());
+        // Each twice: the second time nothing is decoded again.
+        for (rule, expected) in set.rules.iter().zip(expected).chain(set.rules.iter().zip(expected)) {
+            step(rule, &mut state, &message, &mut scratch, Now::default(), &mut 1000, &mut rows);
+            assert_eq!(body(&rows.rows[0]), expected, "{}", rule.name);
+        }
+    }
+    // Another set, as after a reload, in the middle of a message.
+    let other =
+        rules("CREATE RULE a WITH (format = 'csv') AS INSERT INTO log SELECT payload[1][1] AS x FROM \"#\";");
+    step(&other.rules[0], &mut state, &message(b"5,6"), &mut scratch, Now::default(), &mut 1000, &mut rows);
+    assert_eq!(body(&rows.rows[0]), r#"{"x":"5"}"#);
+}
+
+/// The mistakes in a text, each at its place.
+fn mistakes(text: &str) -> String {
+    let source = Source { name: "f", text };
+    let found = load(&[source], &host()).err().unwrap_or_default();
+    let shown = found.iter().map(|d| format!("{}:{} {}", d.line, d.column, d.message));
+    shown.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn mistakes_stand_at_the_option() {
+    let rule = "CREATE RULE r AS INSERT INTO log SELECT qos FROM \"#\";";
+    for (text, expected) in [
+        (
+            "CREATE RULE r WITH (format = 'cobr') AS INSERT INTO log SELECT qos FROM \"#\";",
+            "1:30 unknown format 'cobr'; did you mean 'cbor'?",
+        ),
+        (
+            "CREATE SCHEMA line WITH (type = 'csv');\nCREATE RULE r AS INSERT INTO log WITH (format = 'lyne') SELECT qos FROM \"#\";",
+            "2:49 unknown format 'lyne'; did you mean 'line'?",
+        ),
+        (
+            "CREATE RULE r AS INSERT INTO log SELECT decode('cber', payload) AS x FROM \"#\";",
+            "1:48 unknown format 'cber'; did you mean 'cbor'?",
+        ),
+        (&format!("CREATE SCHEMA cbor WITH (type = 'csv'); {rule}"), "1:15 `cbor` is a built-in format"),
+        (
+            &format!("CREATE SCHEMA a WITH (type = 'csv');\nCREATE SCHEMA a WITH (type = 'csv'); {rule}"),
+            "2:15 the schema `a` exists already",
+        ),
+        (&format!("CREATE SCHEMA a; {rule}"), "1:15 a schema needs `type = '...'`"),
+        (
+            &format!("CREATE SCHEMA a WITH (type = 'cvs'); {rule}"),
+            "1:30 unknown type of schema 'cvs'; did you mean 'csv'?",
+        ),
+        (
+            &format!(
+                "CREATE SCHEMA a WITH (type = 'csv', colums = 'a', delimiter = ';;', lines = 2, header = 'x'); {rule}"
+            ),
+            "1:37 a schema of type 'csv' has no option `colums`; did you mean `columns`?
+1:63 `delimiter` takes one character of ASCII, no quote
+1:77 `lines` takes 'one' or 'many'
+1:89 `header` takes TRUE or FALSE",
+        ),
+        (
+            &format!("CREATE SCHEMA a WITH (type = 'csv', columns = 'a txt'); {rule}"),
+            "1:47 `txt` is no type of a column; types: text, integer, number, boolean",
+        ),
+        (
+            "CREATE RULE r AS INSERT INTO log WITH (format = 'cbor', payload = 'x') SELECT qos FROM \"#\";",
+            "1:40 `format` and `payload` are two ways to write the body",
+        ),
+        (
+            "CREATE SINK s WITH (connector = 'sqlite', path = 'x'); CREATE RULE r AS INSERT INTO s.t WITH (format = 'cbor') SELECT qos FROM \"#\";",
+            "1:95 the sink `s` stores columns, not bytes",
+        ),
+    ] {
+        assert_eq!(mistakes(text), expected, "{text}");
+    }
+}
