@@ -9,9 +9,10 @@ use crate::events;
 use crate::formats::{self, BUILTINS, Codec, Payload, Schemas};
 use crate::paths::Paths;
 use crate::plan::{Mistake, Planner, Plans};
-use crate::program::{InsertCode, Template};
+use crate::program::{InsertCode, Part, Target, Template};
 use crate::sql::ast::{InsertInto, Literal, Name, Query, Setting, Statement, StatementKind};
 use crate::sql::statement::statements;
+use crate::step::publishable;
 use crate::template::{self, Piece};
 use crate::{
     Ack, ConnectorSchema, Diagnostic, Dialect, Durability, Host, Insert, OptionKind, OptionSchema,
@@ -592,7 +593,8 @@ impl Checker<'_> {
                 found.push((target.span, format!("the sink `{}` has no targets", insert.sink.text), None));
             }
             self.topic_target(&target.text, target.span, to.target.kind, found);
-            code.target = Some(planner.template(&target.text, target.span, "the target"));
+            let template = planner.template(&target.text, target.span, "the target");
+            code.target = Some(fixed(template, to.target.kind));
         }
         if let Some(sink) = to.sink {
             self.sink_templates(sink, insert, &to.target, &mut code, planner);
@@ -690,10 +692,10 @@ impl Checker<'_> {
             let template = if option.kind == OptionKind::Template {
                 planner.template(text, insert.sink.span, &of)
             } else {
-                Template { parts: vec![crate::program::Part::Text(text.clone())] }
+                Template { parts: vec![Part::Text(text.clone())] }
             };
             if is_target {
-                code.target = Some(template);
+                code.target = Some(fixed(template, target.kind));
             } else if option.name == "key" {
                 code.key = Some(template);
             } else {
@@ -729,6 +731,16 @@ impl Checker<'_> {
                 found.push((span, message, hint));
             }
         }
+    }
+}
+
+/// A target without anything to fill in is made once.
+fn fixed(template: Template, kind: TargetKind) -> Target {
+    match template.parts.as_slice() {
+        [Part::Text(text)] if kind != TargetKind::Topic || publishable(text) => {
+            Target::Fixed(text.as_str().into())
+        }
+        _ => Target::Template(template),
     }
 }
 

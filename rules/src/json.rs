@@ -53,11 +53,26 @@ impl Found {
 
 /// The first byte at or after `at` that is no white space.
 #[inline(always)]
-pub(crate) fn skip_space(text: &[u8], mut at: usize) -> usize {
+pub(crate) fn skip_space(text: &[u8], at: usize) -> usize {
+    // Machines write none.
+    match text.get(at) {
+        Some(..=b' ') => skip_spaces(text, at),
+        _ => at,
+    }
+}
+
+#[cold]
+fn skip_spaces(text: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\n' | b'\t' | b'\r') = text.get(at) {
         at += 1;
     }
     at
+}
+
+/// Whether places in a text are numbers of 32 bits. Every walk begins with this question.
+#[inline(always)]
+pub(crate) fn is_readable(text: &[u8]) -> bool {
+    u32::try_from(text.len()).is_ok()
 }
 
 /// The value that begins at `at` (after white space); `depth` brackets are open around it.
@@ -72,6 +87,9 @@ pub(crate) fn value(text: &[u8], at: usize, depth: usize) -> Result<Found, JsonE
 
 /// A whole text that is one value.
 pub(crate) fn document(text: &[u8]) -> Result<Found, JsonError> {
+    if !is_readable(text) {
+        return Err(JsonError::Invalid);
+    }
     let found = value(text, 0, 0)?;
     if skip_space(text, found.end as usize) == text.len() { Ok(found) } else { Err(JsonError::Invalid) }
 }
@@ -86,14 +104,24 @@ fn scalar(text: &[u8], start: usize) -> Result<Found, JsonError> {
         Some(b'n') => (Kind::Null, word(text, start, b"null")?),
         _ => return Err(JsonError::Invalid),
     };
-    found(kind, start, end)
+    Ok(found(kind, start, end))
 }
 
+/// The text [is readable](is_readable).
 #[inline(always)]
-fn found(kind: Kind, start: usize, end: usize) -> Result<Found, JsonError> {
-    match (u32::try_from(start), u32::try_from(end)) {
-        (Ok(start), Ok(end)) => Ok(Found { kind, start, end }),
-        _ => Err(JsonError::Invalid),
+pub(crate) fn found(kind: Kind, start: usize, end: usize) -> Found {
+    Found { kind, start: start as u32, end: end as u32 }
+}
+
+/// Where the value at `at`, which nobody asks for, ends.
+#[inline(always)]
+pub(crate) fn skip_value(text: &[u8], at: usize, depth: usize) -> Result<usize, JsonError> {
+    let start = skip_space(text, at);
+    match text.get(start) {
+        Some(b'"') => Ok(string(text, start)?.1),
+        Some(b'-' | b'0'..=b'9') => Ok(number(text, start)?.1),
+        Some(b'{' | b'[') => Ok(container(text, start, depth)?.end as usize),
+        _ => Ok(scalar(text, start)?.end as usize),
     }
 }
 
@@ -106,13 +134,26 @@ fn word(text: &[u8], at: usize, word: &[u8]) -> Result<usize, JsonError> {
 #[inline(always)]
 pub(crate) fn string(text: &[u8], start: usize) -> Result<(Kind, usize), JsonError> {
     let mut at = start + 1;
-    while let Some(eight) = text.get(at..at + 8).and_then(|b| b.try_into().ok()) {
-        let stop = first_special(u64::from_le_bytes(eight));
-        at += stop;
+    while let Some(eight) = eight(text, at) {
+        let stop = first_special(eight);
         if stop < 8 {
-            break;
+            at += stop;
+            let is_end = (eight >> (8 * stop)) as u8 == b'"';
+            return if is_end { Ok((Kind::Text, at + 1)) } else { string_slow(text, start, at) };
         }
+        at += 8;
     }
+    string_end(text, start, at)
+}
+
+/// The eight bytes from `at` on, the first the least significant.
+#[inline(always)]
+fn eight(text: &[u8], at: usize) -> Option<u64> {
+    text.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Goes on at `at`, less than eight bytes before the end of the text.
+fn string_end(text: &[u8], start: usize, mut at: usize) -> Result<(Kind, usize), JsonError> {
     loop {
         match text.get(at) {
             Some(b'"') => return Ok((Kind::Text, at + 1)),
@@ -121,6 +162,13 @@ pub(crate) fn string(text: &[u8], start: usize) -> Result<(Kind, usize), JsonErr
             None => return Err(JsonError::Invalid),
         }
     }
+}
+
+/// Whether a text is ASCII without what JSON escapes.
+pub(crate) fn is_plain(text: &[u8]) -> bool {
+    let (chunks, rest) = text.as_chunks::<8>();
+    chunks.iter().all(|bytes| first_special(u64::from_le_bytes(*bytes)) == 8)
+        && rest.iter().all(|byte| matches!(byte, b' '..=b'!' | b'#'..=b'[' | b']'..=0x7e))
 }
 
 /// How many of eight bytes (the first the least significant) stand before the first that a plain string does not
@@ -139,7 +187,6 @@ fn first_special(bytes: u64) -> usize {
     special.trailing_zeros() as usize / 8
 }
 
-#[cold]
 /// Goes on at `at` with a string that has escapes or bytes beyond ASCII.
 fn string_slow(text: &[u8], start: usize, mut at: usize) -> Result<(Kind, usize), JsonError> {
     let mut kind = Kind::Text;
@@ -259,6 +306,8 @@ fn container(text: &[u8], start: usize, depth: usize) -> Result<Found, JsonError
                     continue;
                 }
             }
+            Some(b'"') => at = string(text, at)?.1,
+            Some(b'-' | b'0'..=b'9') => at = number(text, at)?.1,
             _ => at = scalar(text, at)?.end as usize,
         }
         // A value ended before `at`, or an empty container is about to.
@@ -283,20 +332,49 @@ fn container(text: &[u8], start: usize, depth: usize) -> Result<Found, JsonError
             objects >>= 1;
             if level == 0 {
                 let kind = if text.get(start) == Some(&b'{') { Kind::Object } else { Kind::Array };
-                return found(kind, start, at);
+                return Ok(found(kind, start, at));
             }
         }
     }
 }
 
+/// A key, and its content where that is short.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    pub(crate) found: Found,
+    /// [`short`] of its content; 0: look at the text.
+    pub(crate) short: u64,
+}
+
+/// A name of one to seven bytes as a number, the first byte the least significant; 0 for others. No name holds NUL as it stands in a text.
+pub(crate) fn short(name: &str) -> u64 {
+    let bytes = name.as_bytes();
+    if bytes.len() > 7 || bytes.contains(&0) {
+        return 0;
+    }
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
 /// The key at `at`: its string, and where its value begins.
 #[inline(always)]
-pub(crate) fn key(text: &[u8], at: usize) -> Result<(Found, usize), JsonError> {
+pub(crate) fn key(text: &[u8], at: usize) -> Result<(Key, usize), JsonError> {
     if text.get(at) != Some(&b'"') {
         return Err(JsonError::Invalid);
     }
-    let (kind, end) = string(text, at)?;
-    let key = found(kind, at, end)?;
+    let mut word = 0;
+    let (kind, end) = match eight(text, at + 1) {
+        Some(eight) => {
+            let stop = first_special(eight);
+            if stop < 8 && (eight >> (8 * stop)) as u8 == b'"' {
+                word = eight & ((1 << (8 * stop)) - 1);
+                (Kind::Text, at + stop + 2)
+            } else {
+                string(text, at)?
+            }
+        }
+        None => string_end(text, at, at + 1)?,
+    };
+    let key = Key { found: found(kind, at, end), short: word };
     let colon = skip_space(text, end);
     if text.get(colon) != Some(&b':') {
         return Err(JsonError::Invalid);
@@ -342,6 +420,7 @@ pub(crate) struct Items<'t> {
 
 /// Walks the container `text`, which begins with its bracket. Anything else has no items.
 pub(crate) fn items(text: &[u8]) -> Items<'_> {
+    let text = if is_readable(text) { text } else { &[] };
     let object = text.first() == Some(&b'{');
     let at = if object || text.first() == Some(&b'[') { 1 } else { text.len() };
     Items { text, at, object }
@@ -362,7 +441,7 @@ impl Iterator for Items<'_> {
         let name = if self.object {
             let (name, value_at) = key(self.text, at).ok()?;
             at = value_at;
-            Some(name)
+            Some(name.found)
         } else {
             None
         };

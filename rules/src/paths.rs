@@ -28,6 +28,8 @@ pub(crate) enum PathStep {
 struct Node {
     parent: NodeId,
     keys: Vec<(Box<str>, NodeId)>,
+    /// [`json::short`] of each key.
+    shorts: Vec<u64>,
     elements: Vec<(u32, NodeId)>,
 }
 
@@ -55,6 +57,7 @@ impl Paths {
                     Ok(i) => node.keys[i].1,
                     Err(i) => {
                         node.keys.insert(i, (key.as_str().into(), fresh));
+                        node.shorts.insert(i, json::short(key));
                         fresh
                     }
                 },
@@ -76,12 +79,16 @@ impl Paths {
 
     /// The node called `key`, whose content is in `text`, under `node`.
     #[inline]
-    fn child(&self, node: NodeId, text: &[u8], key: Found) -> Option<NodeId> {
-        let keys = &self.nodes[node as usize].keys;
+    fn child(&self, node: NodeId, text: &[u8], key: json::Key) -> Option<NodeId> {
+        let Node { keys, shorts, .. } = &self.nodes[node as usize];
         if keys.len() <= 8 {
-            return keys.iter().find(|(name, _)| json::key_is(text, key, name)).map(|&(_, child)| child);
+            let place = match key.short {
+                0 => keys.iter().position(|(name, _)| json::key_is(text, key.found, name)),
+                short => shorts.iter().position(|known| *known == short),
+            };
+            return place.and_then(|i| keys.get(i)).map(|&(_, child)| child);
         }
-        let name = json::content(text, key);
+        let name = json::content(text, key.found);
         keys.binary_search_by(|(k, _)| (**k).cmp(&name)).ok().map(|i| keys[i].1)
     }
 
@@ -235,6 +242,9 @@ impl Scan {
     /// Goes on until `want`, or something that holds it, is recorded.
     fn run(&mut self, paths: &Paths, text: &[u8], want: NodeId) -> Result<(), JsonError> {
         let mut at = self.at;
+        if !json::is_readable(text) {
+            return Err(JsonError::Invalid);
+        }
         loop {
             // Where the next item's value begins, and its node.
             let (node, found) = match self.expect {
@@ -250,7 +260,7 @@ impl Scan {
                         if self.frames.len() >= MAX_DEPTH {
                             return Err(JsonError::TooDeep);
                         }
-                        let start = u32::try_from(at).map_err(|_| JsonError::Invalid)?;
+                        let start = at as u32;
                         let object = text[at] == b'{';
                         self.frames.push(Frame { node, start, index: 0, object });
                         self.expect = Expect::First;
@@ -278,9 +288,8 @@ impl Scan {
                     };
                     if closes {
                         at += 1;
-                        let end = u32::try_from(at).map_err(|_| JsonError::Invalid)?;
                         let kind = if frame.object { Kind::Object } else { Kind::Array };
-                        let closed = (frame.node, Found { kind, start: frame.start, end });
+                        let closed = (frame.node, json::found(kind, frame.start as usize, at));
                         self.frames.pop();
                         closed
                     } else {
@@ -298,7 +307,7 @@ impl Scan {
                             if child.is_some() {
                                 break child;
                             }
-                            at = json::value(text, at, depth)?.end as usize;
+                            at = json::skip_value(text, at, depth)?;
                             if text.get(at) != Some(&b',') {
                                 break None;
                             }
@@ -309,7 +318,7 @@ impl Scan {
                             Some(child) if self.slot(child).is_none() => Expect::Value(child),
                             // A second member of this name: the first one counts.
                             Some(_) => {
-                                at = json::value(text, at, depth)?.end as usize;
+                                at = json::skip_value(text, at, depth)?;
                                 Expect::After
                             }
                         };

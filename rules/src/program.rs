@@ -10,6 +10,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::formats::{self, Codec, Payload, Schemas};
 use crate::functions::{self, FunctionId, Surroundings};
 use crate::json::{self, Found, JsonError};
@@ -273,13 +275,21 @@ pub(crate) enum Node {
     Object(Layout),
 }
 
+/// A target as the text has it.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    /// The same for every row, and one that may be published to.
+    Fixed(Arc<str>),
+    Template(Template),
+}
+
 /// What INSERT INTO and the sink say about rows.
 #[derive(Debug, Clone)]
 pub(crate) struct InsertCode {
     pub(crate) kind: TargetKind,
     pub(crate) qos: Option<u8>,
     pub(crate) retain: Option<bool>,
-    pub(crate) target: Option<Template>,
+    pub(crate) target: Option<Target>,
     pub(crate) key: Option<Template>,
     pub(crate) payload: Option<Template>,
     pub(crate) options: Vec<(Arc<str>, Template)>,
@@ -331,11 +341,14 @@ pub(crate) struct Machine<'a, 's> {
     pub(crate) input: &'a Message<'a>,
     /// The payload as it came, where the one of `input` is what was decoded.
     pub(crate) raw: Option<&'a [u8]>,
+    /// The message's topic, once a row has it.
+    pub(crate) topic: Option<Arc<str>>,
     pub(crate) scan: &'s mut Scan,
     pub(crate) around: &'s mut Surroundings,
     pub(crate) fuel: &'s mut u64,
-    pub(crate) stack: Vec<Value<'a>>,
-    pub(crate) registers: Vec<Value<'a>>,
+    /// Deeper ones are few, and allocate.
+    pub(crate) stack: SmallVec<[Value<'a>; 16]>,
+    pub(crate) registers: SmallVec<[Value<'a>; 8]>,
     pub(crate) errors: [u32; TypeError::ALL.len()],
     pub(crate) first_error: Option<TypeError>,
     /// Type errors in words, where somebody reads them.

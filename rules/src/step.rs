@@ -3,7 +3,12 @@
 //! Order: items that WHERE reads, WHERE, the other items, then for each insert its templates and body. Counters are
 //! plain fields; the last message that went wrong is kept with its payload cut.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use bytes::Bytes;
 
 use crate::check::forbidden_topic;
 use crate::emqx;
@@ -11,7 +16,7 @@ use crate::formats::{Codec, Document, Documents, FormatError};
 use crate::functions::Surroundings;
 use crate::json;
 use crate::paths::{Paths, Scan};
-use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Template};
+use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Target, Template};
 use crate::value::{Value, write_json_text};
 use crate::{Message, Rule, TargetKind};
 
@@ -42,7 +47,7 @@ pub enum Failure {
     NullInTarget,
     /// A rendered topic is no valid topic name, or is one that rules may not publish to.
     BadTarget,
-    /// The row or a rendered template is larger than [`Scratch::MAX_OUTPUT`].
+    /// The rows made of the message, or a rendered template, are larger than [`Scratch::MAX_OUTPUT`].
     TooLarge,
     /// The payload is nested deeper than [`Scratch::MAX_DEPTH`].
     TooDeep,
@@ -183,13 +188,11 @@ pub struct Scratch {
     paths: Arc<Paths>,
     documents: Documents,
     around: Surroundings,
-    stack: Vec<Value<'static>>,
-    registers: Vec<Value<'static>>,
     pub(crate) trace: Option<Vec<(TypeError, String)>>,
 }
 
 impl Scratch {
-    /// The largest row or rendered template, in bytes.
+    /// The most bytes of all rows of a message, and of a rendered template.
     pub const MAX_OUTPUT: usize = 4 << 20;
     /// The deepest nesting of a payload that is read.
     pub const MAX_DEPTH: usize = json::MAX_DEPTH;
@@ -201,15 +204,7 @@ impl Scratch {
         scan.begin(&paths);
         let random = [(seed >> 64) as u64, seed as u64];
         let around = Surroundings::new(random);
-        Scratch {
-            scan,
-            paths,
-            documents: Documents::default(),
-            around,
-            stack: Vec::new(),
-            registers: Vec::new(),
-            trace: None,
-        }
+        Scratch { scan, paths, documents: Documents::default(), around, trace: None }
     }
 
     /// Must be called when a new message comes, before the first [`step`] on it.
@@ -243,7 +238,7 @@ impl Scratch {
         self.documents.give_back(document);
     }
 
-    /// A machine for one program and one message; its buffers come back.
+    /// A machine for one program and one message.
     fn machine<'a, 's>(
         &'s mut self,
         program: &'a Program,
@@ -256,7 +251,7 @@ impl Scratch {
             self.adopt(program);
         }
         self.around.wall_ms = now.wall_ms;
-        let mut registers = recycle(std::mem::take(&mut self.registers));
+        let mut registers = SmallVec::new();
         if !program.before.is_empty() {
             registers.resize_with(program.items.len(), Value::default);
         }
@@ -264,23 +259,17 @@ impl Scratch {
             program,
             input,
             raw,
+            topic: None,
             scan: &mut self.scan,
             around: &mut self.around,
             fuel,
-            stack: recycle(std::mem::take(&mut self.stack)),
+            stack: SmallVec::new(),
             registers,
             errors: [0; TypeError::ALL.len()],
             first_error: None,
             trace: self.trace.as_mut(),
         }
     }
-}
-
-/// The same allocation for values that live differently long: the standard library collects an emptied vector's
-/// iterator in place. Were that to change, the cost is an allocation, nothing else.
-fn recycle<'a, 'b>(mut values: Vec<Value<'a>>) -> Vec<Value<'b>> {
-    values.clear();
-    values.into_iter().map(|_| Value::Null).collect()
 }
 
 /// Rows of one [`step`]; reuse it.
@@ -290,6 +279,41 @@ pub struct Rows {
     pub rows: Vec<OutRow>,
     /// The row itself as a JSON object, when the scratch traces (`rules test` and `eval`).
     pub(crate) row: Vec<u8>,
+    /// The bodies of the message in hand, one behind the other.
+    pub(crate) text: Vec<u8>,
+    /// Where in `text` the body of each row is; nowhere, if it is not.
+    places: Vec<Range<usize>>,
+}
+
+/// More of [`Rows::text`] than this is given back with its message.
+const KEPT_TEXT: usize = 64 << 10;
+
+impl Rows {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.row.clear();
+        self.text.clear();
+        self.text.shrink_to(KEPT_TEXT);
+        self.places.clear();
+    }
+
+    /// Gives rows their bodies: of all rows of a message one piece of memory, which the last of them frees.
+    fn seal(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        let text = Bytes::copy_from_slice(&self.text);
+        // The commonest case needs no count of those who share it.
+        if let [OutRow { body: Body::Json(body) | Body::Text(body), .. }] = self.rows.as_mut_slice() {
+            *body = text;
+            return;
+        }
+        for (row, place) in self.rows.iter_mut().zip(&self.places).filter(|(_, place)| !place.is_empty()) {
+            if let Body::Json(body) | Body::Text(body) = &mut row.body {
+                *body = text.slice(place.clone());
+            }
+        }
+    }
 }
 
 /// One row for one insert.
@@ -300,7 +324,7 @@ pub struct OutRow {
     /// The element's index, counted across all of the rule's inserts into one sink.
     pub row: u32,
     /// The rendered target; the message's own topic when a topic sink has no other; empty when a sink has none.
-    pub target: String,
+    pub target: Arc<str>,
     /// The rendered key, from the INSERT or the sink.
     pub key: Option<String>,
     /// What to send.
@@ -330,11 +354,11 @@ pub enum Body {
     /// `SELECT *`: the message's payload, untouched.
     Payload,
     /// An object with the row's columns in order, as JSON text.
-    Json(Vec<u8>),
+    Json(Bytes),
     /// The INSERT's payload template, rendered.
-    Text(Vec<u8>),
+    Text(Bytes),
     /// The row in the INSERT's format.
-    Encoded(Vec<u8>),
+    Encoded(Bytes),
 }
 
 /// Runs one rule on one message whose topic matches one of its filters.
@@ -377,18 +401,16 @@ fn run(
     fuel: &mut u64,
     out: &mut Rows,
 ) -> Step {
-    out.rows.clear();
-    out.row.clear();
+    out.clear();
     let traced = scratch.trace.is_some();
     let mut machine = scratch.machine(&rule.program, input, raw, now, fuel);
     let ended = evaluate(&mut machine, traced, out);
-    let Machine { stack, registers, errors, first_error, .. } = machine;
-    scratch.stack = recycle(stack);
-    scratch.registers = recycle(registers);
+    let Machine { errors, first_error, .. } = machine;
     let counters = &mut state.counters;
     counters.matched += 1;
     let step = match ended {
         Ok(true) => {
+            out.seal();
             counters.passed += 1;
             counters.rows_out += out.rows.len() as u64;
             Step::Emit
@@ -398,7 +420,7 @@ fn run(
             Step::NoMatch
         }
         Err(failure) => {
-            out.rows.clear();
+            out.clear();
             counters.failed[failure as usize] += 1;
             if failure == Failure::OutOfFuel { Step::OutOfFuel } else { Step::Failed(failure) }
         }
@@ -468,11 +490,11 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
 /// The row in hand for every insert; it is the `nth` that the message makes.
 pub(crate) fn emit_all(m: &mut Machine<'_, '_>, nth: u32, out: &mut Rows) -> Result<(), Failure> {
     let inserts = &m.program.inserts;
-    let first = out.rows.len();
+    // The same row for several inserts is written once.
+    let mut json = None;
     for (insert, code) in inserts.iter().enumerate() {
-        let mut row = emit(m, insert, code, &out.rows[first..])?;
-        row.row += nth * inserts.len() as u32;
-        out.rows.push(row);
+        let row = code.ordinal + nth * inserts.len() as u32;
+        emit(m, insert, row, code, &mut json, out)?;
     }
     Ok(())
 }
@@ -480,19 +502,24 @@ pub(crate) fn emit_all(m: &mut Machine<'_, '_>, nth: u32, out: &mut Rows) -> Res
 fn emit(
     m: &mut Machine<'_, '_>,
     insert: usize,
+    row: u32,
     code: &InsertCode,
-    earlier: &[OutRow],
-) -> Result<OutRow, Failure> {
+    json: &mut Option<Range<usize>>,
+    out: &mut Rows,
+) -> Result<(), Failure> {
     let target = match &code.target {
-        Some(template) => {
+        Some(Target::Fixed(target)) => Arc::clone(target),
+        Some(Target::Template(template)) => {
             let target = text(m, template)?.ok_or(Failure::NullInTarget)?;
             if code.kind == TargetKind::Topic && !publishable(&target) {
                 return Err(Failure::BadTarget);
             }
-            target
+            target.into()
         }
-        None if code.kind == TargetKind::Topic => m.input.topic.to_owned(),
-        None => String::new(),
+        None if code.kind == TargetKind::Topic => {
+            Arc::clone(m.topic.get_or_insert_with(|| m.input.topic.into()))
+        }
+        None => Arc::default(),
     };
     let key = match &code.key {
         Some(template) => text(m, template)?,
@@ -504,26 +531,34 @@ fn emit(
             options.push((Arc::clone(name), value));
         }
     }
+    let start = out.text.len();
+    let mut range = start..start;
     let body = match &code.payload {
         Some(template) => {
-            let mut bytes = Vec::new();
-            render(m, template, &mut bytes)?;
-            Body::Text(bytes)
+            render(m, template, &mut out.text)?;
+            range.end = out.text.len();
+            Body::Text(Bytes::new())
         }
-        None if code.format.is_some() => Body::Encoded(encoded(m, code.format.as_ref())?),
-        None if m.program.payload_only && m.raw.is_some() => Body::Json(m.input.payload.to_vec()),
+        None if code.format.is_some() => Body::Encoded(encoded(m, code.format.as_ref())?.into()),
+        None if m.program.payload_only && m.raw.is_some() => {
+            Body::Json(Bytes::copy_from_slice(m.input.payload))
+        }
         None if m.program.payload_only && m.input.event.is_none() => Body::Payload,
-        // The same row for several inserts is written once.
-        None => match earlier.iter().find(|r| matches!(r.body, Body::Json(_))) {
-            Some(row) => row.body.clone(),
-            None => {
-                let mut bytes = Vec::with_capacity(128);
-                write_row(m, &mut bytes)?;
-                Body::Json(bytes)
+        None => {
+            match json {
+                Some(written) => range = written.clone(),
+                None => {
+                    write_row(m, &mut out.text)?;
+                    range.end = out.text.len();
+                    *json = Some(range.clone());
+                }
             }
-        },
+            Body::Json(Bytes::new())
+        }
     };
-    Ok(OutRow { insert, row: code.ordinal, target, key, body, qos: code.qos, retain: code.retain, options })
+    out.rows.push(OutRow { insert, row, target, key, body, qos: code.qos, retain: code.retain, options });
+    out.places.push(range);
+    Ok(())
 }
 
 /// The row in a format; of `SELECT *` alone the payload, which may be no object and no JSON.
@@ -548,7 +583,7 @@ fn encoded(m: &mut Machine<'_, '_>, format: Option<&Codec>) -> Result<Vec<u8>, F
 }
 
 /// A topic that a rule may publish to: MQTT 5.0 section 4.7, and not Ferrule's own.
-fn publishable(topic: &str) -> bool {
+pub(crate) fn publishable(topic: &str) -> bool {
     !topic.is_empty() && topic.len() <= 65_535 && !topic.contains(['+', '#', '\0']) && !forbidden_topic(topic)
 }
 

@@ -53,10 +53,7 @@ impl<'a> Value<'a> {
             Kind::False => Value::Bool(false),
             Kind::Text | Kind::Escaped => Value::Text(json::content(text, found)),
             Kind::Int => integer(found.of(text)),
-            Kind::Float => {
-                let number = ascii(found.of(text)).parse::<f64>().ok().filter(|f| f.is_finite());
-                Value::Float(number.ok_or(TypeError::NotFinite)?)
-            }
+            Kind::Float => Value::Float(float(found.of(text))?),
             Kind::Array | Kind::Object => Value::Json(Cow::Borrowed(ascii(found.of(text)))),
         })
     }
@@ -326,6 +323,12 @@ pub(crate) fn place(index: i64, len: usize) -> Option<usize> {
 
 /// A string, as JSON.
 pub(crate) fn write_json_text(text: &str, out: &mut Vec<u8>) {
+    if json::is_plain(text.as_bytes()) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return;
+    }
     // Writing to memory cannot fail.
     drop(serde_json::to_writer(out, text));
 }
@@ -337,6 +340,43 @@ fn write_int(i: i64, out: &mut Vec<u8>) {
 /// Bytes that the scan has found to be UTF-8.
 fn ascii(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or("")
+}
+
+/// A number with a point or an exponent, of JSON's grammar.
+///
+/// # Errors
+/// [`TypeError::NotFinite`].
+fn float(number: &[u8]) -> Result<f64, TypeError> {
+    if let Some(value) = short_float(number) {
+        return Ok(value);
+    }
+    let value = ascii(number).parse::<f64>().ok().filter(|f| f.is_finite());
+    value.ok_or(TypeError::NotFinite)
+}
+
+/// The same of at most 15 digits without exponent, as sensors write: both the digits and the power of ten are exact floats then, and one division
+/// rounds once (Clinger, "How to read floating point numbers accurately", 1990).
+fn short_float(number: &[u8]) -> Option<f64> {
+    const TENS: [f64; 16] =
+        [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+    let (negative, digits) = match number.split_first() {
+        Some((b'-', rest)) => (true, rest),
+        _ => (false, number),
+    };
+    if digits.len() > 16 {
+        return None;
+    }
+    let (mut value, mut point) = (0u64, None);
+    for (at, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => value = value * 10 + u64::from(byte - b'0'),
+            b'.' => point = Some(at),
+            _ => return None,
+        }
+    }
+    let decimals = digits.len() - 1 - point?;
+    let value = value as f64 / TENS.get(decimals)?;
+    Some(if negative { -value } else { value })
 }
 
 fn integer(digits: &[u8]) -> Value<'_> {

@@ -34,19 +34,19 @@ fn inserts_render_targets_keys_and_bodies() {
     );
     let (ended, rows, state) = run(&set, &message(br#"{"temp":81.5}"#));
     assert_eq!(ended, Step::Emit);
-    let json = Body::Json(br#"{"temp":81.5,"none":null,"line":"line-3"}"#.to_vec());
+    let json = Body::Json(br#"{"temp":81.5,"none":null,"line":"line-3"}"#.to_vec().into());
     let headers = vec![("headers".into(), "line=line-3".to_owned())];
     let row = |insert, row, target: &str, key: Option<&str>, body: &Body| OutRow {
         insert,
         row,
-        target: target.to_owned(),
+        target: target.into(),
         key: key.map(str::to_owned),
         body: body.clone(),
         qos: None,
         retain: None,
         options: Vec::new(),
     };
-    let text = Body::Text(br#"t=81.5 null $ {"temp":81.5,"none":null,"line":"line-3"}"#.to_vec());
+    let text = Body::Text(br#"t=81.5 null $ {"temp":81.5,"none":null,"line":"line-3"}"#.to_vec().into());
     assert_eq!(
         rows.rows,
         [
@@ -81,7 +81,7 @@ fn templates_read_row_then_message_then_with_star_the_payload() {
     ] {
         let set = rules(&format!("CREATE RULE r AS INSERT INTO {sql} FROM \"#\";"));
         let (_, rows, _) = run(&set, &message(payload.as_bytes()));
-        assert_eq!(rows.rows[0].target, target, "{sql}");
+        assert_eq!(&*rows.rows[0].target, target, "{sql}");
     }
 }
 
@@ -161,7 +161,7 @@ fn one_scan_serves_all_rules_and_sets_may_change() {
         let got = rules.map(|rule| {
             step(rule, &mut state, &m, &mut scratch, Now::default(), &mut 100, &mut rows);
             match &rows.rows[0].body {
-                Body::Json(json) => String::from_utf8(json.clone()).unwrap(),
+                Body::Json(json) => String::from_utf8(json.to_vec()).unwrap(),
                 other => format!("{other:?}"),
             }
         });
@@ -179,7 +179,7 @@ fn user_properties_are_columns() {
     );
     let (_, rows, _) = run(&set, &m);
     let expected = r#"{"s":"north","ab":"x","all_of_them":{"site":"north","a b":"x"}}"#;
-    assert_eq!(rows.rows[0].body, Body::Json(expected.as_bytes().to_vec()));
+    assert_eq!(rows.rows[0].body, Body::Json(expected.as_bytes().to_vec().into()));
 }
 
 #[test]

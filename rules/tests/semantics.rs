@@ -253,7 +253,7 @@ fn payloads_that_are_not_json() {
     }
     let set = rules("CREATE RULE r AS INSERT INTO log SELECT payload AS p, length(payload) AS n FROM \"#\";");
     let (_, rows, state) = run(&set, &message(b"\xff\x00"));
-    assert_eq!(rows.rows[0].body, Body::Json(b"{\"p\":{\"$bytes\":\"ff00\"},\"n\":null}".to_vec()));
+    assert_eq!(rows.rows[0].body, Body::Json(b"{\"p\":{\"$bytes\":\"ff00\"},\"n\":null}"[..].into()));
     assert_eq!(state.counters.type_errors[TypeError::TypeMismatch as usize], 1);
 }
 
@@ -274,7 +274,7 @@ fn names_of_aliases() {
         let set = rules(&format!("CREATE RULE r AS INSERT INTO log {sql};"));
         let (ended, rows, _) = run(&set, &message(PAYLOAD.as_bytes()));
         match rows.rows.first().map(|r| r.body.clone()) {
-            Some(Body::Json(json)) => String::from_utf8(json).unwrap(),
+            Some(Body::Json(json)) => String::from_utf8(json.to_vec()).unwrap(),
             other => format!("{ended:?} {other:?}"),
         }
     };
@@ -324,6 +324,6 @@ fn star_with_columns_over_any_payload() {
     ] {
         let set = rules("CREATE RULE r AS INSERT INTO log SELECT *, 9 AS a.b, clientid AS k FROM \"#\";");
         let (_, rows, _) = run(&set, &message(payload));
-        assert_eq!(rows.rows[0].body, Body::Json(expected.as_bytes().to_vec()), "{expected}");
+        assert_eq!(rows.rows[0].body, Body::Json(expected.as_bytes().to_vec().into()), "{expected}");
     }
 }

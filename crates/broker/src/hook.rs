@@ -148,7 +148,7 @@ pub type Attachment = Arc<dyn std::any::Any + Send + Sync>;
 #[derive(Debug)]
 pub struct LocalPublish {
     /// Topic name, valid.
-    pub topic: String,
+    pub topic: Arc<str>,
     /// Payload.
     pub payload: Bytes,
     /// Quality of service.

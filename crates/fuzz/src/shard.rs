@@ -591,7 +591,7 @@ impl Stage {
         let end = if flags & 4 != 0 { hook.held.pop_front() } else { None };
         hook.local.push(LocalPublish {
             // A hook's topics are valid; one of these is too deep.
-            topic: input.pick(&TOPICS[..6]).to_owned(),
+            topic: (*input.pick(&TOPICS[..6])).into(),
             payload: vec![b'l'; len].into(),
             qos: [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][usize::from(flags) % 3],
             retain: flags & 8 != 0,

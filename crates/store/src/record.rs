@@ -73,7 +73,7 @@ pub struct Entry {
     /// Element index, counted across all of the rule's inserts into one table.
     pub row: u32,
     /// Rendered target: a topic, a Kafka topic, a table.
-    pub target: Box<str>,
+    pub target: Arc<str>,
     /// Order key: rows of one key keep their order. By default the device.
     pub key: Box<str>,
     /// True: the payload is the device's, untouched. False: a JSON object of the rule's columns, or its template.

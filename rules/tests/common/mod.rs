@@ -80,7 +80,7 @@ pub fn value(expr: &str, payload: &str) -> (String, Vec<&'static str>) {
     let Body::Json(json) = &rows.rows.first().unwrap_or_else(|| panic!("{expr}: {ended:?}")).body else {
         panic!("a row")
     };
-    let json = String::from_utf8(json.clone()).unwrap();
+    let json = String::from_utf8(json.to_vec()).unwrap();
     let errors = TypeError::ALL
         .iter()
         .filter(|&&e| state.counters.type_errors[e as usize] > 0)

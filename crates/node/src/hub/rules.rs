@@ -279,7 +279,7 @@ impl Hub {
                     Body::Payload => {
                         payload.get_or_insert_with(|| Bytes::copy_from_slice(message.payload)).clone()
                     }
-                    Body::Json(bytes) | Body::Text(bytes) | Body::Encoded(bytes) => Bytes::from(bytes),
+                    Body::Json(bytes) | Body::Text(bytes) | Body::Encoded(bytes) => bytes,
                 };
                 let path = if message.path == 0 {
                     rule.id
@@ -323,7 +323,7 @@ impl Hub {
                             identity,
                             rule: path,
                             row: row.row,
-                            target: row.target.into(),
+                            target: row.target,
                             key: row.key.unwrap_or_else(|| origin.client_id.to_string()).into(),
                             passthrough,
                             qos: row.qos.unwrap_or(1),
