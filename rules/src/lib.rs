@@ -63,6 +63,7 @@ mod emqx;
 mod events;
 mod plan;
 
+mod foreach;
 mod formats;
 
 mod functions;

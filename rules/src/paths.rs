@@ -148,6 +148,8 @@ pub(crate) struct Scan {
     at: usize,
     expect: Expect,
     failed: Option<JsonError>,
+    /// Something else may follow the value.
+    open_ended: bool,
 }
 
 impl Default for Scan {
@@ -159,6 +161,7 @@ impl Default for Scan {
             at: 0,
             expect: Expect::Value(0),
             failed: None,
+            open_ended: false,
         }
     }
 }
@@ -182,6 +185,18 @@ impl Scan {
     /// What is asked from here on cannot be read.
     pub(crate) fn fail(&mut self, error: JsonError) {
         self.failed = Some(error);
+    }
+
+    /// As [`Scan::find`], in a value at the beginning of a text that goes on behind it.
+    #[inline]
+    pub(crate) fn find_in(
+        &mut self,
+        paths: &Paths,
+        text: &[u8],
+        node: NodeId,
+    ) -> Result<Option<Found>, JsonError> {
+        self.open_ended = true;
+        self.find(paths, text, node)
     }
 
     /// The value at `node` in `text`; `None` when the text has none.
@@ -327,7 +342,7 @@ impl Scan {
                 }
             };
             self.expect = Expect::After;
-            if node == 0 && json::skip_space(text, at) != text.len() {
+            if node == 0 && !self.open_ended && json::skip_space(text, at) != text.len() {
                 return Err(JsonError::Invalid);
             }
             self.record(node, found);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::foreach::{Each, Element, Look};
 use crate::formats::{self, Codec, Payload, Schemas};
 use crate::functions::{self, FunctionId, Surroundings};
 use crate::json::{self, Found, JsonError};
@@ -144,6 +145,13 @@ pub(crate) enum Op {
     TopicLevelAt,
     /// Pushes an item's register.
     Register(u32),
+    /// Pushes the element of FOREACH.
+    Element,
+    /// Pushes what the element has at a node of [`Each::paths`], which is this static path.
+    ElementSlot {
+        node: NodeId,
+        walk: u32,
+    },
     /// Pops a value, pushes what it has down a static path.
     Walk(u32),
     /// Pops an index or key and a value, pushes the element.
@@ -198,6 +206,11 @@ pub(crate) enum Op {
 pub(crate) enum EmqxOp {
     /// Pops a value, pushes what it has down a static path; text on the way is JSON.
     Walk(u32),
+    /// As [`Op::ElementSlot`].
+    ElementSlot {
+        node: NodeId,
+        walk: u32,
+    },
     /// As [`Op::Slot`]; where nothing is found, the payload is walked: there may be JSON in its text.
     Slot {
         node: NodeId,
@@ -331,6 +344,8 @@ pub(crate) struct Program {
     pub(crate) schemas: Arc<Schemas>,
     /// What the payload is, if it is not JSON.
     pub(crate) format: Option<Payload>,
+    /// The loop of FOREACH, of every dialect.
+    pub(crate) each: Option<Box<Each>>,
     /// What a rule of EMQX's dialect does instead of items, condition and row.
     pub(crate) emqx: Option<Box<crate::emqx::run::Plan>>,
 }
@@ -341,6 +356,10 @@ pub(crate) struct Machine<'a, 's> {
     pub(crate) input: &'a Message<'a>,
     /// The payload as it came, where the one of `input` is what was decoded.
     pub(crate) raw: Option<&'a [u8]>,
+    /// Of FOREACH.
+    pub(crate) element: Element<'a>,
+    /// What has been read of it.
+    pub(crate) elements: &'s mut Scan,
     /// The message's topic, once a row has it.
     pub(crate) topic: Option<Arc<str>>,
     pub(crate) scan: &'s mut Scan,
@@ -420,16 +439,18 @@ impl<'a> Machine<'a, '_> {
                     let value = self.registers.get(item as usize).cloned().unwrap_or_default();
                     self.stack.push(value);
                 }
+                Op::Element => {
+                    let value = self.whole_element();
+                    let value = self.or_null(value, || "a number in the payload".to_owned());
+                    self.stack.push(value);
+                }
+                Op::ElementSlot { node, walk } => {
+                    let value = self.of_element(node, walk)?;
+                    self.stack.push(value);
+                }
                 Op::Walk(steps) => {
-                    let mut value = self.pop();
-                    for step in program.walks.get(steps as usize).into_iter().flatten() {
-                        let inner = match step {
-                            Walk::Key(key) => value.member(key),
-                            Walk::Index(index) => value.element(*index),
-                            Walk::Range(..) => Ok(Value::Null),
-                        };
-                        value = self.or_null(inner, || "a number in the payload".to_owned());
-                    }
+                    let value = self.pop();
+                    let value = self.down(value, steps);
                     self.stack.push(value);
                 }
                 Op::Index => {
@@ -603,6 +624,37 @@ impl<'a> Machine<'a, '_> {
             }
         }
         Ok(self.pop())
+    }
+
+    /// What a value has down a static path.
+    fn down(&mut self, mut value: Value<'a>, walk: u32) -> Value<'a> {
+        let program = self.program;
+        for step in program.walks.get(walk as usize).into_iter().flatten() {
+            let inner = match step {
+                Walk::Key(key) => value.member(key),
+                Walk::Index(index) => value.element(*index),
+                Walk::Range(..) => Ok(Value::Null),
+            };
+            value = self.or_null(inner, || "a number in the payload".to_owned());
+        }
+        value
+    }
+
+    /// What the element has down a static path.
+    fn of_element(&mut self, node: NodeId, walk: u32) -> Result<Value<'a>, Failure> {
+        let Some(each) = &self.program.each else { return Ok(Value::Null) };
+        match self.element_slot(&each.paths, node) {
+            Ok(value) => {
+                let value = value.unwrap_or(Ok(Value::Null));
+                Ok(self.or_null(value, || "a number in the payload".to_owned()))
+            }
+            Err(Look::Deep) => Err(Failure::TooDeep),
+            Err(Look::Whole) => {
+                let value = self.whole_element();
+                let value = self.or_null(value, || "a number in the payload".to_owned());
+                Ok(self.down(value, walk))
+            }
+        }
     }
 
     /// Whether WHERE is true.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::check::forbidden_topic;
 use crate::emqx;
 use crate::formats::{Codec, Document, Documents, FormatError};
+use crate::foreach::{self, Element};
 use crate::functions::Surroundings;
 use crate::json;
 use crate::paths::{Paths, Scan};
@@ -187,6 +188,8 @@ pub struct Scratch {
     /// The paths that `scan` is laid out for.
     paths: Arc<Paths>,
     documents: Documents,
+    /// Of FOREACH's elements.
+    elements: Scan,
     around: Surroundings,
     pub(crate) trace: Option<Vec<(TypeError, String)>>,
 }
@@ -204,7 +207,7 @@ impl Scratch {
         scan.begin(&paths);
         let random = [(seed >> 64) as u64, seed as u64];
         let around = Surroundings::new(random);
-        Scratch { scan, paths, documents: Documents::default(), around, trace: None }
+        Scratch { scan, paths, documents: Documents::default(), elements: Scan::default(), around, trace: None }
     }
 
     /// Must be called when a new message comes, before the first [`step`] on it.
@@ -259,6 +262,8 @@ impl Scratch {
             program,
             input,
             raw,
+            element: Element::None,
+            elements: &mut self.elements,
             topic: None,
             scan: &mut self.scan,
             around: &mut self.around,
@@ -477,6 +482,31 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
         return Ok(false);
     }
     m.registers.resize_with(program.items.len(), Value::default);
+    if let Some(each) = &program.each {
+        let collection = m.eval(&each.collection)?;
+        let type_name = collection.type_name();
+        let made = foreach::each(m, &each.paths, collection, out, |m, out| {
+            if let Some(incase) = &each.incase
+                && !m.holds(incase)?
+            {
+                return Ok(false);
+            }
+            for &item in &program.after {
+                m.registers[item] = m.eval(&program.items[item])?;
+            }
+            if traced {
+                if !out.row.is_empty() {
+                    out.row.push(b',');
+                }
+                write_row(m, &mut out.row)?;
+            }
+            Ok(true)
+        })?;
+        if made.is_none() && type_name != "null" {
+            m.error(TypeError::TypeMismatch, || format!("FOREACH of {type_name}"));
+        }
+        return Ok(made.is_some_and(|rows| rows > 0));
+    }
     for &item in &program.after {
         m.registers[item] = m.eval(&program.items[item])?;
     }

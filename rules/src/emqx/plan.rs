@@ -6,6 +6,7 @@
 use super::run::{Field, Loop, Plan, RowPlan};
 use crate::Span;
 use crate::diagnostic::nearest;
+use crate::foreach::Each;
 use crate::formats::Schemas;
 use crate::functions;
 use crate::paths::{NodeId, PathStep, Paths};
@@ -45,6 +46,9 @@ pub(crate) struct Planner<'p> {
     list: Names,
     item: Option<(String, ItemId)>,
     made: Names,
+    each: Each,
+    /// Somebody reads the whole element.
+    whole: bool,
     /// Where each register got its name.
     spans: Vec<(ItemId, Span)>,
     /// `*` was in the list in hand.
@@ -69,6 +73,8 @@ impl<'p> Planner<'p> {
             list: Names::new(),
             item: None,
             made: Names::new(),
+            each: Each::default(),
+            whole: false,
             spans: Vec::new(),
             star: false,
         };
@@ -129,6 +135,8 @@ impl<'p> Planner<'p> {
             self.condition(incase);
             self.expression(incase, Place::Incase)
         });
+        self.each.collection = collection;
+        self.each.incase = incase;
         let own = self.plan.registers;
         let make = match &foreach.make {
             Some(items) => {
@@ -141,11 +149,13 @@ impl<'p> Planner<'p> {
                 let mut names = self.list.clone();
                 names.retain(|(known, _)| *known != name);
                 names.push((name, item));
+                self.whole = true;
                 self.plan.row = RowPlan { message: true, names };
                 Vec::new()
             }
         };
-        self.plan.foreach = Some(Loop { collection, item, incase, make, own });
+        // Templates may read it as well: that is known when they are compiled.
+        self.plan.foreach = Some(Loop { item, whole: false, make, own });
     }
 
     fn mistake(&mut self, span: Span, message: impl Into<String>, hint: Option<String>) {
@@ -485,6 +495,9 @@ impl<'p> Planner<'p> {
             }
         };
         match outer {
+            Some(outer) if self.item.as_ref().is_some_and(|(_, item)| *item == outer) => {
+                self.emit_element(outer, steps, place);
+            }
             Some(outer) => {
                 self.emit(Op::Register(number(outer)));
                 self.emit_walk(steps, Some(name), place);
@@ -494,6 +507,21 @@ impl<'p> Planner<'p> {
         if let Some(present) = present {
             self.program.land(present);
         }
+    }
+
+    /// The element of the loop, or what it has down a path: as far as that is static, its own scan finds it.
+    fn emit_element(&mut self, item: ItemId, steps: &[Access], place: Place) {
+        let walk: Vec<Walk> = steps.iter().map_while(walk_step).collect();
+        let (node, scanned) = self.each.node(&walk);
+        if scanned == 0 {
+            self.whole = true;
+            self.emit(Op::Register(number(item)));
+        } else {
+            let walk = self.program.walk(walk[..scanned].to_vec());
+            self.emit(Op::Emqx(EmqxOp::ElementSlot { node, walk }));
+        }
+        let name = self.item.as_ref().map(|(name, _)| name.clone());
+        self.emit_walk(&steps[scanned..], name.as_deref(), place);
     }
 
     fn emit_column(&mut self, name: &str, steps: &[Access], place: Place) {
@@ -641,7 +669,11 @@ impl Plans for Planner<'_> {
     }
 
     fn finish(self: Box<Self>) -> (Program, Vec<Mistake>) {
-        let Planner { mut program, plan, mistakes, .. } = *self;
+        let Planner { mut program, mut plan, mistakes, each, whole, .. } = *self;
+        if let Some(round) = &mut plan.foreach {
+            round.whole = whole;
+            program.each = Some(Box::new(each));
+        }
         program.emqx = Some(Box::new(plan));
         (program, mistakes)
     }

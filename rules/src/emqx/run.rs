@@ -1,14 +1,13 @@
 //! A rule of EMQX's dialect on one message: the list, WHERE, the loop, the rows.
 
-use std::borrow::Cow;
-
 use crate::Failure;
 use crate::TypeError;
 use crate::emqx::values;
+use crate::foreach::{self, Look};
 use crate::json::{self, JsonError};
 use crate::program::{Code, Column, EmqxOp, ItemId, Machine, Walk, constant, topic_level};
 use crate::sql::ast::{Binary, Put};
-use crate::step::{Rows, Scratch, bounded, emit_all};
+use crate::step::{Rows, bounded, emit_all};
 use crate::value::{Map, Value};
 
 /// What a rule does, beside its operations.
@@ -34,12 +33,12 @@ pub(crate) struct Field {
     pub(crate) decode: bool,
 }
 
-/// The loop of FOREACH.
+/// What each turn of FOREACH does.
 #[derive(Debug, Clone)]
 pub(crate) struct Loop {
-    pub(crate) collection: Code,
     pub(crate) item: ItemId,
-    pub(crate) incase: Option<Code>,
+    /// Somebody reads the element from its register.
+    pub(crate) whole: bool,
     pub(crate) make: Vec<Field>,
     /// The first of its own registers: those of DO.
     pub(crate) own: ItemId,
@@ -52,9 +51,6 @@ pub(crate) struct RowPlan {
     pub(crate) message: bool,
     pub(crate) names: Vec<(String, ItemId)>,
 }
-
-/// The most elements of a FOREACH that are looked at.
-const ELEMENTS_MAX: usize = 10_000;
 
 /// The most values in a tree that a rule makes. Parts are shared, so that a list of lists of lists may stand for far more than was
 /// ever made: what is written is bounded by counting before.
@@ -76,73 +72,32 @@ pub(crate) fn evaluate(
     {
         return Ok(false);
     }
-    let Some(each) = &plan.foreach else {
+    let (Some(each), Some(round)) = (&m.program.each, &plan.foreach) else {
         if traced {
             trace(m, &plan.row, out);
         }
         emit_all(m, 0, out)?;
         return Ok(true);
     };
-    let mut made = Made::default();
-    match m.eval(&each.collection)? {
-        // Elements that the message holds are borrowed from it.
-        Value::Json(Cow::Borrowed(text)) if text.starts_with('[') => {
-            for (_, found) in json::items(text.as_bytes()) {
-                let item = Value::found(text.as_bytes(), found).unwrap_or(Value::Missing);
-                one(m, each, &plan.row, item, traced, &mut made, out)?;
-            }
+    let collection = m.eval(&each.collection)?;
+    let made = foreach::each(m, &each.paths, collection, out, |m, out| {
+        if round.whole {
+            let whole = m.whole_element();
+            m.registers[round.item] = m.or_fail(whole, || "an element".to_owned())?;
         }
-        collection => {
-            let Value::List(items) = collection.open() else { return Err(Failure::NoResult) };
-            for item in items.iter() {
-                one(m, each, &plan.row, item.clone(), traced, &mut made, out)?;
-            }
+        if let Some(incase) = &each.incase
+            && !holds(m, incase)?
+        {
+            return Ok(false);
         }
-    }
-    if made.rows == 0 { Err(Failure::NoResult) } else { Ok(true) }
-}
-
-/// What a loop has come to.
-#[derive(Default)]
-struct Made {
-    elements: usize,
-    rows: u32,
-    bytes: usize,
-}
-
-/// One element of the loop.
-fn one<'a>(
-    m: &mut Machine<'a, '_>,
-    each: &Loop,
-    row: &RowPlan,
-    item: Value<'a>,
-    traced: bool,
-    made: &mut Made,
-    out: &mut Rows,
-) -> Result<(), Failure> {
-    made.elements += 1;
-    if made.elements > ELEMENTS_MAX {
-        return Err(Failure::TooLarge);
-    }
-    m.registers[each.item] = item;
-    if let Some(incase) = &each.incase
-        && !holds(m, incase)?
-    {
-        return Ok(());
-    }
-    m.registers[each.own..].fill(Value::Missing);
-    make(m, &each.make)?;
-    if traced {
-        trace(m, row, out);
-    }
-    let before = out.rows.len();
-    emit_all(m, made.rows, out)?;
-    made.bytes += out.rows[before..].iter().map(crate::OutRow::bytes).sum::<usize>();
-    if made.bytes > Scratch::MAX_OUTPUT {
-        return Err(Failure::TooLarge);
-    }
-    made.rows += 1;
-    Ok(())
+        m.registers[round.own..].fill(Value::Missing);
+        make(m, &round.make)?;
+        if traced {
+            trace(m, &plan.row, out);
+        }
+        Ok(true)
+    })?;
+    if made.is_some_and(|rows| rows > 0) { Ok(true) } else { Err(Failure::NoResult) }
 }
 
 fn make(m: &mut Machine<'_, '_>, fields: &[Field]) -> Result<(), Failure> {
@@ -309,6 +264,7 @@ impl<'a> Machine<'a, '_> {
                 self.walk(value, walk)?
             }
             EmqxOp::Slot { node, walk } => self.payload(node, walk)?,
+            EmqxOp::ElementSlot { node, walk } => self.member_of_element(node, walk)?,
             EmqxOp::Index => {
                 let index = self.pop();
                 let base = self.pop();
@@ -437,6 +393,21 @@ impl<'a> Machine<'a, '_> {
             value = self.or_fail(inner, || "a range `[a..b]`".to_owned())?;
         }
         Ok(value)
+    }
+
+    /// What the element has down a path.
+    fn member_of_element(&mut self, node: crate::paths::NodeId, walk: u32) -> Result<Value<'a>, Failure> {
+        let Some(each) = &self.program.each else { return Ok(Value::Missing) };
+        match self.element_slot(&each.paths, node) {
+            Ok(None) => Ok(Value::Missing),
+            Ok(Some(value)) => self.or_fail(value, || "a number in the payload".to_owned()),
+            Err(Look::Deep) => Err(Failure::TooDeep),
+            Err(Look::Whole) => {
+                let whole = self.whole_element();
+                let whole = self.or_fail(whole, || "an element".to_owned())?;
+                self.walk(whole, walk)
+            }
+        }
     }
 
     /// What the payload has down a path. The shared scan finds it, or what is on its way: text that is JSON itself, a list
