@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use crate::diagnostic::nearest;
+use crate::foreach::Each;
 use crate::formats::Schemas;
 use crate::functions::{self, FUNCTIONS};
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::program::{
     Base, Code, Column, ConditionPart, ItemId, Layout, Node, Op, Part, Program, Template, Walk, number,
 };
-use crate::sql::ast::{Access, Binary, Expr, ExprKind, Item, Name, Put, Query};
+use crate::sql::ast::{Access, Binary, Expr, ExprKind, Foreach, Item, Name, Put, Query};
 use crate::sql::cursor::shorten;
 use crate::template::{self, Piece};
 use crate::value::Value;
@@ -61,6 +62,9 @@ pub(crate) struct Planner<'p> {
     star: bool,
     /// FROM names events: their columns are known.
     events: bool,
+    /// What FOREACH calls its element.
+    element: Option<String>,
+    each: Each,
     /// Items that each item reads.
     reads: Vec<BTreeSet<ItemId>>,
     /// Items that the current expression reads.
@@ -86,6 +90,8 @@ impl<'p> Planner<'p> {
             columns: Vec::new(),
             star: false,
             events: query.from.iter().any(|source| source.text.starts_with(events::PREFIX)),
+            element: None,
+            each: Each::default(),
             reads: Vec::new(),
             needs: BTreeSet::new(),
         };
@@ -95,7 +101,15 @@ impl<'p> Planner<'p> {
             p.mistake(first.span(), format!("a SELECT list has at most {MAX_ITEMS} items"), None);
             return p;
         }
-        for item in &query.items {
+        let list = match &query.foreach {
+            None => &query.items,
+            Some(foreach) => {
+                p.foreach(query, foreach);
+                // What is wrong without it has been said.
+                foreach.make.as_ref().unwrap_or(&query.items)
+            }
+        };
+        for item in list {
             match item {
                 Item::Star(span) if p.star => p.mistake(*span, "`*` stands here twice", None),
                 Item::Star(_) => p.star = true,
@@ -115,9 +129,9 @@ impl<'p> Planner<'p> {
                 }
             }
         }
-        p.lay_out(query);
+        p.lay_out(list);
         p.program.payload_only = p.star && p.columns.is_empty();
-        if let Some(condition) = &query.condition {
+        if let (Some(condition), None) = (&query.condition, &query.foreach) {
             p.condition(condition);
         }
         let mut before = std::mem::take(&mut p.needs);
@@ -129,6 +143,59 @@ impl<'p> Planner<'p> {
         p.program.after = (0..p.reads.len()).filter(|id| !before.contains(id)).collect();
         p.program.before = before.into_iter().collect();
         p
+    }
+
+    /// What stands around the rows of a FOREACH: WHERE, which is asked once and knows no element, the array, INCASE.
+    fn foreach(&mut self, query: &Query, foreach: &Foreach) {
+        if let Some(condition) = &query.condition {
+            self.condition(condition);
+        }
+        let (expr, alias) = match query.items.as_slice() {
+            [Item::Expr { expr, alias }] => (expr, alias),
+            items => {
+                let span = items.last().map_or(Span::default(), Item::span);
+                let hint = "what else a row needs stands in DO".to_owned();
+                self.mistake(span, "FOREACH goes through one array", Some(hint));
+                return;
+            }
+        };
+        let collection = match &expr.kind {
+            // Text is no array: what it says is meant.
+            ExprKind::Column(name) if name == "payload" => {
+                let start = self.here();
+                self.emit_payload(&[], Scope::Condition);
+                start..self.here()
+            }
+            _ => self.expression(expr, Scope::Condition),
+        };
+        let (name, span) = match alias {
+            None => ("item".to_owned(), expr.span),
+            Some(alias) => match alias.path.as_slice() {
+                [Put::Key(name)] => (name.clone(), alias.span),
+                _ => {
+                    self.mistake(alias.span, "the element of the loop needs a plain name", None);
+                    return;
+                }
+            },
+        };
+        if Column::named(&name).is_some() || self.is_extra(&name) {
+            let hint = Some(format!("`AS {name}_1`, for example"));
+            let message = format!("`{name}` is a column of the message: call the element something else");
+            self.mistake(span, message, hint);
+        }
+        self.element = Some(name);
+        if foreach.make.is_none() {
+            let hint = "FOREACH payload.list AS e DO e.name AS name, e.value AS value FROM ...".to_owned();
+            self.mistake(expr.span, "FOREACH needs DO with the columns of a row", Some(hint));
+        }
+        let incase = foreach.incase.as_ref().map(|incase| {
+            if let Some(what) = never_true(incase) {
+                self.mistake(incase.span, format!("INCASE needs a condition, found {what}"), None);
+            }
+            self.expression(incase, Scope::Condition)
+        });
+        self.each.collection = collection;
+        self.each.incase = incase;
     }
 
     fn mistake(&mut self, span: Span, message: impl Into<String>, hint: Option<String>) {
@@ -155,12 +222,12 @@ impl<'p> Planner<'p> {
 
     // === the row ===
 
-    fn lay_out(&mut self, query: &Query) {
+    fn lay_out(&mut self, list: &[Item]) {
         let mut row =
-            Layout { base: if self.star { Base::Payload } else { Base::Nothing }, children: Vec::new() };
+            Layout { base: if self.star { Base::Payload } else { Base::Nothing }, ..Layout::default() };
         let mut twice = Vec::new();
         let raw_payload = |item: ItemId| {
-            let mut exprs = query.items.iter().filter_map(|i| match i {
+            let mut exprs = list.iter().filter_map(|i| match i {
                 Item::Expr { expr, .. } => Some(expr),
                 Item::Star(_) => None,
             });
@@ -247,7 +314,9 @@ impl<'p> Planner<'p> {
     // === templates ===
 
     fn template_name(&mut self, root: &str, steps: &[Access], span: Span, of: &str) {
-        if let Some(column) = Column::named(root) {
+        if self.element.as_deref() == Some(root) {
+            self.emit_element(steps, Scope::Template);
+        } else if let Some(column) = Column::named(root) {
             self.emit_column(column, steps, span, Scope::Template);
         } else if self.is_extra(root) {
             self.emit_extra(root, steps, Scope::Template);
@@ -468,6 +537,9 @@ impl<'p> Planner<'p> {
 
     /// A name and what follows it: a column of the message, then an alias.
     fn emit_name(&mut self, name: &str, steps: &[Access], span: Span, scope: Scope) {
+        if self.element.as_deref() == Some(name) {
+            return self.emit_element(steps, scope);
+        }
         if let Some(column) = Column::named(name) {
             return self.emit_column(column, steps, span, scope);
         }
@@ -492,10 +564,12 @@ impl<'p> Planner<'p> {
             return self.emit_walk(&steps[used..], scope);
         }
         let aliases = self.columns.iter().filter(|c| c.item < known).filter_map(|c| c.path.first());
+        let element = self.element.as_deref();
         let own = if self.events { &events::COLUMNS[..] } else { &[] };
         let names: Vec<&str> = (aliases.map(String::as_str))
             .chain(Column::ALL.iter().map(|(n, _)| *n))
             .chain(own.iter().copied())
+            .chain(element)
             .collect();
         let near = nearest(name, names);
         let message = match near {
@@ -609,6 +683,24 @@ impl<'p> Planner<'p> {
         self.emit_walk(&steps[used..], scope);
     }
 
+    /// The element of the loop, or what it has down a path: as far as that is static, its own scan finds it.
+    fn emit_element(&mut self, steps: &[Access], scope: Scope) {
+        let fixed = steps.iter().map_while(|step| match step {
+            Access::Key(key) => Some(Walk::Key(key.clone())),
+            Access::Index(index) => Some(Walk::Index(*index)),
+            Access::Range(..) | Access::Computed(_) => None,
+        });
+        let walk: Vec<Walk> = fixed.collect();
+        let (node, scanned) = self.each.node(&walk);
+        if scanned == 0 {
+            self.emit(Op::Element);
+        } else {
+            let walk = self.program.walk(walk[..scanned].to_vec());
+            self.emit(Op::ElementSlot { node, walk });
+        }
+        self.emit_walk(&steps[scanned..], scope);
+    }
+
     /// `steps` into the value on the stack.
     fn emit_walk(&mut self, steps: &[Access], scope: Scope) {
         let mut fixed = Vec::new();
@@ -677,7 +769,11 @@ impl Plans for Planner<'_> {
         self.columns.iter().filter_map(|c| Some((c.path.first()?.as_str(), c.span))).collect()
     }
 
-    fn finish(self: Box<Self>) -> (Program, Vec<Mistake>) {
+    fn finish(mut self: Box<Self>) -> (Program, Vec<Mistake>) {
+        self.program.row.seal();
+        if self.element.is_some() {
+            self.program.each = Some(Box::new(std::mem::take(&mut self.each)));
+        }
         (self.program, self.mistakes)
     }
 }
@@ -717,7 +813,7 @@ fn put(layout: &mut Layout, path: &[String], item: ItemId, raw_payload: &dyn Fn(
     if let Node::Register(whole) = *node {
         // `payload, 1 AS payload.x`: the whole value first, then a part of it is set.
         let base = Base::Register { item: whole, decode: raw_payload(whole) };
-        *node = Node::Object(Layout { base, children: Vec::new() });
+        *node = Node::Object(Layout { base, ..Layout::default() });
     }
     match node {
         Node::Object(inner) => put(inner, rest, item, raw_payload),

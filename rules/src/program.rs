@@ -269,6 +269,28 @@ pub(crate) enum Part {
 pub(crate) struct Layout {
     pub(crate) base: Base,
     pub(crate) children: Vec<(String, Node)>,
+    /// [`label`] of each child's name, once the layout is whole.
+    pub(crate) labels: Vec<Box<[u8]>>,
+}
+
+/// A name as it stands before its value in a row.
+pub(crate) fn label(name: &str) -> Box<[u8]> {
+    let mut out = Vec::new();
+    value::write_json_text(name, &mut out);
+    out.push(b':');
+    out.into()
+}
+
+impl Layout {
+    /// Writes the labels. Recursion is bounded by the length of an alias.
+    pub(crate) fn seal(&mut self) {
+        self.labels = self.children.iter().map(|(name, _)| label(name)).collect();
+        for (_, node) in &mut self.children {
+            if let Node::Object(inner) = node {
+                inner.seal();
+            }
+        }
+    }
 }
 
 /// What an object holds before its columns are put into it.
@@ -376,7 +398,28 @@ pub(crate) struct Machine<'a, 's> {
 
 impl<'a> Machine<'a, '_> {
     /// Runs a range that leaves one value.
+    #[inline]
     pub(crate) fn eval(&mut self, code: &Code) -> Result<Value<'a>, Failure> {
+        let program = self.program;
+        // Most fields are one operation, which does not need the stack.
+        if let Some([op]) = program.ops.get(code.clone()) {
+            let value = match *op {
+                Op::Slot(node) => self.slot(node)?,
+                Op::Column(column) => self.column(column),
+                Op::Const(i) => constant(program, i),
+                Op::ElementSlot { node, walk } => self.of_element(node, walk)?,
+                Op::Emqx(EmqxOp::Slot { node, walk }) => self.payload(node, walk)?,
+                Op::Emqx(EmqxOp::ElementSlot { node, walk }) => self.member_of_element(node, walk)?,
+                Op::Emqx(EmqxOp::Column(column)) => crate::emqx::run::column_of(self, column),
+                _ => return self.eval_all(code),
+            };
+            *self.fuel = self.fuel.checked_sub(1).ok_or(Failure::OutOfFuel)?;
+            return Ok(value);
+        }
+        self.eval_all(code)
+    }
+
+    fn eval_all(&mut self, code: &Code) -> Result<Value<'a>, Failure> {
         let program = self.program;
         let mut at = code.start;
         while at < code.end {

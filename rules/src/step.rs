@@ -12,8 +12,8 @@ use bytes::Bytes;
 
 use crate::check::forbidden_topic;
 use crate::emqx;
-use crate::formats::{Codec, Document, Documents, FormatError};
 use crate::foreach::{self, Element};
+use crate::formats::{Codec, Document, Documents, FormatError};
 use crate::functions::Surroundings;
 use crate::json;
 use crate::paths::{Paths, Scan};
@@ -207,7 +207,14 @@ impl Scratch {
         scan.begin(&paths);
         let random = [(seed >> 64) as u64, seed as u64];
         let around = Surroundings::new(random);
-        Scratch { scan, paths, documents: Documents::default(), elements: Scan::default(), around, trace: None }
+        Scratch {
+            scan,
+            paths,
+            documents: Documents::default(),
+            elements: Scan::default(),
+            around,
+            trace: None,
+        }
     }
 
     /// Must be called when a new message comes, before the first [`step`] on it.
@@ -484,7 +491,7 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
     m.registers.resize_with(program.items.len(), Value::default);
     if let Some(each) = &program.each {
         let collection = m.eval(&each.collection)?;
-        let type_name = collection.type_name();
+        let (is_null, type_name) = (collection == Value::Null, collection.type_name());
         let made = foreach::each(m, &each.paths, collection, out, |m, out| {
             if let Some(incase) = &each.incase
                 && !m.holds(incase)?
@@ -502,7 +509,7 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
             }
             Ok(true)
         })?;
-        if made.is_none() && type_name != "null" {
+        if made.is_none() && !is_null {
             m.error(TypeError::TypeMismatch, || format!("FOREACH of {type_name}"));
         }
         return Ok(made.is_some_and(|rows| rows > 0));
@@ -743,13 +750,12 @@ fn write_layout(
             bounded(out)?;
         }
     }
-    for (i, (name, node)) in layout.children.iter().enumerate() {
+    for (i, ((_, node), label)) in layout.children.iter().zip(&layout.labels).enumerate() {
         if written.get(i) == Some(&true) {
             continue;
         }
         separate(&mut first, out);
-        write_json_text(name, out);
-        out.push(b':');
+        out.extend_from_slice(label);
         match node {
             Node::Register(item) => m.registers.get(*item).unwrap_or(&Value::Null).write_json(out),
             Node::Object(inner) => write_layout(m, inner, None, out)?,

@@ -11,7 +11,7 @@ use crate::formats::Schemas;
 use crate::functions;
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::plan::{MAX_ITEMS, Mistake, Plans};
-use crate::program::{Code, Column, EmqxOp, ItemId, Op, Part, Program, Template, Walk, number};
+use crate::program::{Code, Column, EmqxOp, ItemId, Op, Part, Program, Template, Walk, label, number};
 use crate::sql::ast::{Access, Expr, ExprKind, Foreach, Item, Name, Put, Query};
 use crate::sql::cursor::shorten;
 use crate::template::{self, Piece};
@@ -90,7 +90,7 @@ impl<'p> Planner<'p> {
             let code = p.expression(condition, Place::Condition);
             p.program.condition = Some(code);
         }
-        let list = RowPlan { message: p.star, names: p.list.clone() };
+        let list = RowPlan { message: p.star, names: p.list.clone(), ..RowPlan::default() };
         match &query.foreach {
             Some(foreach) => p.foreach(query, foreach),
             None => p.plan.row = list,
@@ -142,7 +142,8 @@ impl<'p> Planner<'p> {
             Some(items) => {
                 self.star = false;
                 let make = self.fields(items, Place::Make);
-                self.plan.row = RowPlan { message: self.star, names: self.made.clone() };
+                self.plan.row =
+                    RowPlan { message: self.star, names: self.made.clone(), ..RowPlan::default() };
                 make
             }
             None => {
@@ -150,7 +151,7 @@ impl<'p> Planner<'p> {
                 names.retain(|(known, _)| *known != name);
                 names.push((name, item));
                 self.whole = true;
-                self.plan.row = RowPlan { message: true, names };
+                self.plan.row = RowPlan { message: true, names, ..RowPlan::default() };
                 Vec::new()
             }
         };
@@ -623,6 +624,22 @@ impl<'p> Planner<'p> {
     }
 }
 
+/// See [`Plan::where_first`]. EMQX makes the list first; only what can fail shows it.
+fn is_where_first(program: &Program, plan: &Plan) -> bool {
+    let Some(condition) = program.condition.clone().and_then(|code| program.ops.get(code)) else {
+        return false;
+    };
+    let reads_list = condition.iter().any(|op| matches!(op, Op::Register(_)));
+    // What is no JSON fails in either.
+    let reads_payload = matches!(condition.first(), Some(Op::Emqx(EmqxOp::Slot { .. })));
+    let is_plain = |code: &Code| match program.ops.get(code.clone()) {
+        Some([Op::Emqx(EmqxOp::Slot { .. })]) => reads_payload,
+        Some([Op::Emqx(EmqxOp::Column(_) | EmqxOp::Extra(_)) | Op::Const(_)]) => true,
+        _ => false,
+    };
+    !reads_list && plan.fields.iter().all(|field| field.path.is_empty() && is_plain(&field.code))
+}
+
 fn walk_step(step: &Access) -> Option<Walk> {
     match step {
         Access::Key(key) => Some(Walk::Key(key.clone())),
@@ -674,6 +691,8 @@ impl Plans for Planner<'_> {
             round.whole = whole;
             program.each = Some(Box::new(each));
         }
+        plan.where_first = is_where_first(&program, &plan);
+        plan.row.labels = plan.row.names.iter().map(|(name, _)| label(name)).collect();
         program.emqx = Some(Box::new(plan));
         (program, mistakes)
     }

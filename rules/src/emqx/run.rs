@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     /// The SELECT list, or what stands after FOREACH, in order.
     pub(crate) fields: Vec<Field>,
     pub(crate) registers: usize,
+    /// WHERE reads nothing that the list makes, and the list cannot fail where WHERE does not: a message that WHERE rejects costs nothing more.
+    pub(crate) where_first: bool,
     pub(crate) row: RowPlan,
     pub(crate) foreach: Option<Loop>,
 }
@@ -50,6 +52,8 @@ pub(crate) struct RowPlan {
     /// All columns of the message, but those that are named as well.
     pub(crate) message: bool,
     pub(crate) names: Vec<(String, ItemId)>,
+    /// [`crate::program::label`] of each name.
+    pub(crate) labels: Vec<Box<[u8]>>,
 }
 
 /// The most values in a tree that a rule makes. Parts are shared, so that a list of lists of lists may stand for far more than was
@@ -65,12 +69,18 @@ pub(crate) fn evaluate(
     traced: bool,
     out: &mut Rows,
 ) -> Result<bool, Failure> {
-    m.registers.resize(plan.registers, Value::Missing);
-    make(m, &plan.fields)?;
+    if !plan.where_first {
+        m.registers.resize(plan.registers, Value::Missing);
+        make(m, &plan.fields)?;
+    }
     if let Some(condition) = &m.program.condition
         && !holds(m, condition)?
     {
         return Ok(false);
+    }
+    if plan.where_first {
+        m.registers.resize(plan.registers, Value::Missing);
+        make(m, &plan.fields)?;
     }
     let (Some(each), Some(round)) = (&m.program.each, &plan.foreach) else {
         if traced {
@@ -148,25 +158,19 @@ fn row(m: &mut Machine<'_, '_>, plan: &RowPlan) -> Map {
 pub(crate) fn write_row(m: &mut Machine<'_, '_>, plan: &RowPlan, out: &mut Vec<u8>) -> Result<(), Failure> {
     if plan.message {
         let row = row(m, plan);
-        return write_members(row.iter().map(|(name, value)| (name.as_str(), value)), out);
+        Value::map(row).write_json(out);
+        return bounded(out);
     }
-    let value = |register: &ItemId| m.registers.get(*register).unwrap_or(&Value::Missing);
-    write_members(plan.names.iter().map(|(name, register)| (name.as_str(), value(register))), out)
-}
-
-fn write_members<'v, 'a: 'v>(
-    members: impl Iterator<Item = (&'v str, &'v Value<'a>)>,
-    out: &mut Vec<u8>,
-) -> Result<(), Failure> {
-    out.push(b'{');
-    for (at, (name, value)) in members.enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        crate::value::write_json_text(name, out);
-        out.push(b':');
-        value.write_json(out);
+    let mut before = b'{';
+    for ((_, register), label) in plan.names.iter().zip(&plan.labels) {
+        out.push(before);
+        before = b',';
+        out.extend_from_slice(label);
+        m.registers.get(*register).unwrap_or(&Value::Missing).write_json(out);
         bounded(out)?;
+    }
+    if plan.names.is_empty() {
+        out.push(before);
     }
     out.push(b'}');
     Ok(())
@@ -233,7 +237,7 @@ fn message(m: &mut Machine<'_, '_>) -> Map {
 }
 
 /// A column; missing where the message has none.
-fn column_of<'a>(m: &mut Machine<'a, '_>, column: Column) -> Value<'a> {
+pub(crate) fn column_of<'a>(m: &mut Machine<'a, '_>, column: Column) -> Value<'a> {
     if let Some(value) = m.input.columns.and_then(|c| c.get(column.name())) {
         return Value::from_case(value);
     }
@@ -396,7 +400,11 @@ impl<'a> Machine<'a, '_> {
     }
 
     /// What the element has down a path.
-    fn member_of_element(&mut self, node: crate::paths::NodeId, walk: u32) -> Result<Value<'a>, Failure> {
+    pub(crate) fn member_of_element(
+        &mut self,
+        node: crate::paths::NodeId,
+        walk: u32,
+    ) -> Result<Value<'a>, Failure> {
         let Some(each) = &self.program.each else { return Ok(Value::Missing) };
         match self.element_slot(&each.paths, node) {
             Ok(None) => Ok(Value::Missing),
@@ -412,7 +420,7 @@ impl<'a> Machine<'a, '_> {
 
     /// What the payload has down a path. The shared scan finds it, or what is on its way: text that is JSON itself, a list
     /// that is counted from its end.
-    fn payload(&mut self, node: crate::paths::NodeId, walk: u32) -> Result<Value<'a>, Failure> {
+    pub(crate) fn payload(&mut self, node: crate::paths::NodeId, walk: u32) -> Result<Value<'a>, Failure> {
         let payload = self.input.payload;
         if self.input.event.is_some() && payload.is_empty() {
             return Ok(Value::Missing);

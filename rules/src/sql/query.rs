@@ -11,11 +11,6 @@ const MAX_ALIAS: usize = 16;
 /// `SELECT ... FROM ... [WHERE ...]` or `FOREACH ... [DO ...] [INCASE ...] FROM ... [WHERE ...]`, up to the `;`.
 pub(crate) fn query(c: &mut Cursor<'_>) -> Parsed<Query> {
     let is_foreach = c.at_word("FOREACH");
-    if is_foreach && !c.is_emqx() {
-        let span = c.peek().span;
-        let hint = Some("`WITH (dialect = 'emqx')` has it".to_owned());
-        return Err(c.stop(span, "FOREACH is not yet implemented", hint));
-    }
     c.expect_word(if is_foreach { "FOREACH" } else { "SELECT" })?;
     let items = item_list(c)?;
     let foreach = if is_foreach {
@@ -67,10 +62,8 @@ pub(crate) fn query(c: &mut Cursor<'_>) -> Parsed<Query> {
 
 /// Answers at the word for what other SQL has here.
 fn not_yet(c: &mut Cursor<'_>) -> Result<(), Stop> {
-    const WORDS: [&str; 13] = [
-        "GROUP", "HAVING", "JOIN", "LEFT", "RIGHT", "INNER", "FULL", "CROSS", "ORDER", "LIMIT", "DO",
-        "INCASE", "UNION",
-    ];
+    const WORDS: [&str; 11] =
+        ["GROUP", "HAVING", "JOIN", "LEFT", "RIGHT", "INNER", "FULL", "CROSS", "ORDER", "LIMIT", "UNION"];
     let token = c.peek();
     let text = c.text(token);
     match WORDS.iter().find(|w| token.kind == Kind::Word && w.eq_ignore_ascii_case(text)) {
