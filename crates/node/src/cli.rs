@@ -151,6 +151,12 @@ enum RulesCommand {
     Test(TestArgs),
     /// Read cases as JSON Lines on standard input and write their results
     Eval,
+    /// Print the rules of EMQX or NanoMQ as a rules file
+    Import {
+        /// EMQX's data export or `cluster.hocon`, what its API gives for `GET /api/v5/rules`, NanoMQ's configuration
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Show what each rule subscribes to, reads and keeps
     Explain {
         /// Files of rules, or folders of them
@@ -402,6 +408,7 @@ fn rules(flavor: &Flavor, command: RulesCommand) -> Result<u8, Failure> {
             rules::test(&files, &host, &message(args)?, &mut out)
         }
         RulesCommand::Eval => rules::eval(&mut io::stdin().lock(), &mut out),
+        RulesCommand::Import { files } => rules::import(&files, &host, &mut out, &mut io::stderr().lock()),
         RulesCommand::Explain { files } => rules::explain(&rule_files(&files)?, &host, &mut out),
     };
     let code = code.and_then(|code| out.flush().map(|()| code)).map_err(failed)?;

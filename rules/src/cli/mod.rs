@@ -5,8 +5,10 @@
 //! evaluator that runs live.
 
 mod eval;
+mod import;
 
 pub use eval::eval;
+pub use import::import;
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
