@@ -122,6 +122,42 @@ CREATE RULE all_of_it AS INSERT INTO cloud SELECT * FROM \"#\";
 }
 
 #[test]
+fn fmt_command() {
+    with_file("fmt", "create rule r as insert into log select * from \"t\";", |file| {
+        let fmt = |file: &Path, check: bool, input: &str| {
+            let (mut out, mut told) = (Vec::new(), Vec::new());
+            let code =
+                cli::fmt(&[file.to_owned()], check, &mut input.as_bytes(), &mut out, &mut told).unwrap();
+            (code, String::from_utf8(out).unwrap(), String::from_utf8(told).unwrap())
+        };
+        let name = file.display();
+        let folder = file.parent().unwrap();
+        let shape = "CREATE RULE r AS\nINSERT INTO log\nSELECT *\nFROM \"t\";\n";
+        assert_eq!(
+            fmt(&file, true, ""),
+            (cli::EXIT_INVALID, String::new(), format!("{name}: not formatted\n"))
+        );
+        assert_eq!(fmt(folder, false, ""), (cli::EXIT_OK, String::new(), format!("{name}: formatted\n")));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), shape);
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
+        assert_eq!(fmt(&file, true, ""), (cli::EXIT_OK, String::new(), String::new()));
+        assert_eq!(fmt(Path::new("-"), false, shape), (cli::EXIT_OK, shape.to_owned(), String::new()));
+        let (code, out, told) = fmt(
+            Path::new("-"),
+            false,
+            "create  rule x;\ncreate rule r as insert into log select * from \"t\";",
+        );
+        assert_eq!((code, out), (cli::EXIT_INVALID, format!("create  rule x;\n{shape}")));
+        assert!(told.starts_with("-:1:15: error: expected `WITH` or `AS`, found `;`\n"), "{told}");
+        assert!(told.ends_with("-: statements with mistakes are left as they are\n"), "{told}");
+        let (code, _, told) = fmt(Path::new("no/such/file.sql"), false, "");
+        assert_eq!(code, cli::EXIT_UNREADABLE);
+        assert!(told.starts_with("error: cannot read no/such/file.sql: "), "{told}");
+        String::new()
+    });
+}
+
+#[test]
 fn a_folder_is_its_sql_files_in_order() {
     with_file("folder", "CREATE RULE b AS INSERT INTO k SELECT * FROM \"t\";", |file| {
         let folder = file.parent().unwrap().to_owned();

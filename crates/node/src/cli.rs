@@ -85,7 +85,7 @@ enum Command {
     Check(CheckArgs),
     /// Show what a running broker does
     Status(StatusArgs),
-    /// Check, try out and explain rules
+    /// Check, try out, explain, format and import rules
     #[command(subcommand)]
     Rules(RulesCommand),
     /// Look through what a broker has stored, running or not
@@ -151,6 +151,15 @@ enum RulesCommand {
     Test(TestArgs),
     /// Read cases as JSON Lines on standard input and write their results
     Eval,
+    /// Write rules files anew in one shape; `-` is standard input
+    Fmt {
+        /// Files of rules, or folders of them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Only tell which would change
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the rules of EMQX or NanoMQ as a rules file
     Import {
         /// EMQX's data export or `cluster.hocon`, what its API gives for `GET /api/v5/rules`, NanoMQ's configuration
@@ -408,6 +417,9 @@ fn rules(flavor: &Flavor, command: RulesCommand) -> Result<u8, Failure> {
             rules::test(&files, &host, &message(args)?, &mut out)
         }
         RulesCommand::Eval => rules::eval(&mut io::stdin().lock(), &mut out),
+        RulesCommand::Fmt { files, check } => {
+            rules::fmt(&files, check, &mut io::stdin().lock(), &mut out, &mut io::stderr().lock())
+        }
         RulesCommand::Import { files } => rules::import(&files, &host, &mut out, &mut io::stderr().lock()),
         RulesCommand::Explain { files } => rules::explain(&rule_files(&files)?, &host, &mut out),
     };
