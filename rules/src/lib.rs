@@ -72,6 +72,7 @@ mod paths;
 mod program;
 mod step;
 mod value;
+mod why;
 
 pub mod cli;
 

@@ -171,6 +171,9 @@ enum RulesCommand {
         /// Files of rules, or folders of them
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// How to print it
+        #[arg(long, value_enum, default_value = "text")]
+        format: FormatArg,
     },
 }
 
@@ -206,13 +209,16 @@ struct TestArgs {
     /// When it was received, in ms since 1970 [default: now]
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     timestamp: Option<i64>,
+    /// How to print what came of it
+    #[arg(long, value_enum, default_value = "text")]
+    format: FormatArg,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum FormatArg {
     /// For people
     Text,
-    /// For editors: one JSON object a line
+    /// For programs: one JSON object a line
     Json,
 }
 
@@ -406,22 +412,21 @@ fn rules(flavor: &Flavor, command: RulesCommand) -> Result<u8, Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let code = match command {
         RulesCommand::Check { files, format } => {
-            let format = match format {
-                FormatArg::Text => Format::Text,
-                FormatArg::Json => Format::Json,
-            };
-            check::rules(flavor, &rule_files(&files)?, format, &mut out).map(|(code, _)| code)
+            check::rules(flavor, &rule_files(&files)?, format.into(), &mut out).map(|(code, _)| code)
         }
         RulesCommand::Test(args) => {
             let files = rule_files(&args.files)?;
-            rules::test(&files, &host, &message(args)?, &mut out)
+            let format = args.format.into();
+            rules::test(&files, &host, &message(args)?, format, &mut out)
         }
         RulesCommand::Eval => rules::eval(&mut io::stdin().lock(), &mut out),
         RulesCommand::Fmt { files, check } => {
             rules::fmt(&files, check, &mut io::stdin().lock(), &mut out, &mut io::stderr().lock())
         }
         RulesCommand::Import { files } => rules::import(&files, &host, &mut out, &mut io::stderr().lock()),
-        RulesCommand::Explain { files } => rules::explain(&rule_files(&files)?, &host, &mut out),
+        RulesCommand::Explain { files, format } => {
+            rules::explain(&rule_files(&files)?, &host, format.into(), &mut out)
+        }
     };
     let code = code.and_then(|code| out.flush().map(|()| code)).map_err(failed)?;
     Ok(exit_code(code))
@@ -471,6 +476,15 @@ fn failed(error: io::Error) -> Failure {
 
 fn exit_code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(1)
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Format {
+        match format {
+            FormatArg::Text => Format::Text,
+            FormatArg::Json => Format::Json,
+        }
+    }
 }
 
 // === impl Flavor ===

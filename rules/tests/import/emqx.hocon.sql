@@ -85,10 +85,14 @@ CREATE RULE twice AS
 INSERT INTO to_kafka
 SELECT * FROM "again/#";
 
--- NOT IMPORTED: rule from_events: `$events/...` is not yet implemented
--- CREATE RULE from_events AS
+CREATE RULE from_events AS
+INSERT INTO log
+SELECT clientid FROM "$events/client_connected";
+
+-- NOT IMPORTED: rule from_bridge: `$bridges/...` is not yet implemented
+-- CREATE RULE from_bridge AS
 -- INSERT INTO log
--- SELECT clientid FROM "$events/client_connected";
+-- SELECT * FROM "$bridges/mqtt:up";
 
 -- NOT IMPORTED: rule broken: this string has no closing `'`
 -- CREATE RULE broken AS
