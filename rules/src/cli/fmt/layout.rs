@@ -127,7 +127,7 @@ fn clause(clause: &[Piece<'_>], next: bool, out: &mut Writer) {
     }
     let is = |word: &str| clause.first().is_some_and(|p| p.is(word));
     let second_is = |word: &str| clause.get(1).is_some_and(|p| p.is(word));
-    if is("CREATE") && second_is("SINK") {
+    if is("CREATE") && (second_is("SINK") || second_is("SCHEMA")) {
         options(&clause, out);
     } else if is("WHERE") || is("INCASE") {
         out.words(&clause[..1], STEP);
@@ -190,7 +190,7 @@ fn item(pieces: &[Piece<'_>], indent: usize, long: bool, out: &mut Writer) {
     }
 }
 
-/// `CREATE SINK name WITH (`, an option a line.
+/// `CREATE SINK name WITH (` or that of a schema, an option a line.
 fn options(clause: &[Piece<'_>], out: &mut Writer) {
     let open = clause.iter().position(|p| p.kind == Kind::Open).map_or(clause.len(), |at| at + 1);
     let close =

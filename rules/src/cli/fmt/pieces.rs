@@ -188,7 +188,8 @@ impl<'t> Pieces<'t> {
                 } else if in_body && dialect == Dialect::Emqx {
                     RESERVED_EMQX.contains(&upper.as_str())
                 } else {
-                    RESERVED.contains(&upper.as_str()) || at == 1 && matches!(upper.as_str(), "RULE" | "SINK")
+                    RESERVED.contains(&upper.as_str())
+                        || at == 1 && matches!(upper.as_str(), "RULE" | "SINK" | "SCHEMA")
                 };
             in_body |= is_keyword && matches!(upper.as_str(), "SELECT" | "FOREACH");
             match token.kind {

@@ -11,7 +11,8 @@ fn formatted(text: &str) -> String {
 }
 
 /// Statements before, how they are written.
-const CASES: [(&str, &str); 17] = [
+const CASES: [(&str, &str); 18] = [
+    ("create  schema s with(format='x',path='y')", "CREATE SCHEMA s WITH (format = 'x', path = 'y')\n"),
     (
         "create rule r as insert into log select * from \"t\"",
         "CREATE RULE r AS\nINSERT INTO log\nSELECT *\nFROM \"t\"\n",
@@ -104,6 +105,7 @@ fn programs(set: &RuleSet) -> Vec<String> {
             part.text.clear();
             part.reads.iter_mut().for_each(|(text, _)| text.clear());
         }
+        program.emqx.iter_mut().for_each(|plan| plan.places = Default::default());
         format!("{} {:?} {:?} {:?}", rule.name, rule.filters, rule.inserts, program)
     };
     set.rules.iter().map(of).collect()
