@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use ferrule_rules::*;
+use proptest::prelude::*;
 
 /// The connectors of both programs, with the options that an import gives.
 fn host() -> Host {
@@ -110,6 +111,16 @@ fn several_files_are_one() {
     std::fs::write(&none, "listeners {}").unwrap();
     let (text, told, code) = import(&[api.clone(), conf], &host());
     assert_eq!((told.as_str(), code), ("1 of 1 rule imported, 1 sink made\n", cli::EXIT_OK), "{text}");
+    // The same from EMQX's API.
+    let (actions, connectors) = (folder.join("actions.json"), folder.join("connectors.json"));
+    let action = r#"[{"type":"kafka_producer","name":"a","connector":"c","parameters":{"topic":"x"},"status":"connected"}]"#;
+    std::fs::write(&actions, action).unwrap();
+    std::fs::write(&connectors, r#"[{"type":"kafka_producer","name":"c","bootstrap_hosts":"h:9"}]"#).unwrap();
+    let (again, _, code) = import(&[api.clone(), actions, connectors], &host());
+    assert_eq!(
+        (again.lines().skip(1).collect::<Vec<_>>(), code),
+        (text.lines().skip(1).collect(), cli::EXIT_OK)
+    );
     let (_, told, code) = import(&[api], &host());
     assert_eq!(code, cli::EXIT_INVALID);
     assert!(
@@ -123,4 +134,66 @@ fn several_files_are_one() {
     let (_, told, _) = import(&[folder.join("wrong")], &host());
     assert!(told.contains("line 2: expected `=`"), "{told}");
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Files as people and programs damage them.
+fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import");
+    let whole: Vec<Vec<u8>> =
+        ["emqx.hocon", "emqx-bridges.hocon", "emqx-api.json", "nanomq.conf", "nanomq-old.conf"]
+            .map(|name| std::fs::read(folder.join(name)).unwrap())
+            .into();
+    let bits = prop::sample::select(vec![
+        "\"",
+        "\"\"\"",
+        "~",
+        "{",
+        "}",
+        "[",
+        "]",
+        "=",
+        "'",
+        "\\",
+        "${",
+        "--",
+        ";",
+        "\n",
+        "#",
+        "//",
+        ".",
+        "\u{e9}",
+        "null",
+        "rule.x.1.sql=",
+        "*/",
+        "/*",
+        "\r",
+    ]);
+    let edit = (any::<prop::sample::Index>(), 0_usize..40, bits);
+    (prop::sample::select(whole), proptest::collection::vec(edit, 0..6)).prop_map(|(mut bytes, edits)| {
+        for (at, gone, put) in edits {
+            let at = at.index(bytes.len());
+            let end = (at + gone).min(bytes.len());
+            bytes.splice(at..end, put.bytes());
+        }
+        bytes
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Nothing panics, and what is printed passes.
+    #[test]
+    fn any_damage(bytes in damaged()) {
+        let file = std::env::temp_dir().join(format!("ferrule-import-damaged-{}", std::process::id()));
+        std::fs::write(&file, &bytes).unwrap();
+        let (text, told, code) = import(std::slice::from_ref(&file), &host());
+        std::fs::remove_file(&file).unwrap();
+        if code == cli::EXIT_UNREADABLE {
+            prop_assert!(text.is_empty() && told.starts_with("error: "), "{}", told);
+        } else {
+            let printed = load(&[Source { name: "printed", text: &text }], &host());
+            prop_assert!(printed.is_ok(), "{}\n{:?}", text, printed.err());
+        }
+    }
 }

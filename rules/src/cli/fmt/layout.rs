@@ -182,7 +182,8 @@ fn item(pieces: &[Piece<'_>], indent: usize, long: bool, out: &mut Writer) {
         let before = at.checked_sub(1).and_then(|b| pieces.get(b));
         let space = before.is_some_and(|before| spaced(pieces.get(at.wrapping_sub(2)), before, &piece));
         if breaks && piece.own.is_empty() {
-            out.line(indent);
+            // END stands under CASE.
+            out.line(if piece.is("END") { indent.saturating_sub(STEP) } else { indent });
             out.word(&piece, false, indent);
         } else {
             out.word(&piece, space, indent);

@@ -31,7 +31,7 @@ const CASES: [(&str, &str); 18] = [
     ),
     (
         "create rule r as insert into log select payload.a_rather_long_name as one, payload.another_rather_long_name as two, case when payload.x > 1 then 'more than one, which is a lot' when payload.x < 0 then 'less than nothing' else 'fine' end as three from \"t\" where payload.a_rather_long_name > 1 and (payload.x = 1 or payload.y = 2) and payload.b between 1 and 2 or payload.c is null;",
-        "CREATE RULE r AS\nINSERT INTO log\nSELECT\n  payload.a_rather_long_name AS one,\n  payload.another_rather_long_name AS two,\n  CASE\n    WHEN payload.x > 1 THEN 'more than one, which is a lot'\n    WHEN payload.x < 0 THEN 'less than nothing'\n    ELSE 'fine'\n    END AS three\nFROM \"t\"\nWHERE payload.a_rather_long_name > 1\n  AND (payload.x = 1 OR payload.y = 2)\n  AND payload.b BETWEEN 1 AND 2\n  OR payload.c IS NULL;\n",
+        "CREATE RULE r AS\nINSERT INTO log\nSELECT\n  payload.a_rather_long_name AS one,\n  payload.another_rather_long_name AS two,\n  CASE\n    WHEN payload.x > 1 THEN 'more than one, which is a lot'\n    WHEN payload.x < 0 THEN 'less than nothing'\n    ELSE 'fine'\n  END AS three\nFROM \"t\"\nWHERE payload.a_rather_long_name > 1\n  AND (payload.x = 1 OR payload.y = 2)\n  AND payload.b BETWEEN 1 AND 2\n  OR payload.c IS NULL;\n",
     ),
     (
         "create rule r as -- what\ninsert into log -- where to\n-- the row\nselect a /* one */ as b, -- first\n  -- and\n  c\nfrom \"t\"; -- done\n-- end",

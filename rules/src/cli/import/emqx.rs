@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::bridges;
 use super::draft::{Draft, InsertDraft, Lost, RuleDraft, insert, string};
-use super::hocon::text_of;
+use super::hocon::{merge, text_of};
 use crate::{Host, Source, load};
 
 /// Adds the rules of a configuration to the draft.
@@ -21,23 +21,29 @@ pub(super) fn rules(root: &Map<String, Value>, host: &Host, draft: &mut Draft) {
     }
 }
 
-/// The rules of `GET /rules`, an array or a page with `data`, as the configuration has them.
-pub(super) fn from_api(value: Value) -> Option<Value> {
+/// What `GET /rules`, `GET /actions` and `GET /connectors` give, arrays or pages with `data`, as the configuration has it.
+pub(super) fn from_api(value: &Value) -> Option<Value> {
     let list = match value {
         Value::Array(list) => list,
-        Value::Object(mut page) => match page.remove("data") {
-            Some(Value::Array(list)) => list,
-            _ => return None,
-        },
+        Value::Object(page) => page.get("data")?.as_array()?,
         _ => return None,
     };
-    let mut rules = Map::new();
-    for mut rule in list {
-        let id = rule.get("id").map(text_of).filter(|id| !id.is_empty())?;
-        rule.as_object_mut()?.remove("action_details");
-        rules.insert(id, rule);
+    let mut root = Value::Object(Map::new());
+    for entry in list {
+        let text = |key: &str| entry.get(key).map(text_of).filter(|text| !text.is_empty());
+        let place = if entry.get("sql").is_some() {
+            vec!["rule_engine".to_owned(), "rules".to_owned(), text("id")?]
+        } else {
+            let group = if entry.get("parameters").is_some() { "actions" } else { "connectors" };
+            vec![group.to_owned(), text("type")?, text("name")?]
+        };
+        let nested = place
+            .into_iter()
+            .rev()
+            .fold(entry.clone(), |inner, key| Value::Object(Map::from_iter([(key, inner)])));
+        merge(&mut root, nested);
     }
-    Some(serde_json::json!({ "rule_engine": { "rules": rules } }))
+    Some(root)
 }
 
 /// The sinks that actions have become; two rules may have the same.

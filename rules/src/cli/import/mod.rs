@@ -6,7 +6,7 @@
 //! | EMQX's data export, `emqx-export-....tar.gz` | gzip's first bytes | `archive`, then as below |
 //! | `cluster.hocon`, `emqx.conf`, NanoMQ's `nanomq.conf` | else | `hocon` |
 //! | NanoMQ's configuration before HOCON | `rule.x.y=` lines | `nanomq` |
-//! | JSON of EMQX's `GET /api/v5/rules` | it is JSON | `emqx` |
+//! | JSON of EMQX's `GET /api/v5/rules`, `/actions`, `/connectors` | it is JSON | `emqx` |
 //!
 //! Several files are laid over one another, so that the rules may be in one and the bridges in another.
 //!
@@ -109,10 +109,10 @@ fn read(file: &Path) -> Result<(Value, Vec<String>), String> {
     if text.trim_start().starts_with(['{', '['])
         && let Ok(value) = serde_json::from_str::<Value>(&text)
     {
-        return Ok(match emqx::from_api(value.clone()) {
-            Some(rules) => (rules, Vec::new()),
+        return Ok(match emqx::from_api(&value) {
+            Some(root) => (root, Vec::new()),
             None if value.is_object() => (value, Vec::new()),
-            None => return Err("it is a list of something else than rules".to_owned()),
+            None => return Err("it is no list of rules, actions or connectors".to_owned()),
         });
     }
     if nanomq::has_lines(&text) {
