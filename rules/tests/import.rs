@@ -130,6 +130,12 @@ fn several_files_are_one() {
     let (_, told, code) = import(&[none], &host());
     assert_eq!((told.as_str(), code), ("error: no rules are in none.hocon\n", cli::EXIT_UNREADABLE));
     assert_eq!(import(&[folder.join("missing")], &host()).2, cli::EXIT_UNREADABLE);
+    std::fs::write(
+        folder.join("wrong"),
+        r#"{"version":"4.4","rules":[{"id":"r","rawsql":"SELECT * FROM \"t\""}]}"#,
+    )
+    .unwrap();
+    assert!(import(&[folder.join("wrong")], &host()).1.contains("EMQX 4"));
     std::fs::write(folder.join("wrong"), "a = 1\nb").unwrap();
     let (_, told, _) = import(&[folder.join("wrong")], &host());
     assert!(told.contains("line 2: expected `=`"), "{told}");

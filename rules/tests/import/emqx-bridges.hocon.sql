@@ -10,7 +10,7 @@ CREATE SINK old WITH (
   topic = 'old-topic');
 
 -- to do: `cloud` is the uplink: set `[uplink]` in the configuration to "10.0.0.1:1883"
--- NOT IMPORTED: action webhook:hook: there is no sink for `webhook`; there are kafka, postgres, sqlite
+-- NOT IMPORTED: action webhook:hook: there is no sink for `webhook` (connectors: kafka, postgres, sqlite)
 --   {"action":{"url":"http://127.0.0.1:9901/${topic}","method":"post"}}
 CREATE RULE r1 AS
 INSERT INTO old WITH (payload = '${payload}'),

@@ -60,7 +60,7 @@ CREATE RULE bare WITH (enabled = FALSE) AS
 INSERT INTO local."t2" WITH (qos = 0, payload = '${payload}')
 SELECT payload FROM 't1';
 
--- NOT IMPORTED: action http:hook: there is no sink for `http`; there are kafka, postgres, sqlite
+-- NOT IMPORTED: action http:hook: there is no sink for `http` (connectors: kafka, postgres, sqlite)
 --   {"action":{"connector":"site","enable":true,"parameters":{"body":"${payload}","headers":{"authorization":"***","content-type":"application/json"},"method":"post","path":"/readings"},"resource_opts":{"health_check_interval":"15s","request_ttl":"45s"}},"connector":{"enable":true,"url":"https://***@site.example:8443"}}
 -- NOT IMPORTED: action kafka_producer:asleep: it is switched off
 --   {"action":{"connector":"k","enable":false,"parameters":{"topic":"asleep"}},"connector":{"authentication":"none","bootstrap_hosts":"k1:9092, k2","enable":true}}

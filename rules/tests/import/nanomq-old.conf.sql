@@ -20,7 +20,7 @@ CREATE RULE sqlite_1 AS
 INSERT INTO broker
 SELECT topic, payload FROM "abc";
 
--- NOT IMPORTED: action mysql: there is no sink for `mysql`; there are kafka, postgres, sqlite
+-- NOT IMPORTED: action mysql: there is no sink for `mysql` (connectors: kafka, postgres, sqlite)
 --   {"table":"broker","host":"localhost","sql":"SELECT * FROM \"abc\""}
 -- NOT IMPORTED: rule mysql_1: none of its actions was
 -- SELECT * FROM "abc"

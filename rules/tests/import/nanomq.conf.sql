@@ -33,7 +33,7 @@ CREATE RULE sqlite_2 AS
 INSERT INTO broker
 SELECT payload.x.y as y, timestamp FROM "#" WHERE payload.x.y > 10;
 
--- NOT IMPORTED: action mysql: there is no sink for `mysql`; there are kafka, postgres, sqlite
+-- NOT IMPORTED: action mysql: there is no sink for `mysql` (connectors: kafka, postgres, sqlite)
 --   {"table":"broker1","sql":"SELECT * FROM \"abc\""}
 -- NOT IMPORTED: rule mysql_1: none of its actions was
 -- SELECT * FROM "abc"

@@ -103,7 +103,7 @@ pub(super) fn insert_into(
                 "pgsql" | "timescale" | "matrix" | "alloydb" | "cockroachdb" => postgres(&bridge, name)?,
                 other => {
                     let known: Vec<&str> = host.connectors.iter().map(|c| c.name).collect();
-                    return Err(format!("there is no sink for `{other}`; there are {}", known.join(", ")));
+                    return Err(format!("there is no sink for `{other}` (connectors: {})", known.join(", ")));
                 }
             };
             draft.sinks.push(sink);

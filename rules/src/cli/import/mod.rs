@@ -109,6 +109,9 @@ fn read(file: &Path) -> Result<(Value, Vec<String>), String> {
     if text.trim_start().starts_with(['{', '['])
         && let Ok(value) = serde_json::from_str::<Value>(&text)
     {
+        if value["rules"].get(0).is_some_and(|rule| rule.get("rawsql").is_some()) {
+            return Err("it is an export of EMQX 4; emqx_data_converter makes one of EMQX 5 of it".to_owned());
+        }
         return Ok(match emqx::from_api(&value) {
             Some(root) => (root, Vec::new()),
             None if value.is_object() => (value, Vec::new()),

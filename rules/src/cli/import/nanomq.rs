@@ -122,7 +122,7 @@ fn table(
         }
         other => {
             let known: Vec<&str> = host.connectors.iter().map(|c| c.name).collect();
-            return Err(format!("there is no sink for `{other}`; there are {}", known.join(", ")));
+            return Err(format!("there is no sink for `{other}` (connectors: {})", known.join(", ")));
         }
     };
     let there = draft.sinks.iter().position(|sink| sink.from == from && sink.options == options);
