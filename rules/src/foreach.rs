@@ -17,7 +17,7 @@ use crate::step::{Rows, Scratch, emit_all};
 use crate::value::Value;
 
 /// The most elements of a FOREACH that are looked at.
-const ELEMENTS_MAX: usize = 10_000;
+pub(crate) const ELEMENTS_MAX: usize = 10_000;
 
 /// A loop.
 #[derive(Debug, Clone, Default)]

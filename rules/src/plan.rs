@@ -833,7 +833,7 @@ fn never_true(expr: &Expr) -> Option<&'static str> {
 }
 
 /// What a condition reads: columns, paths and calls, outermost first. Bounded by the expression's depth.
-fn leaves_of<'e>(expr: &'e Expr, out: &mut Vec<&'e Expr>) {
+pub(crate) fn leaves_of<'e>(expr: &'e Expr, out: &mut Vec<&'e Expr>) {
     if out.len() >= 16 {
         return;
     }

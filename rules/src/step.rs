@@ -19,6 +19,7 @@ use crate::json;
 use crate::paths::{Paths, Scan};
 use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Target, Template};
 use crate::value::{Value, write_json_text};
+use crate::why::{self, Why};
 use crate::{Message, Rule, TargetKind};
 
 /// What time it is, by the host's clock.
@@ -774,59 +775,35 @@ fn separate(first: &mut bool, out: &mut Vec<u8>) {
 
 // === why not ===
 
-/// A part of WHERE, evaluated alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PartResult {
-    pub(crate) text: String,
-    /// TRUE, FALSE, NULL or what it was instead, as JSON.
-    pub(crate) value: String,
-    /// What it read: the text and its value as JSON.
-    pub(crate) reads: Vec<(String, String)>,
-}
-
-/// Evaluates each part of WHERE alone, with the program that [`step`] runs.
-pub(crate) fn condition_parts(
-    rule: &Rule,
-    input: &Message<'_>,
-    scratch: &mut Scratch,
-    now: Now,
-) -> Result<Vec<PartResult>, Failure> {
+/// Evaluates each part of WHERE alone, and what comes after it, with the program that [`step`] runs.
+pub(crate) fn why(rule: &Rule, input: &Message<'_>, scratch: &mut Scratch, now: Now) -> Result<Why, Failure> {
     let Some(document) = scratch.open(&rule.program, input.payload) else {
-        return parts(rule, input, None, scratch, now);
+        return why_of(rule, input, None, scratch, now);
     };
     let results = match document.text() {
-        Some(text) => parts(rule, &Message { payload: text, ..*input }, Some(input.payload), scratch, now),
-        None => parts(rule, input, None, scratch, now),
+        Some(text) => why_of(rule, &Message { payload: text, ..*input }, Some(input.payload), scratch, now),
+        None => why_of(rule, input, None, scratch, now),
     };
     scratch.close(document);
     results
 }
 
-fn parts(
+fn why_of(
     rule: &Rule,
     input: &Message<'_>,
     raw: Option<&[u8]>,
     scratch: &mut Scratch,
     now: Now,
-) -> Result<Vec<PartResult>, Failure> {
+) -> Result<Why, Failure> {
     let mut fuel = u64::MAX;
+    // What fails says so in words.
+    scratch.trace = Some(Vec::new());
     let mut m = scratch.machine(&rule.program, input, raw, now, &mut fuel);
+    if let Some(plan) = &m.program.emqx {
+        return Ok(emqx::why::why(&mut m, plan));
+    }
     for &item in &m.program.before {
         m.registers[item] = m.eval(&m.program.items[item])?;
     }
-    let mut results = Vec::new();
-    for part in &m.program.condition_parts {
-        let json = |value: Value<'_>| {
-            let mut out = Vec::new();
-            value.write_json(&mut out);
-            String::from_utf8_lossy(&out).into_owned()
-        };
-        let value = json(m.eval(&part.code)?);
-        let mut reads = Vec::new();
-        for (text, code) in &part.reads {
-            reads.push((text.clone(), json(m.eval(code)?)));
-        }
-        results.push(PartResult { text: part.text.clone(), value, reads });
-    }
-    Ok(results)
+    why::of_condition(&mut m)
 }

@@ -72,7 +72,7 @@ fn test_command() {
                 ..Default::default()
             };
             let mut out = Vec::new();
-            cli::test(&[file], &host(), &message, &mut out).unwrap();
+            cli::test(&[file], &host(), &message, cli::Format::Text, &mut out).unwrap();
             String::from_utf8(out).unwrap()
         })
     });
@@ -91,7 +91,7 @@ CREATE RULE all_of_it AS INSERT INTO cloud SELECT * FROM \"#\";
             let code = match what {
                 "text" => cli::check(&[file], &host(), cli::Format::Text, &mut out),
                 "json" => cli::check(&[file], &host(), cli::Format::Json, &mut out),
-                _ => cli::explain(&[file], &host(), &mut out),
+                _ => cli::explain(&[file], &host(), cli::Format::Text, &mut out),
             };
             format!("{}{}", String::from_utf8(out).unwrap(), code.unwrap())
         })
@@ -114,11 +114,117 @@ CREATE RULE all_of_it AS INSERT INTO cloud SELECT * FROM \"#\";
     ] {
         assert!(explained.lines().any(|l| l == line), "{line}\n{explained}");
     }
+    let emqx = "SET dialect = 'emqx';
+CREATE RULE r AS INSERT INTO log FOREACH payload.s AS s DO s.a AS a INCASE s.a > 1 AND s.b = 2 FROM \"t\"
+WHERE clientid = 'c' AND payload.n[1].m > 0;";
+    assert_eq!(
+        run(emqx, "explain").lines().filter(|l| !l.contains("operations")).collect::<Vec<_>>(),
+        [
+            "rule r (id 6319104045638289002)",
+            "  from      \"t\"",
+            "  where     clientid = 'c'",
+            "    and     payload.n[1].m > 0",
+            "  foreach   payload.s",
+            "  incase    s.a > 1",
+            "    and     s.b = 2",
+            "  reads     payload.s, payload.n[1].m",
+            "  writes    rows to log",
+            "0",
+        ]
+    );
     let mut out = Vec::new();
     let missing = PathBuf::from("no/such/file.sql");
     let code = cli::check(&[missing], &host(), cli::Format::Text, &mut out).unwrap();
     assert_eq!(code, cli::EXIT_UNREADABLE);
     assert!(String::from_utf8(out).unwrap().starts_with("error: cannot read no/such/file.sql: "));
+}
+
+#[test]
+fn test_and_explain_as_json() {
+    let text = "CREATE RULE r AS INSERT INTO local.\"x/${clientid}\" WITH (qos = 1) SELECT payload.a AS a FROM \"t\" WHERE payload.a > 1;
+CREATE RULE e WITH (dialect = 'emqx', enabled = FALSE) AS INSERT INTO log
+FOREACH payload.s AS s INCASE s + 1 > 2 FROM \"t\";";
+    let run = |payload: &str| {
+        with_file("json", text, |file| {
+            let message = cli::TestMessage {
+                topic: "t".to_owned(),
+                payload: payload.as_bytes().to_vec(),
+                clientid: "c".to_owned(),
+                ..Default::default()
+            };
+            let mut out = Vec::new();
+            let code = cli::test(&[file], &host(), &message, cli::Format::Json, &mut out).unwrap();
+            assert_eq!(code, cli::EXIT_OK);
+            String::from_utf8(out).unwrap()
+        })
+    };
+    let got = run(r#"{"a":2.50,"s":[1]}"#);
+    let lines: Vec<&str> = got.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            r#"{"rule":"r","file":"rules.sql","line":1,"outcome":"matched","filter":"t","rows":[{"a":2.5}],"inserts":[{"sink":"local","target":"x/c","key":null,"qos":1,"retain":null,"options":{},"body":{"row":true}}],"notes":[]}"#,
+            r#"{"rule":"e","file":"rules.sql","line":2,"outcome":"failed","filter":"t","enabled":false,"failure":"no_result","foreach":{"elements":1,"rejected":1,"first_rejected":[{"text":"s + 1 > 2","value":"false","reads":{"s":"1"}}]},"notes":[]}"#,
+        ]
+    );
+    let got = run(r#"{"a":"1","s":[{}]}"#);
+    let lines: Vec<&str> = got.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            r#"{"rule":"r","file":"rules.sql","line":1,"outcome":"not_matched","filter":"t","where":[{"text":"payload.a > 1","value":"null","reads":{"payload.a":"\"1\""}}],"notes":[{"kind":"type_mismatch","message":"string > integer"}]}"#,
+            r#"{"rule":"e","file":"rules.sql","line":2,"outcome":"failed","filter":"t","enabled":false,"failure":"exception","fault":{"line":3,"column":31,"text":"s + 1 > 2","message":"type_mismatch: object + integer","reads":{"s":"{}"},"element":1},"notes":[]}"#,
+        ]
+    );
+    with_file("json", text, |file| {
+        let mut out = Vec::new();
+        cli::explain(&[file], &host(), cli::Format::Json, &mut out).unwrap();
+        let got = String::from_utf8(out).unwrap();
+        assert!(got.starts_with(
+            r#"{"rule":"r","id":6319104045638289002,"dialect":"ferrule","enabled":true,"from":["t"],"where":["payload.a > 1"],"reads":["payload.a"],"passes_payload":false,"writes":["local"],"state_bytes":0,"operations":"#
+        ), "{got}");
+        assert!(
+            got.contains(r#""where":[],"foreach":"payload.s","incase":["s + 1 > 2"],"reads":["payload.s"]"#),
+            "{got}"
+        );
+        String::new()
+    });
+}
+
+#[test]
+fn fmt_command() {
+    with_file("fmt", "create rule r as insert into log select * from \"t\";", |file| {
+        let fmt = |file: &Path, check: bool, input: &str| {
+            let (mut out, mut told) = (Vec::new(), Vec::new());
+            let code =
+                cli::fmt(&[file.to_owned()], check, &mut input.as_bytes(), &mut out, &mut told).unwrap();
+            (code, String::from_utf8(out).unwrap(), String::from_utf8(told).unwrap())
+        };
+        let name = file.display();
+        let folder = file.parent().unwrap();
+        let shape = "CREATE RULE r AS\nINSERT INTO log\nSELECT *\nFROM \"t\";\n";
+        assert_eq!(
+            fmt(&file, true, ""),
+            (cli::EXIT_INVALID, String::new(), format!("{name}: not formatted\n"))
+        );
+        assert_eq!(fmt(folder, false, ""), (cli::EXIT_OK, String::new(), format!("{name}: formatted\n")));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), shape);
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
+        assert_eq!(fmt(&file, true, ""), (cli::EXIT_OK, String::new(), String::new()));
+        assert_eq!(fmt(Path::new("-"), false, shape), (cli::EXIT_OK, shape.to_owned(), String::new()));
+        let (code, out, told) = fmt(
+            Path::new("-"),
+            false,
+            "create  rule x;\ncreate rule r as insert into log select * from \"t\";",
+        );
+        assert_eq!((code, out), (cli::EXIT_INVALID, format!("create  rule x;\n{shape}")));
+        assert!(told.starts_with("-:1:15: error: expected `WITH` or `AS`, found `;`\n"), "{told}");
+        assert!(told.ends_with("-: statements with mistakes are left as they are\n"), "{told}");
+        let (code, _, told) = fmt(Path::new("no/such/file.sql"), false, "");
+        assert_eq!(code, cli::EXIT_UNREADABLE);
+        assert!(told.starts_with("error: cannot read no/such/file.sql: "), "{told}");
+        String::new()
+    });
 }
 
 #[test]

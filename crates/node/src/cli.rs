@@ -85,7 +85,7 @@ enum Command {
     Check(CheckArgs),
     /// Show what a running broker does
     Status(StatusArgs),
-    /// Check, try out and explain rules
+    /// Check, try out, explain, format and import rules
     #[command(subcommand)]
     Rules(RulesCommand),
     /// Look through what a broker has stored, running or not
@@ -151,11 +151,29 @@ enum RulesCommand {
     Test(TestArgs),
     /// Read cases as JSON Lines on standard input and write their results
     Eval,
+    /// Write rules files anew in one shape; `-` is standard input
+    Fmt {
+        /// Files of rules, or folders of them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Only tell which would change
+        #[arg(long)]
+        check: bool,
+    },
+    /// Print the rules of EMQX or NanoMQ as a rules file
+    Import {
+        /// EMQX's data export or `cluster.hocon`, what its API gives for `GET /api/v5/rules`, NanoMQ's configuration
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Show what each rule subscribes to, reads and keeps
     Explain {
         /// Files of rules, or folders of them
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// How to print it
+        #[arg(long, value_enum, default_value = "text")]
+        format: FormatArg,
     },
 }
 
@@ -191,13 +209,16 @@ struct TestArgs {
     /// When it was received, in ms since 1970 [default: now]
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     timestamp: Option<i64>,
+    /// How to print what came of it
+    #[arg(long, value_enum, default_value = "text")]
+    format: FormatArg,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum FormatArg {
     /// For people
     Text,
-    /// For editors: one JSON object a line
+    /// For programs: one JSON object a line
     Json,
 }
 
@@ -391,18 +412,21 @@ fn rules(flavor: &Flavor, command: RulesCommand) -> Result<u8, Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let code = match command {
         RulesCommand::Check { files, format } => {
-            let format = match format {
-                FormatArg::Text => Format::Text,
-                FormatArg::Json => Format::Json,
-            };
-            check::rules(flavor, &rule_files(&files)?, format, &mut out).map(|(code, _)| code)
+            check::rules(flavor, &rule_files(&files)?, format.into(), &mut out).map(|(code, _)| code)
         }
         RulesCommand::Test(args) => {
             let files = rule_files(&args.files)?;
-            rules::test(&files, &host, &message(args)?, &mut out)
+            let format = args.format.into();
+            rules::test(&files, &host, &message(args)?, format, &mut out)
         }
         RulesCommand::Eval => rules::eval(&mut io::stdin().lock(), &mut out),
-        RulesCommand::Explain { files } => rules::explain(&rule_files(&files)?, &host, &mut out),
+        RulesCommand::Fmt { files, check } => {
+            rules::fmt(&files, check, &mut io::stdin().lock(), &mut out, &mut io::stderr().lock())
+        }
+        RulesCommand::Import { files } => rules::import(&files, &host, &mut out, &mut io::stderr().lock()),
+        RulesCommand::Explain { files, format } => {
+            rules::explain(&rule_files(&files)?, &host, format.into(), &mut out)
+        }
     };
     let code = code.and_then(|code| out.flush().map(|()| code)).map_err(failed)?;
     Ok(exit_code(code))
@@ -452,6 +476,15 @@ fn failed(error: io::Error) -> Failure {
 
 fn exit_code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(1)
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Format {
+        match format {
+            FormatArg::Text => Format::Text,
+            FormatArg::Json => Format::Json,
+        }
+    }
 }
 
 // === impl Flavor ===

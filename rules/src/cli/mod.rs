@@ -1,12 +1,20 @@
-//! The commands `rules check`, `test`, `eval` and `explain` of both binaries.
+//! The commands `rules check`, `test`, `eval`, `explain`, `fmt` and `import` of both binaries.
 //!
 //! Each takes its files, the [`Host`] and a writer, and gives the exit code; the binaries parse arguments. This is
-//! the only part of the crate that reads files. What `test` and `eval` show comes from [`crate::step`], the same
+//! the only part of the crate that reads files. What `test` and `eval` show comes from [`crate::step()`], the same
 //! evaluator that runs live.
 
 mod eval;
+mod explain;
+mod fmt;
+mod import;
+mod test;
 
 pub use eval::eval;
+pub use explain::explain;
+pub use fmt::fmt;
+pub use import::import;
+pub use test::{TestMessage, test};
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,12 +22,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::check::filter_matches;
-use crate::step::condition_parts;
-use crate::{
-    Body, Diagnostic, Files, Host, Message, Now, Rows, Rule, RuleSet, RuleState, Scratch, Severity, Source,
-    Step, load, step,
-};
+use crate::{Diagnostic, Files, Host, RuleSet, Severity, Source, load};
 
 /// Nothing is wrong.
 pub const EXIT_OK: i32 = 0;
@@ -28,7 +31,7 @@ pub const EXIT_INVALID: i32 = 1;
 /// A file cannot be read.
 pub const EXIT_UNREADABLE: i32 = 2;
 
-/// How [`check`] prints.
+/// How [`check`], [`test()`] and [`explain()`] print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     /// For people: line, caret, help.
@@ -36,29 +39,6 @@ pub enum Format {
     Text,
     /// For editors: one JSON object a line.
     Json,
-}
-
-/// A message for [`test()`].
-#[derive(Debug, Clone, Default)]
-pub struct TestMessage {
-    /// The topic.
-    pub topic: String,
-    /// The payload.
-    pub payload: Vec<u8>,
-    /// QoS.
-    pub qos: u8,
-    /// Retain flag.
-    pub retain: bool,
-    /// Client id.
-    pub clientid: String,
-    /// User name.
-    pub username: Option<String>,
-    /// The gateway.
-    pub edge: Option<String>,
-    /// When it was received, ms since 1970.
-    pub timestamp_ms: i64,
-    /// User properties.
-    pub user_properties: Vec<(String, String)>,
 }
 
 /// The files that a `rules = "..."` setting means: a file itself, or the `*.sql` of a folder in order of names.
@@ -202,172 +182,4 @@ fn with_rules(
 
 fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
-}
-
-/// `rules test FILE --topic T --payload P`: each rule, matched or why not, its rows, its rendered targets.
-///
-/// # Errors
-/// When `out` cannot be written.
-pub fn test(files: &[PathBuf], host: &Host, message: &TestMessage, out: &mut dyn Write) -> io::Result<i32> {
-    with_rules(files, host, Format::Text, out, |set, sources, out| {
-        let input = Message {
-            topic: &message.topic,
-            payload: &message.payload,
-            qos: message.qos,
-            retain: message.retain,
-            clientid: &message.clientid,
-            username: message.username.as_deref(),
-            edge: message.edge.as_deref(),
-            timestamp_ms: message.timestamp_ms,
-            user_properties: Some(&message.user_properties),
-            ..Message::default()
-        };
-        let mut scratch = Scratch::new(0);
-        scratch.trace = Some(Vec::new());
-        for rule in &set.rules {
-            test_rule(rule, sources, &input, &mut scratch, out)?;
-        }
-        Ok(EXIT_OK)
-    })
-}
-
-fn test_rule(
-    rule: &Rule,
-    sources: &[Source<'_>],
-    input: &Message<'_>,
-    scratch: &mut Scratch,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let file = sources.get(rule.file).map_or("", |s| s.name);
-    let line = sources
-        .get(rule.file)
-        .map_or(0, |s| s.text.bytes().take(rule.span.start as usize).filter(|&b| b == b'\n').count() + 1);
-    write!(out, "rule {} ({file}:{line}): ", rule.name)?;
-    let Some(filter) = rule.filters.iter().find(|f| filter_matches(f, input.topic)) else {
-        let filters = rule.filters.iter().map(|f| format!("\"{f}\"")).collect::<Vec<_>>().join(", ");
-        return writeln!(out, "not matched\n  the topic `{}` matches none of {filters}", input.topic);
-    };
-    if !rule.enabled {
-        write!(out, "(disabled) ")?;
-    }
-    let now = Now { wall_ms: input.timestamp_ms };
-    let mut state = RuleState::default();
-    let mut rows = Rows::default();
-    let mut fuel = u64::MAX;
-    scratch.begin();
-    scratch.trace = Some(Vec::new());
-    let ended = step(rule, &mut state, input, scratch, now, &mut fuel, &mut rows);
-    let errors = scratch.trace.take().unwrap_or_default();
-    match ended {
-        Step::Emit => {
-            writeln!(out, "matched by \"{filter}\"")?;
-            if !rule.program.payload_only {
-                writeln!(out, "  row {}", show(&rows.row))?;
-            }
-            for row in &rows.rows {
-                let insert = &rule.inserts[row.insert];
-                write!(out, "  -> {}", insert.sink)?;
-                if !row.target.is_empty() {
-                    write!(out, " \"{}\"", show(row.target.as_bytes()))?;
-                }
-                if let Some(key) = &row.key {
-                    write!(out, " key \"{}\"", show(key.as_bytes()))?;
-                }
-                if let Some(qos) = row.qos {
-                    write!(out, " qos {qos}")?;
-                }
-                if let Some(retain) = row.retain {
-                    write!(out, " retain {retain}")?;
-                }
-                for (name, value) in &row.options {
-                    write!(out, " {name} \"{}\"", show(value.as_bytes()))?;
-                }
-                match &row.body {
-                    Body::Payload => writeln!(out, ": the payload, untouched")?,
-                    Body::Json(_) => writeln!(out, ": the row")?,
-                    Body::Text(text) => writeln!(out, ": {}", show(text))?,
-                    Body::Encoded(bytes) => {
-                        let format = rule.program.inserts.get(row.insert).and_then(|i| i.format.as_ref());
-                        let format = format.map(|f| format!("{f:?}")).unwrap_or_default();
-                        writeln!(out, ": {} bytes of {format}: {}", bytes.len(), hex(bytes))?;
-                    }
-                }
-            }
-        }
-        Step::NoMatch => {
-            writeln!(out, "not matched")?;
-            match condition_parts(rule, input, scratch, now) {
-                Err(failure) => writeln!(out, "  failed: {}", failure.name())?,
-                Ok(parts) => {
-                    for part in parts.iter().filter(|p| p.value != "true") {
-                        let value = match part.value.as_str() {
-                            "false" => "FALSE",
-                            "null" => "NULL",
-                            other => other,
-                        };
-                        writeln!(out, "  `{}` is {value}", part.text)?;
-                        for (text, value) in part.reads.iter().filter(|(text, _)| *text != part.text) {
-                            let value = if value == "null" { "NULL" } else { value };
-                            writeln!(out, "    {text} = {}", show(value.as_bytes()))?;
-                        }
-                    }
-                }
-            }
-        }
-        Step::Failed(failure) => writeln!(out, "failed: {}", failure.name())?,
-        Step::OutOfFuel => writeln!(out, "failed: out_of_fuel")?,
-    }
-    for (kind, what) in errors {
-        writeln!(out, "  note: NULL by {}: {what}", kind.name())?;
-    }
-    Ok(())
-}
-
-/// Bytes for a terminal in hexadecimal, at most 64 of them.
-fn hex(bytes: &[u8]) -> String {
-    const MAX: usize = 64;
-    let digits: String = bytes.iter().take(MAX).map(|byte| format!("{byte:02x}")).collect();
-    digits + if bytes.len() > MAX { "..." } else { "" }
-}
-
-/// Bytes for a terminal: text, at most 1 KiB of it.
-fn show(bytes: &[u8]) -> String {
-    const MAX: usize = 1024;
-    let cut = &bytes[..bytes.len().min(MAX)];
-    let more = if bytes.len() > MAX { "..." } else { "" };
-    // What devices send must not move the cursor or colour the terminal.
-    let text = String::from_utf8_lossy(cut);
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\t' { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    out + more
-}
-
-/// `rules explain FILE`: topic filters, fields read, state kept, where rows go.
-///
-/// # Errors
-/// When `out` cannot be written.
-pub fn explain(files: &[PathBuf], host: &Host, out: &mut dyn Write) -> io::Result<i32> {
-    with_rules(files, host, Format::Text, out, |set, _, out| {
-        for rule in &set.rules {
-            writeln!(out, "rule {} (id {})", rule.name, rule.id)?;
-            let filters = rule.filters.iter().map(|f| format!("\"{f}\"")).collect::<Vec<_>>().join(", ");
-            writeln!(out, "  from      {filters}")?;
-            for (i, part) in rule.program.condition_parts.iter().enumerate() {
-                writeln!(out, "  {} {}", if i == 0 { "where    " } else { "  and    " }, part.text)?;
-            }
-            let fields = match rule.fields() {
-                [] => "nothing: the payload is not parsed".to_owned(),
-                fields => fields.join(", "),
-            };
-            writeln!(out, "  reads     {fields}")?;
-            for insert in &rule.inserts {
-                let what = if rule.passes_payload() { "the payload untouched" } else { "rows" };
-                writeln!(out, "  writes    {what} to {}", insert.sink)?;
-            }
-            writeln!(out, "  state     none (0 bytes), {} operations", rule.program.ops.len())?;
-        }
-        Ok(EXIT_OK)
-    })
 }

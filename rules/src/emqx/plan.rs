@@ -10,8 +10,10 @@ use crate::foreach::Each;
 use crate::formats::Schemas;
 use crate::functions;
 use crate::paths::{NodeId, PathStep, Paths};
-use crate::plan::{MAX_ITEMS, Mistake, Plans};
-use crate::program::{Code, Column, EmqxOp, ItemId, Op, Part, Program, Template, Walk, label, number};
+use crate::plan::{MAX_ITEMS, Mistake, Plans, leaves_of};
+use crate::program::{
+    Code, Column, ConditionPart, EmqxOp, ItemId, Op, Part, Program, Template, Walk, label, number,
+};
 use crate::sql::ast::{Access, Expr, ExprKind, Foreach, Item, Name, Put, Query};
 use crate::sql::cursor::shorten;
 use crate::template::{self, Piece};
@@ -84,11 +86,12 @@ impl<'p> Planner<'p> {
             p.mistake(span, format!("a rule has at most {MAX_ITEMS} items in its lists"), None);
             return p;
         }
-        p.plan.fields = p.fields(&query.items, Place::List);
+        (p.plan.fields, p.plan.places.fields) = p.fields(&query.items, Place::List);
         if let Some(condition) = &query.condition {
-            p.condition(condition);
-            let code = p.expression(condition, Place::Condition);
+            let (code, parts, places) = p.condition_in_parts(condition, Place::Condition);
             p.program.condition = Some(code);
+            p.program.condition_parts = parts;
+            p.plan.places.condition = places;
         }
         let list = RowPlan { message: p.star, names: p.list.clone(), ..RowPlan::default() };
         match &query.foreach {
@@ -120,6 +123,8 @@ impl<'p> Planner<'p> {
             }
         }
         let collection = start..self.here();
+        self.plan.places.collection = expr.span;
+        self.plan.places.collection_text = expr.span.of(self.text).to_owned();
         let name = match alias.as_ref().map(|alias| alias.path.as_slice()) {
             Some([Put::Key(name)]) => name.clone(),
             Some(_) => {
@@ -132,8 +137,10 @@ impl<'p> Planner<'p> {
         self.spans.push((item, expr.span));
         self.item = Some((name.clone(), item));
         let incase = foreach.incase.as_ref().map(|incase| {
-            self.condition(incase);
-            self.expression(incase, Place::Incase)
+            let (code, parts, places) = self.condition_in_parts(incase, Place::Incase);
+            self.plan.places.incase_parts = parts;
+            self.plan.places.incase = places;
+            code
         });
         self.each.collection = collection;
         self.each.incase = incase;
@@ -141,7 +148,8 @@ impl<'p> Planner<'p> {
         let make = match &foreach.make {
             Some(items) => {
                 self.star = false;
-                let make = self.fields(items, Place::Make);
+                let (make, places) = self.fields(items, Place::Make);
+                self.plan.places.make = places;
                 self.plan.row =
                     RowPlan { message: self.star, names: self.made.clone(), ..RowPlan::default() };
                 make
@@ -172,6 +180,41 @@ impl<'p> Planner<'p> {
         }
     }
 
+    /// A condition, and each part of a conjunction alone: its code, what it reads, where it stands.
+    fn condition_in_parts(
+        &mut self,
+        condition: &Expr,
+        place: Place,
+    ) -> (Code, Vec<ConditionPart>, Vec<Span>) {
+        self.condition(condition);
+        let start = self.here();
+        let parts: Vec<(&Expr, Code)> = match &condition.kind {
+            ExprKind::And(parts) => {
+                let codes = self.junction(parts, place, true);
+                parts.iter().zip(codes).collect()
+            }
+            _ => {
+                self.emit_expr(condition, place);
+                vec![(condition, start..self.here())]
+            }
+        };
+        let whole = start..self.here();
+        let places = parts.iter().map(|(part, _)| part.span).collect();
+        let parts = parts.into_iter().map(|(part, code)| {
+            let mut leaves = Vec::new();
+            leaves_of(part, &mut leaves);
+            let mut reads: Vec<(String, Code)> = Vec::new();
+            for leaf in leaves {
+                let text = leaf.span.of(self.text);
+                if reads.iter().all(|(known, _)| known != text) {
+                    reads.push((text.to_owned(), self.expression(leaf, place)));
+                }
+            }
+            ConditionPart { text: part.span.of(self.text).to_owned(), code, reads }
+        });
+        (whole, parts.collect(), places)
+    }
+
     fn register(&mut self) -> ItemId {
         self.plan.registers += 1;
         self.plan.registers - 1
@@ -179,8 +222,10 @@ impl<'p> Planner<'p> {
 
     // === lists ===
 
-    fn fields(&mut self, items: &[Item], place: Place) -> Vec<Field> {
-        let mut fields = Vec::new();
+    /// The fields of a list, and where each stands.
+    fn fields(&mut self, items: &[Item], place: Place) -> (Vec<Field>, Vec<Span>) {
+        let mut fields: Vec<Field> = Vec::new();
+        let mut places = Vec::new();
         for item in items {
             match item {
                 Item::Star(_) => {
@@ -226,8 +271,9 @@ impl<'p> Planner<'p> {
                     fields.push(Field { code, register, path: rest.to_vec(), decode: root == "payload" });
                 }
             }
+            places.resize(fields.len(), item.span());
         }
-        fields
+        (fields, places)
     }
 
     /// Where an item without AS goes.
@@ -301,8 +347,8 @@ impl<'p> Planner<'p> {
                 self.emit_expr(of, place);
                 self.emit(Op::Emqx(EmqxOp::Not));
             }
-            ExprKind::And(parts) => self.junction(parts, place, true),
-            ExprKind::Or(parts) => self.junction(parts, place, false),
+            ExprKind::And(parts) => drop(self.junction(parts, place, true)),
+            ExprKind::Or(parts) => drop(self.junction(parts, place, false)),
             ExprKind::Binary(op, left, right) => {
                 self.emit_expr(left, place);
                 self.emit_expr(right, place);
@@ -378,15 +424,16 @@ impl<'p> Planner<'p> {
         }
     }
 
-    /// AND and OR end with the first operand that decides.
-    fn junction(&mut self, parts: &[Expr], place: Place, and: bool) {
+    /// AND and OR end with the first operand that decides. The code of each operand alone.
+    fn junction(&mut self, parts: &[Expr], place: Place, and: bool) -> Vec<Code> {
         let mut ends = Vec::new();
+        let mut alone = Vec::new();
         for (at, operand) in parts.iter().enumerate() {
             if at > 0 {
                 self.emit(Op::Drop);
             }
             self.condition(operand);
-            self.emit_expr(operand, place);
+            alone.push(self.expression(operand, place));
             self.emit(Op::Emqx(EmqxOp::Condition));
             if at + 1 < parts.len() {
                 ends.push(self.emit(if and { Op::JumpIfFalse(0) } else { Op::JumpIfTrue(0) }));
@@ -395,6 +442,7 @@ impl<'p> Planner<'p> {
         for end in ends {
             self.program.land(end);
         }
+        alone
     }
 
     fn emit_call(&mut self, name: &Name, args: &[Expr], place: Place) {

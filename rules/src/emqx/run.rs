@@ -3,6 +3,7 @@
 use crate::Failure;
 use crate::TypeError;
 use crate::emqx::values;
+use crate::emqx::why::Places;
 use crate::foreach::{self, Look};
 use crate::json::{self, JsonError};
 use crate::program::{Code, Column, EmqxOp, ItemId, Machine, Walk, constant, topic_level};
@@ -22,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) where_first: bool,
     pub(crate) row: RowPlan,
     pub(crate) foreach: Option<Loop>,
+    /// For `rules test` and `explain`.
+    pub(crate) places: Places,
 }
 
 /// One field: its value, and where that goes.
@@ -110,7 +113,7 @@ pub(crate) fn evaluate(
     if made.is_some_and(|rows| rows > 0) { Ok(true) } else { Err(Failure::NoResult) }
 }
 
-fn make(m: &mut Machine<'_, '_>, fields: &[Field]) -> Result<(), Failure> {
+pub(crate) fn make(m: &mut Machine<'_, '_>, fields: &[Field]) -> Result<(), Failure> {
     for field in fields {
         let value = m.eval(&field.code)?;
         let Some(register) = m.registers.get_mut(field.register) else { continue };

@@ -26,14 +26,14 @@ const PRODUCT: u8 = 6;
 const SIGN: u8 = 7;
 
 /// Words that cannot be names unless they are quoted.
-const RESERVED: [&str; 37] = [
+pub(crate) const RESERVED: [&str; 37] = [
     "AND", "AS", "BETWEEN", "BY", "CASE", "CREATE", "DO", "ELSE", "END", "FALSE", "FOREACH", "FROM", "GROUP",
     "HAVING", "IN", "INCASE", "INNER", "INSERT", "INTO", "IS", "JOIN", "LEFT", "LIKE", "LIMIT", "NOT",
     "NULL", "ON", "OR", "ORDER", "OVER", "SELECT", "SET", "THEN", "TRUE", "WHEN", "WHERE", "WITH",
 ];
 
 /// Those of EMQX: `null` is a name there, one that nothing has.
-const RESERVED_EMQX: [&str; 18] = [
+pub(crate) const RESERVED_EMQX: [&str; 18] = [
     "AND", "AS", "CASE", "IF", "ELSE", "ELSIF", "FROM", "IN", "NOT", "OR", "SELECT", "WHEN", "THEN",
     "FOREACH", "INCASE", "END", "DO", "WHERE",
 ];

@@ -9,6 +9,8 @@
 
 pub(crate) mod ast;
 pub(crate) mod cursor;
+#[cfg(test)]
+mod editors;
 pub(crate) mod expr;
 pub(crate) mod lex;
 pub(crate) mod query;

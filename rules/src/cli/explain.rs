@@ -1,0 +1,85 @@
+//! `rules explain`: what each rule subscribes to, reads, keeps and writes.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{EXIT_OK, Format, with_rules};
+use crate::program::ConditionPart;
+use crate::{Dialect, Host, Rule};
+
+/// `rules explain FILE`: topic filters, fields read, state kept, where rows go. As JSON one object a rule and line.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub fn explain(files: &[PathBuf], host: &Host, format: Format, out: &mut dyn Write) -> io::Result<i32> {
+    with_rules(files, host, format, out, |set, _, out| {
+        for rule in &set.rules {
+            match format {
+                Format::Text => print(rule, out)?,
+                Format::Json => writeln!(out, "{}", json(rule))?,
+            }
+        }
+        Ok(EXIT_OK)
+    })
+}
+
+/// What FOREACH goes through, and the parts of INCASE.
+fn foreach(rule: &Rule) -> Option<(&str, &[ConditionPart])> {
+    let plan = rule.program.emqx.as_ref()?;
+    plan.foreach.as_ref()?;
+    Some((&plan.places.collection_text, &plan.places.incase_parts))
+}
+
+fn print(rule: &Rule, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "rule {} (id {})", rule.name, rule.id)?;
+    let filters = rule.filters.iter().map(|f| format!("\"{f}\"")).collect::<Vec<_>>().join(", ");
+    writeln!(out, "  from      {filters}")?;
+    print_condition("where", &rule.program.condition_parts, out)?;
+    if let Some((collection, incase)) = foreach(rule) {
+        writeln!(out, "  foreach   {collection}")?;
+        print_condition("incase", incase, out)?;
+    }
+    let fields = match rule.fields() {
+        [] => "nothing: the payload is not parsed".to_owned(),
+        fields => fields.join(", "),
+    };
+    writeln!(out, "  reads     {fields}")?;
+    for insert in &rule.inserts {
+        let what = if rule.passes_payload() { "the payload untouched" } else { "rows" };
+        writeln!(out, "  writes    {what} to {}", insert.sink)?;
+    }
+    writeln!(out, "  state     none (0 bytes), {} operations", rule.program.ops.len())
+}
+
+fn print_condition(word: &str, parts: &[ConditionPart], out: &mut dyn Write) -> io::Result<()> {
+    for (i, part) in parts.iter().enumerate() {
+        let word = if i == 0 { word } else { "  and" };
+        writeln!(out, "  {word:<9} {}", part.text)?;
+    }
+    Ok(())
+}
+
+fn json(rule: &Rule) -> serde_json::Value {
+    let dialect = match rule.dialect {
+        Dialect::Ferrule => "ferrule",
+        Dialect::Emqx => "emqx",
+        Dialect::Ekuiper => "ekuiper",
+    };
+    let texts = |parts: &[ConditionPart]| parts.iter().map(|part| part.text.clone()).collect::<Vec<_>>();
+    let mut object = json!({
+        "rule": rule.name, "id": rule.id, "dialect": dialect, "enabled": rule.enabled, "from": rule.filters,
+        "where": texts(&rule.program.condition_parts),
+    });
+    if let Some((collection, incase)) = foreach(rule) {
+        object["foreach"] = json!(collection);
+        object["incase"] = json!(texts(incase));
+    }
+    object["reads"] = json!(rule.fields());
+    object["passes_payload"] = json!(rule.passes_payload());
+    object["writes"] = rule.inserts.iter().map(|insert| json!(insert.sink)).collect();
+    object["state_bytes"] = json!(0);
+    object["operations"] = json!(rule.program.ops.len());
+    object
+}

@@ -1,0 +1,96 @@
+//! Why a rule made no row of a message, or fewer than it might have: for `rules test`.
+//!
+//! The parts of a condition are ranges of the same program that runs live ([`ConditionPart`]), so that each can be
+//! evaluated alone. This is never done for live messages.
+
+use crate::program::{ConditionPart, Machine};
+use crate::value::Value;
+use crate::{Failure, Span, TypeError};
+
+/// What came of a rule's conditions.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Why {
+    /// The parts of WHERE.
+    pub(crate) parts: Vec<PartResult>,
+    /// What ended the rule (EMQX's dialect).
+    pub(crate) fault: Option<Fault>,
+    /// What FOREACH did.
+    pub(crate) each: Option<Each>,
+}
+
+/// A part of a condition, evaluated alone.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct PartResult {
+    pub(crate) text: String,
+    /// TRUE, FALSE, NULL or what it was instead, as JSON.
+    pub(crate) value: String,
+    /// What it read: the text and its value as JSON.
+    pub(crate) reads: Vec<(String, String)>,
+}
+
+/// An exception.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) span: Span,
+    /// The element of FOREACH, from 1.
+    pub(crate) element: Option<usize>,
+    /// `type_mismatch: string > integer`.
+    pub(crate) words: String,
+    pub(crate) reads: Vec<(String, String)>,
+}
+
+/// What FOREACH did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Each {
+    /// It had no array to go through.
+    NoArray { text: String, value: String },
+    /// Elements, and those that INCASE rejected; what it said of the first of these.
+    Elements { count: usize, rejected: usize, first: Vec<PartResult> },
+}
+
+/// A value for people.
+pub(crate) fn shown(value: &Value<'_>) -> String {
+    if matches!(value, Value::Missing) {
+        return "missing".to_owned();
+    }
+    let mut out = Vec::new();
+    value.write_json(&mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The parts of WHERE of the default dialect: what is wrong in one is NULL.
+pub(crate) fn of_condition(m: &mut Machine<'_, '_>) -> Result<Why, Failure> {
+    let program = m.program;
+    let mut why = Why::default();
+    for part in &program.condition_parts {
+        let value = shown(&m.eval(&part.code)?);
+        why.parts.push(PartResult { text: part.text.clone(), value, reads: reads(m, part) });
+    }
+    Ok(why)
+}
+
+/// What a part reads.
+pub(crate) fn reads(m: &mut Machine<'_, '_>, part: &ConditionPart) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (text, code) in &part.reads {
+        let value = match m.eval(code) {
+            Ok(value) => shown(&value),
+            Err(failure) => words(m, failure),
+        };
+        found.push((text.clone(), value));
+    }
+    found
+}
+
+/// A failure just met, in the words of the operation that failed.
+pub(crate) fn words(m: &Machine<'_, '_>, failure: Failure) -> String {
+    match m.trace.as_ref().and_then(|trace| trace.last()) {
+        Some((error, what)) if failure == Failure::Exception => said(*error, what),
+        _ => failure.name().to_owned(),
+    }
+}
+
+/// A type error in words.
+pub(crate) fn said(error: TypeError, what: &str) -> String {
+    format!("{}: {what}", error.name())
+}
