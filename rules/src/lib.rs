@@ -17,7 +17,7 @@
 //! * The payload paths of all rules of a set form one trie. [`Scratch`] walks the payload at most once per message,
 //!   only as far as the rules that ran have asked, and fills slots; numbers are parsed when read, strings are
 //!   borrowed unless they contain escapes.
-//! * [`step`] runs one rule on one message. It allocates nothing unless the rule matches.
+//! * [`step()`] runs one rule on one message. It allocates nothing unless the rule matches.
 //!
 //! # The default dialect
 //! EMQX's data model with SQL's manners:

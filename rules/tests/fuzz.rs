@@ -14,7 +14,7 @@ fn soup() -> impl Strategy<Value = String> {
             "CREATE", "RULE", "SINK", "r", "AS", "INSERT", "INTO", "log", "cloud", ".", "\"a/${x}\"", "WITH", "(", ")",
             "connector", "=", "'kafka'", ",", "SELECT", "*", "payload", ".a", "[1]", "[", "]", "-", "1", "2.5", "1e9",
             "FROM", "\"t/#\"", "WHERE", "AND", "OR", "NOT", "IN", "IS", "NULL", "BETWEEN", "CASE", "WHEN", "THEN", "ELSE",
-            "END", "'s'", "''", "<", ">=", "<>", "+", "/", "div", "mod", "%", "topic", "round", "concat", ";", "--x\n",
+            "END", "'s'", "''", "<", ">=", "<>", "+", "/", "div", "mod", "%", "topic", "round", "concat", "left", "join", "split", "object", "format", "date_trunc", ";", "--x\n",
             "/*", "*/", "SET", "dialect", "'ferrule'", "TRUE", "\u{e9}", "\"", "'", "${", "}", "FOREACH", "GROUP", "BY",
         ]).prop_map(str::to_owned),
         1 => "\\PC{0,4}",

@@ -1,7 +1,7 @@
 //! The commands `rules check`, `test`, `eval` and `explain` of both binaries.
 //!
 //! Each takes its files, the [`Host`] and a writer, and gives the exit code; the binaries parse arguments. This is
-//! the only part of the crate that reads files. What `test` and `eval` show comes from [`crate::step`], the same
+//! the only part of the crate that reads files. What `test` and `eval` show comes from [`crate::step()`], the same
 //! evaluator that runs live.
 
 mod eval;
