@@ -18,9 +18,13 @@ pub(super) const FUNCTIONS: &[Function] = &[
     strict("array_concat", 1, MANY, array_concat),
     strict("array_contains", 2, 2, |args, _| array_place(args).map(|at| Value::Bool(at.is_some()))),
     strict("array_distinct", 1, 1, array_distinct),
+    strict("array_except", 2, 2, |args, around| array_of_both(args, around, false)),
     strict("array_first", 1, 1, |args, _| array_end(args, 1)),
+    strict("array_flatten", 1, 1, array_flatten),
+    strict("array_intersect", 2, 2, |args, around| array_of_both(args, around, true)),
     strict("array_last", 1, 1, |args, _| array_end(args, -1)),
     strict("array_max", 1, 1, |args, _| array_most(args, Ordering::Greater)),
+    strict("array_median", 1, 1, array_median),
     strict("array_min", 1, 1, |args, _| array_most(args, Ordering::Less)),
     strict("array_position", 2, 2, |args, _| array_place(args)?.map_or(Ok(Value::Null), count_value)),
     lenient("array_prepend", 2, 2, array_prepend),
@@ -28,8 +32,10 @@ pub(super) const FUNCTIONS: &[Function] = &[
     strict("array_reverse", 1, 1, array_reverse),
     strict("array_slice", 2, 3, array_slice),
     strict("array_sort", 1, 2, array_sort),
+    strict("array_stddev", 1, 1, array_stddev),
     strict("array_sum", 1, 1, array_sum),
     strict("array_to_string", 2, 2, join),
+    strict("array_union", 1, MANY, array_union),
     strict("cardinality", 1, 1, |args, _| count_value(elements(array_of(arg(args, 0))?).count())),
     strict("contains", 2, 2, contains),
     strict("join", 2, 2, join),
@@ -120,6 +126,42 @@ fn array_avg<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     }
 }
 
+/// The numbers as floats; NULLs are left out.
+fn floats(array: &str) -> impl Iterator<Item = Result<f64, TypeError>> {
+    let float = |(value, _): (Value<'_>, &str)| match value {
+        Value::Null => Ok(None),
+        value => number::float_of(&value).map(Some),
+    };
+    elements(array).filter_map(move |element| element.and_then(float).transpose())
+}
+
+fn array_median<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
+    let mut held = floats(array_of(arg(args, 0))?).take(ELEMENTS_MAX + 1).collect::<Result<Vec<f64>, _>>()?;
+    if held.len() > ELEMENTS_MAX {
+        return Err(TypeError::BadArgument);
+    }
+    held.sort_by(f64::total_cmp);
+    let middle = held.len() / 2;
+    match (held.get(middle), middle.checked_sub(1).and_then(|before| held.get(before))) {
+        (None, _) => Ok(Value::Null),
+        (Some(above), Some(below)) if held.len().is_multiple_of(2) => finite(below / 2.0 + above / 2.0),
+        (Some(middle), _) => finite(*middle),
+    }
+}
+
+/// Of a sample: divided by one less than there are. Welford's way, which keeps its digits where the mean is far from 0.
+fn array_stddev<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
+    let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
+    for float in floats(array_of(arg(args, 0))?) {
+        let float = float?;
+        count += 1.0;
+        let off = float - mean;
+        mean += off / count;
+        squares += off * (float - mean);
+    }
+    if count < 2.0 { Ok(Value::Null) } else { finite((squares / (count - 1.0)).sqrt()) }
+}
+
 fn join<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     let values = elements(array_of(arg(args, 0))?).map(|element| element.map(|(value, _)| value));
     text::joined(values, text_of(arg(args, 1))?, around)
@@ -153,6 +195,17 @@ fn array_concat<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<
     let mut out = Json::open(b'[', around);
     for array in args.iter() {
         out.inner(array_of(array)?)?;
+    }
+    Ok(out.close())
+}
+
+/// One level of arrays within is opened.
+fn array_flatten<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+    let array = array_of(arg(args, 0))?;
+    let mut out = Json::open(b'[', around);
+    for (_, found) in json::items(array.as_bytes()) {
+        let text = raw(array, found);
+        if found.kind == json::Kind::Array { out.inner(text)? } else { out.raw(text)? }
     }
     Ok(out.close())
 }
@@ -218,14 +271,34 @@ fn array_sort<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a
     Ok(out.close())
 }
 
-/// The first of equal elements.
 fn array_distinct<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+    distinct(args, around, |_| true)
+}
+
+fn array_union<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+    distinct(args, around, |_| true)
+}
+
+/// Elements of the first array that the second has, or has not.
+fn array_of_both<'a>(args: &mut [Value<'a>], around: &mut Surroundings, both: bool) -> Given<'a> {
+    let mut others = HashSet::new();
+    for element in elements(array_of(arg(args, 1))?) {
+        others.insert(canonical(&element?.0));
+    }
+    distinct(args.get(..1).unwrap_or(&[]), around, |element| others.contains(element) == both)
+}
+
+/// The first of equal elements of all arrays, if they are wanted.
+fn distinct<'a>(args: &[Value<'_>], around: &Surroundings, wanted: impl Fn(&Vec<u8>) -> bool) -> Given<'a> {
     let mut out = Json::open(b'[', around);
     let mut kept = HashSet::new();
-    for element in elements(array_of(arg(args, 0))?) {
-        let (value, text) = element?;
-        if kept.insert(canonical(&value)) {
-            out.raw(text)?;
+    for array in args {
+        for element in elements(array_of(array)?) {
+            let (value, text) = element?;
+            let canonical = canonical(&value);
+            if wanted(&canonical) && kept.insert(canonical) {
+                out.raw(text)?;
+            }
         }
     }
     Ok(out.close())
@@ -284,6 +357,14 @@ mod tests {
             ("array_sum", "[123456789012345678901]", "integer_overflow"),
             ("array_sum", "[1e308,1e308]", "not_finite"),
             ("array_sum", "[[1]]", "type_mismatch"),
+            ("array_median", "[3,1,2]", "2.0"),
+            ("array_median", "[4,1,null,2,3]", "2.5"),
+            ("array_median", "[]", "null"),
+            ("array_median", r#"["a"]"#, "type_mismatch"),
+            ("array_median", "[1e308,1.7e308]", "1.35e+308"),
+            ("array_stddev", "[1]", "null"),
+            ("array_stddev", "[1000000000001,1000000000002,1000000000003]", "1.0"),
+            ("array_stddev", "[true,1]", "type_mismatch"),
             ("array_avg", "[1,2]", "1.5"),
             ("array_avg", "[9223372036854775807,1]", "integer_overflow"),
             ("join", r#"[1,null,"b",[2]], "-""#, r#""1-b-[2]""#),
@@ -323,6 +404,14 @@ mod tests {
             ("array_sort", r#"[1,"a"]"#, "type_mismatch"),
             ("array_sort", "[true,false]", "[false,true]"),
             ("array_distinct", r#"[null,null,1,"1",1.0,[1],[1.0]]"#, r#"[null,1,"1",[1]]"#),
+            ("array_flatten", "[1,[2,[3]],[],{}]", "[1,2,[3],{}]"),
+            ("array_flatten", "[]", "[]"),
+            ("array_union", "[1,null,[1]], [1.0,null,[1.0],2]", "[1,null,[1],2]"),
+            ("array_union", "[1], 1", "type_mismatch"),
+            ("array_intersect", "[1,2,2,null], [2.0,null,3]", "[2,null]"),
+            ("array_except", r#"[1,2,2,"1"], [2.0]"#, r#"[1,"1"]"#),
+            ("array_except", "[], []", "[]"),
+            ("array_except", "[1], {}", "type_mismatch"),
             ("sequence", "1, 1", "[1]"),
             ("sequence", "3, 1", "[3,2,1]"),
             ("sequence", "1, 2, 0", "bad_argument"),

@@ -6,6 +6,7 @@ use crate::functions::{hyphens, uuid_hex};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::Digest;
 
 use crate::value::unhex;
@@ -19,6 +20,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     strict("gzip", 1, 1, codec::gzip),
     strict("hex_decode", 1, 1, hex_decode),
     strict("hex_encode", 1, 1, hex_encode),
+    strict("hmac_sha256", 2, 2, hmac_sha256),
     strict("is_json", 1, 1, is_json),
     strict("json_decode", 1, 1, json_decode),
     lenient("json_encode", 1, 1, json_encode),
@@ -127,6 +129,14 @@ fn crc32<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     Ok(Value::Int(i64::from(crc.sum())))
 }
 
+/// RFC 2104 with SHA-256.
+fn hmac_sha256<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
+    let (data, key) = (bytes_of(arg(args, 0))?, bytes_of(arg(args, 1))?);
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key).map_err(|_| TypeError::BadArgument)?;
+    mac.update(data);
+    Ok(codec::lower_hex(mac.finalize().into_bytes()))
+}
+
 // === JSON ===
 
 fn json_decode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
@@ -206,6 +216,12 @@ mod tests {
             ("crc16", r#"{"$bytes":"010300000001"}"#, "2692"),
             ("crc32", r#""""#, "0"),
             ("crc32", "1", "type_mismatch"),
+            (
+                "hmac_sha256",
+                r#""", """#,
+                r#""b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad""#,
+            ),
+            ("hmac_sha256", r#""a", 1"#, "type_mismatch"),
             ("md5", r#""""#, r#""d41d8cd98f00b204e9800998ecf8427e""#),
             ("sha1", "null", "null"),
             ("sha256", "1", "type_mismatch"),

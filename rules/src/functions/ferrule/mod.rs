@@ -395,7 +395,7 @@ mod tests {
         let mut seed = 7;
         for name in names() {
             let function = function_of(function_id(name).unwrap()).unwrap();
-            for _ in 0..400 {
+            for _ in 0..150 {
                 let mut next =
                     |n: usize| usize::try_from(crate::functions::splitmix64(&mut seed)).unwrap() % n;
                 let count = function.min + next(function.max.min(6) + 1 - function.min);

@@ -30,6 +30,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     strict("strpos", 2, 2, strpos),
     strict("substr", 2, 3, substr),
     strict("substring", 2, 3, substr),
+    strict("translate", 3, 3, translate),
     strict("trim", 1, 2, trim),
     strict("upper", 1, 1, |args, around| cased(args, around, str::to_uppercase)),
 ];
@@ -283,6 +284,23 @@ fn replace<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     Ok(owned(text.replace(from, to)))
 }
 
+/// Each character of the second text becomes the one in its place in the third; without one there it goes.
+fn translate<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+    let (text, from, to) = (text_of(arg(args, 0))?, text_of(arg(args, 1))?, text_of(arg(args, 2))?);
+    // Each character of the text is looked for among those.
+    if from.len() > 256 {
+        return Err(TypeError::BadArgument);
+    }
+    within(text.len(), around)?;
+    let becomes = |c: char| match from.chars().position(|from| from == c) {
+        Some(place) => to.chars().nth(place),
+        None => Some(c),
+    };
+    let out: String = text.chars().filter_map(becomes).collect();
+    within(out.len(), around)?;
+    Ok(owned(out))
+}
+
 /// As PostgreSQL's: what is longer is cut at its end.
 fn pad<'a>(args: &mut [Value<'a>], around: &Surroundings, before: bool) -> Given<'a> {
     let (text, length, with) = (text_of(arg(args, 0))?, count_of(arg(args, 1))?, text_or(args, 2, " ")?);
@@ -402,6 +420,9 @@ mod tests {
             ("replace", r#""aaa", "a", """#, r#""""#),
             ("replace", r#""abc", "", "x""#, r#""abc""#),
             ("replace", r#""abc", "x", "y""#, r#""abc""#),
+            ("translate", r#""aébé", "éb", "E""#, r#""aEE""#),
+            ("translate", r#""abc", "", "x""#, r#""abc""#),
+            ("translate", r#""abc", "aa", "xy""#, r#""xbc""#),
             ("lpad", r#""abc", 5, "12""#, r#""12abc""#),
             ("lpad", r#""abc", 6, "12""#, r#""121abc""#),
             ("lpad", r#""abc", -1"#, r#""""#),
