@@ -70,6 +70,7 @@ mod functions;
 mod json;
 mod paths;
 mod program;
+mod state;
 mod step;
 mod value;
 mod why;
@@ -85,7 +86,7 @@ pub use host::{
 };
 pub use message::{Message, UserProperties};
 pub use ruleset::{
-    Ack, Dialect, Durability, Insert, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path, rule_id,
+    Ack, Dialect, Durability, Insert, Keeps, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path, rule_id,
 };
 pub use step::{
     Body, Counters, Failure, LastFailure, Now, OutRow, Rows, RuleState, Scratch, Step, TypeError, step,

@@ -14,7 +14,7 @@ use crate::sql::ast::{Access, Binary, Expr, ExprKind, Foreach, Item, Name, Put, 
 use crate::sql::cursor::shorten;
 use crate::template::{self, Piece};
 use crate::value::Value;
-use crate::{Host, Span, events};
+use crate::{Host, Keeps, Span, events};
 
 /// The most items of a SELECT list.
 pub(crate) const MAX_ITEMS: usize = 1024;
@@ -64,6 +64,8 @@ pub(crate) struct Planner<'p> {
     events: bool,
     /// What FOREACH calls its element.
     element: Option<String>,
+    /// Of the next function that remembers by its place.
+    places: i64,
     each: Each,
     /// Items that each item reads.
     reads: Vec<BTreeSet<ItemId>>,
@@ -91,6 +93,7 @@ impl<'p> Planner<'p> {
             star: false,
             events: query.from.iter().any(|source| source.text.starts_with(events::PREFIX)),
             element: None,
+            places: 0,
             each: Each::default(),
             reads: Vec::new(),
             needs: BTreeSet::new(),
@@ -530,10 +533,20 @@ impl<'p> Planner<'p> {
         {
             self.mistake(arg.span, message, None);
         }
+        let mut count = args.len();
+        if functions::is_own(function.name) {
+            self.program.keeps = Some(Keeps::Own);
+        }
+        if functions::is_placed(function.name) {
+            // Of an expression that is compiled again, for `rules test`, it is another: that one remembers nothing.
+            self.emit_constant(Value::Int(self.places));
+            self.places += 1;
+            count += 1;
+        }
         for arg in args {
             self.emit_expr(arg, scope);
         }
-        self.emit(Op::Call { function: number(id), args: number(args.len()) });
+        self.emit(Op::Call { function: number(id), args: number(count) });
     }
 
     /// A name and what follows it: a column of the message, then an alias.

@@ -17,6 +17,7 @@ use crate::formats::{self, Codec, Payload, Schemas};
 use crate::functions::{self, FunctionId, Surroundings};
 use crate::json::{self, Found, JsonError};
 use crate::paths::{NodeId, Paths, Scan};
+use crate::ruleset::Keeps;
 use crate::sql::ast::Binary;
 use crate::value::{self, Value};
 use crate::{Failure, Message, TargetKind, TypeError};
@@ -366,6 +367,8 @@ pub(crate) struct Program {
     pub(crate) schemas: Arc<Schemas>,
     /// What the payload is, if it is not JSON.
     pub(crate) format: Option<Payload>,
+    /// What it remembers.
+    pub(crate) keeps: Option<Keeps>,
     /// The loop of FOREACH, of every dialect.
     pub(crate) each: Option<Box<Each>>,
     /// What a rule of EMQX's dialect does instead of items, condition and row.

@@ -114,6 +114,15 @@ pub enum Durability {
     Checkpoint,
 }
 
+/// Whose table a rule keeps what it remembers in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// Its own.
+    Own,
+    /// One that all rules share (`kv_store_put` of EMQX's dialect); it is in the [`crate::Scratch`].
+    Shared,
+}
+
 /// A compiled rule.
 #[derive(Debug, Clone)]
 pub struct Rule {
@@ -158,6 +167,11 @@ impl Rule {
     /// The events of FROM that the broker raises, by the name that the column `event` has. One may come twice.
     pub fn events(&self) -> impl Iterator<Item = &'static str> {
         self.filters.iter().flat_map(|filter| events::raised(filter))
+    }
+
+    /// What it remembers between messages, if anything: all its messages must be stepped with one [`crate::RuleState`].
+    pub fn keeps(&self) -> Option<Keeps> {
+        self.program.keeps
     }
 
     /// Whether the payload passes through untouched (`SELECT *`).

@@ -17,6 +17,8 @@ use crate::formats::{Codec, Document, Documents, FormatError};
 use crate::functions::Surroundings;
 use crate::json;
 use crate::paths::{Paths, Scan};
+use crate::ruleset::Keeps;
+use crate::state::Table;
 use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Target, Template};
 use crate::value::{Value, write_json_text};
 use crate::why::{self, Why};
@@ -177,6 +179,39 @@ pub struct RuleState {
     pub counters: Counters,
     /// The last message that went wrong.
     pub last_failure: Option<LastFailure>,
+    /// What the rule remembers.
+    pub(crate) table: Option<Box<Table>>,
+}
+
+impl RuleState {
+    /// Whether something that the rule remembers changed since [`Self::take_changes`].
+    pub fn is_changed(&self) -> bool {
+        self.table.as_ref().is_some_and(|table| table.is_changed())
+    }
+
+    /// Each key that changed since the last call, and its value, for a store; none: it is not remembered any more.
+    pub fn take_changes(&mut self, each: impl FnMut(Vec<u8>, Option<Vec<u8>>)) {
+        if let Some(table) = &mut self.table {
+            table.take_changes(each);
+        }
+    }
+
+    /// Gives back what [`Self::take_changes`] gave, after a restart.
+    pub fn restore(&mut self, key: &[u8], value: &[u8]) {
+        self.table.get_or_insert_default().restore(key, value);
+    }
+
+    /// Forgets all that the rule remembers; [`Self::take_changes`] tells of it.
+    pub fn forget(&mut self) {
+        if let Some(table) = &mut self.table {
+            table.clear();
+        }
+    }
+
+    /// Keys that the rule remembers, and their bytes.
+    pub fn size(&self) -> (usize, usize) {
+        self.table.as_ref().map_or((0, 0), |table| table.size())
+    }
 }
 
 /// How much of a failed message's payload is kept.
@@ -216,6 +251,21 @@ impl Scratch {
             around,
             trace: None,
         }
+    }
+
+    /// As [`RuleState::is_changed`], of what all rules share.
+    pub fn is_shared_changed(&self) -> bool {
+        self.around.kv.is_changed()
+    }
+
+    /// As [`RuleState::take_changes`], of what all rules share.
+    pub fn take_shared_changes(&mut self, each: impl FnMut(Vec<u8>, Option<Vec<u8>>)) {
+        self.around.kv.take_changes(each);
+    }
+
+    /// As [`RuleState::restore`], of what all rules share.
+    pub fn restore_shared(&mut self, key: &[u8], value: &[u8]) {
+        self.around.kv.restore(key, value);
     }
 
     /// Must be called when a new message comes, before the first [`step`] on it.
@@ -379,6 +429,52 @@ pub enum Body {
 /// `scratch.begin()` must have been called for this message. `fuel` goes down by one per operation of the program.
 /// `out` is cleared first. Allocates nothing unless the rule matches.
 pub fn step(
+    rule: &Rule,
+    state: &mut RuleState,
+    input: &Message<'_>,
+    scratch: &mut Scratch,
+    now: Now,
+    fuel: &mut u64,
+    out: &mut Rows,
+) -> Step {
+    if let Some(keeps) = rule.program.keeps {
+        return remembering(keeps, rule, state, input, scratch, now, fuel, out);
+    }
+    stateless(rule, state, input, scratch, now, fuel, out)
+}
+
+/// As [`step`], of a rule that remembers: what a failed message changed is undone.
+#[expect(clippy::too_many_arguments, reason = "those of `step`, and one")]
+fn remembering(
+    keeps: Keeps,
+    rule: &Rule,
+    state: &mut RuleState,
+    input: &Message<'_>,
+    scratch: &mut Scratch,
+    now: Now,
+    fuel: &mut u64,
+    out: &mut Rows,
+) -> Step {
+    if keeps == Keeps::Own {
+        scratch.around.state = state.table.take();
+    }
+    let ended = stateless(rule, state, input, scratch, now, fuel, out);
+    match keeps {
+        Keeps::Own => {
+            let mut table = scratch.around.state.take().unwrap_or_default();
+            match ended {
+                Step::Emit | Step::NoMatch => table.keep(),
+                Step::Failed(_) | Step::OutOfFuel => table.roll_back(),
+            }
+            state.table = Some(table);
+        }
+        // As EMQX has it: what was put stays.
+        Keeps::Shared => scratch.around.kv.keep(),
+    }
+    ended
+}
+
+fn stateless(
     rule: &Rule,
     state: &mut RuleState,
     input: &Message<'_>,

@@ -4,7 +4,7 @@
 //! the element of the loop, the list of FOREACH, the message.
 
 use super::run::{Field, Loop, Plan, RowPlan};
-use crate::Span;
+use crate::{Keeps, Span};
 use crate::diagnostic::nearest;
 use crate::foreach::Each;
 use crate::formats::Schemas;
@@ -475,6 +475,9 @@ impl<'p> Planner<'p> {
             return;
         }
         self.mistakes.extend(self.schemas.misnamed(function.name, args));
+        if function.name.starts_with("kv_store_") {
+            self.program.keeps = Some(Keeps::Shared);
+        }
         for arg in args {
             self.emit_expr(arg, place);
         }

@@ -17,9 +17,9 @@ pub(crate) mod emqx;
 mod ferrule;
 mod pattern;
 
-use emqx::kv::KvStore;
+use crate::state::Table;
 pub use ferrule::{FUNCTIONS_TOML, names as function_names};
-pub(crate) use ferrule::{instead_of, mistake};
+pub(crate) use ferrule::{instead_of, is_own, is_placed, mistake};
 
 /// A function's place in [`ALL`].
 pub(crate) type FunctionId = usize;
@@ -67,9 +67,11 @@ pub(crate) struct Surroundings {
     /// The formats that the rule set declares.
     pub(crate) schemas: Arc<Schemas>,
     /// What `kv_store_put` has put, for all rules.
-    pub(crate) kv: KvStore,
+    pub(crate) kv: Table,
     /// What `proc_dict_put` has put, for all rules.
-    pub(crate) dict: KvStore,
+    pub(crate) dict: Table,
+    /// That of the rule in hand.
+    pub(crate) state: Option<Box<Table>>,
 }
 
 impl Surroundings {
@@ -81,8 +83,9 @@ impl Surroundings {
             max_text: MAX_TEXT,
             utc_offset_s: 0,
             schemas: Arc::default(),
-            kv: KvStore::default(),
-            dict: KvStore::default(),
+            kv: Table::default(),
+            dict: Table::default(),
+            state: None,
         }
     }
 }

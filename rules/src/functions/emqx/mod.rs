@@ -17,7 +17,6 @@ use crate::value::{Map, Value};
 
 pub(super) mod codec;
 mod container;
-pub(super) mod kv;
 pub(super) mod number;
 pub(crate) mod sparkplug;
 mod system;

@@ -45,7 +45,9 @@ fn kv_store_put<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<
 }
 
 fn proc_dict_del<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
-    Ok(around.dict.remove(&take(args, 0)).unwrap_or(Value::Missing))
+    let value = around.dict.remove(&take(args, 0));
+    around.dict.settle();
+    Ok(value.unwrap_or(Value::Missing))
 }
 
 fn proc_dict_get<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
@@ -54,7 +56,9 @@ fn proc_dict_get<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given
 
 fn proc_dict_put<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     let (key, value) = (take(args, 0), take(args, 1));
-    Ok(around.dict.put(&key, value)?.unwrap_or(Value::Missing))
+    let before = around.dict.put(&key, value);
+    around.dict.settle();
+    Ok(before?.unwrap_or(Value::Missing))
 }
 
 fn uuid_v4<'a>(_: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {

@@ -31,6 +31,7 @@ mod elsewhere;
 mod equal;
 mod formats;
 mod literals;
+mod memory;
 mod number;
 mod object;
 mod print;
@@ -40,9 +41,10 @@ mod time;
 
 pub(crate) use elsewhere::instead_of;
 pub(crate) use literals::mistake;
+pub(crate) use memory::{is_own, is_placed};
 
 /// All of them: of each file one part, each in the order of its names.
-pub(super) const PARTS: [&[Function]; 10] = [
+pub(super) const PARTS: [&[Function]; 11] = [
     text::FUNCTIONS,
     regexp::FUNCTIONS,
     number::FUNCTIONS,
@@ -53,6 +55,7 @@ pub(super) const PARTS: [&[Function]; 10] = [
     codec::FUNCTIONS,
     formats::FUNCTIONS,
     binary::FUNCTIONS,
+    memory::FUNCTIONS,
 ];
 
 /// How many there are.
@@ -60,7 +63,7 @@ pub(super) const COUNT: usize = super::count(&PARTS);
 
 /// What each function means, by groups: a title, and TOML with name, other names, signature, meaning, examples, and how the
 /// functions of that name in EMQX and eKuiper differ.
-pub const FUNCTIONS_TOML: [(&str, &str); 10] = [
+pub const FUNCTIONS_TOML: [(&str, &str); 11] = [
     ("Text", include_str!("text.toml")),
     ("Regular expressions, topics", include_str!("regexp.toml")),
     ("Numbers and bits", include_str!("number.toml")),
@@ -71,6 +74,7 @@ pub const FUNCTIONS_TOML: [(&str, &str); 10] = [
     ("Encodings, hashes, identity", include_str!("codec.toml")),
     ("Payload formats", include_str!("formats.toml")),
     ("Binary frames", include_str!("binary.toml")),
+    ("What a rule remembers", include_str!("memory.toml")),
 ];
 
 /// The names of all functions of the default dialect.
