@@ -51,3 +51,59 @@ fn encode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Result<Value
         _ => Value::Bytes(bytes.into()),
     })
 }
+
+// === EMQX's dialect: schemas that are declared ===
+
+/// Those of EMQX's dialect.
+pub(super) const EMQX: &[Function] = &[
+    super::function("schema_check", 2, 3, false, schema_check),
+    super::function("schema_decode", 2, 3, false, schema_decode),
+    super::function("schema_encode", 2, 3, false, schema_encode),
+];
+
+/// What they mean.
+pub(super) const EMQX_TOML: &str = include_str!("formats.toml");
+
+/// The schema of the first argument, for the message of the third.
+fn schema(args: &[Value<'_>], around: &Surroundings) -> Result<Codec, TypeError> {
+    let Some(Value::Text(name)) = args.first() else { return Err(TypeError::TypeMismatch) };
+    let codec = around.schemas.schema(name).ok_or(TypeError::BadArgument)?;
+    match args.get(2) {
+        None => Ok(codec.clone()),
+        Some(Value::Text(message)) => codec.of_message(message).ok_or(TypeError::BadArgument),
+        Some(_) => Err(TypeError::TypeMismatch),
+    }
+}
+
+fn schema_decode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Result<Value<'a>, TypeError> {
+    let codec = schema(args, around)?;
+    let bytes = take(args, 1);
+    let value = codec.decode(bytes.as_bytes().ok_or(TypeError::TypeMismatch)?, budget(around))?;
+    Ok(with_text(value))
+}
+
+fn schema_encode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Result<Value<'a>, TypeError> {
+    let codec = schema(args, around)?;
+    Ok(Value::binary(codec.encode(&take(args, 1), around.max_text)?))
+}
+
+fn schema_check<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Result<Value<'a>, TypeError> {
+    let codec = schema(args, around)?;
+    let data = take(args, 1);
+    Ok(Value::Bool(match data.as_bytes() {
+        Some(bytes) => codec.decode(bytes, budget(around)).is_ok(),
+        None => codec.encode(&data, around.max_text).is_ok(),
+    }))
+}
+
+/// A tree as EMQX has it: bytes that are UTF-8 are text. Recursion is bounded by what is decoded.
+fn with_text(value: Value<'static>) -> Value<'static> {
+    match value {
+        Value::Bytes(bytes) => Value::binary(bytes.into_owned()),
+        Value::List(items) => Value::list(items.iter().cloned().map(with_text).collect()),
+        Value::Map(members) => {
+            Value::map(members.iter().map(|(key, value)| (key.clone(), with_text(value.clone()))).collect())
+        }
+        other => other,
+    }
+}

@@ -30,13 +30,14 @@ pub(crate) use text::to_str;
 pub(super) type Given<'a> = Result<Value<'a>, TypeError>;
 
 /// All of them: of each file one part, each in the order of its names.
-static PARTS: [&[Function]; 6] = [
+static PARTS: [&[Function]; 7] = [
     codec::FUNCTIONS,
     container::FUNCTIONS,
     number::FUNCTIONS,
     system::FUNCTIONS,
     text::FUNCTIONS,
     time::FUNCTIONS,
+    super::formats::EMQX,
 ];
 
 /// Finds a function by name: EMQX's are in lower case only.
@@ -56,13 +57,14 @@ pub(super) fn function(mut id: FunctionId) -> Option<&'static Function> {
 }
 
 /// What each function means, by groups: a title, and TOML with name, signature, meaning, examples.
-pub const FUNCTIONS_TOML: [(&str, &str); 6] = [
+pub const FUNCTIONS_TOML: [(&str, &str); 7] = [
     ("Text, conversions, tests of types", include_str!("text.toml")),
     ("Arithmetic, mathematics, bits", include_str!("number.toml")),
     ("Arrays and objects", include_str!("container.toml")),
     ("Hashes, compression, encodings", include_str!("codec.toml")),
     ("Dates and times", include_str!("time.toml")),
     ("Identity, state, environment", include_str!("system.toml")),
+    ("Schemas", super::formats::EMQX_TOML),
 ];
 
 /// The names of all functions of EMQX's dialect.
