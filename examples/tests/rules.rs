@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ferrule_node::config::{CloudConfig, EdgeConfig, Overrides};
 use ferrule_rules::{
     ConnectorSchema, Host, Message, Now, OptionKind, OptionSchema, Rows, RuleSet, RuleState, Scratch, Source,
-    Step, TargetKind, TargetSchema, load, step,
+    Step, TargetKind, TargetSchema, cli, load, step,
 };
 
 fn here() -> PathBuf {
@@ -83,6 +83,7 @@ fn each_rule_passes_the_message_of_its_file() {
         assert!(line.contains(&format!(" rules test {name} ")), "{line}");
         let host =
             if line.contains("ferrule-edge") { Host::edge(Vec::new()) } else { Host::cloud(connectors()) };
+        let host = Host { files: Some(cli::files()), ..host };
         let set = loaded(&path, &text, &host);
         let message = Message {
             topic: option(line, "--topic").unwrap(),

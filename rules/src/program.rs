@@ -680,7 +680,7 @@ impl<'a> Machine<'a, '_> {
             };
             value = self.or_null(inner, || "a number in the payload".to_owned());
         }
-        value
+        if program.format.is_some() { formats::untagged(value) } else { value }
     }
 
     /// What the element has down a static path.

@@ -89,6 +89,41 @@ proptest! {
         any_case(&format!("SELECT {name}({}) AS r FROM \"#\"", args.join(", ")), &payload);
     }
 
+    /// Payloads of every format: what is read is JSON, and can be written as each of them.
+    #[test]
+    fn any_payload_of_any_format(
+        format in prop::sample::select(vec!["text", "binary", "cbor", "msgpack", "csv", "sparkplug", "avro", "line"]),
+        to in prop::sample::select(vec!["text", "binary", "cbor", "msgpack", "csv", "sparkplug", "avro", "line"]),
+        noise in proptest::collection::vec(any::<u8>(), 0..40),
+        parts in proptest::collection::vec(prop::sample::select(vec![
+            &b"\x81"[..], b"\x9f", b"\xff", b"\xa1\x61a", b"\x81\xa1a", b"\xbf", b"\x01", b"\x20", b"\x5f", b"\xc2\x49", b"\xf9\x7c\x00",
+            b"\xfb", b"\x1b\xff\xff\xff\xff\xff\xff\xff\xff", b"\xc4\x01\xff", b"\xd7\xff", b"\xdf", b"\x12\x04", b"\x0a\x01a", b"a,\"b\"\n", b"1;2", b"\x00",
+        ]), 0..24),
+    ) {
+        let set = common::rules(&format!(
+            "CREATE SCHEMA avro WITH (type = 'avro', definition = '{{\"type\":\"array\",\"items\":[\"null\",\"long\",\"bytes\",{{\"type\":\"map\",\"values\":\"double\"}}]}}');
+             CREATE SCHEMA line WITH (type = 'csv', columns = 'a integer, b', delimiter = ';', lines = 'many');
+             CREATE RULE r WITH (format = '{format}') AS INSERT INTO log, cloud.\"x\" WITH (payload = '${{payload.a}} ${{payload}}')
+             SELECT *, payload.a AS a, payload[1] AS x, payload[-1][1].a AS y, decode('{to}', encode('{to}', payload[1])) AS z,
+               decode('{to}', payload) AS w FROM \"#\";
+             CREATE RULE s WITH (format = '{format}') AS INSERT INTO log WITH (format = '{to}') SELECT * FROM \"#\";"
+        ));
+        let joined = parts.concat();
+        for payload in [noise.as_slice(), joined.as_slice()] {
+            let message = common::message(payload);
+            let (mut scratch, mut state, mut rows) = (Scratch::new(7), RuleState::default(), Rows::default());
+            scratch.begin();
+            for rule in &set.rules {
+                let _ = step(rule, &mut state, &message, &mut scratch, Now::default(), &mut 1_000_000, &mut rows);
+                for row in &rows.rows {
+                    if let Body::Json(json) = &row.body {
+                        prop_assert!(serde_json::from_slice::<serde_json::Value>(json).is_ok(), "{}", String::from_utf8_lossy(json));
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn any_payload(
         noise in proptest::collection::vec(any::<u8>(), 0..40),

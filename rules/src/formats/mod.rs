@@ -39,6 +39,7 @@ use crate::value::{Value, unhex};
 
 pub(crate) use payload::{Document, Documents, Payload, untagged};
 pub(crate) use schemas::{Schemas, declare};
+pub(crate) use varint::{put_varint, varint};
 
 /// The deepest nesting that is decoded and encoded. JSON text of it stays readable: [`crate::json::MAX_DEPTH`] is more.
 pub(crate) const DEPTH_MAX: usize = 100;

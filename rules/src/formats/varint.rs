@@ -3,7 +3,7 @@
 use super::FormatError;
 
 /// At most ten bytes; bits beyond 64 are dropped, as protobuf has it.
-pub(super) fn varint(rest: &mut &[u8]) -> Result<u64, FormatError> {
+pub(crate) fn varint(rest: &mut &[u8]) -> Result<u64, FormatError> {
     let mut number = 0u64;
     for shift in (0..70).step_by(7) {
         let (&byte, behind) = rest.split_first().ok_or(FormatError::Malformed)?;
@@ -16,7 +16,7 @@ pub(super) fn varint(rest: &mut &[u8]) -> Result<u64, FormatError> {
     Err(FormatError::Malformed)
 }
 
-pub(super) fn put_varint(mut number: u64, out: &mut Vec<u8>) {
+pub(crate) fn put_varint(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push((number & 0x7f) as u8 | 0x80);
         number >>= 7;
