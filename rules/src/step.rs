@@ -234,12 +234,16 @@ impl Scratch {
     }
 
     /// The decoded payload takes the place of the message's scan, until it is [closed](Self::close).
-    fn open(&mut self, program: &Program, payload: &[u8]) -> Option<Document> {
+    fn open(&mut self, program: &Program, input: &Message<'_>) -> Option<Document> {
         let format = program.format.as_ref()?;
+        // Most events have no payload, and to some formats nothing is something.
+        if input.event.is_some() && input.payload.is_empty() {
+            return None;
+        }
         if !Arc::ptr_eq(&self.paths, &program.paths) {
             self.adopt(program);
         }
-        let mut document = self.documents.take(format, payload, &self.paths);
+        let mut document = self.documents.take(format, input.payload, &self.paths);
         std::mem::swap(&mut self.scan, &mut document.scan);
         Some(document)
     }
@@ -387,7 +391,7 @@ pub fn step(
     fuel: &mut u64,
     out: &mut Rows,
 ) -> Step {
-    let Some(document) = scratch.open(&rule.program, input.payload) else {
+    let Some(document) = scratch.open(&rule.program, input) else {
         return run(rule, state, input, None, scratch, now, fuel, out);
     };
     let step = match document.text() {
@@ -777,7 +781,7 @@ fn separate(first: &mut bool, out: &mut Vec<u8>) {
 
 /// Evaluates each part of WHERE alone, and what comes after it, with the program that [`step`] runs.
 pub(crate) fn why(rule: &Rule, input: &Message<'_>, scratch: &mut Scratch, now: Now) -> Result<Why, Failure> {
-    let Some(document) = scratch.open(&rule.program, input.payload) else {
+    let Some(document) = scratch.open(&rule.program, input) else {
         return why_of(rule, input, None, scratch, now);
     };
     let results = match document.text() {

@@ -289,6 +289,11 @@ fn schemas_from_files() {
             r#"{"l":"l-1","t":{"t":1.0}}"#,
         ),
         (
+            "CREATE RULE r AS INSERT INTO log SELECT decode('any', payload, 'Reading').codes[1] AS c, decode('any', encode('any', decode('json', '{\"n\":-1}'), 'Other'), 'Other').n AS n FROM \"#\";",
+            READING,
+            r#"{"c":1,"n":-1}"#,
+        ),
+        (
             "CREATE RULE r WITH (dialect = 'emqx') AS INSERT INTO log SELECT schema_decode('any', payload, 'Reading') as r, r.line as l,
              bin2hexstr(schema_encode('any', map_put('n', 5, map_new()), 'plant.Other')) as o, schema_check('reading', payload) as ok,
              schema_check('row', payload) as no FROM \"#\";",

@@ -44,8 +44,9 @@ pub(crate) use varint::{put_varint, varint};
 /// The deepest nesting that is decoded and encoded. JSON text of it stays readable: [`crate::json::MAX_DEPTH`] is more.
 pub(crate) const DEPTH_MAX: usize = 100;
 
-/// The most values that one payload is decoded to. A function's result is walked more than once, so it has fewer.
-pub(crate) const PAYLOAD_NODES_MAX: usize = 1 << 18;
+/// The most values that bytes are decoded to. An empty object is a byte on the wire and about a hundred in memory: this is
+/// what keeps a payload from becoming more than some 8 MiB.
+pub(crate) const NODES_MAX: usize = 1 << 16;
 
 /// Why bytes were not decoded, or a value not encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

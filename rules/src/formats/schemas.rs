@@ -15,7 +15,7 @@ use crate::sql::ast::{Expr, ExprKind, Literal, Setting};
 /// What a schema of each type may say beside `type`.
 const TYPES: [(&str, &[&str]); 3] = [
     ("protobuf", &["file", "message"]),
-    ("avro", &["file", "definition"]),
+    ("avro", &["file", "definition", "registry_id"]),
     ("csv", &["columns", "delimiter", "header", "lines"]),
 ];
 
@@ -226,7 +226,21 @@ fn avro(
             return None;
         }
     };
-    match avro::Schema::new(&text) {
+    let registry_id = match setting(settings, "registry_id") {
+        None => None,
+        Some(Setting { value: Literal::Int(id), span, .. }) => match u32::try_from(*id) {
+            Ok(id) => Some(id),
+            Err(_) => {
+                mistakes.push((*span, "`registry_id` takes a number of 32 bits".to_owned(), None));
+                None
+            }
+        },
+        Some(other) => {
+            mistakes.push((other.span, "`registry_id` takes a whole number".to_owned(), None));
+            None
+        }
+    };
+    match avro::Schema::new(&text, registry_id) {
         Ok(schema) => Some(Codec::Avro(Arc::new(schema))),
         Err(error) => {
             mistakes.push((span, format!("the schema is of no use: {error}"), None));

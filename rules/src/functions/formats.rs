@@ -2,22 +2,25 @@
 
 use super::{Function, Surroundings, take};
 use crate::TypeError;
-use crate::formats::{Budget, Codec};
+use crate::formats::{Budget, Codec, NODES_MAX};
 use crate::value::Value;
 
-/// As many values may a function make: what is made is walked again.
-const NODES_MAX: usize = 1 << 16;
-
 /// Those of the default dialect.
-pub(super) const DECODE: Function = super::function("decode", 2, 2, true, decode);
-pub(super) const ENCODE: Function = super::function("encode", 2, 2, true, encode);
+pub(super) const DECODE: Function = super::function("decode", 2, 3, true, decode);
+pub(super) const ENCODE: Function = super::function("encode", 2, 3, true, encode);
 
+/// The format of the first argument, of Protobuf for the message of the third.
 fn codec(args: &[Value<'_>], around: &Surroundings) -> Result<Codec, TypeError> {
-    match args.first() {
-        Some(Value::Text(name)) => {
-            around.schemas.find(name).map(|(_, codec)| codec).ok_or(TypeError::BadArgument)
-        }
-        _ => Err(TypeError::TypeMismatch),
+    let Some(Value::Text(name)) = args.first() else { return Err(TypeError::TypeMismatch) };
+    of_message(around.schemas.find(name).map(|(_, codec)| codec), args)
+}
+
+fn of_message(codec: Option<Codec>, args: &[Value<'_>]) -> Result<Codec, TypeError> {
+    let codec = codec.ok_or(TypeError::BadArgument)?;
+    match args.get(2) {
+        None => Ok(codec),
+        Some(Value::Text(message)) => codec.of_message(message).ok_or(TypeError::BadArgument),
+        Some(_) => Err(TypeError::TypeMismatch),
     }
 }
 
@@ -64,15 +67,10 @@ pub(super) const EMQX: &[Function] = &[
 /// What they mean.
 pub(super) const EMQX_TOML: &str = include_str!("formats.toml");
 
-/// The schema of the first argument, for the message of the third.
+/// The schema of the first argument, as above.
 fn schema(args: &[Value<'_>], around: &Surroundings) -> Result<Codec, TypeError> {
     let Some(Value::Text(name)) = args.first() else { return Err(TypeError::TypeMismatch) };
-    let codec = around.schemas.schema(name).ok_or(TypeError::BadArgument)?;
-    match args.get(2) {
-        None => Ok(codec.clone()),
-        Some(Value::Text(message)) => codec.of_message(message).ok_or(TypeError::BadArgument),
-        Some(_) => Err(TypeError::TypeMismatch),
-    }
+    of_message(around.schemas.schema(name).cloned(), args)
 }
 
 fn schema_decode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Result<Value<'a>, TypeError> {

@@ -2,8 +2,10 @@
 //!
 //! A union is the value of its branch, without a name around it; written is the first branch that fits best. Logical
 //! types are what they are made of: a timestamp is its integer, a decimal its bytes. A field of a record that the row
-//! lacks takes the schema's default; without one the row does not fit. Container files and the frames of registries
-//! are not read.
+//! lacks takes the schema's default; without one the row does not fit. Container files are not read.
+//!
+//! With a registry's id a datum stands in Confluent's frame: a zero, the id in four bytes, the datum. What has another
+//! id was written by another schema and is refused: reading it by this one could succeed and mean something else.
 
 use std::collections::HashMap;
 
@@ -19,6 +21,9 @@ const NESTED_MAX: usize = 64;
 /// The most trials of one value in branches of unions.
 const TRIALS_MAX: usize = 1 << 16;
 
+/// The first byte of a frame.
+const FRAME: u8 = 0;
+
 /// A type's place in its schema.
 type TypeId = usize;
 
@@ -27,6 +32,8 @@ type TypeId = usize;
 pub(crate) struct Schema {
     types: Vec<Type>,
     root: TypeId,
+    /// What a registry calls it: data are framed.
+    registry_id: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -69,11 +76,11 @@ impl Schema {
     ///
     /// # Errors
     /// A sentence on what is wrong with it.
-    pub(super) fn new(text: &[u8]) -> Result<Schema, String> {
+    pub(super) fn new(text: &[u8], registry_id: Option<u32>) -> Result<Schema, String> {
         let tree: Tree = serde_json::from_slice(text).map_err(|e| format!("it is no JSON: {e}"))?;
         let mut reader = Reader::default();
         let root = reader.read(&tree, "", 0)?;
-        Ok(Schema { types: reader.types, root })
+        Ok(Schema { types: reader.types, root, registry_id })
     }
 
     /// The names of the fields, if it is of a record.
@@ -226,7 +233,14 @@ fn symbols(members: &Members<String, Tree>, name: &str) -> Result<Vec<String>, S
 // === decoding ===
 
 pub(super) fn decode(schema: &Schema, bytes: &[u8], budget: Budget) -> Result<Value<'static>, FormatError> {
-    Input { rest: bytes, budget }.whole(|input| schema.read(schema.root, input, 0))
+    Input { rest: bytes, budget }.whole(|input| {
+        if let Some(id) = schema.registry_id
+            && (input.byte()? != FRAME || input.array()? != id.to_be_bytes())
+        {
+            return Err(FormatError::Malformed);
+        }
+        schema.read(schema.root, input, 0)
+    })
 }
 
 impl Input<'_> {
@@ -330,6 +344,10 @@ impl Schema {
 // === encoding ===
 
 pub(super) fn encode(schema: &Schema, value: &Value<'_>, out: &mut Output) -> Result<(), FormatError> {
+    if let Some(id) = schema.registry_id {
+        out.put(&[FRAME])?;
+        out.put(&id.to_be_bytes())?;
+    }
     Writer { schema, out, trials: TRIALS_MAX }.write(schema.root, value, 0)
 }
 
@@ -468,164 +486,4 @@ fn number(value: &Value<'_>) -> Result<f64, FormatError> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-
-    use super::super::tests::{read, written};
-    use super::super::{Codec, unhex};
-    use super::*;
-
-    fn codec(schema: &str) -> Codec {
-        Codec::Avro(Arc::new(Schema::new(schema.as_bytes()).unwrap()))
-    }
-
-    const ALL: &str = r#"{"type":"record","name":"All","namespace":"a.b","fields":[
-        {"name":"n","type":"null"},{"name":"b","type":"boolean"},{"name":"i","type":"int"},{"name":"l","type":{"type":"long","logicalType":"timestamp-millis"}},
-        {"name":"f","type":"float"},{"name":"d","type":"double"},{"name":"x","type":"bytes"},{"name":"s","type":"string"},
-        {"name":"h","type":{"type":"fixed","name":"Half","size":2}},{"name":"e","type":{"type":"enum","name":"State","symbols":["OFF","ON"]}},
-        {"name":"a","type":{"type":"array","items":"a.b.State"}},{"name":"m","type":{"type":"map","values":"Half"}},
-        {"name":"u","type":["null","double","long","string",{"type":"array","items":"int"}]},
-        {"name":"next","type":["null","All"],"default":null},{"name":"k","type":"int","default":7}]}"#;
-
-    /// The examples of the specification's section on the binary encoding.
-    #[test]
-    fn of_the_specification() {
-        for (schema, hex, json) in [
-            (r#""long""#, "00", "0"),
-            (r#""long""#, "01", "-1"),
-            (r#""long""#, "02", "1"),
-            (r#""long""#, "03", "-2"),
-            (r#""int""#, "7f", "-64"),
-            (r#""int""#, "8001", "64"),
-            (r#""string""#, "06666f6f", "\"foo\""),
-            (
-                r#"{"type":"record","name":"test","fields":[{"name":"a","type":"long"},{"name":"b","type":"string"}]}"#,
-                "3606666f6f",
-                r#"{"a":27,"b":"foo"}"#,
-            ),
-            (r#"{"type":"array","items":"long"}"#, "04063600", "[3,27]"),
-            (r#"["null","string"]"#, "00", "null"),
-            (r#"["null","string"]"#, "020261", "\"a\""),
-        ] {
-            let bytes = unhex(hex).unwrap();
-            assert_eq!(read(&codec(schema), &bytes), json, "{schema} {hex}");
-            let value =
-                Value::found(json.as_bytes(), crate::json::document(json.as_bytes()).unwrap()).unwrap();
-            assert_eq!(codec(schema).encode(&value, 1000).unwrap(), bytes, "{schema} {json}");
-        }
-        // Blocks, one of them with its size.
-        let longs = codec(r#"{"type":"array","items":"long"}"#);
-        assert_eq!(read(&longs, &[0x02, 0x06, 0x03, 0x04, 0x08, 0x36, 0x02, 0x0a, 0x00]), "[3,4,27,5]");
-    }
-
-    #[test]
-    fn there_and_back() {
-        let all = codec(ALL);
-        let text = r#"{"n":null,"b":true,"i":-2147483648,"l":9223372036854775807,"f":1.5,"d":-0.1,"x":{"$bytes":"ff"},"s":"é",
-            "h":{"$bytes":"0001"},"e":"ON","a":["OFF","ON"],"m":{"k":{"$bytes":"0203"}},"u":5,
-            "next":{"n":null,"b":false,"i":0,"l":0,"f":2,"d":1,"x":"x","s":"","h":"xy","e":"OFF","a":[],"m":{},"u":[1]}}"#;
-        let given = read(&all, &unhex(&written(&all, text)).unwrap());
-        let expected = r#"{"n":null,"b":true,"i":-2147483648,"l":9223372036854775807,"f":1.5,"d":-0.1,"x":{"$bytes":"ff"},"s":"é","h":{"$bytes":"0001"},"e":"ON","a":["OFF","ON"],"m":{"k":{"$bytes":"0203"}},"u":5,"next":{"n":null,"b":false,"i":0,"l":0,"f":2.0,"d":1.0,"x":{"$bytes":"78"},"s":"","h":{"$bytes":"7879"},"e":"OFF","a":[],"m":{},"u":[1],"next":null,"k":7},"k":7}"#;
-        assert_eq!(given, expected);
-        assert_eq!(all.members().unwrap().len(), 15);
-    }
-
-    #[test]
-    fn what_does_not_fit() {
-        for (schema, text) in [
-            (r#""int""#, "[]"),
-            (r#"{"type":"array","items":"int"}"#, "[2147483648]"),
-            (r#"{"type":"array","items":"int"}"#, "[1.5]"),
-            (r#"{"type":"array","items":"long"}"#, "[9223372036854775808]"),
-            (r#"{"type":"array","items":"float"}"#, "[1e300]"),
-            (r#"{"type":"array","items":"string"}"#, "[1]"),
-            (r#"{"type":"array","items":{"type":"enum","name":"e","symbols":["A"]}}"#, "[\"B\"]"),
-            (r#"{"type":"array","items":{"type":"fixed","name":"f","size":2}}"#, "[\"abc\"]"),
-            (r#"{"type":"array","items":["null","int"]}"#, "[\"x\"]"),
-            (r#"{"type":"record","name":"r","fields":[{"name":"a","type":"int"}]}"#, "{}"),
-            (r#"{"type":"map","values":"int"}"#, "[1]"),
-        ] {
-            assert_eq!(written(&codec(schema), text), "Unfit", "{schema} {text}");
-        }
-        // A union in a list in a union, and so on: what is tried is bounded.
-        let mut schema = r#""int""#.to_owned();
-        for _ in 0..30 {
-            schema = format!(r#"[{{"type":"array","items":{schema}}},{{"type":"map","values":"int"}}]"#);
-        }
-        let text = format!("{}\"x\"{}", "[".repeat(30), "]".repeat(30));
-        assert_eq!(written(&codec(&schema), &text), "Unfit");
-    }
-
-    #[test]
-    fn what_is_refused() {
-        for (schema, hex) in [
-            (r#""long""#, ""),
-            (r#""long""#, "80"),
-            (r#""long""#, "ffffffffffffffffffff01"),
-            (r#""int""#, "8080808010"),
-            (r#""boolean""#, "02"),
-            (r#""string""#, "02ff"),
-            (r#""string""#, "fffffffffffffffffe01"),
-            (r#""bytes""#, "fcffffffffffffffff01ff"),
-            (r#""bytes""#, "01"),
-            (r#"["null"]"#, "02"),
-            (r#"["null"]"#, "01"),
-            (r#"{"type":"enum","name":"e","symbols":["A"]}"#, "02"),
-            (r#"{"type":"array","items":"int"}"#, "02"),
-            (r#"{"type":"array","items":"int"}"#, "0001"),
-        ] {
-            assert_eq!(read(&codec(schema), &unhex(hex).unwrap()), "Malformed", "{schema} {hex}");
-        }
-        // Nine bytes are a list of 2^62 nulls.
-        let nulls = codec(r#"{"type":"array","items":"null"}"#);
-        assert_eq!(read(&nulls, &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]), "TooLarge");
-        // A record in itself takes no bytes at all.
-        let itself = codec(r#"{"type":"record","name":"r","fields":[{"name":"r","type":"r"}]}"#);
-        assert_eq!(read(&itself, b""), "TooDeep");
-        assert_eq!(written(&itself, r#"{"r":{}}"#), "Unfit");
-    }
-
-    #[test]
-    fn schemas_that_are_none() {
-        let deep = r#"{"type":"array","items":"#.repeat(70) + r#""int""# + &"}".repeat(70);
-        for (schema, expected) in [
-            ("{", "it is no JSON"),
-            ("5", "`5` is no type"),
-            ("{}", "a type has no `type`"),
-            (r#""x""#, "the type `x` is not declared before it is used"),
-            ("[]", "a union has no branch"),
-            (r#"[["int"]]"#, "a union stands in a union"),
-            (r#"{"type":"array"}"#, "the type `array` has no `items`"),
-            (r#"{"type":"record"}"#, "a type `record` has no `name`"),
-            (r#"{"type":"record","name":"r"}"#, "the type `r` has no `fields`"),
-            (r#"{"type":"record","name":"r","fields":[1]}"#, "a field of `r` is no object"),
-            (r#"{"type":"record","name":"r","fields":[{"name":"a"}]}"#, "the field `r.a` has no `type`"),
-            (
-                r#"{"type":"record","name":"r","fields":[{"name":"a","type":"int"},{"name":"a","type":"int"}]}"#,
-                "the field `r.a` is there twice",
-            ),
-            (r#"{"type":"fixed","name":"f"}"#, "the type `f` has no `size`"),
-            (r#"{"type":"enum","name":"e","symbols":[1]}"#, "a symbol of `e` is no text"),
-            (
-                r#"[{"type":"fixed","name":"f","size":1},{"type":"fixed","name":"f","size":1}]"#,
-                "the type `f` is declared twice",
-            ),
-            (deep.as_str(), "its types are nested deeper than 64"),
-        ] {
-            let error = Schema::new(schema.as_bytes()).unwrap_err();
-            assert!(error.starts_with(expected), "{schema}: {error}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes(noise in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let _ = read(&codec(ALL), &noise);
-            let _ = Schema::new(&noise);
-        }
-    }
-}
+mod tests;
