@@ -78,6 +78,11 @@ fn option<'a>(line: &'a str, name: &str) -> Option<&'a str> {
 fn each_rule_passes_the_message_of_its_file() {
     for path in sql_files("rules") {
         let text = fs::read_to_string(&path).unwrap();
+        // Events come from a broker: their rules load, and that is all that can be tried here.
+        if text.contains("FROM \"$events/") {
+            assert!(!loaded(&path, &text, &Host::edge(Vec::new())).rules.is_empty(), "{}", path.display());
+            continue;
+        }
         let line = text.lines().nth(1).filter(|line| line.starts_with("-- try: ferrule-")).unwrap();
         let name = format!("examples/rules/{}", path.file_name().unwrap().to_string_lossy());
         assert!(line.contains(&format!(" rules test {name} ")), "{line}");
