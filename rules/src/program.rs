@@ -920,6 +920,11 @@ fn place_of<T: PartialEq>(among: &mut Vec<T>, value: T) -> usize {
 }
 
 impl Program {
+    /// Whether it looks into the payload: then one in a format of its own is decoded.
+    pub(crate) fn reads_payload(&self) -> bool {
+        self.payload_only || self.row.base == Base::Payload || !self.fields.is_empty()
+    }
+
     /// Where the next operation will be.
     pub(crate) fn here(&self) -> usize {
         self.ops.len()

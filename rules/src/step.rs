@@ -237,7 +237,7 @@ impl Scratch {
     fn open(&mut self, program: &Program, input: &Message<'_>) -> Option<Document> {
         let format = program.format.as_ref()?;
         // Most events have no payload, and to some formats nothing is something.
-        if input.event.is_some() && input.payload.is_empty() {
+        if !program.reads_payload() || (input.event.is_some() && input.payload.is_empty()) {
             return None;
         }
         if !Arc::ptr_eq(&self.paths, &program.paths) {
@@ -391,6 +391,24 @@ pub fn step(
     fuel: &mut u64,
     out: &mut Rows,
 ) -> Step {
+    match rule.program.format {
+        None => run(rule, state, input, None, scratch, now, fuel, out),
+        Some(_) => step_decoded(rule, state, input, scratch, now, fuel, out),
+    }
+}
+
+/// As [`step()`] for a payload in a format of its own; apart, so that rules on JSON carry nothing of it.
+#[cold]
+#[inline(never)]
+fn step_decoded(
+    rule: &Rule,
+    state: &mut RuleState,
+    input: &Message<'_>,
+    scratch: &mut Scratch,
+    now: Now,
+    fuel: &mut u64,
+    out: &mut Rows,
+) -> Step {
     let Some(document) = scratch.open(&rule.program, input) else {
         return run(rule, state, input, None, scratch, now, fuel, out);
     };
@@ -405,7 +423,7 @@ pub fn step(
     step
 }
 
-/// As [`step`]; `raw` is the payload as it came, where the one of `input` is what was decoded.
+/// As [`step()`]; `raw` is the payload as it came, where the one of `input` is what was decoded.
 #[expect(clippy::too_many_arguments, reason = "those of `step`, and one")]
 #[inline]
 fn run(
@@ -607,7 +625,7 @@ fn emit(
 fn encoded(m: &mut Machine<'_, '_>, format: Option<&Codec>) -> Result<Vec<u8>, Failure> {
     let Some(codec) = format else { return Err(Failure::Unencodable) };
     let mut text = Vec::new();
-    let value = if m.program.payload_only {
+    let value = if m.program.payload_only && m.input.event.is_none() {
         let payload = m.input.payload;
         match json::document(payload).ok().and_then(|found| Value::found(payload, found).ok()) {
             Some(value) => value,

@@ -384,3 +384,57 @@ fn mistakes_in_schemas() {
     let text = format!("CREATE SCHEMA a WITH (type = 'avro', file = 'row.avsc'); {rule}");
     assert_eq!(mistakes(&text), "1:45 cannot read `row.avsc`: files cannot be read here");
 }
+
+#[test]
+fn loops_over_what_was_decoded() {
+    // {"l":[{"b":h'ff',"n":1},{"b":h'00',"n":2}]}
+    let payload = b"\xa1\x61l\x82\xa2\x61b\x41\xff\x61n\x01\xa2\x61b\x41\x00\x61n\x02";
+    let text = "CREATE RULE r WITH (format = 'cbor', dialect = 'emqx') AS INSERT INTO log
+        FOREACH payload.l AS s DO s.n as n, bin2hexstr(s.b) as b INCASE s.n > 0 FROM \"#\";";
+    assert_eq!(made(text, payload), (r#"{"n":1,"b":"FF"} {"n":2,"b":"00"}"#.to_owned(), vec![]));
+    let text =
+        "CREATE RULE r WITH (format = 'csv', dialect = 'emqx') AS INSERT INTO log WITH (format = 'csv')
+        FOREACH payload AS line DO nth(2, line) as b, nth(1, line) as a FROM \"#\";";
+    assert_eq!(made(text, b"1,2\n3,4").0, "322c31 342c33");
+}
+
+/// The commands read a schema beside the rules, and show what is not text.
+#[test]
+fn the_commands_know_formats() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.sql");
+    let text = "CREATE SCHEMA row WITH (type = 'avro', file = 'row.avsc');
+        CREATE RULE r WITH (format = 'csv') AS INSERT INTO cloud WITH (format = 'row'), log SELECT payload[1][2] AS t FROM \"a\";
+        CREATE RULE all WITH (format = 'csv') AS INSERT INTO log SELECT * FROM \"a\";";
+    std::fs::write(&file, text).unwrap();
+    std::fs::write(
+        folder.path().join("row.avsc"),
+        r#"{"type":"record","name":"r","fields":[{"name":"t","type":"string"}]}"#,
+    )
+    .unwrap();
+    let host = Host { files: Some(cli::files()), ..host() };
+    let message =
+        cli::TestMessage { topic: "a".to_owned(), payload: b"x,y".to_vec(), ..cli::TestMessage::default() };
+    let mut out = Vec::new();
+    cli::test(std::slice::from_ref(&file), &host, &message, &mut out).unwrap();
+    cli::explain(std::slice::from_ref(&file), &host, &mut out).unwrap();
+    let shown = String::from_utf8(out).unwrap().replace(&*file.to_string_lossy(), "rules.sql");
+    let shown: Vec<&str> =
+        shown.lines().filter(|line| !line.contains("state ") && !line.starts_with("rule ")).collect();
+    assert_eq!(
+        shown,
+        [
+            r#"  row {"t":"y"}"#,
+            r#"  -> cloud "a": 2 bytes of avro: 0279"#,
+            "  -> log: the row",
+            r#"  -> log: [["x","y"]]"#,
+            r#"  from      "a""#,
+            "  reads     payload[1][2] (csv)",
+            "  writes    rows as avro to cloud",
+            "  writes    rows to log",
+            r#"  from      "a""#,
+            "  reads     the whole payload (csv)",
+            "  writes    rows to log",
+        ]
+    );
+}

@@ -90,6 +90,8 @@ impl Documents {
 }
 
 /// A value of a decoded payload: bytes where it stands for some.
+#[cold]
+#[inline(never)]
 pub(crate) fn untagged(value: Value<'_>) -> Value<'_> {
     if let Value::Json(text) = &value
         && text.starts_with("{\"$bytes\":")
