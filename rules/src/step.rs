@@ -537,6 +537,13 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
         }
         return Ok(made.is_some_and(|rows| rows > 0));
     }
+    if program.format.is_some()
+        && m.raw.is_none()
+        && program.row.base == Base::Payload
+        && m.input.event.is_none()
+    {
+        m.unreadable();
+    }
     for &item in &program.after {
         m.registers[item] = m.eval(&program.items[item])?;
     }

@@ -74,7 +74,7 @@ fn what_is_not_of_the_format() {
         made(&rule("", "payload.a AS a, qos"), wrong),
         (r#"{"a":null,"qos":1}"#.to_owned(), vec!["invalid_format"])
     );
-    assert_eq!(made(&rule("", "*"), wrong).0, "the payload");
+    assert_eq!(made(&rule("", "*"), wrong), ("the payload".to_owned(), vec!["invalid_format"]));
     assert_eq!(made(&rule("", "qos"), wrong), (r#"{"qos":1}"#.to_owned(), vec![]));
     let emqx = made(&rule(", dialect = 'emqx'", "payload.a as a"), wrong);
     assert_eq!(emqx, ("Failed(Exception)".to_owned(), vec!["invalid_format"]));

@@ -124,6 +124,38 @@ proptest! {
         }
     }
 
+    /// What is read and written in the same format is read again as the same.
+    #[test]
+    fn there_and_back_in_any_format(
+        format in prop::sample::select(vec!["text", "cbor", "msgpack", "csv", "sparkplug", "avro"]),
+        parts in proptest::collection::vec(prop::sample::select(vec![
+            &b"\x81"[..], b"\x82", b"\x92", b"\x9f", b"\xff", b"\xa1\x61a", b"\xbf", b"\x01", b"\x20", b"\x5f", b"\xc2\x49", b"\xf9\x7c\x00", b"\xf9\x12\x34",
+            b"\xfa\x01\x02\x03\x04", b"\xfb\x3f\xf1\x99\x99\x99\x99\x99\x9a", b"\x1b\xff\xff\xff\xff\xff\xff\xff\xff", b"\xc4\x01\xff", b"\x12\x04", b"\x0a\x01a",
+            b"a,\"b\"\n", b"\r\n", b"\"", b",", b"\x00", b"\x02", b"\x04", b"\x06", b"\x08", b"\x0a", b"\xca", b"\xcb", b"\xcf", b"\xd3", b"\xf6", b"\xf5",
+        ]), 1..16),
+    ) {
+        let set = common::rules(&format!(
+            "CREATE SCHEMA avro WITH (type = 'avro', definition = '{{\"type\":\"array\",\"items\":[\"null\",\"int\",\"float\",\"long\",\"double\",\"string\",\"bytes\",
+               {{\"type\":\"map\",\"values\":\"double\"}},{{\"type\":\"array\",\"items\":\"int\"}}]}}');
+             CREATE RULE r WITH (format = '{format}') AS INSERT INTO log, log WITH (format = '{format}') SELECT * FROM \"#\";"
+        ));
+        let both = |payload: &[u8]| {
+            let (ended, rows, state) = common::run(&set, &common::message(payload));
+            match rows.rows.as_slice() {
+                _ if state.counters.type_errors[TypeError::InvalidFormat as usize] > 0 => {
+                    Err("not of the format".to_owned())
+                }
+                [OutRow { body: Body::Json(json), .. }, OutRow { body: Body::Encoded(bytes), .. }] => Ok((json.clone(), bytes.clone())),
+                _ => Err(format!("{ended:?}")),
+            }
+        };
+        let payload = parts.concat();
+        match both(&payload) {
+            Ok((json, bytes)) => prop_assert_eq!(both(&bytes).map(|again| again.0), Ok(json), "{} {:02x?}", format, bytes),
+            Err(why) => prop_assert_eq!(why, "not of the format", "{}", format),
+        }
+    }
+
     #[test]
     fn any_payload(
         noise in proptest::collection::vec(any::<u8>(), 0..40),

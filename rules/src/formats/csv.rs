@@ -207,7 +207,9 @@ fn put_line<'v, 'a: 'v>(
     if !std::mem::take(first) {
         out.put(b"\n")?;
     }
+    let (start, mut count) = (out.bytes.len(), 0);
     for (at, field) in fields.enumerate() {
+        count = at + 1;
         if at > 0 {
             out.put(&[layout.delimiter])?;
         }
@@ -231,6 +233,10 @@ fn put_line<'v, 'a: 'v>(
         } else {
             out.put(&text)?;
         }
+    }
+    // Nothing at all would be no line.
+    if count == 1 && out.bytes.len() == start {
+        out.put(b"\"\"")?;
     }
     Ok(())
 }

@@ -455,12 +455,15 @@ impl Writer<'_> {
 
 /// Whether a value is of a type as it is, not only convertible to it.
 fn own(kind: &Type, value: &Value<'_>) -> bool {
+    if let (Type::Float, Value::Float(f)) = (kind, value) {
+        return f64::from(*f as f32) == *f;
+    }
     matches!(
         (kind, value),
         (Type::Null, Value::Null | Value::Missing)
             | (Type::Boolean, Value::Bool(_))
             | (Type::Int | Type::Long, Value::Int(_))
-            | (Type::Float | Type::Double, Value::Float(_))
+            | (Type::Double, Value::Float(_))
             | (Type::Text | Type::Enum(_), Value::Text(_))
             | (Type::Bytes | Type::Fixed(_), Value::Bytes(_))
             | (Type::Array(_), Value::List(_))
