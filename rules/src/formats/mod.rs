@@ -266,8 +266,17 @@ impl Codec {
 }
 
 impl Codec {
+    /// The format that a function's argument makes of it: the same schema for the message that is named there.
+    pub(crate) fn for_message(&self, message: Option<&Value<'_>>) -> Option<Codec> {
+        match message {
+            None => Some(self.clone()),
+            Some(Value::Text(name)) => self.of_message(name),
+            Some(_) => None,
+        }
+    }
+
     /// The same schema for another message of it; other formats have none.
-    pub(crate) fn of_message(&self, name: &str) -> Option<Codec> {
+    fn of_message(&self, name: &str) -> Option<Codec> {
         match self {
             Codec::Protobuf(schema, _) => {
                 Some(Codec::Protobuf(Arc::clone(schema), Some(schema.message(name)?)))
