@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ferrule_node::config::{CloudConfig, EdgeConfig, Overrides};
 use ferrule_rules::{
     ConnectorSchema, Host, Message, Now, OptionKind, OptionSchema, Rows, RuleSet, RuleState, Scratch, Source,
-    Step, TargetKind, TargetSchema, load, step,
+    Step, TargetKind, TargetSchema, cli, load, step,
 };
 
 fn here() -> PathBuf {
@@ -78,11 +78,17 @@ fn option<'a>(line: &'a str, name: &str) -> Option<&'a str> {
 fn each_rule_passes_the_message_of_its_file() {
     for path in sql_files("rules") {
         let text = fs::read_to_string(&path).unwrap();
+        // Events come from a broker: their rules load, and that is all that can be tried here.
+        if text.contains("FROM \"$events/") {
+            assert!(!loaded(&path, &text, &Host::edge(Vec::new())).rules.is_empty(), "{}", path.display());
+            continue;
+        }
         let line = text.lines().nth(1).filter(|line| line.starts_with("-- try: ferrule-")).unwrap();
         let name = format!("examples/rules/{}", path.file_name().unwrap().to_string_lossy());
         assert!(line.contains(&format!(" rules test {name} ")), "{line}");
         let host =
             if line.contains("ferrule-edge") { Host::edge(Vec::new()) } else { Host::cloud(connectors()) };
+        let host = Host { files: Some(cli::files()), ..host };
         let set = loaded(&path, &text, &host);
         let message = Message {
             topic: option(line, "--topic").unwrap(),

@@ -485,6 +485,12 @@ impl Checker<'_> {
                     Literal::Text(name) => match self.schemas.find(name) {
                         // As all payloads are read.
                         Some((_, Codec::Json)) => None,
+                        Some((_, codec)) if codec.incomplete().is_some() => {
+                            let why = codec.incomplete().unwrap_or_default();
+                            let message = format!("the schema '{name}' does not do: {why}");
+                            self.mistake(file, setting.span, message, None);
+                            None
+                        }
                         Some((id, codec)) => set(&mut out.format, Some(Payload { id, codec })),
                         None => {
                             self.mistakes(file, vec![self.schemas.unknown(name, false, setting.span)]);
@@ -567,7 +573,19 @@ impl Checker<'_> {
                     match schemas.find(name) {
                         // As all rows are written.
                         Some((_, Codec::Json)) => {}
-                        Some((_, codec)) => code.format = Some(codec),
+                        Some((_, codec)) => {
+                            match codec.incomplete() {
+                                Some(why) => {
+                                    found.push((
+                                        span,
+                                        format!("the schema '{name}' does not do: {why}"),
+                                        None,
+                                    ));
+                                }
+                                None => left_out(&codec, name, planner, found),
+                            }
+                            code.format = Some(codec);
+                        }
                         None => found.push(schemas.unknown(name, false, span)),
                     }
                     self.formatted(insert, to.sink, setting, found);
@@ -751,6 +769,18 @@ struct RuleSettings {
     durability: Option<Durability>,
     enabled: bool,
     format: Option<Payload>,
+}
+
+/// Columns of the row that its format would leave out.
+fn left_out(codec: &Codec, name: &str, planner: &dyn Plans, found: &mut Vec<Mistake>) {
+    let Some(members) = codec.members().filter(|_| !planner.has_star()) else { return };
+    for (column, span) in planner.row_columns() {
+        if !members.contains(&column) {
+            let near = nearest(column, members.iter().copied()).map(|n| format!("; did you mean `{n}`?"));
+            let message = format!("the schema '{name}' has no `{column}`{}", near.unwrap_or_default());
+            found.push((span, message, Some(format!("it has: {}", members.join(", ")))));
+        }
+    }
 }
 
 fn set<T>(to: &mut T, value: T) -> Option<&'static str> {

@@ -28,6 +28,7 @@
 //! | arrays | count from 1, negative from the end, `[0]` and out of range are NULL |
 //! | missing field | NULL; also a path through a value that is no object or array |
 //! | payload | raw text; `payload.a` reads JSON inside it; not JSON: NULL, counted `invalid_json` |
+//! | payload that is not JSON | `WITH (format = ...)` (`formats`); not of the format: NULL, counted `invalid_format` |
 //! | duplicate keys in an object | the first counts; text after the last value that some rule asked for is not looked at |
 //! | logic | three-valued; WHERE keeps a message only when TRUE |
 //! | comparison | number with number by value, string with string by bytes, boolean with boolean; unlike types: NULL, counted `type_mismatch` |
@@ -86,7 +87,8 @@ pub use host::{
 };
 pub use message::{Message, UserProperties};
 pub use ruleset::{
-    Ack, Dialect, Durability, Insert, Keeps, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path, rule_id,
+    Ack, Dialect, Durability, Insert, Keeps, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path,
+    rule_id,
 };
 pub use step::{
     Body, Counters, Failure, LastFailure, Now, OutRow, Rows, RuleState, Scratch, Step, TypeError, step,

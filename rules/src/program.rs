@@ -683,7 +683,7 @@ impl<'a> Machine<'a, '_> {
             };
             value = self.or_null(inner, || "a number in the payload".to_owned());
         }
-        value
+        if program.format.is_some() { formats::untagged(value) } else { value }
     }
 
     /// What the element has down a static path.
@@ -923,6 +923,11 @@ fn place_of<T: PartialEq>(among: &mut Vec<T>, value: T) -> usize {
 }
 
 impl Program {
+    /// Whether it looks into the payload: then one in a format of its own is decoded.
+    pub(crate) fn reads_payload(&self) -> bool {
+        self.payload_only || self.row.base == Base::Payload || !self.fields.is_empty()
+    }
+
     /// Where the next operation will be.
     pub(crate) fn here(&self) -> usize {
         self.ops.len()

@@ -176,7 +176,7 @@ impl Rule {
 
     /// Whether the payload passes through untouched (`SELECT *`).
     pub fn passes_payload(&self) -> bool {
-        self.program.payload_only
+        self.program.payload_only && self.program.format.is_none()
     }
 }
 

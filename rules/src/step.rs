@@ -17,9 +17,9 @@ use crate::formats::{Codec, Document, Documents, FormatError};
 use crate::functions::Surroundings;
 use crate::json;
 use crate::paths::{Paths, Scan};
+use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Target, Template};
 use crate::ruleset::Keeps;
 use crate::state::Table;
-use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Target, Template};
 use crate::value::{Value, write_json_text};
 use crate::why::{self, Why};
 use crate::{Message, Rule, TargetKind};
@@ -201,6 +201,12 @@ impl RuleState {
         self.table.get_or_insert_default().restore(key, value);
     }
 
+    /// Counts from 0 again: it is another rule of the same name.
+    pub fn start_counting(&mut self) {
+        self.counters = Counters::default();
+        self.last_failure = None;
+    }
+
     /// Forgets all that the rule remembers; [`Self::take_changes`] tells of it.
     pub fn forget(&mut self) {
         if let Some(table) = &mut self.table {
@@ -284,12 +290,16 @@ impl Scratch {
     }
 
     /// The decoded payload takes the place of the message's scan, until it is [closed](Self::close).
-    fn open(&mut self, program: &Program, payload: &[u8]) -> Option<Document> {
+    fn open(&mut self, program: &Program, input: &Message<'_>) -> Option<Document> {
         let format = program.format.as_ref()?;
+        // Most events have no payload, and to some formats nothing is something.
+        if !program.reads_payload() || (input.event.is_some() && input.payload.is_empty()) {
+            return None;
+        }
         if !Arc::ptr_eq(&self.paths, &program.paths) {
             self.adopt(program);
         }
-        let mut document = self.documents.take(format, payload, &self.paths);
+        let mut document = self.documents.take(format, input.payload, &self.paths);
         std::mem::swap(&mut self.scan, &mut document.scan);
         Some(document)
     }
@@ -437,13 +447,29 @@ pub fn step(
     fuel: &mut u64,
     out: &mut Rows,
 ) -> Step {
-    if let Some(keeps) = rule.program.keeps {
-        return remembering(keeps, rule, state, input, scratch, now, fuel, out);
+    match rule.program.keeps {
+        None => stateless(rule, state, input, scratch, now, fuel, out),
+        Some(keeps) => remembering(keeps, rule, state, input, scratch, now, fuel, out),
     }
-    stateless(rule, state, input, scratch, now, fuel, out)
 }
 
-/// As [`step`], of a rule that remembers: what a failed message changed is undone.
+#[inline]
+fn stateless(
+    rule: &Rule,
+    state: &mut RuleState,
+    input: &Message<'_>,
+    scratch: &mut Scratch,
+    now: Now,
+    fuel: &mut u64,
+    out: &mut Rows,
+) -> Step {
+    match rule.program.format {
+        None => run(rule, state, input, None, scratch, now, fuel, out),
+        Some(_) => step_decoded(rule, state, input, scratch, now, fuel, out),
+    }
+}
+
+/// As [`step()`], of a rule that remembers: what a failed message changed is undone.
 #[expect(clippy::too_many_arguments, reason = "those of `step`, and one")]
 fn remembering(
     keeps: Keeps,
@@ -474,7 +500,10 @@ fn remembering(
     ended
 }
 
-fn stateless(
+/// As [`step()`] for a payload in a format of its own; apart, so that rules on JSON carry nothing of it.
+#[cold]
+#[inline(never)]
+fn step_decoded(
     rule: &Rule,
     state: &mut RuleState,
     input: &Message<'_>,
@@ -483,7 +512,7 @@ fn stateless(
     fuel: &mut u64,
     out: &mut Rows,
 ) -> Step {
-    let Some(document) = scratch.open(&rule.program, input.payload) else {
+    let Some(document) = scratch.open(&rule.program, input) else {
         return run(rule, state, input, None, scratch, now, fuel, out);
     };
     let step = match document.text() {
@@ -497,7 +526,7 @@ fn stateless(
     step
 }
 
-/// As [`step`]; `raw` is the payload as it came, where the one of `input` is what was decoded.
+/// As [`step()`]; `raw` is the payload as it came, where the one of `input` is what was decoded.
 #[expect(clippy::too_many_arguments, reason = "those of `step`, and one")]
 #[inline]
 fn run(
@@ -611,6 +640,13 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
         }
         return Ok(made.is_some_and(|rows| rows > 0));
     }
+    if program.format.is_some()
+        && m.raw.is_none()
+        && program.row.base == Base::Payload
+        && m.input.event.is_none()
+    {
+        m.unreadable();
+    }
     for &item in &program.after {
         m.registers[item] = m.eval(&program.items[item])?;
     }
@@ -699,7 +735,7 @@ fn emit(
 fn encoded(m: &mut Machine<'_, '_>, format: Option<&Codec>) -> Result<Vec<u8>, Failure> {
     let Some(codec) = format else { return Err(Failure::Unencodable) };
     let mut text = Vec::new();
-    let value = if m.program.payload_only {
+    let value = if m.program.payload_only && m.input.event.is_none() {
         let payload = m.input.payload;
         match json::document(payload).ok().and_then(|found| Value::found(payload, found).ok()) {
             Some(value) => value,
@@ -873,7 +909,7 @@ fn separate(first: &mut bool, out: &mut Vec<u8>) {
 
 /// Evaluates each part of WHERE alone, and what comes after it, with the program that [`step`] runs.
 pub(crate) fn why(rule: &Rule, input: &Message<'_>, scratch: &mut Scratch, now: Now) -> Result<Why, Failure> {
-    let Some(document) = scratch.open(&rule.program, input.payload) else {
+    let Some(document) = scratch.open(&rule.program, input) else {
         return why_of(rule, input, None, scratch, now);
     };
     let results = match document.text() {

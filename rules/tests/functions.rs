@@ -51,12 +51,15 @@ fn groups(described: Groups) -> Vec<(&'static str, Vec<Function>)> {
         .collect()
 }
 
+/// The schema of the examples.
+const READING: &str = r#"CREATE SCHEMA reading WITH (type = 'avro', definition = '{"type":"record","name":"reading","fields":[{"name":"t","type":"int"}]}');"#;
+
 /// What expressions give, as JSON; `error` where the rule fails or cannot be loaded.
 fn values(dialect: &str, expressions: &[&str]) -> Vec<String> {
     let case = |expression: &&str| {
         let sql = format!("SELECT {expression} AS r FROM \"t/#\"");
         let input = json!([{"topic": "t/1", "payload": "{\"x\":1}"}]);
-        json!({"id": 0, "dialect": dialect, "clock_ms": 1_600_000_000_123_i64, "sql": sql, "input": input})
+        json!({"id": 0, "dialect": dialect, "setup": [READING], "clock_ms": 1_600_000_000_123_i64, "sql": sql, "input": input})
             .to_string()
     };
     let cases: Vec<String> = expressions.iter().map(case).collect();
@@ -156,6 +159,7 @@ For rules `WITH (dialect = 'emqx')`. Names are in lower case; an error ends the 
 `FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test functions`; a test runs every example. How the dialect differs from the default one is in
 [rules-compatibility.md](rules-compatibility.md). In the SELECT list and in DO there are also the functions of the message: `msgid()`, `qos()`, `topic()`,
 `topic(n)`, `flags()`, `flag(name)`, `clientid()`, `username()`, `clientip()`, `peerhost()`, `payload()`, `payload('path')`.
+The schema `reading` of the examples is an Avro record with the integer `t`.
 ";
 
 fn page(head: &str, described: Groups) -> String {

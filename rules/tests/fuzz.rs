@@ -103,6 +103,73 @@ proptest! {
         any_case("ferrule", &format!("SELECT {name}({}) AS r FROM \"#\"", args.join(", ")), &payload);
     }
 
+    /// Payloads of every format: what is read is JSON, and can be written as each of them.
+    #[test]
+    fn any_payload_of_any_format(
+        format in prop::sample::select(vec!["text", "binary", "cbor", "msgpack", "csv", "sparkplug", "avro", "line"]),
+        to in prop::sample::select(vec!["text", "binary", "cbor", "msgpack", "csv", "sparkplug", "avro", "line"]),
+        noise in proptest::collection::vec(any::<u8>(), 0..40),
+        parts in proptest::collection::vec(prop::sample::select(vec![
+            &b"\x81"[..], b"\x9f", b"\xff", b"\xa1\x61a", b"\x81\xa1a", b"\xbf", b"\x01", b"\x20", b"\x5f", b"\xc2\x49", b"\xf9\x7c\x00",
+            b"\xfb", b"\x1b\xff\xff\xff\xff\xff\xff\xff\xff", b"\xc4\x01\xff", b"\xd7\xff", b"\xdf", b"\x12\x04", b"\x0a\x01a", b"a,\"b\"\n", b"1;2", b"\x00",
+        ]), 0..24),
+    ) {
+        let set = common::rules(&format!(
+            "CREATE SCHEMA avro WITH (type = 'avro', definition = '{{\"type\":\"array\",\"items\":[\"null\",\"long\",\"bytes\",{{\"type\":\"map\",\"values\":\"double\"}}]}}');
+             CREATE SCHEMA line WITH (type = 'csv', columns = 'a integer, b', delimiter = ';', lines = 'many');
+             CREATE RULE r WITH (format = '{format}') AS INSERT INTO log, cloud.\"x\" WITH (payload = '${{payload.a}} ${{payload}}')
+             SELECT *, payload.a AS a, payload[1] AS x, payload[-1][1].a AS y, decode('{to}', encode('{to}', payload[1])) AS z,
+               decode('{to}', payload) AS w FROM \"#\";
+             CREATE RULE s WITH (format = '{format}') AS INSERT INTO log WITH (format = '{to}') SELECT * FROM \"#\";"
+        ));
+        let joined = parts.concat();
+        for payload in [noise.as_slice(), joined.as_slice()] {
+            let message = common::message(payload);
+            let (mut scratch, mut state, mut rows) = (Scratch::new(7), RuleState::default(), Rows::default());
+            scratch.begin();
+            for rule in &set.rules {
+                let _ = step(rule, &mut state, &message, &mut scratch, Now::default(), &mut 1_000_000, &mut rows);
+                for row in &rows.rows {
+                    if let Body::Json(json) = &row.body {
+                        prop_assert!(serde_json::from_slice::<serde_json::Value>(json).is_ok(), "{}", String::from_utf8_lossy(json));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is read and written in the same format is read again as the same.
+    #[test]
+    fn there_and_back_in_any_format(
+        format in prop::sample::select(vec!["text", "cbor", "msgpack", "csv", "sparkplug", "avro"]),
+        parts in proptest::collection::vec(prop::sample::select(vec![
+            &b"\x81"[..], b"\x82", b"\x92", b"\x9f", b"\xff", b"\xa1\x61a", b"\xbf", b"\x01", b"\x20", b"\x5f", b"\xc2\x49", b"\xf9\x7c\x00", b"\xf9\x12\x34",
+            b"\xfa\x01\x02\x03\x04", b"\xfb\x3f\xf1\x99\x99\x99\x99\x99\x9a", b"\x1b\xff\xff\xff\xff\xff\xff\xff\xff", b"\xc4\x01\xff", b"\x12\x04", b"\x0a\x01a",
+            b"a,\"b\"\n", b"\r\n", b"\"", b",", b"\x00", b"\x02", b"\x04", b"\x06", b"\x08", b"\x0a", b"\xca", b"\xcb", b"\xcf", b"\xd3", b"\xf6", b"\xf5",
+        ]), 1..16),
+    ) {
+        let set = common::rules(&format!(
+            "CREATE SCHEMA avro WITH (type = 'avro', definition = '{{\"type\":\"array\",\"items\":[\"null\",\"int\",\"float\",\"long\",\"double\",\"string\",\"bytes\",
+               {{\"type\":\"map\",\"values\":\"double\"}},{{\"type\":\"array\",\"items\":\"int\"}}]}}');
+             CREATE RULE r WITH (format = '{format}') AS INSERT INTO log, log WITH (format = '{format}') SELECT * FROM \"#\";"
+        ));
+        let both = |payload: &[u8]| {
+            let (ended, rows, state) = common::run(&set, &common::message(payload));
+            match rows.rows.as_slice() {
+                _ if state.counters.type_errors[TypeError::InvalidFormat as usize] > 0 => {
+                    Err("not of the format".to_owned())
+                }
+                [OutRow { body: Body::Json(json), .. }, OutRow { body: Body::Encoded(bytes), .. }] => Ok((json.clone(), bytes.clone())),
+                _ => Err(format!("{ended:?}")),
+            }
+        };
+        let payload = parts.concat();
+        match both(&payload) {
+            Ok((json, bytes)) => prop_assert_eq!(both(&bytes).map(|again| again.0), Ok(json), "{} {:02x?}", format, bytes),
+            Err(why) => prop_assert_eq!(why, "not of the format", "{}", format),
+        }
+    }
+
     #[test]
     fn any_payload(
         noise in proptest::collection::vec(any::<u8>(), 0..40),

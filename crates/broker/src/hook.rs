@@ -232,13 +232,10 @@ pub trait Hook {
         Vec::new()
     }
 
-    /// A row that another shard's hook made.
-    ///
-    /// # Errors
-    /// Gives the end back when the row cannot be taken: its publisher keeps the message.
-    fn row(&mut self, row: &[u8], end: Option<End>, now: Now) -> Result<(), Option<End>> {
+    /// A row that another shard's hook made; `ends` are for whoever waits there.
+    fn row(&mut self, row: &[u8], ends: &mut Ends<'_>, now: Now) {
         let _ = (row, now);
-        Err(end)
+        ends.discard(Outcome::Retry);
     }
 
     /// Called once at the end of each turn: hand rows to consumers, and name queues that want to be read (from a number on).

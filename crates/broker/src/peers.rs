@@ -18,7 +18,7 @@
 //!   end together.
 
 use crate::delayed;
-use crate::hook::{Hook, Message, Publisher, Role, RowElsewhere};
+use crate::hook::{Ends, Hook, Message, Publisher, Role, RowElsewhere};
 use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
 use crate::publish::{Draw, Scope};
 use crate::retained::Set;
@@ -381,11 +381,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
             }
             Parcel::RuleRow { number, hold, row } => {
-                let end = (number != 0).then(|| self.receipts.open(Owner::Peer { peer: from, number }));
-                match self.hook.row(row, end, self.now) {
-                    Ok(()) if hold => self.join(from, number),
-                    Ok(()) => {}
-                    Err(end) => self.ended.extend(end.map(|end| (end, Outcome::Retry))),
+                let owner = (number != 0).then_some(Owner::Peer { peer: from, number });
+                let mut ends = Ends::new(&mut self.receipts, owner);
+                self.hook.row(row, &mut ends, self.now);
+                match ends.finish() {
+                    None => self.acknowledge_parcel(from, number, Outcome::Delivered),
+                    Some((_, guard)) => {
+                        self.ended.extend(guard.map(|guard| (guard, Outcome::Delivered)));
+                        if hold {
+                            self.join(from, number);
+                        }
+                    }
                 }
             }
             Parcel::Joined { number } => self.batch.joined(number),

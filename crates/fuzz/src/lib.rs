@@ -2,7 +2,7 @@
 //!
 //! # Design
 //! - **One body, two drivers.** `fuzz/fuzz_targets/*.rs` (libFuzzer, nightly, a workspace of its own) and
-//!   `tests/seeded.rs` (stable, in `make test`) call the same functions: [`codec()`], [`http()`], [`proxy()`], [`shard()`] and [`websocket()`]. What one of them finds, the other replays.
+//!   `tests/seeded.rs` (stable, in `make test`) call the same functions: [`codec()`], [`formats()`], [`http()`], [`proxy()`], [`shard()`] and [`websocket()`]. What one of them finds, the other replays.
 //! - **A crate of its own**, not a part of the test kit: libFuzzer instruments all that a target is built from, and the
 //!   test kit brings processes, files and sockets that no body may touch. Only the pure crates are dependencies here, so that
 //!   the same bytes always do the same.
@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod codec;
+mod formats;
 pub mod monitor;
 mod packets;
 pub mod seeds;
@@ -25,6 +26,7 @@ mod shard;
 mod transport;
 
 pub use codec::codec;
+pub use formats::formats;
 pub use shard::shard;
 pub use transport::{http, proxy, websocket};
 

@@ -69,6 +69,11 @@ fn codec() {
 }
 
 #[test]
+fn formats() {
+    run("formats", ferrule_fuzz::formats, 10_000);
+}
+
+#[test]
 fn http() {
     run("http", ferrule_fuzz::http, 20_000);
 }

@@ -15,13 +15,16 @@
 //!   that of the forwarded message it was made from, and a direct client's message gets one here.
 
 mod events;
+mod memory;
 mod outbox;
 mod rules;
 mod source;
+mod stage;
 mod status;
 
 use crate::control::Status;
 use crate::sys::Topic;
+use bytes::Bytes;
 use ferrule_broker::{Ends, Event, Hook, LocalPublish, Message, Place, RowElsewhere, Shard};
 use ferrule_net::WorkerStats;
 use ferrule_outbox::{ConsumerEvent, End, OutRow, Outcome, Policy, Queue};
@@ -108,11 +111,17 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub without rules. `stored` is what the store holds of outboxes.
+    /// A hub without rules. `stored` is what the store holds of outboxes, `remembered` of rules' memory: (rule, key, value).
     #[must_use]
-    pub fn new(node: Node, stored: Vec<QueueSummary>, seed: u128, now: Now) -> Self {
+    pub fn new(
+        node: Node,
+        stored: Vec<QueueSummary>,
+        remembered: &[(u64, Bytes, Bytes)],
+        seed: u128,
+        now: Now,
+    ) -> Self {
         Self {
-            rules: Rules::new(seed),
+            rules: Rules::new(seed, remembered),
             outboxes: Vec::new(),
             stored,
             local: Vec::new(),
@@ -254,31 +263,45 @@ impl Hook for Hub {
         std::mem::take(&mut self.elsewhere)
     }
 
-    fn row(&mut self, row: &[u8], end: Option<End>, now: Now) -> Result<(), Option<End>> {
-        let Some((name, how, entry)) = unpack(row) else { return Err(end) };
+    fn row(&mut self, row: &[u8], ends: &mut Ends<'_>, now: Now) {
+        if row.first() == Some(&stage::MARK) {
+            self.run_stage(row, ends, now);
+            return;
+        }
+        let Some((name, how, entry)) = unpack(row) else {
+            ends.discard(Outcome::Retry);
+            return;
+        };
         // Rules may have reached the other shard first: the outbox is there from now on.
         let index = match self.outboxes.iter().position(|o| *o.name == *name) {
             Some(index) => index,
             None => self.outbox(&name.into()),
         };
-        self.outboxes[index].push(entry, how, end, now)
+        let end = ends.end();
+        if let Err(end) = self.outboxes[index].push(entry, how, end, now) {
+            ends.resolve(end, Outcome::Retry);
+        }
     }
 
     fn due(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool {
-        self.outboxes.iter().any(|o| o.queue.due(now, urgent, smoothed_commit))
+        self.rules.memory.is_due(now)
+            || self.outboxes.iter().any(|o| o.queue.due(now, urgent, smoothed_commit))
     }
 
     fn next_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64> {
-        self.outboxes.iter().filter_map(|o| o.queue.next_due_us(urgent, smoothed_commit)).min()
+        let rows = self.outboxes.iter().filter_map(|o| o.queue.next_due_us(urgent, smoothed_commit)).min();
+        [rows, self.rules.memory.next_due_us()].into_iter().flatten().min()
     }
 
     fn write(&mut self, now: Now, batch: &mut Vec<Op>) {
+        self.rules.write(batch);
         for outbox in &mut self.outboxes {
             outbox.queue.write(now, batch);
         }
     }
 
     fn set_admitted(&mut self, admitted: bool) {
+        self.rules.memory.set_admitted(admitted);
         self.outboxes.iter_mut().for_each(|o| o.queue.set_admitted(admitted));
     }
 
@@ -287,10 +310,12 @@ impl Hook for Hub {
     }
 
     fn submitted(&mut self, ticket: Ticket) {
+        self.rules.memory.submitted(ticket);
         self.outboxes.iter_mut().for_each(|o| o.queue.submitted(ticket));
     }
 
     fn committed(&mut self, ticket: Ticket, ended: &mut Vec<(End, Outcome)>) {
+        self.rules.memory.committed(ticket, ended);
         self.outboxes.iter_mut().for_each(|o| o.queue.committed(ticket, ended));
     }
 

@@ -241,7 +241,7 @@ fn workers(
         let node = Node { origin: Arc::clone(origin), boot, edge: product.edge, policy, place };
         let posts = inbox.clone();
         let parts = Parts {
-            hook: Hub::new(node, stored.clone(), random()?, clock.now()),
+            hook: Hub::new(node, stored.clone(), &opened.restored.state, random()?, clock.now()),
             store: opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event)))),
             gate: Box::new(gate),
             limits: limits(config, of),

@@ -6,6 +6,8 @@
 //!   through a container's mounts, and sees a ConfigMap's symlink swapped, which inotify on the file does not.
 //! - What changed must look the same in two looks before it is read: an editor that writes in two steps would otherwise
 //!   have its half loaded, and half a rules file can be valid.
+//! - Schemas that rules name (`CREATE SCHEMA`) are read with the rules: those in the same folder are looked at as well,
+//!   by their usual names ([`SCHEMA_EXTENSIONS`]). One that lies elsewhere is read again with the rules.
 //! - SIGHUP reads at once, changed or not.
 //! - Looking and reading run on tokio's blocking threads: a dying SD card stalls them, not the worker.
 
@@ -26,6 +28,9 @@ pub const FILES_MAX: usize = 1_000;
 
 /// The most bytes of all rule files together.
 pub const BYTES_MAX: u64 = 16 << 20;
+
+/// What files of schemas end in: descriptor sets, Avro schemas.
+const SCHEMA_EXTENSIONS: [&str; 4] = ["desc", "pb", "binpb", "avsc"];
 
 /// Where the rules are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,8 +126,22 @@ impl RuleFiles {
         Ok(paths)
     }
 
+    /// Files of schemas beside the rules.
+    fn schemas(&self) -> Vec<PathBuf> {
+        let folder = if self.path.is_dir() { Some(self.path.as_path()) } else { self.path.parent() };
+        let Some(Ok(entries)) = folder.map(std::fs::read_dir) else { return Vec::new() };
+        let is_schema = |path: &PathBuf| {
+            path.extension().is_some_and(|e| SCHEMA_EXTENSIONS.iter().any(|schema| e == *schema))
+        };
+        let paths = entries.take(FILES_MAX).filter_map(|entry| Some(entry.ok()?.path()));
+        let mut paths: Vec<PathBuf> = paths.filter(is_schema).collect();
+        paths.sort();
+        paths
+    }
+
     fn look(&self) -> Look {
-        let paths = self.list().unwrap_or_else(|_| vec![self.path.clone()]);
+        let mut paths = self.list().unwrap_or_else(|_| vec![self.path.clone()]);
+        paths.extend(self.schemas());
         let look = |path: PathBuf| {
             let stamp = Stamp::of(&path);
             (path, stamp)
@@ -250,6 +269,11 @@ mod tests {
         std::fs::write(dir.path().join("new"), "third").unwrap();
         std::fs::rename(dir.path().join("new"), &path).unwrap();
         assert_eq!(watcher.next().await.1.unwrap()[0].text, "third");
+
+        // A schema beside the rules.
+        std::fs::write(dir.path().join("reading.avsc"), "\"int\"").unwrap();
+        let (cause, read) = watcher.next().await;
+        assert_eq!((cause, read.unwrap()[0].text.as_str()), (Cause::Changed, "third"));
 
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
         let (cause, read) = watcher.next().await;

@@ -42,12 +42,20 @@ fn print(rule: &Rule, out: &mut dyn Write) -> io::Result<()> {
         print_condition("incase", incase, out)?;
     }
     let fields = match rule.fields() {
+        [] if rule.program.format.is_some() && rule.program.reads_payload() => "the whole payload".to_owned(),
         [] => "nothing: the payload is not parsed".to_owned(),
         fields => fields.join(", "),
     };
-    writeln!(out, "  reads     {fields}")?;
-    for insert in &rule.inserts {
-        let what = if rule.passes_payload() { "the payload untouched" } else { "rows" };
+    match &rule.program.format {
+        None => writeln!(out, "  reads     {fields}")?,
+        Some(format) => writeln!(out, "  reads     {fields} ({:?})", format.codec)?,
+    }
+    for (insert, code) in rule.inserts.iter().zip(&rule.program.inserts) {
+        let what = match &code.format {
+            Some(codec) => format!("rows as {codec:?}"),
+            None if rule.passes_payload() => "the payload untouched".to_owned(),
+            None => "rows".to_owned(),
+        };
         writeln!(out, "  writes    {what} to {}", insert.sink)?;
     }
     writeln!(out, "  state     none (0 bytes), {} operations", rule.program.ops.len())

@@ -224,6 +224,8 @@ impl<'r> Outcome<'r> {
             }
             match &row.body {
                 Body::Payload => writeln!(out, ": the payload, untouched")?,
+                // What was decoded, which is no row.
+                Body::Json(text) if self.rule.program.payload_only => writeln!(out, ": {}", show(text))?,
                 Body::Json(_) => writeln!(out, ": the row")?,
                 Body::Text(text) => writeln!(out, ": {}", show(text))?,
                 Body::Encoded(bytes) => {
@@ -310,6 +312,9 @@ impl<'r> Outcome<'r> {
             row.options.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
         let body = match &row.body {
             Body::Payload => json!({ "payload": true }),
+            Body::Json(text) if self.rule.program.payload_only => {
+                json!({ "text": String::from_utf8_lossy(text) })
+            }
             Body::Json(_) => json!({ "row": true }),
             Body::Text(text) => json!({ "text": String::from_utf8_lossy(text) }),
             Body::Encoded(bytes) => {

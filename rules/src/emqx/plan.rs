@@ -4,7 +4,6 @@
 //! the element of the loop, the list of FOREACH, the message.
 
 use super::run::{Field, Loop, Plan, RowPlan};
-use crate::{Keeps, Span};
 use crate::diagnostic::nearest;
 use crate::foreach::Each;
 use crate::formats::Schemas;
@@ -18,6 +17,7 @@ use crate::sql::ast::{Access, Expr, ExprKind, Foreach, Item, Name, Put, Query};
 use crate::sql::cursor::shorten;
 use crate::template::{self, Piece};
 use crate::value::Value;
+use crate::{Keeps, Span};
 
 /// Names with their registers.
 type Names = Vec<(String, ItemId)>;

@@ -180,17 +180,25 @@ pub(super) fn encode(layout: &Layout, value: &Value<'_>, out: &mut Output) -> Re
             }
             _ => named.collect(),
         };
-        put_line(layout, names.iter(), &mut first, out)?;
+        put_line(layout.delimiter, &[], names.iter(), &mut first, out)?;
     }
     for line in &lines {
         match line {
-            Value::List(fields) => put_line(layout, fields.iter(), &mut first, out)?,
+            Value::List(fields) => {
+                put_line(layout.delimiter, &layout.columns, fields.iter(), &mut first, out)?
+            }
             Value::Map(members) if layout.columns.is_empty() => {
-                put_line(layout, members.values(), &mut first, out)?;
+                put_line(layout.delimiter, &layout.columns, members.values(), &mut first, out)?;
             }
             Value::Map(members) => {
                 let field = |(name, _): &(String, Kind)| members.get(name).unwrap_or(&Value::Null);
-                put_line(layout, layout.columns.iter().map(field), &mut first, out)?;
+                put_line(
+                    layout.delimiter,
+                    &layout.columns,
+                    layout.columns.iter().map(field),
+                    &mut first,
+                    out,
+                )?;
             }
             _ => return Err(FormatError::Unfit),
         }
@@ -198,8 +206,10 @@ pub(super) fn encode(layout: &Layout, value: &Value<'_>, out: &mut Output) -> Re
     Ok(())
 }
 
+/// One line, by the types of `columns` if there are any.
 fn put_line<'v, 'a: 'v>(
-    layout: &Layout,
+    delimiter: u8,
+    columns: &[(String, Kind)],
     fields: impl Iterator<Item = &'v Value<'a>>,
     first: &mut bool,
     out: &mut Output,
@@ -207,19 +217,24 @@ fn put_line<'v, 'a: 'v>(
     if !std::mem::take(first) {
         out.put(b"\n")?;
     }
+    let (start, mut count) = (out.bytes.len(), 0);
     for (at, field) in fields.enumerate() {
+        count = at + 1;
         if at > 0 {
-            out.put(&[layout.delimiter])?;
+            out.put(&[delimiter])?;
         }
         let mut text = Vec::new();
         match opened(field) {
             Value::Missing => {}
             field => field.write_text(&mut text),
         }
-        if std::str::from_utf8(&text).is_err() {
-            return Err(FormatError::Unfit);
+        let plain = std::str::from_utf8(&text).map_err(|_| FormatError::Unfit)?;
+        if !columns.is_empty() {
+            // What could not be read again is no value of this column.
+            let (_, kind) = columns.get(at).ok_or(FormatError::Unfit)?;
+            kind.value(Cow::Borrowed(plain)).map_err(|_| FormatError::Unfit)?;
         }
-        if text.iter().any(|byte| matches!(byte, b'"' | b'\n' | b'\r') || *byte == layout.delimiter) {
+        if text.iter().any(|byte| matches!(byte, b'"' | b'\n' | b'\r') || *byte == delimiter) {
             out.put(b"\"")?;
             for piece in text.split_inclusive(|byte| *byte == b'"') {
                 out.put(piece)?;
@@ -231,6 +246,10 @@ fn put_line<'v, 'a: 'v>(
         } else {
             out.put(&text)?;
         }
+    }
+    // Nothing at all would be no line.
+    if count == 1 && out.bytes.len() == start {
+        out.put(b"\"\"")?;
     }
     Ok(())
 }

@@ -21,12 +21,15 @@
 //! A rule names a format by a word ([`BUILTINS`]) or by a schema that `CREATE SCHEMA` declared. Schemas belong to the
 //! rule set ([`Schemas`]): programs share them, and nothing is global.
 
+mod avro;
 mod cbor;
 mod csv;
 mod msgpack;
 mod payload;
 mod plain;
+mod protobuf;
 mod schemas;
+mod varint;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,12 +39,14 @@ use crate::value::{Value, unhex};
 
 pub(crate) use payload::{Document, Documents, Payload, untagged};
 pub(crate) use schemas::{Schemas, declare};
+pub(crate) use varint::{put_varint, varint};
 
 /// The deepest nesting that is decoded and encoded. JSON text of it stays readable: [`crate::json::MAX_DEPTH`] is more.
 pub(crate) const DEPTH_MAX: usize = 100;
 
-/// The most values that one payload is decoded to. A function's result is walked more than once, so it has fewer.
-pub(crate) const PAYLOAD_NODES_MAX: usize = 1 << 18;
+/// The most values that bytes are decoded to. An empty object is a byte on the wire and about a hundred in memory: this is
+/// what keeps a payload from becoming more than some 8 MiB.
+pub(crate) const NODES_MAX: usize = 1 << 16;
 
 /// Why bytes were not decoded, or a value not encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +205,9 @@ pub(crate) enum Codec {
     MessagePack,
     Csv(Arc<csv::Layout>),
     Sparkplug,
+    Avro(Arc<avro::Schema>),
+    /// None: the message must be named where the schema is used.
+    Protobuf(Arc<protobuf::Schema>, Option<protobuf::MessageId>),
 }
 
 /// What is there without a `CREATE SCHEMA`.
@@ -230,6 +238,10 @@ impl Codec {
             Codec::MessagePack => msgpack::decode(bytes, budget),
             Codec::Csv(layout) => csv::decode(layout, bytes, budget),
             Codec::Sparkplug => plain::decode_sparkplug(bytes, budget),
+            Codec::Avro(schema) => avro::decode(schema, bytes, budget),
+            Codec::Protobuf(schema, message) => {
+                protobuf::decode(schema, message.ok_or(FormatError::Malformed)?, bytes, budget)
+            }
         }
     }
 
@@ -244,8 +256,51 @@ impl Codec {
             Codec::MessagePack => msgpack::encode(value, 0, &mut out)?,
             Codec::Csv(layout) => csv::encode(layout, value, &mut out)?,
             Codec::Sparkplug => plain::encode_sparkplug(value, &mut out)?,
+            Codec::Avro(schema) => avro::encode(schema, value, &mut out)?,
+            Codec::Protobuf(schema, message) => {
+                protobuf::encode(schema, message.ok_or(FormatError::Unfit)?, value, &mut out)?;
+            }
         }
         Ok(out.bytes)
+    }
+}
+
+impl Codec {
+    /// The format that a function's argument makes of it: the same schema for the message that is named there.
+    pub(crate) fn for_message(&self, message: Option<&Value<'_>>) -> Option<Codec> {
+        match message {
+            None => Some(self.clone()),
+            Some(Value::Text(name)) => self.of_message(name),
+            Some(_) => None,
+        }
+    }
+
+    /// The same schema for another message of it; other formats have none.
+    fn of_message(&self, name: &str) -> Option<Codec> {
+        match self {
+            Codec::Protobuf(schema, _) => {
+                Some(Codec::Protobuf(Arc::clone(schema), Some(schema.message(name)?)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The members that an object may have, where that is known; others would be left out.
+    pub(crate) fn members(&self) -> Option<Vec<&str>> {
+        match self {
+            Codec::Csv(layout) if !layout.columns.is_empty() => {
+                Some(layout.columns.iter().map(|(name, _)| name.as_str()).collect())
+            }
+            Codec::Avro(schema) => schema.members(),
+            Codec::Protobuf(schema, Some(message)) => Some(schema.members(*message)),
+            _ => None,
+        }
+    }
+
+    /// Why it cannot stand alone as the format of a rule or an INSERT.
+    pub(crate) fn incomplete(&self) -> Option<&'static str> {
+        matches!(self, Codec::Protobuf(_, None))
+            .then_some("it has several messages: the schema needs `message = '...'`")
     }
 }
 
@@ -259,9 +314,11 @@ impl fmt::Debug for Codec {
             Codec::MessagePack => "msgpack",
             Codec::Csv(_) => "csv",
             Codec::Sparkplug => "sparkplug",
+            Codec::Avro(_) => "avro",
+            Codec::Protobuf(..) => "protobuf",
         })
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

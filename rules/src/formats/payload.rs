@@ -4,7 +4,7 @@
 //! the same paths, with a scan of its own. So nothing else in the evaluator knows of formats; a rule on JSON pays for
 //! one test of an option. Bytes are `{"$bytes":"hex"}` in that text, and bytes again where they are read.
 
-use super::{Budget, Codec, FormatError, PAYLOAD_NODES_MAX, tagged_bytes};
+use super::{Budget, Codec, FormatError, NODES_MAX, tagged_bytes};
 use crate::json::JsonError;
 use crate::paths::{Paths, Scan};
 use crate::step::Scratch;
@@ -66,11 +66,16 @@ impl Documents {
         document.text.clear();
         document.text.shrink_to(KEPT);
         document.scan.begin(paths);
-        let budget = Budget { nodes: PAYLOAD_NODES_MAX, bytes: Scratch::MAX_OUTPUT };
+        let budget = Budget { nodes: NODES_MAX, bytes: Scratch::MAX_OUTPUT };
         let decoded = format.codec.decode(payload, budget);
-        document.readable = decoded.is_ok();
-        match decoded {
-            Ok(value) => value.write_json(&mut document.text),
+        let written = decoded.and_then(|value| {
+            value.write_json(&mut document.text);
+            // Escapes make text longer.
+            if document.text.len() > Scratch::MAX_OUTPUT { Err(FormatError::TooLarge) } else { Ok(()) }
+        });
+        document.readable = written.is_ok();
+        match written {
+            Ok(()) => {}
             Err(FormatError::TooDeep) => document.scan.fail(JsonError::TooDeep),
             Err(_) => document.scan.fail(JsonError::Invalid),
         }
@@ -85,6 +90,8 @@ impl Documents {
 }
 
 /// A value of a decoded payload: bytes where it stands for some.
+#[cold]
+#[inline(never)]
 pub(crate) fn untagged(value: Value<'_>) -> Value<'_> {
     if let Value::Json(text) = &value
         && text.starts_with("{\"$bytes\":")

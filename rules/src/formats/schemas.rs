@@ -6,14 +6,18 @@
 use std::sync::Arc;
 
 use super::csv::{Kind, Layout};
-use super::{BUILTINS, Codec};
+use super::{BUILTINS, Codec, avro, protobuf};
 use crate::Span;
 use crate::diagnostic::nearest;
 use crate::plan::Mistake;
 use crate::sql::ast::{Expr, ExprKind, Literal, Setting};
 
 /// What a schema of each type may say beside `type`.
-const TYPES: [(&str, &[&str]); 1] = [("csv", &["columns", "delimiter", "header", "lines"])];
+const TYPES: [(&str, &[&str]); 3] = [
+    ("protobuf", &["file", "message"]),
+    ("avro", &["file", "definition", "registry_id"]),
+    ("csv", &["columns", "delimiter", "header", "lines"]),
+];
 
 /// The schemas of a rule set.
 #[derive(Debug, Clone, Default)]
@@ -64,8 +68,18 @@ impl Schemas {
         let takes = declared || matches!(function, "decode" | "encode");
         let first = args.first().filter(|_| takes)?;
         let ExprKind::Text(name) = &first.kind else { return None };
-        let found = if declared { self.schema(name).is_some() } else { self.find(name).is_some() };
-        (!found).then(|| self.unknown(name, declared, first.span))
+        let found =
+            if declared { self.schema(name).cloned() } else { self.find(name).map(|(_, codec)| codec) };
+        let Some(codec) = found else { return Some(self.unknown(name, declared, first.span)) };
+        match (&codec, args.get(2)) {
+            (Codec::Protobuf(schema, _), Some(Expr { kind: ExprKind::Text(message), span, .. })) => {
+                schema.message(message).is_none().then(|| no_message(schema, message, *span))
+            }
+            (Codec::Protobuf(_, None), None) => codec
+                .incomplete()
+                .map(|why| (first.span, format!("the schema '{name}' does not do: {why}"), None)),
+            _ => None,
+        }
     }
 }
 
@@ -108,8 +122,11 @@ pub(crate) fn declare(
         );
         mistakes.push((setting.key.span, message, Some(format!("options: {}", kind.1.join(", ")))));
     }
-    let _ = read;
-    let codec = csv(settings, &mut mistakes);
+    let codec = match kind.0 {
+        "protobuf" => protobuf(settings, at, read, &mut mistakes),
+        "avro" => avro(settings, at, read, &mut mistakes),
+        _ => csv(settings, &mut mistakes),
+    };
     match codec {
         Some(codec) if mistakes.is_empty() => Ok(codec),
         _ => Err(mistakes),
@@ -118,6 +135,118 @@ pub(crate) fn declare(
 
 fn setting<'s>(settings: &'s [Setting], name: &str) -> Option<&'s Setting> {
     settings.iter().find(|setting| setting.key.text == name)
+}
+
+/// The text of an option; none where it is not given.
+fn text_of<'s>(settings: &'s [Setting], name: &str, mistakes: &mut Vec<Mistake>) -> Option<(&'s str, Span)> {
+    match setting(settings, name)? {
+        Setting { value: Literal::Text(text), span, .. } => Some((text, *span)),
+        other => {
+            mistakes.push((other.span, format!("`{name}` takes text in single quotes"), None));
+            None
+        }
+    }
+}
+
+/// What the file of the option `file` holds, and where the option stands.
+fn file(
+    settings: &[Setting],
+    read: &dyn Fn(&str) -> Result<Vec<u8>, String>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<(Vec<u8>, Span)> {
+    let (path, span) = text_of(settings, "file", mistakes)?;
+    match read(path) {
+        Ok(bytes) => Some((bytes, span)),
+        Err(error) => {
+            let hint = "the path is relative to the folder of the rules file".to_owned();
+            mistakes.push((span, format!("cannot read `{path}`: {error}"), Some(hint)));
+            None
+        }
+    }
+}
+
+fn protobuf(
+    settings: &[Setting],
+    at: Span,
+    read: &dyn Fn(&str) -> Result<Vec<u8>, String>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Codec> {
+    let message = text_of(settings, "message", mistakes);
+    if setting(settings, "file").is_none() {
+        let hint = "make it with `protoc --include_imports --descriptor_set_out=FILE`".to_owned();
+        mistakes.push((at, "a schema of type 'protobuf' needs `file = '...'`".to_owned(), Some(hint)));
+    }
+    let (bytes, span) = file(settings, read, mistakes)?;
+    let schema = match protobuf::Schema::new(&bytes) {
+        Ok(schema) => schema,
+        Err(error) => {
+            mistakes.push((span, format!("the file is of no use: {error}"), None));
+            return None;
+        }
+    };
+    let message = match message {
+        None => schema.only(),
+        Some((name, span)) => match schema.message(name) {
+            Some(message) => Some(message),
+            None => {
+                mistakes.push(no_message(&schema, name, span));
+                return None;
+            }
+        },
+    };
+    Some(Codec::Protobuf(Arc::new(schema), message))
+}
+
+/// What to say of a name that is no message.
+fn no_message(schema: &protobuf::Schema, name: &str, span: Span) -> Mistake {
+    let near = nearest(name, schema.names()).map(|near| format!("; did you mean '{near}'?"));
+    let mut names: Vec<&str> = schema.names().take(20).collect();
+    names.sort_unstable();
+    let hint = format!("messages: {}", names.join(", "));
+    (span, format!("the schema has no message '{name}'{}", near.unwrap_or_default()), Some(hint))
+}
+
+fn avro(
+    settings: &[Setting],
+    at: Span,
+    read: &dyn Fn(&str) -> Result<Vec<u8>, String>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Codec> {
+    let definition = text_of(settings, "definition", mistakes);
+    let (text, span) = match (definition, setting(settings, "file")) {
+        (Some((_, span)), Some(_)) => {
+            mistakes.push((span, "`definition` and `file` are two ways to give the schema".to_owned(), None));
+            return None;
+        }
+        (Some((text, span)), None) => (text.as_bytes().to_vec(), span),
+        (None, Some(_)) => file(settings, read, mistakes)?,
+        (None, None) => {
+            let message = "a schema of type 'avro' needs `file = '...'` or `definition = '...'`";
+            mistakes.push((at, message.to_owned(), None));
+            return None;
+        }
+    };
+    let registry_id = match setting(settings, "registry_id") {
+        None => None,
+        Some(Setting { value: Literal::Int(id), span, .. }) => match u32::try_from(*id) {
+            Ok(id) => Some(id),
+            Err(_) => {
+                mistakes.push((*span, "`registry_id` takes a number of 32 bits".to_owned(), None));
+                None
+            }
+        },
+        Some(other) => {
+            mistakes.push((other.span, "`registry_id` takes a whole number".to_owned(), None));
+            None
+        }
+    };
+    match avro::Schema::new(&text, registry_id) {
+        Ok(schema) => Some(Codec::Avro(Arc::new(schema))),
+        Err(error) => {
+            mistakes.push((span, format!("the schema is of no use: {error}"), None));
+            None
+        }
+    }
 }
 
 fn csv(settings: &[Setting], mistakes: &mut Vec<Mistake>) -> Option<Codec> {

@@ -276,7 +276,7 @@ fn csv_lines() {
         ("a,b\r\nc,d\r\n", "[[\"a\",\"b\"],[\"c\",\"d\"]]", false),
         ("\"a,\"\"b\",\"\n\"", "[[\"a,\\\"b\",\"\\n\"]]", true),
         (",\n", "[[\"\",\"\"]]", false),
-        ("\"\"", "[[\"\"]]", false),
+        ("\"\"", "[[\"\"]]", true),
         ("a\"b,c", "[[\"a\\\"b\",\"c\"]]", false),
         ("\"a\"b", "Malformed", false),
         ("\"a", "Malformed", false),
@@ -295,7 +295,10 @@ fn csv_lines() {
     }
     let text = |hex: String| String::from_utf8(bytes(&hex)).unwrap();
     assert_eq!(text(written(&one, "{\"unit\":\"a;b\",\"ts\":1,\"other\":2}")), "1;;;\"a;b\"");
-    assert_eq!(written(&one, "[{\"ts\":1},{\"ts\":2}]"), "Unfit");
+    for text in ["[{\"ts\":1},{\"ts\":2}]", "{\"ts\":1.5}", "{\"ok\":7}", "{\"temp\":[1]}", "[1,2,true,3,4]"]
+    {
+        assert_eq!(written(&one, text), "Unfit", "{text}");
+    }
     let headed = csv_of("", true, true);
     assert_eq!(read(&headed, b"a;b\n1;2\n3"), "[{\"a\":\"1\",\"b\":\"2\"},{\"a\":\"3\"}]");
     assert_eq!(text(written(&headed, "[{\"a\":1,\"b\":[2]},{\"a\":3,\"b\":null}]")), "a;b\n1;[2]\n3;");

@@ -3,8 +3,10 @@
 //! A rule has a number, by which the shard's filters know it, for as long as a rule of its name is loaded. A reload changes
 //! only what differs: filters of rules that stay are not touched, nor are their counters and state.
 
+use super::memory::{Memory, SHARED};
 use super::outbox::{How, parcel};
 use super::source::{Pairs, Source, forwardable};
+use super::stage::Stage;
 use super::{Hub, Load, events};
 use crate::control::RuleStatus;
 use bytes::Bytes;
@@ -12,12 +14,13 @@ use ferrule_broker::{
     Attachment, Ends, EventKind, LocalPublish, Message, Publisher, Role, RowElsewhere, Shard,
 };
 use ferrule_mqtt::{PropertiesBuf, QoS};
-use ferrule_outbox::{Outcome, Reason};
+use ferrule_outbox::{End, Outcome, Reason};
 use ferrule_rules::{
-    Ack, Body, Failure, Qos0, Rows, Rule, RuleState, Scratch, Step, UserProperties, extend_rule_path, step,
+    Ack, Body, Durability, Failure, Keeps, Qos0, Rows, Rule, RuleState, Scratch, Step, UserProperties,
+    extend_rule_path, step,
 };
 use ferrule_store::record::Entry;
-use ferrule_store::{Now, Store};
+use ferrule_store::{Now, Op, Store};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,6 +48,10 @@ struct Loaded {
     state: RuleState,
     targets: Box<[Target]>,
     publisher: Publisher,
+    /// The shard that runs it; none: each runs it on its own messages.
+    owner: Option<u16>,
+    /// It is in [`Memory::changed`].
+    is_noted: bool,
 }
 
 /// The rules in force, and what they work with.
@@ -54,20 +61,34 @@ pub(super) struct Rules {
     free: Vec<u32>,
     numbers: HashMap<String, u32>,
     listeners: Vec<(EventKind, u32)>,
+    /// Numbers by rule id.
+    ids: HashMap<u64, u32>,
     scratch: Scratch,
     rows: Rows,
+    pub(super) memory: Memory,
+    is_shared_noted: bool,
+    /// What earlier process lives remembered of rules that have not come yet.
+    remembered: HashMap<u64, Vec<(Bytes, Bytes)>>,
     pub(super) loops: u64,
 }
 
 impl Rules {
-    pub(super) fn new(seed: u128) -> Self {
+    pub(super) fn new(seed: u128, state: &[(u64, Bytes, Bytes)]) -> Self {
+        let mut remembered: HashMap<u64, Vec<(Bytes, Bytes)>> = HashMap::new();
+        for (rule, key, value) in state {
+            remembered.entry(*rule).or_default().push((key.clone(), value.clone()));
+        }
         Self {
             loaded: Vec::new(),
             free: Vec::new(),
             numbers: HashMap::new(),
             listeners: Vec::new(),
+            ids: HashMap::new(),
             scratch: Scratch::new(seed),
             rows: Rows::default(),
+            memory: Memory::default(),
+            is_shared_noted: false,
+            remembered,
             loops: 0,
         }
     }
@@ -85,6 +106,55 @@ impl Rules {
             for kind in loaded.rule.events().filter_map(events::named) {
                 if !self.listeners.contains(&(kind, number as u32)) {
                     self.listeners.push((kind, number as u32));
+                }
+            }
+        }
+    }
+
+    /// Notes that a rule has changed what it remembers.
+    fn note(&mut self, number: u32, keeps: Keeps, exact: Option<Option<End>>, now: Now) {
+        let is_noted = match (keeps, self.loaded.get_mut(number as usize)) {
+            (Keeps::Own, Some(Some(loaded))) => std::mem::replace(&mut loaded.is_noted, true),
+            (Keeps::Own, _) => true,
+            (Keeps::Shared, _) => {
+                self.is_shared_noted = true;
+                true
+            }
+        };
+        if !is_noted {
+            self.memory.changed.push(number);
+        }
+        self.memory.note(exact, now);
+    }
+
+    /// Adds what rules remember to the turn's batch.
+    pub(super) fn write(&mut self, batch: &mut Vec<Op>) {
+        if !self.memory.write(batch) {
+            return;
+        }
+        for number in std::mem::take(&mut self.memory.changed) {
+            let Some(Some(loaded)) = self.loaded.get_mut(number as usize) else { continue };
+            loaded.is_noted = false;
+            let rule = loaded.rule.id;
+            loaded.state.take_changes(|key, value| batch.push(op(rule, key, value)));
+        }
+        if std::mem::take(&mut self.is_shared_noted) {
+            self.scratch.take_shared_changes(|key, value| batch.push(op(SHARED, key, value)));
+        }
+    }
+
+    /// Gives a rule that comes what it remembered.
+    fn restore(&mut self, place: usize, keeps: Keeps) {
+        match keeps {
+            Keeps::Own => {
+                let Some(Some(loaded)) = self.loaded.get_mut(place) else { return };
+                for (key, value) in self.remembered.remove(&loaded.rule.id).unwrap_or_default() {
+                    loaded.state.restore(&key, &value);
+                }
+            }
+            Keeps::Shared => {
+                for (key, value) in self.remembered.remove(&SHARED).unwrap_or_default() {
+                    self.scratch.restore_shared(&key, &value);
                 }
             }
         }
@@ -159,26 +229,50 @@ impl Hub {
                 })
                 .collect();
             let file = load.files.get(rule.file).cloned().unwrap_or_default();
-            let before = hub.rules.loaded[place].take();
+            let mut before = hub.rules.loaded[place].take();
             let publisher = before.as_ref().map_or_else(|| as_publisher(&rule), |b| b.publisher.clone());
-            let mut loaded = Loaded { rule, file, order, state: RuleState::default(), targets, publisher };
+            let owner = rule.keeps().map(|keeps| match keeps {
+                Keeps::Own => hub.node.place.owner(&rule.name),
+                Keeps::Shared => hub.node.place.owner("kv_store"),
+            });
+            let state = RuleState::default();
+            let is_noted = before.as_ref().is_some_and(|b| b.is_noted);
+            let keeps = rule.keeps().filter(|_| owner == Some(hub.node.place.index));
+            hub.rules.ids.insert(rule.id, number);
+            let mut loaded = Loaded { rule, file, order, state, targets, publisher, owner, is_noted };
+            let mut stays_same = false;
             let mut old: Vec<&str> = Vec::new();
             if let Some(before) = &before {
                 old.extend(before.filters());
                 // A rule that did not change keeps its counters.
                 if before.rule.text == loaded.rule.text && before.rule.dialect == loaded.rule.dialect {
-                    loaded.state = before.state.clone();
+                    stays_same = true;
                 }
             }
             if !old.iter().copied().eq(loaded.filters()) {
                 changes.extend(old.iter().map(|filter| ((*filter).to_owned(), number, false)));
                 changes.extend(loaded.filters().map(|filter| (filter.to_owned(), number, true)));
             }
+            if let Some(before) = &mut before {
+                // And what it remembers, also when it says something else now.
+                loaded.state = std::mem::take(&mut before.state);
+                if !stays_same {
+                    loaded.state.start_counting();
+                }
+            }
             hub.rules.loaded[place] = Some(loaded);
+            if let Some(keeps) = keeps {
+                hub.rules.restore(place, keeps);
+            }
         }
         for (place, gone) in hub.rules.loaded.iter_mut().enumerate().filter(|(place, _)| !stays[*place]) {
-            let Some(gone) = gone.take() else { continue };
+            let Some(mut gone) = gone.take() else { continue };
             hub.rules.numbers.remove(&gone.rule.name);
+            hub.rules.ids.remove(&gone.rule.id);
+            // What it remembered goes with it.
+            gone.state.forget();
+            let rule = gone.rule.id;
+            gone.state.take_changes(|key, value| hub.rules.memory.gone.push(op(rule, key, value)));
             hub.rules.free.push(place as u32);
             changes.extend(gone.filters().map(|filter| (filter.to_owned(), place as u32, false)));
         }
@@ -246,12 +340,19 @@ impl Hub {
         };
         let rules = &mut self.rules;
         rules.scratch.begin();
+        // Rules that have changed what they remember.
+        let mut noted = Vec::new();
         let mut payload: Option<Bytes> = None;
         let mut kept_properties: Option<Bytes> = None;
         // What a rule publishes keeps the identity of what it was made from, through as many rules as there are.
         let mut attached: Option<Attachment> = None;
         for &index in matched {
             let Some(Some(loaded)) = rules.loaded.get_mut(index as usize) else { continue };
+            if let Some(shard) = loaded.owner.filter(|owner| *owner != self.node.place.index) {
+                let row = Stage::new(loaded.rule.id, message, &origin, event).parcel();
+                self.elsewhere.push(RowElsewhere { shard, row, hold: message.hold, end: ends.end() });
+                continue;
+            }
             let mut fuel = FUEL;
             let rule_now = ferrule_rules::Now { wall_ms: now.wall_ms };
             let outcome = step(
@@ -263,6 +364,17 @@ impl Hub {
                 &mut fuel,
                 &mut rules.rows,
             );
+            if let Some(keeps) = loaded.rule.keeps() {
+                let is_changed = match keeps {
+                    Keeps::Own => loaded.state.is_changed(),
+                    Keeps::Shared => rules.scratch.is_shared_changed(),
+                };
+                if is_changed {
+                    let default = if self.node.edge { Durability::Checkpoint } else { Durability::Exact };
+                    let is_exact = loaded.rule.durability.unwrap_or(default) == Durability::Exact;
+                    noted.push((index, keeps, is_exact.then(|| ends.end())));
+                }
+            }
             match outcome {
                 Step::Emit => {}
                 Step::NoMatch => continue,
@@ -356,6 +468,31 @@ impl Hub {
                 }
             }
         }
+        for (number, keeps, exact) in noted {
+            self.rules.note(number, keeps, exact, now);
+        }
+    }
+
+    /// Runs a rule of this shard on a message of another.
+    pub(super) fn run_stage(&mut self, parcel: &[u8], ends: &mut Ends<'_>, now: Now) {
+        let stage = Stage::unpack(parcel);
+        let number = stage.as_ref().and_then(|stage| self.rules.ids.get(&stage.rule)).copied();
+        let (Some(stage), Some(number)) = (stage, number) else {
+            // A reload reaches one shard after the other: the publisher keeps the message for now.
+            ends.discard(Outcome::Retry);
+            return;
+        };
+        let publisher = stage.publisher();
+        let columns = stage.columns();
+        let event = columns.as_ref().map(|(name, columns)| (*name, columns));
+        self.run(&stage.message(&publisher, now), stage.source(), event, &[number], ends, now);
+    }
+}
+
+fn op(rule: u64, key: Vec<u8>, value: Option<Vec<u8>>) -> Op {
+    match value {
+        Some(value) => Op::StatePut { rule, key: key.into(), value: value.into() },
+        None => Op::StateDelete { rule, key: key.into() },
     }
 }
 

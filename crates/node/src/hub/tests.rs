@@ -38,7 +38,7 @@ impl Bench {
         let now = Now { mono_us: 1_000, wall_ms: 1_700_000_000_000 };
         let policy = if edge { Policy::EDGE } else { Policy::CLOUD };
         let node = Node { origin: "me".into(), boot: Boot::new(7), edge, policy, place: Place::ALONE };
-        let hub = Hub::new(node, Vec::new(), 1, now);
+        let hub = Hub::new(node, Vec::new(), &[], 1, now);
         let limits = Limits::default();
         let parts = Parts {
             hook: hub,
@@ -259,7 +259,7 @@ fn rows_of_sinks_that_no_rule_names_are_told() {
         policy: Policy::CLOUD,
         place: Place::ALONE,
     };
-    let mut hub = Hub::new(node, vec![stored("s"), stored("gone")], 1, Now::default());
+    let mut hub = Hub::new(node, vec![stored("s"), stored("gone")], &[], 1, Now::default());
     assert_eq!(hub.unclaimed_rows(), 14);
     hub.outbox(&"s".into());
     assert_eq!(hub.unclaimed_rows(), 7);

@@ -100,7 +100,7 @@ impl Fixture {
         let stored = opened.restored.queues.clone();
         let posts = inbox.clone();
         let parts = Parts {
-            hook: Hub::new(node, stored, 1, clock.now()),
+            hook: Hub::new(node, stored, &[], 1, clock.now()),
             store: opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event)))),
             gate: Box::new(Everyone),
             limits: Limits::default(),

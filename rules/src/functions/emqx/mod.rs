@@ -18,6 +18,7 @@ use crate::value::{Map, Value};
 pub(super) mod codec;
 mod container;
 pub(super) mod number;
+mod schema;
 pub(crate) mod sparkplug;
 mod system;
 mod text;
@@ -28,13 +29,14 @@ pub(crate) use text::to_str;
 pub(super) use time::{days_to, offset_in};
 
 /// All of them: of each file one part, each in the order of its names.
-pub(super) const PARTS: [&[Function]; 6] = [
+pub(super) const PARTS: [&[Function]; 7] = [
     codec::FUNCTIONS,
     container::FUNCTIONS,
     number::FUNCTIONS,
     system::FUNCTIONS,
     text::FUNCTIONS,
     time::FUNCTIONS,
+    schema::FUNCTIONS,
 ];
 
 /// How many there are.
@@ -46,13 +48,14 @@ pub(super) fn function_id(name: &str) -> Option<FunctionId> {
 }
 
 /// What each function means, by groups: a title, and TOML with name, signature, meaning, examples.
-pub const FUNCTIONS_TOML: [(&str, &str); 6] = [
+pub const FUNCTIONS_TOML: [(&str, &str); 7] = [
     ("Text, conversions, tests of types", include_str!("text.toml")),
     ("Arithmetic, mathematics, bits", include_str!("number.toml")),
     ("Arrays and objects", include_str!("container.toml")),
     ("Hashes, compression, encodings", include_str!("codec.toml")),
     ("Dates and times", include_str!("time.toml")),
     ("Identity, state, environment", include_str!("system.toml")),
+    ("Schemas", include_str!("schema.toml")),
 ];
 
 /// The names of all functions of EMQX's dialect.

@@ -7,6 +7,7 @@
 use num_bigint::BigInt;
 
 use super::{Given, bytes_of, cut, cut_array, list_of, map_of, owned, take};
+use crate::formats::{put_varint, varint};
 use crate::functions::Surroundings;
 use crate::value::{Map, Value};
 use crate::{TypeError, big};
@@ -271,17 +272,8 @@ impl<'t> Reader<'t> {
         cut_array(&mut self.rest)
     }
 
-    /// At most ten bytes; bits beyond 64 are dropped, as protobuf has it.
     fn varint(&mut self) -> Result<u64, TypeError> {
-        let mut number = 0u64;
-        for shift in (0..70).step_by(7) {
-            let [byte] = self.array()?;
-            number |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
-            if byte < 0x80 {
-                return Ok(number);
-            }
-        }
-        Err(TypeError::BadArgument)
+        varint(&mut self.rest).map_err(|_| TypeError::BadArgument)
     }
 
     fn sized(&mut self) -> Result<&'t [u8], TypeError> {
@@ -400,14 +392,6 @@ impl<'t> Reader<'t> {
             }
         })
     }
-}
-
-fn put_varint(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push((number & 0x7f) as u8);
 }
 
 /// Whether so many bytes may be made.
@@ -645,7 +629,7 @@ mod tests {
         let mut deep = Vec::new();
         for level in 0..120 {
             let mut outer = if level % 2 == 0 { vec![0x12] } else { vec![0x92, 0x01] };
-            super::put_varint(deep.len() as u64, &mut outer);
+            crate::formats::put_varint(deep.len() as u64, &mut outer);
             outer.extend_from_slice(&deep);
             deep = outer;
         }

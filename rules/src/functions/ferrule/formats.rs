@@ -1,16 +1,14 @@
 //! Payload formats: [`crate::formats`].
 
 use super::*;
-use crate::formats::{Budget, Codec};
+use crate::formats::{Budget, Codec, NODES_MAX};
 
-/// As many values may a function make: what is made is walked again.
-const NODES_MAX: usize = 1 << 16;
+pub(super) const FUNCTIONS: &[Function] = &[strict("decode", 2, 3, decode), strict("encode", 2, 3, encode)];
 
-pub(super) const FUNCTIONS: &[Function] = &[strict("decode", 2, 2, decode), strict("encode", 2, 2, encode)];
-
+/// The format of the first argument, of Protobuf for the message of the third.
 fn codec(args: &[Value<'_>], around: &Surroundings) -> Result<Codec, TypeError> {
-    let found = around.schemas.find(text_of(arg(args, 0))?);
-    found.map(|(_, codec)| codec).ok_or(TypeError::BadArgument)
+    let (_, codec) = around.schemas.find(text_of(arg(args, 0))?).ok_or(TypeError::BadArgument)?;
+    codec.for_message(args.get(2)).ok_or(TypeError::BadArgument)
 }
 
 fn decode<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
