@@ -7,6 +7,7 @@ use crate::diagnostic::nearest;
 use crate::emqx;
 use crate::events;
 use crate::formats::{self, BUILTINS, Codec, Payload, Schemas};
+use crate::jq::Jq;
 use crate::paths::Paths;
 use crate::plan::{Mistake, Planner, Plans};
 use crate::program::{InsertCode, Part, Target, Template};
@@ -46,6 +47,7 @@ pub(crate) fn load_with(
         sinks: Vec::new(),
         rules: Vec::new(),
         paths: Paths::default(),
+        jq: Jq::default(),
         schemas: Schemas::default(),
         ids: HashMap::new(),
         names: Vec::new(),
@@ -103,6 +105,8 @@ struct Checker<'c> {
     rules: Vec<Rule>,
     paths: Paths,
     schemas: Schemas,
+    /// Says whether programs of `jq()` are some.
+    jq: Jq,
     ids: HashMap<u64, String>,
     /// Where each of `rules` is named.
     names: Vec<Span>,
@@ -375,9 +379,10 @@ impl Checker<'_> {
         let text = self.sources[file].text;
         let mut paths = std::mem::take(&mut self.paths);
         let schemas = std::mem::take(&mut self.schemas);
+        let mut jq = std::mem::take(&mut self.jq);
         let mut planner: Box<dyn Plans + '_> = match dialect {
             Dialect::Emqx => {
-                Box::new(emqx::plan::Planner::new(&name.text, query, text, &schemas, &mut paths))
+                Box::new(emqx::plan::Planner::new(&name.text, query, text, &schemas, &mut paths, &mut jq))
             }
             _ => Box::new(Planner::new(query, text, self.host, &schemas, &mut paths)),
         };
@@ -396,6 +401,7 @@ impl Checker<'_> {
         found.append(&mut mistakes);
         self.paths = paths;
         self.schemas = schemas;
+        self.jq = jq;
         self.mistakes(file, found);
         for insert in inserts {
             self.duplicates(file, &insert.settings);

@@ -633,7 +633,11 @@ impl<'a> Machine<'a, '_> {
                     let value = functions::call(function, &mut self.stack[first..], self.around);
                     self.stack.truncate(first);
                     let value = if is_emqx {
-                        let value = self.or_fail(value, || format!("{}()", function.name))?;
+                        let note = self.around.note.take();
+                        let value = self.or_fail(value, || match note {
+                            Some(note) => format!("{}(): {note}", function.name),
+                            None => format!("{}()", function.name),
+                        })?;
                         self.weighed(value)?
                     } else {
                         self.or_null(value, || format!("{}()", function.name))

@@ -78,6 +78,10 @@ pub enum TypeError {
     NotFinite,
     /// An argument of a function was out of its range.
     BadArgument,
+    /// A jq program raised an error.
+    JqError,
+    /// A jq program did not end in time, needed too much, or is not run for a while because of that.
+    JqStopped,
     /// A payload or an argument is not of the format that was named for it.
     InvalidFormat,
 }
@@ -129,13 +133,15 @@ impl Failure {
 
 impl TypeError {
     /// All of them, in the order of [`Counters::type_errors`].
-    pub const ALL: [TypeError; 7] = [
+    pub const ALL: [TypeError; 9] = [
         TypeError::InvalidJson,
         TypeError::TypeMismatch,
         TypeError::IntegerOverflow,
         TypeError::DivisionByZero,
         TypeError::NotFinite,
         TypeError::BadArgument,
+        TypeError::JqError,
+        TypeError::JqStopped,
         TypeError::InvalidFormat,
     ];
 
@@ -148,6 +154,8 @@ impl TypeError {
             TypeError::DivisionByZero => "division_by_zero",
             TypeError::NotFinite => "not_finite",
             TypeError::BadArgument => "bad_argument",
+            TypeError::JqError => "jq_error",
+            TypeError::JqStopped => "jq_stopped",
             TypeError::InvalidFormat => "invalid_format",
         }
     }

@@ -8,6 +8,9 @@ use std::path::Path;
 use ferrule_rules::{EMQX_FUNCTIONS_TOML, cli, emqx_function_names};
 use serde_json::{Value, json};
 
+#[path = "common/worker.rs"]
+mod worker;
+
 struct Function {
     name: String,
     signature: String,
@@ -40,6 +43,7 @@ fn groups() -> Vec<(String, Vec<Function>)> {
 
 /// What expressions give, as JSON; `error` where the rule fails or cannot be loaded.
 fn values(expressions: &[&str]) -> Vec<String> {
+    worker::offer();
     let case = |expression: &&str| {
         let sql = format!("SELECT {expression} AS r FROM \"t/#\"");
         let input = json!([{"topic": "t/1", "payload": "{\"x\":1}"}]);

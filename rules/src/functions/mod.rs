@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::TypeError;
 use crate::formats::Schemas;
+use crate::jq::Jq;
 use crate::json;
 use crate::program::MAX_TEXT;
 use crate::value::{Value, finite};
@@ -45,6 +46,10 @@ pub(crate) struct Surroundings {
     pub(crate) kv: KvStore,
     /// What `proc_dict_put` has put, for all rules.
     pub(crate) dict: KvStore,
+    /// The worker of `jq()`.
+    pub(crate) jq: Jq,
+    /// Why the last function failed, in words, where it knows more than its error says.
+    pub(crate) note: Option<String>,
 }
 
 impl Surroundings {
@@ -58,6 +63,8 @@ impl Surroundings {
             schemas: Arc::default(),
             kv: KvStore::default(),
             dict: KvStore::default(),
+            jq: Jq::default(),
+            note: None,
         }
     }
 }

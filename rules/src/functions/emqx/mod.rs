@@ -17,6 +17,7 @@ use crate::value::{Map, Value};
 
 mod codec;
 mod container;
+mod jq;
 pub(super) mod kv;
 mod number;
 pub(crate) mod sparkplug;
@@ -30,9 +31,10 @@ pub(crate) use text::to_str;
 pub(super) type Given<'a> = Result<Value<'a>, TypeError>;
 
 /// All of them: of each file one part, each in the order of its names.
-static PARTS: [&[Function]; 6] = [
+static PARTS: [&[Function]; 7] = [
     codec::FUNCTIONS,
     container::FUNCTIONS,
+    jq::FUNCTIONS,
     number::FUNCTIONS,
     system::FUNCTIONS,
     text::FUNCTIONS,
