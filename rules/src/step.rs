@@ -226,6 +226,11 @@ impl Scratch {
         }
     }
 
+    /// For commands, where no connection waits for a slow function.
+    pub(crate) fn be_patient(&mut self) {
+        self.around.jq.be_patient();
+    }
+
     /// Must be called when a new message comes, before the first [`step`] on it.
     #[inline]
     pub fn begin(&mut self) {

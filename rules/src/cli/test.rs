@@ -68,6 +68,7 @@ pub fn test(
             ..Message::default()
         };
         let mut scratch = Scratch::new(0);
+        scratch.be_patient();
         for rule in &set.rules {
             let source = sources.get(rule.file).copied().unwrap_or(Source { name: "", text: "" });
             let outcome = Outcome::of(rule, &source, &input, &mut scratch);

@@ -78,13 +78,26 @@ impl JqError {
 }
 
 /// A shard's worker, started when it is first needed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Jq {
+    /// How long a call may take where the rule does not say.
+    wait: Duration,
     process: Option<Process>,
     pauses: Pauses,
 }
 
+impl Default for Jq {
+    fn default() -> Self {
+        Jq { wait: CALL, process: None, pauses: Pauses::default() }
+    }
+}
+
 impl Jq {
+    /// Nobody waits meanwhile: calls that do not say how long they may take have the longest time.
+    pub(crate) fn be_patient(&mut self) {
+        self.wait = CALL_MAX;
+    }
+
     /// The outputs of `program` on `input`, a JSON text, as a JSON array of at most `bytes_max`.
     pub(crate) fn run(
         &mut self,
@@ -101,7 +114,7 @@ impl Jq {
             let message = format!("this program was stopped too often and is not run for {left:?}");
             return Err(JqError::Stopped(message));
         }
-        let wait = wait.unwrap_or(CALL).min(CALL_MAX);
+        let wait = wait.unwrap_or(self.wait).min(CALL_MAX);
         let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
         let request = Request::Run { program, input, outputs_max: OUTPUTS_MAX, bytes_max };
         let outputs = self.ask(&request, BEGIN, wait);
