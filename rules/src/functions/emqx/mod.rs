@@ -20,6 +20,7 @@ mod container;
 mod jq;
 pub(super) mod kv;
 mod number;
+mod print;
 pub(crate) mod sparkplug;
 mod system;
 mod text;
