@@ -51,7 +51,7 @@ impl Bench {
         let rule = &self.set.rules[n];
         match step(rule, state, &message, &mut self.scratch, Now::default(), &mut fuel, &mut rows) {
             Step::Emit => match &rows.rows[0].body {
-                ferrule_rules::Body::Json(json) => String::from_utf8(json.clone()).unwrap(),
+                ferrule_rules::Body::Json(json) => String::from_utf8(json.to_vec()).unwrap(),
                 other => panic!("{other:?}"),
             },
             _ => {

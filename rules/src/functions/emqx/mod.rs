@@ -23,6 +23,7 @@ mod number;
 mod print;
 pub(crate) mod sparkplug;
 mod system;
+mod term;
 mod text;
 mod time;
 

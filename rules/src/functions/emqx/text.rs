@@ -25,6 +25,8 @@ const ARGUMENTS_MAX: usize = 32;
 const PATTERN_MAX: usize = 4 << 10;
 /// The largest compiled pattern, in bytes.
 const COMPILED_MAX: usize = 1 << 20;
+/// The most instructions of a pattern that has to go back: one that calls itself is written out.
+const PROGRAM_MAX: usize = 16 << 10;
 /// Steps of a pattern that has to go back; a few milliseconds.
 const BACKTRACK_MAX: usize = 100_000;
 /// The most parts of a text.
@@ -540,6 +542,8 @@ fn pattern(text: &str) -> Result<Rc<Regex>, TypeError> {
         let regex = RegexBuilder::new(text)
             .backtrack_limit(BACKTRACK_MAX)
             .delegate_size_limit(COMPILED_MAX)
+            .delegate_dfa_size_limit(COMPILED_MAX)
+            .max_prog_size(PROGRAM_MAX)
             .build()
             .ok()
             .map(Rc::new);
@@ -552,7 +556,7 @@ fn pattern(text: &str) -> Result<Rc<Regex>, TypeError> {
 fn regex_match<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     let (text, regex) = (take(args, 0), take(args, 1));
     let regex = pattern(&text_of(&regex)?)?;
-    regex.is_match(&text_of(&text)?).map(Value::Bool).map_err(|_| TypeError::BadArgument)
+    regex.is_match(&*text_of(&text)?).map(Value::Bool).map_err(|_| TypeError::BadArgument)
 }
 
 fn regex_extract<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
@@ -563,7 +567,7 @@ fn regex_extract<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> 
         text => text_of(text)?,
     };
     let regex = pattern(&text_of(&regex)?)?;
-    let found = regex.captures(&text).map_err(|_| TypeError::BadArgument)?;
+    let found = regex.captures(&*text).map_err(|_| TypeError::BadArgument)?;
     let groups = found.iter().flat_map(|found| found.iter().skip(1));
     Ok(Value::list(groups.map(|group| owned(group.map_or("", |m| m.as_str()))).collect()))
 }
@@ -575,7 +579,7 @@ fn regex_replace<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given
     let regex = pattern(&text_of(&regex)?)?;
     let mut out = String::with_capacity(text.len());
     let mut end = 0;
-    for found in regex.captures_iter(&text) {
+    for found in regex.captures_iter(&*text) {
         let found = found.map_err(|_| TypeError::BadArgument)?;
         let Some(whole) = found.get(0) else { continue };
         out.push_str(text.get(end..whole.start()).unwrap_or(""));
@@ -719,8 +723,10 @@ mod tests {
             ("regex_replace", "[\"accbcd\", \"c+\", \"[&]\"]", "\"a[cc]b[c]d\""),
             ("regex_replace", "[\"a1b2\", \"([a-z])([0-9])\", \"\\\\2\\\\1\"]", "\"1a2b\""),
             ("regex_extract", "[\"2021-05\", \"(\\\\d{4})-(\\\\d{2})\"]", "[\"2021\",\"05\"]"),
+            // One that calls itself is written out when it is compiled.
+            ("regex_match", "[\"aaabbb\", \"^(?=a)(a(?1)?(?1)?(?1)?b)$\"]", "error"),
             // Without a bound this one would not come back.
-            ("regex_match", "[\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab\", \"(?=a)(a+)+\\\\1$\"]", "error"),
+            ("regex_match", "[\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab\", \"^(?=a)(a|aa)+\\\\1$\"]", "error"),
         ]);
     }
 }
