@@ -11,6 +11,7 @@ use crate::jq::Jq;
 use crate::paths::Paths;
 use crate::plan::{Mistake, Planner, Plans};
 use crate::program::{InsertCode, Part, Target, Template};
+use crate::properties;
 use crate::sql::ast::{InsertInto, Literal, Name, Query, Setting, Statement, StatementKind};
 use crate::sql::statement::statements;
 use crate::step::publishable;
@@ -545,6 +546,7 @@ impl Checker<'_> {
             payload: None,
             options: Vec::new(),
             format: None,
+            properties: Vec::new(),
             ordinal,
         };
         for setting in &insert.settings {
@@ -580,12 +582,27 @@ impl Checker<'_> {
                     None
                 }
                 ("format", _) => Some("the name of a format in quotes"),
+                (name, value) if properties::is_option(name) => {
+                    if to.target.kind != TargetKind::Topic {
+                        let message = format!("the sink `{}` publishes no MQTT message", insert.sink.text);
+                        found.push((setting.key.span, message, None));
+                    }
+                    match properties::option(name, value, span, planner) {
+                        Ok(property) => {
+                            code.properties.push(property);
+                            None
+                        }
+                        Err(expected) => Some(expected),
+                    }
+                }
                 (unknown, _) => {
-                    const KNOWN: [&str; 5] = ["qos", "retain", "payload", "key", "format"];
-                    let near = nearest(unknown, KNOWN).map(|n| format!("; did you mean `{n}`?"));
+                    const OWN: [&str; 5] = ["qos", "retain", "payload", "key", "format"];
+                    let known: Vec<&str> = OWN.into_iter().chain(properties::OPTIONS).collect();
+                    let near =
+                        nearest(unknown, known.iter().copied()).map(|n| format!("; did you mean `{n}`?"));
                     let message =
                         format!("INSERT INTO has no option `{unknown}`{}", near.unwrap_or_default());
-                    let hint = format!("options: {}", KNOWN.join(", "));
+                    let hint = format!("options: {}", known.join(", "));
                     found.push((setting.key.span, message, Some(hint)));
                     None
                 }
@@ -889,7 +906,7 @@ fn default_value(option: &OptionSchema, default: &str) -> Option<OptionValue> {
 ///
 /// # Errors
 /// What was expected instead.
-fn option_value(kind: OptionKind, value: &Literal) -> Result<OptionValue, String> {
+pub(crate) fn option_value(kind: OptionKind, value: &Literal) -> Result<OptionValue, String> {
     Ok(match (kind, value) {
         (OptionKind::Text, Literal::Text(text)) => OptionValue::Text(text.clone()),
         (OptionKind::Text, _) => return Err("text in single quotes".to_owned()),

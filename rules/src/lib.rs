@@ -71,6 +71,7 @@ pub mod jq;
 mod json;
 mod paths;
 mod program;
+mod properties;
 mod step;
 mod value;
 mod why;
@@ -85,6 +86,7 @@ pub use host::{
     Builtin, ConnectorSchema, Files, Host, OptionKind, OptionSchema, ReadFile, TargetKind, TargetSchema,
 };
 pub use message::{Message, UserProperties};
+pub use properties::PublishProperty;
 pub use ruleset::{
     Ack, Dialect, Durability, Insert, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path, rule_id,
 };

@@ -17,6 +17,7 @@ use crate::formats::{self, Codec, Payload, Schemas};
 use crate::functions::{self, FunctionId, Surroundings};
 use crate::json::{self, Found, JsonError};
 use crate::paths::{NodeId, Paths, Scan};
+use crate::properties::PropertyCode;
 use crate::sql::ast::Binary;
 use crate::value::{self, Value};
 use crate::{Failure, Message, TargetKind, TypeError};
@@ -330,6 +331,7 @@ pub(crate) struct InsertCode {
     pub(crate) options: Vec<(Arc<str>, Template)>,
     /// What the row is encoded to.
     pub(crate) format: Option<Codec>,
+    pub(crate) properties: Vec<PropertyCode>,
     /// How many inserts of this rule into the same sink stand before this one.
     pub(crate) ordinal: u32,
 }

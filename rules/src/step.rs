@@ -18,6 +18,7 @@ use crate::functions::Surroundings;
 use crate::json;
 use crate::paths::{Paths, Scan};
 use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Target, Template};
+use crate::properties::{self, PublishProperty};
 use crate::value::{Value, write_json_text};
 use crate::why::{self, Why};
 use crate::{Message, Rule, TargetKind};
@@ -361,6 +362,8 @@ pub struct OutRow {
     pub retain: Option<bool>,
     /// The sink's other template options (headers, ...), rendered, in order of its declaration.
     pub options: Vec<(Arc<str>, String)>,
+    /// Of a publish to a topic, in order of the options that made them.
+    pub properties: Vec<PublishProperty>,
 }
 
 impl OutRow {
@@ -582,6 +585,7 @@ fn emit(
             options.push((Arc::clone(name), value));
         }
     }
+    let properties = properties::render(m, &code.properties)?;
     let start = out.text.len();
     let mut range = start..start;
     let body = match &code.payload {
@@ -607,7 +611,17 @@ fn emit(
             Body::Json(Bytes::new())
         }
     };
-    out.rows.push(OutRow { insert, row, target, key, body, qos: code.qos, retain: code.retain, options });
+    out.rows.push(OutRow {
+        insert,
+        row,
+        target,
+        key,
+        body,
+        qos: code.qos,
+        retain: code.retain,
+        options,
+        properties,
+    });
     out.places.push(range);
     Ok(())
 }
@@ -641,7 +655,7 @@ pub(crate) fn publishable(topic: &str) -> bool {
 // === templates ===
 
 /// A template as text; `None` when a value in it was NULL or is no text.
-fn text(m: &mut Machine<'_, '_>, template: &Template) -> Result<Option<String>, Failure> {
+pub(crate) fn text(m: &mut Machine<'_, '_>, template: &Template) -> Result<Option<String>, Failure> {
     let mut bytes = Vec::new();
     let whole = render(m, template, &mut bytes)?;
     Ok(String::from_utf8(bytes).ok().filter(|_| whole))

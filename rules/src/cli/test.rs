@@ -223,6 +223,9 @@ impl<'r> Outcome<'r> {
             for (name, value) in &row.options {
                 write!(out, " {name} \"{}\"", show(value.as_bytes()))?;
             }
+            for property in &row.properties {
+                write!(out, " {}", show(property.to_string().as_bytes()))?;
+            }
             match &row.body {
                 Body::Payload => writeln!(out, ": the payload, untouched")?,
                 Body::Json(_) => writeln!(out, ": the row")?,
