@@ -127,14 +127,17 @@ fn floor_char(text: &str, at: usize) -> usize {
 
 /// The name among `known` that `word` most likely meant: at most a third of its letters differ.
 pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    nearest_few(word, known).first().copied()
+}
+
+/// As [`nearest`]: up to four, the nearest first.
+pub(crate) fn nearest_few<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Vec<&'k str> {
     let word: Vec<char> = word.chars().take(64).flat_map(char::to_lowercase).collect();
     let allowed = (word.len() / 3).max(1);
-    known
-        .into_iter()
-        .map(|name| (distance(&word, name), name))
-        .filter(|&(d, _)| d <= allowed)
-        .min_by_key(|&(d, _)| d)
-        .map(|(_, name)| name)
+    let near = known.into_iter().map(|name| (distance(&word, name), name)).filter(|&(d, _)| d <= allowed);
+    let mut near: Vec<(usize, &str)> = near.collect();
+    near.sort_by_key(|&(d, _)| d);
+    near.into_iter().take(4).map(|(_, name)| name).collect()
 }
 
 /// Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours cost 1.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnostic::nearest;
+use crate::diagnostic::{nearest, nearest_few};
 use crate::foreach::Each;
 use crate::formats::Schemas;
-use crate::functions::{self, FUNCTIONS};
+use crate::functions;
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::program::{
     Base, Code, Column, ConditionPart, ItemId, Layout, Node, Op, Part, Program, Template, Walk, number,
@@ -503,17 +503,12 @@ impl<'p> Planner<'p> {
     }
 
     fn emit_call(&mut self, name: &Name, args: &[Expr], scope: Scope) {
-        let Some(id) = functions::function_id(&name.text) else {
-            let hint = nearest(&name.text, FUNCTIONS.iter().map(|f| f.name));
-            let message = match hint {
-                Some(near) => format!("unknown function `{}`; did you mean `{near}`?", name.text),
-                None => format!("unknown function `{}`", name.text),
-            };
-            let all: Vec<&str> = FUNCTIONS.iter().map(|f| f.name).collect();
-            self.mistake(name.span, message, Some(format!("functions: {}", all.join(", "))));
+        let found = functions::function_id(&name.text);
+        let Some((id, function)) = found.and_then(|id| Some((id, functions::function_of(id)?))) else {
+            let (message, hint) = unknown_function(&name.text);
+            self.mistake(name.span, message, Some(hint));
             return;
         };
-        let function = &FUNCTIONS[id];
         if args.len() < function.min || args.len() > function.max {
             let takes = match (function.min, function.max) {
                 (min, max) if min == max => format!("{min}"),
@@ -529,6 +524,12 @@ impl<'p> Planner<'p> {
             return;
         }
         self.mistakes.extend(self.schemas.misnamed(function.name, args));
+        let literals: Vec<Option<Value<'_>>> = args.iter().map(|arg| literal(&arg.kind)).collect();
+        if let Some((at, message)) = functions::mistake(function.name, &literals)
+            && let Some(arg) = args.get(at)
+        {
+            self.mistake(arg.span, message, None);
+        }
         for arg in args {
             self.emit_expr(arg, scope);
         }
@@ -776,6 +777,24 @@ impl Plans for Planner<'_> {
         }
         (self.program, self.mistakes)
     }
+}
+
+/// What is said of a name that no function has: there are too many to list.
+fn unknown_function(name: &str) -> (String, String) {
+    let page = "all functions: docs/rules-functions.md";
+    if let Some(here) = functions::instead_of(name) {
+        return (format!("unknown function `{name}`; write `{here}`"), page.to_owned());
+    }
+    let near = nearest_few(name, functions::function_names());
+    let message = match near.first() {
+        Some(near) => format!("unknown function `{name}`; did you mean `{near}`?"),
+        None => format!("unknown function `{name}`"),
+    };
+    let hint = match near.get(1..) {
+        Some(more @ [_, ..]) => format!("or `{}`; {page}", more.join("`, `")),
+        _ => page.to_owned(),
+    };
+    (message, hint)
 }
 
 /// The keys of an alias; the default dialect has no others.

@@ -1,32 +1,40 @@
-//! The functions of EMQX's dialect: what their descriptions say is run, and docs/rules-emqx.md is made of them.
+//! The functions of each dialect: what their descriptions say is run, and the pages of docs are made of them.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use ferrule_rules::{EMQX_FUNCTIONS_TOML, cli, emqx_function_names};
+use ferrule_rules::{EMQX_FUNCTIONS_TOML, FUNCTIONS_TOML, cli, emqx_function_names, function_names};
 use serde_json::{Value, json};
 
 #[path = "common/worker.rs"]
 mod worker;
+/// What descriptions are given as: groups by title, and TOML.
+type Groups = &'static [(&'static str, &'static str)];
 
 struct Function {
     name: String,
+    also: Vec<String>,
     signature: String,
     meaning: String,
     examples: Vec<(String, String)>,
+    /// How the function of this name differs in another engine.
+    elsewhere: Vec<(&'static str, String)>,
 }
 
 /// Of each group its title and its functions.
-fn groups() -> Vec<(String, Vec<Function>)> {
-    EMQX_FUNCTIONS_TOML
+fn groups(described: Groups) -> Vec<(&'static str, Vec<Function>)> {
+    described
         .iter()
         .map(|(title, text)| {
             let toml: toml::Table = text.parse().unwrap();
             let text = |value: &toml::Value| value.as_str().unwrap().to_owned();
             let functions = toml["function"].as_array().unwrap().iter().map(|f| Function {
                 name: text(&f["name"]),
+                also: f
+                    .get("also")
+                    .map_or(Vec::new(), |also| also.as_array().unwrap().iter().map(text).collect()),
                 signature: text(&f["signature"]),
                 meaning: text(&f["meaning"]),
                 examples: f["examples"]
@@ -35,19 +43,23 @@ fn groups() -> Vec<(String, Vec<Function>)> {
                     .iter()
                     .map(|example| (text(&example[0]), text(&example[1])))
                     .collect(),
+                elsewhere: [("emqx", "EMQX"), ("ekuiper", "eKuiper")]
+                    .into_iter()
+                    .filter_map(|(key, engine)| Some((engine, text(f.get(key)?))))
+                    .collect(),
             });
-            ((*title).to_owned(), functions.collect())
+            (*title, functions.collect())
         })
         .collect()
 }
 
 /// What expressions give, as JSON; `error` where the rule fails or cannot be loaded.
-fn values(expressions: &[&str]) -> Vec<String> {
+fn values(dialect: &str, expressions: &[&str]) -> Vec<String> {
     worker::offer();
     let case = |expression: &&str| {
         let sql = format!("SELECT {expression} AS r FROM \"t/#\"");
         let input = json!([{"topic": "t/1", "payload": "{\"x\":1}"}]);
-        json!({"id": 0, "dialect": "emqx", "clock_ms": 1_600_000_000_123_i64, "sql": sql, "input": input})
+        json!({"id": 0, "dialect": dialect, "clock_ms": 1_600_000_000_123_i64, "sql": sql, "input": input})
             .to_string()
     };
     let cases: Vec<String> = expressions.iter().map(case).collect();
@@ -66,18 +78,20 @@ fn values(expressions: &[&str]) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn each_function_is_described_and_its_examples_are_so() {
+fn each_is_described(dialect: &str, described: Groups, there: BTreeSet<&str>) {
     let mut named = BTreeSet::new();
     let mut wrong = Vec::new();
-    for (_, functions) in groups() {
+    for (_, functions) in groups(described) {
         for f in functions {
-            assert!(named.insert(f.name.clone()), "{} is described twice", f.name);
-            assert!(f.signature.starts_with(&f.name), "{}: {}", f.name, f.signature);
+            for name in f.also.iter().chain([&f.name]) {
+                assert!(named.insert(name.clone()), "{name} is described twice");
+            }
+            assert!(f.signature.starts_with(&format!("{}(", f.name)), "{}: {}", f.name, f.signature);
             assert!(f.meaning.ends_with('.') && !f.examples.is_empty(), "{}", f.name);
+            assert!(f.elsewhere.iter().all(|(_, text)| text.ends_with('.')), "{}", f.name);
             let expressions: Vec<&str> =
                 f.examples.iter().map(|(expression, _)| expression.as_str()).collect();
-            for ((expression, expected), got) in f.examples.iter().zip(values(&expressions)) {
+            for ((expression, expected), got) in f.examples.iter().zip(values(dialect, &expressions)) {
                 if got != *expected {
                     wrong.push(format!("{expression}: {got}, not {expected}"));
                 }
@@ -85,11 +99,61 @@ fn each_function_is_described_and_its_examples_are_so() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let there: BTreeSet<String> = emqx_function_names().map(str::to_owned).collect();
+    let named: BTreeSet<&str> = named.iter().map(String::as_str).collect();
     assert_eq!(named, there);
 }
 
-const HEAD: &str = "# Functions of EMQX's dialect
+#[test]
+fn each_function_is_described_and_its_examples_are_so() {
+    each_is_described("ferrule", &FUNCTIONS_TOML, function_names().collect());
+}
+
+#[test]
+fn each_function_of_emqx_is_described_and_its_examples_are_so() {
+    each_is_described("emqx", &EMQX_FUNCTIONS_TOML, emqx_function_names().collect());
+}
+
+/// Where a name means something else in EMQX's dialect, its description says so: at least where the examples say that it does.
+#[test]
+fn differences_to_emqx_are_told() {
+    let there: BTreeSet<&str> = emqx_function_names().collect();
+    let mut untold = Vec::new();
+    for (_, functions) in groups(&FUNCTIONS_TOML) {
+        for f in functions.iter().filter(|f| there.contains(f.name.as_str())) {
+            let told = f.elsewhere.iter().any(|(engine, _)| *engine == "EMQX");
+            // What fails there is seen.
+            let examples = f
+                .examples
+                .iter()
+                .filter(|(expression, value)| value != "null" && !expression.contains("NULL"));
+            let examples: Vec<&(String, String)> = examples.collect();
+            let expressions: Vec<&str> = examples.iter().map(|(expression, _)| expression.as_str()).collect();
+            for (example, got) in examples.iter().zip(values("emqx", &expressions)) {
+                if got != example.1 && got != "error" && example.1 != "error" && !told {
+                    untold.push(format!("{}: {} there", example.0, got));
+                }
+            }
+        }
+    }
+    assert!(untold.is_empty(), "{}", untold.join("\n"));
+}
+
+const HEAD: &str = "# Functions of the default dialect
+
+Names are in any case. Made of `rules/src/functions/ferrule/*.toml` by `FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test functions`; a test runs every
+example, with `{\"x\":1}` for a payload. The functions of EMQX's dialect are in [rules-emqx.md](rules-emqx.md); where one of the same name means something else, there or
+in eKuiper, it is told here.
+
+- A NULL argument gives NULL unless it says otherwise. An argument of another type or out of its range gives NULL, counted as `type_mismatch` or `bad_argument`;
+  nothing turns text into numbers or numbers into text silently.
+- What is looked into comes first: `strpos(text, part)`, `array_position(array, element)`. Places count from 1, from the end with negative numbers.
+- Characters are Unicode's code points. Where bytes are asked for, text is its UTF-8; bytes that come out are text when they are UTF-8, as with payloads.
+- Times are milliseconds since 1970.
+- What can never be right, whatever the message is (a pattern, a filter, a format, a unit that is a mistake), is an error when the rule is loaded.
+- No text, array or object is made larger than 1 MiB.
+";
+
+const HEAD_EMQX: &str = "# Functions of EMQX's dialect
 
 For rules `WITH (dialect = 'emqx')`. Names are in lower case; an error ends the rule for this message. Made of `rules/src/functions/emqx/*.toml` by
 `FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test functions`; a test runs every example. How the dialect differs from the default one is in
@@ -97,27 +161,38 @@ For rules `WITH (dialect = 'emqx')`. Names are in lower case; an error ends the 
 `topic(n)`, `flags()`, `flag(name)`, `clientid()`, `username()`, `clientip()`, `peerhost()`, `payload()`, `payload('path')`.
 ";
 
-fn page() -> String {
-    let mut page = HEAD.to_owned();
-    for (title, functions) in groups() {
+fn page(head: &str, described: Groups) -> String {
+    let mut page = head.to_owned();
+    for (title, functions) in groups(described) {
         let _ = write!(page, "\n## {title}\n| function | meaning | examples |\n|---|---|---|\n");
-        let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+        let cell = |text: &str| text.replace('|', "\\|").replace('\n', "\\n");
         for f in functions {
             let examples: Vec<String> =
                 f.examples.iter().map(|(e, v)| format!("`{}` = `{}`", cell(e), cell(v))).collect();
+            let also: String = f.also.iter().map(|name| format!("<br>also `{name}`")).collect();
+            let elsewhere =
+                f.elsewhere.iter().map(|(engine, text)| format!("<br>*{engine}*: {}", cell(text)));
             let (signature, meaning) = (cell(&f.signature), cell(&f.meaning));
-            let _ = writeln!(page, "| `{signature}` | {meaning} | {} |", examples.join("<br>"));
+            let elsewhere: String = elsewhere.collect();
+            let _ =
+                writeln!(page, "| `{signature}`{also} | {meaning}{elsewhere} | {} |", examples.join("<br>"));
         }
     }
     page
 }
 
 #[test]
-fn the_page_of_functions_is_made_of_their_descriptions() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rules-emqx.md");
-    if std::env::var_os("FERRULE_WRITE_REPORT").is_some() {
-        std::fs::write(&path, page()).unwrap();
+fn the_pages_of_functions_are_made_of_their_descriptions() {
+    for (file, head, described) in [
+        ("rules-functions.md", HEAD, &FUNCTIONS_TOML[..]),
+        ("rules-emqx.md", HEAD_EMQX, &EMQX_FUNCTIONS_TOML[..]),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
+        let page = page(head, described);
+        if std::env::var_os("FERRULE_WRITE_REPORT").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(there == page, "type: FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test functions");
     }
-    let there = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(there, page(), "type: FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test functions");
 }

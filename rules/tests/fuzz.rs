@@ -14,7 +14,7 @@ fn soup() -> impl Strategy<Value = String> {
             "CREATE", "RULE", "SINK", "r", "AS", "INSERT", "INTO", "log", "cloud", ".", "\"a/${x}\"", "WITH", "(", ")",
             "connector", "=", "'kafka'", ",", "SELECT", "*", "payload", ".a", "[1]", "[", "]", "-", "1", "2.5", "1e9",
             "FROM", "\"t/#\"", "WHERE", "AND", "OR", "NOT", "IN", "IS", "NULL", "BETWEEN", "CASE", "WHEN", "THEN", "ELSE",
-            "END", "'s'", "''", "<", ">=", "<>", "+", "/", "div", "mod", "%", "topic", "round", "concat", ";", "--x\n",
+            "END", "'s'", "''", "<", ">=", "<>", "+", "/", "div", "mod", "%", "topic", "round", "concat", "left", "join", "split", "object", "format", "date_trunc", ";", "--x\n",
             "/*", "*/", "SET", "dialect", "'ferrule'", "TRUE", "\u{e9}", "\"", "'", "${", "}", "FOREACH", "GROUP", "BY",
         ]).prop_map(str::to_owned),
         1 => "\\PC{0,4}",
@@ -37,8 +37,8 @@ fn any_load(text: &str) {
 }
 
 /// One case of `rules eval`: an answer comes, and it is JSON.
-fn any_case(sql: &str, payload: &str) {
-    let case = serde_json::json!({"id": 1, "dialect": "emqx", "sql": sql, "input": [{"topic": "t/1", "payload": payload}]});
+fn any_case(dialect: &str, sql: &str, payload: &str) {
+    let case = serde_json::json!({"id": 1, "dialect": dialect, "sql": sql, "input": [{"topic": "t/1", "payload": payload}]});
     let mut out = Vec::new();
     cli::eval(&mut (case.to_string() + "\n").as_bytes(), &mut out).unwrap();
     if let Err(error) = serde_json::from_slice::<serde_json::Value>(&out) {
@@ -70,9 +70,9 @@ proptest! {
     #[test]
     fn any_words_in_emqx_s_dialect(text in soup(), payload in "(\\{\"a\":)?[0-9\\[\\]{}\",:ab]{0,12}\\}?") {
         any_load(&format!("SET dialect = 'emqx'; CREATE RULE r AS INSERT INTO log {text};"));
-        any_case(&format!("SELECT {text} FROM \"#\""), &payload);
-        any_case(&format!("FOREACH payload.a AS x, [1..3] AS y DO {text} INCASE y > 1 FROM \"#\" WHERE 1 = 1"), &payload);
-        any_case(&format!("SELECT payload.a AS {text} FROM \"#\""), &payload);
+        any_case("emqx", &format!("SELECT {text} FROM \"#\""), &payload);
+        any_case("emqx", &format!("FOREACH payload.a AS x, [1..3] AS y DO {text} INCASE y > 1 FROM \"#\" WHERE 1 = 1"), &payload);
+        any_case("emqx", &format!("SELECT payload.a AS {text} FROM \"#\""), &payload);
     }
 
     /// Every function, with whatever arguments.
@@ -86,7 +86,21 @@ proptest! {
         ]), 0..6),
         payload in "(\\{\"a\":)?[0-9\\[\\]{}\",:ab]{0,12}\\}?",
     ) {
-        any_case(&format!("SELECT {name}({}) AS r FROM \"#\"", args.join(", ")), &payload);
+        any_case("emqx", &format!("SELECT {name}({}) AS r FROM \"#\"", args.join(", ")), &payload);
+    }
+
+    #[test]
+    fn any_call(
+        name in prop::sample::select(function_names().collect::<Vec<_>>()),
+        args in proptest::collection::vec(prop::sample::select(vec![
+            "payload.a", "payload", "NULL", "1", "0", "-1", "2.5", "99999999999999999999", "'a'", "''", "'{\"a\":1}'",
+            "'%Y-%m-%d %H:%M:%S'", "'day'", "'Z'", "'%s %5.1f'", "[1, 'b']", "[]", "[[]]", "object('a', payload.a)", "TRUE",
+            "hex_decode('ff00')", "4096", "9223372036854775807", "-9223372036854775808", "'(a+)+$'", "'little'", "'+08:00'", "1e300",
+            "from_entries(payload)", "json_decode(payload)",
+        ]), 0..6),
+        payload in "(\\{\"a\":)?[0-9\\[\\]{}\",:ab]{0,12}\\}?",
+    ) {
+        any_case("ferrule", &format!("SELECT {name}({}) AS r FROM \"#\"", args.join(", ")), &payload);
     }
 
     #[test]

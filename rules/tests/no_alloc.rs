@@ -38,9 +38,14 @@ fn no_match_allocates_nothing() {
         "CREATE RULE a AS INSERT INTO log SELECT payload.temp AS t, clientid FROM \"#\" WHERE payload.temp > 50;
          CREATE RULE b AS INSERT INTO cloud.\"x/${t}\" SELECT payload.temp * 2 AS t FROM \"#\"
            WHERE t > 90 AND topic[2] = 'line-3' OR clientid IN ('a', 'b') OR payload.name BETWEEN 'x' AND 'y'
-           OR CASE payload.list[-1] WHEN 1 THEN TRUE ELSE NULL END OR length(payload.name) > 9;",
+           OR CASE payload.list[-1] WHEN 1 THEN TRUE ELSE NULL END OR length(payload.name) > 9;
+         CREATE RULE c AS INSERT INTO log SELECT clientid FROM \"#\"
+           WHERE starts_with(topic, 'nowhere/') OR contains(payload.name, 'zz') OR left(trim(payload.name), 2) = 'zz'
+           OR topic_matches(topic, 'x/#') OR array_contains(payload.list, 'q') OR array_sum(payload.list) > 99
+           OR get_bit(round(payload.temp), 9) = 1 OR date_part('year', timestamp) = 1900 OR greatest(payload.temp, 1) > 99
+           OR split_part(topic, '/', 2) = 'x' OR read_int(payload.name, 0, 8) = 0;",
     );
-    nothing_allocated(&set, &[Step::NoMatch; 2]);
+    nothing_allocated(&set, &[Step::NoMatch; 3]);
 }
 
 #[test]

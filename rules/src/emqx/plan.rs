@@ -460,7 +460,7 @@ impl<'p> Planner<'p> {
                 Some(near) => format!("unknown function `{}`; did you mean `{near}`?", name.text),
                 None => format!("unknown function `{}`", name.text),
             };
-            self.mistake(name.span, message, Some("functions: docs/rules.md".to_owned()));
+            self.mistake(name.span, message, Some("all functions: docs/rules-emqx.md".to_owned()));
             return;
         };
         let (min, max) = (function.min, function.max);

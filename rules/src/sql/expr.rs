@@ -44,6 +44,11 @@ pub(crate) fn is_reserved(c: &Cursor<'_>, word: &str) -> bool {
     words.iter().any(|r| r.eq_ignore_ascii_case(word))
 }
 
+/// Whether a keyword is a function where an expression begins and `(` comes behind it.
+fn is_also_function(word: &str) -> bool {
+    ["LEFT", "JOIN"].iter().any(|w| w.eq_ignore_ascii_case(word))
+}
+
 /// Reads one expression.
 pub(crate) fn expr(c: &mut Cursor<'_>) -> Parsed<Expr> {
     climb(c, 0, 0)
@@ -321,6 +326,10 @@ fn primary(c: &mut Cursor<'_>, level: u16) -> Parsed<Expr> {
         Kind::Word if text.eq_ignore_ascii_case("TRUE") || text.eq_ignore_ascii_case("FALSE") => {
             c.next();
             ExprKind::Bool(text.eq_ignore_ascii_case("TRUE"))
+        }
+        // Functions whose names are keywords elsewhere.
+        Kind::Word if !c.is_emqx() && c.peek_at(1).kind == Kind::Open && is_also_function(text) => {
+            return call(c, level);
         }
         Kind::Word if is_reserved(c, text) => {
             return Err(c.unexpected("an expression"));

@@ -22,7 +22,7 @@ use crate::functions::{Function, Surroundings};
 use crate::json::{self, Found, Kind};
 use crate::value::{Value, write_json_text};
 
-pub(super) static FUNCTIONS: &[Function] = &[
+pub(super) const FUNCTIONS: &[Function] = &[
     emqx("base64_decode", 1, 3, base64_decode),
     emqx("base64_encode", 1, 3, base64_encode),
     emqx("bin2hexstr", 1, 2, bin2hexstr),
@@ -101,21 +101,21 @@ fn hexstr2bin<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a
 
 // Hashes.
 
-fn lower_hex<'a>(hash: impl AsRef<[u8]>) -> Value<'a> {
+pub(in crate::functions) fn lower_hex<'a>(hash: impl AsRef<[u8]>) -> Value<'a> {
     let mut out = Vec::new();
     push_hex(&mut out, hash.as_ref(), b"0123456789abcdef");
     Value::binary(out)
 }
 
-fn md5<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
+pub(in crate::functions) fn md5<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     Ok(lower_hex(md5::Md5::digest(bytes_of(&take(args, 0))?)))
 }
 
-fn sha<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
+pub(in crate::functions) fn sha<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     Ok(lower_hex(sha1::Sha1::digest(bytes_of(&take(args, 0))?)))
 }
 
-fn sha256<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
+pub(in crate::functions) fn sha256<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     Ok(lower_hex(sha2::Sha256::digest(bytes_of(&take(args, 0))?)))
 }
 
@@ -186,12 +186,12 @@ fn inflate<'a>(mut input: &[u8], zlib: bool, around: &Surroundings) -> Given<'a>
 }
 
 /// Several gzip members one after the other count as one.
-fn gunzip<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+pub(in crate::functions) fn gunzip<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     read(MultiGzDecoder::new(bytes_of(&take(args, 0))?), around)
 }
 
 /// The header is the one that EMQX's zlib writes on Unix: no time, system 3.
-fn gzip<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+pub(in crate::functions) fn gzip<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     let header = GzBuilder::new().operating_system(3);
     read(header.buf_read(bytes_of(&take(args, 0))?, Compression::default()), around)
 }
@@ -204,11 +204,14 @@ fn zip<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     read(DeflateEncoder::new(bytes_of(&take(args, 0))?, Compression::default()), around)
 }
 
-fn zip_compress<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+pub(in crate::functions) fn zip_compress<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     read(ZlibEncoder::new(bytes_of(&take(args, 0))?, Compression::default()), around)
 }
 
-fn zip_uncompress<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+pub(in crate::functions) fn zip_uncompress<'a>(
+    args: &mut [Value<'a>],
+    around: &mut Surroundings,
+) -> Given<'a> {
     inflate(bytes_of(&take(args, 0))?, true, around)
 }
 

@@ -13,7 +13,7 @@ use crate::value::{Map, Value};
 /// The most keys of a dotted path.
 const PATH_MAX: usize = 64;
 
-pub(super) static FUNCTIONS: &[Function] = &[
+pub(super) const FUNCTIONS: &[Function] = &[
     emqx("contains", 2, 2, contains),
     emqx("first", 1, 1, |args, _| end(args, |items| items.first())),
     emqx("last", 1, 1, |args, _| end(args, |items| items.last())),

@@ -6,20 +6,20 @@
 //! functions do with a missing value ([`Value::Missing`]) and with JSON's null ([`Value::Null`]) is said with each.
 //! Context functions (`topic(2)`, `clientid()`) are not here: the planner makes columns of them.
 //!
-//! Bounds: a text, list or object that a function makes is at most [`Surroundings::max_text`] bytes as JSON; what
+//! Bounds: a text, list or object that a function makes is at most [`super::Surroundings::max_text`] bytes as JSON; what
 //! could be larger is refused before it is made ([`TypeError::BadArgument`]).
 
 use std::borrow::Cow;
 
-use super::{Function, FunctionId, Surroundings};
+use super::{Call, Function, FunctionId, Given, Manner, bytes_of, int_of, owned, within};
 use crate::TypeError;
 use crate::value::{Map, Value};
 
-mod codec;
+pub(super) mod codec;
 mod container;
 mod jq;
 pub(super) mod kv;
-mod number;
+pub(super) mod number;
 mod print;
 pub(crate) mod sparkplug;
 mod system;
@@ -28,12 +28,10 @@ mod text;
 mod time;
 
 pub(crate) use text::to_str;
-
-/// What a function gives.
-pub(super) type Given<'a> = Result<Value<'a>, TypeError>;
+pub(super) use time::{days_to, offset_in};
 
 /// All of them: of each file one part, each in the order of its names.
-static PARTS: [&[Function]; 7] = [
+pub(super) const PARTS: [&[Function]; 7] = [
     codec::FUNCTIONS,
     container::FUNCTIONS,
     jq::FUNCTIONS,
@@ -43,20 +41,12 @@ static PARTS: [&[Function]; 7] = [
     time::FUNCTIONS,
 ];
 
-/// Finds a function by name: EMQX's are in lower case only.
-pub(crate) fn function_id(name: &str) -> Option<FunctionId> {
-    PARTS.iter().flat_map(|part| part.iter()).position(|f| f.name == name)
-}
+/// How many there are.
+pub(super) const COUNT: usize = super::count(&PARTS);
 
-/// The function of an id.
-pub(super) fn function(mut id: FunctionId) -> Option<&'static Function> {
-    for part in PARTS {
-        if let Some(function) = part.get(id) {
-            return Some(function);
-        }
-        id -= part.len();
-    }
-    None
+/// A function's place among those of this dialect: EMQX's names are in lower case only.
+pub(super) fn function_id(name: &str) -> Option<FunctionId> {
+    names().position(|known| known == name)
 }
 
 /// What each function means, by groups: a title, and TOML with name, signature, meaning, examples.
@@ -75,23 +65,13 @@ pub fn names() -> impl Iterator<Item = &'static str> + Clone {
 }
 
 /// A function of this dialect: every argument reaches it.
-const fn emqx(
-    name: &'static str,
-    min: usize,
-    max: usize,
-    call: for<'a> fn(&mut [Value<'a>], &mut Surroundings) -> Given<'a>,
-) -> Function {
-    Function { name, min, max, strict: false, call }
+const fn emqx(name: &'static str, min: usize, max: usize, call: Call) -> Function {
+    Function { name, min, max, manner: Manner::Emqx, call }
 }
 
 /// Takes the argument `index`; there is one, or it has been left out.
 fn take<'a>(args: &mut [Value<'a>], index: usize) -> Value<'a> {
     args.get_mut(index).map_or(Value::Missing, |arg| std::mem::replace(arg, Value::Missing))
-}
-
-/// Whether so many bytes may be made.
-fn within(bytes: usize, around: &Surroundings) -> Result<(), TypeError> {
-    if bytes <= around.max_text { Ok(()) } else { Err(TypeError::BadArgument) }
 }
 
 /// An argument that text functions take: text; numbers they do not; `true` and `false` as their words.
@@ -102,11 +82,6 @@ fn text_of<'v>(value: &'v Value<'_>) -> Result<Cow<'v, str>, TypeError> {
         Value::Bool(false) => Ok(Cow::Borrowed("false")),
         _ => Err(TypeError::TypeMismatch),
     }
-}
-
-/// The bytes of text or bytes.
-fn bytes_of<'v>(value: &'v Value<'_>) -> Result<&'v [u8], TypeError> {
-    value.as_bytes().ok_or(TypeError::TypeMismatch)
 }
 
 /// The elements of a list.
@@ -125,14 +100,6 @@ fn map_of<'v>(value: &'v Value<'_>) -> Result<&'v Map, TypeError> {
     }
 }
 
-/// A number that fits where counts and places are meant.
-fn int_of(value: &Value<'_>) -> Result<i64, TypeError> {
-    match value {
-        Value::Int(i) => Ok(*i),
-        _ => Err(TypeError::TypeMismatch),
-    }
-}
-
 /// Cuts so many bytes off what is read.
 fn cut<'t>(rest: &mut &'t [u8], count: usize) -> Result<&'t [u8], TypeError> {
     let (taken, behind) = rest.split_at_checked(count).ok_or(TypeError::BadArgument)?;
@@ -145,14 +112,10 @@ fn cut_array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], TypeError> {
     cut(rest, N)?.try_into().map_err(|_| TypeError::BadArgument)
 }
 
-/// Text.
-fn owned<'a>(text: impl Into<String>) -> Value<'a> {
-    Value::Text(Cow::Owned(text.into()))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::{Surroundings, emqx_id, function_of};
     use super::*;
     use serde_json::Value as Tree;
 
@@ -166,7 +129,7 @@ pub(super) mod tests {
     pub(in crate::functions) fn call(name: &str, args: &str) -> String {
         let args: Tree = serde_json::from_str(args).unwrap();
         let mut args: Vec<Value<'_>> = args.as_array().unwrap().iter().map(value).collect();
-        let function = function(function_id(name).unwrap()).unwrap();
+        let function = function_of(emqx_id(name).unwrap()).unwrap();
         if args.len() < function.min || args.len() > function.max {
             return "error".to_owned();
         }

@@ -4,12 +4,12 @@ use num_bigint::BigInt;
 
 use super::{Given, bytes_of, emqx, int_of, owned, take};
 use crate::emqx::values;
-use crate::functions::{Function, Surroundings, splitmix64};
+use crate::functions::{Function, Surroundings, random_float};
 use crate::sql::ast::Binary;
 use crate::value::{Value, finite};
 use crate::{TypeError, big};
 
-pub(super) static FUNCTIONS: &[Function] = &[
+pub(super) const FUNCTIONS: &[Function] = &[
     emqx("abs", 1, 1, abs),
     emqx("acos", 1, 1, |args, _| real(args, f64::acos)),
     emqx("acosh", 1, 1, |args, _| real(args, f64::acosh)),
@@ -38,7 +38,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
     emqx("log2", 1, 1, |args, _| real(args, f64::log2)),
     emqx("mod", 2, 2, |args, _| integers(args, Binary::Modulo)),
     emqx("power", 2, 2, power),
-    emqx("random", 0, 0, random),
+    emqx("random", 0, 0, |_, around| Ok(Value::Float(random_float(around)))),
     emqx("round", 1, 1, |args, _| whole(args, f64::round)),
     emqx("sin", 1, 1, |args, _| real(args, f64::sin)),
     emqx("sinh", 1, 1, |args, _| real(args, f64::sinh)),
@@ -63,7 +63,7 @@ fn whole<'a>(args: &mut [Value<'a>], of: fn(f64) -> f64) -> Given<'a> {
 }
 
 /// The integer that a whole float is, however large.
-pub(super) fn integer_of<'a>(whole: f64) -> Given<'a> {
+pub(in crate::functions) fn integer_of<'a>(whole: f64) -> Given<'a> {
     // Both bounds are exact floats; the upper one is excluded.
     if (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&whole) {
         return Ok(Value::Int(whole as i64));
@@ -102,11 +102,6 @@ fn fmod<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
 
 fn power<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     finite(values::float(&take(args, 0))?.powf(values::float(&take(args, 1))?))
-}
-
-/// 53 bits, as many as a float below 1 has.
-fn random<'a>(_: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
-    Ok(Value::Float((splitmix64(&mut around.random[0]) >> 11) as f64 / (1_u64 << 53) as f64))
 }
 
 // === bits ===
@@ -160,14 +155,8 @@ fn subbits<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
         return Ok(Value::Missing);
     }
     let length = length.min(all - start);
-    // From the first bit on, the highest first, into whole bytes; what is left of the last one is filled with 0.
-    let bit = |at: usize| bytes.get(at / 8).is_some_and(|byte| byte >> (7 - at % 8) & 1 == 1);
-    let mut taken = vec![0_u8; length.div_ceil(8)];
-    for at in 0..length {
-        if let Some(byte) = taken.get_mut(at / 8).filter(|_| bit(start + at)) {
-            *byte |= 0x80 >> (at % 8);
-        }
-    }
+    let mut taken = vec![0; length.div_ceil(8)];
+    copy_bits(bytes, start, length, &mut taken);
     let is_little = match endian.as_str() {
         "big" => false,
         "little" => true,
@@ -178,6 +167,16 @@ fn subbits<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
         "float" => real_of(&taken, length, is_little),
         "bits" if length % 8 == 0 => Ok(Value::binary(taken)),
         _ => Err(TypeError::BadArgument),
+    }
+}
+
+/// Puts so many bits from a bit on, the highest first, into whole bytes that are 0; what is left of the last one stays so.
+pub(in crate::functions) fn copy_bits(bytes: &[u8], start: usize, length: usize, into: &mut [u8]) {
+    let bit = |at: usize| bytes.get(at / 8).is_some_and(|byte| byte >> (7 - at % 8) & 1 == 1);
+    for at in 0..length {
+        if let Some(byte) = into.get_mut(at / 8).filter(|_| bit(start + at)) {
+            *byte |= 0x80 >> (at % 8);
+        }
     }
 }
 
@@ -204,12 +203,10 @@ fn integer<'a>(mut taken: Vec<u8>, length: usize, sign: &str, is_little: bool) -
     big::value(&value)
 }
 
-fn real_of<'a>(taken: &[u8], length: usize, is_little: bool) -> Given<'a> {
-    let mut bytes = taken.to_vec();
-    if is_little {
-        bytes.reverse();
-    }
-    let number = bytes.iter().fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
+/// The float that so many bits are: 16, 32 or 64.
+pub(in crate::functions) fn real_of<'a>(taken: &[u8], length: usize, is_little: bool) -> Given<'a> {
+    let add = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
+    let number = if is_little { taken.iter().rfold(0, add) } else { taken.iter().fold(0, add) };
     finite(match length {
         16 => half(number as u16),
         32 => f64::from(f32::from_bits(number as u32)),

@@ -5,7 +5,7 @@ use crate::TypeError;
 use crate::functions::{Function, Surroundings, hyphens, uuid_hex};
 use crate::value::Value;
 
-pub(super) static FUNCTIONS: &[Function] = &[
+pub(super) const FUNCTIONS: &[Function] = &[
     emqx("getenv", 1, 1, getenv),
     emqx("kv_store_del", 1, 1, kv_store_del),
     emqx("kv_store_get", 1, 2, kv_store_get),
@@ -69,14 +69,14 @@ fn uuid_v4_no_hyphen<'a>(_: &mut [Value<'a>], around: &mut Surroundings) -> Give
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::tests::{call, check};
-    use super::super::{function, function_id};
     use super::*;
+    use crate::functions::{emqx_id, function_of};
 
     #[test]
     fn what_was_put_is_there_until_it_is_deleted() {
         let mut around = Surroundings::new([1, 2]);
         let mut run = |name: &str, mut args: Vec<Value<'static>>| {
-            let function = function(function_id(name).unwrap()).unwrap();
+            let function = function_of(emqx_id(name).unwrap()).unwrap();
             (function.call)(&mut args, &mut around).unwrap().into_owned()
         };
         let key = || Value::Text("k".into());

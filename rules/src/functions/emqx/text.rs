@@ -4,11 +4,7 @@
 //! grapheme clusters (Unicode Standard Annex 29), as the peer's do.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::rc::Rc;
 
-use fancy_regex::{Regex, RegexBuilder};
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::number::{compact, integer_of};
@@ -16,25 +12,15 @@ use super::print::{printable, sprintf, sprintf_s};
 use super::{Given, emqx, int_of, list_of, owned, take, text_of, within};
 use crate::TypeError;
 use crate::emqx::values;
+use crate::functions::pattern::{self, Part};
 use crate::functions::{Function, Surroundings};
 use crate::value::{Map, Value, finite};
 
 /// The most arguments of `sprintf`.
 const ARGUMENTS_MAX: usize = 32;
-/// The longest pattern, in bytes.
-const PATTERN_MAX: usize = 4 << 10;
-/// The largest compiled pattern, in bytes.
-const COMPILED_MAX: usize = 1 << 20;
-/// The most instructions of a pattern that has to go back: one that calls itself is written out.
-const PROGRAM_MAX: usize = 16 << 10;
-/// Steps of a pattern that has to go back; a few milliseconds.
-const BACKTRACK_MAX: usize = 100_000;
 /// The most parts of a text.
 const PARTS_MAX: usize = 1 << 16;
-/// Compiled patterns that a thread keeps: rules have few, and data that make patterns must not grow it.
-const PATTERNS_MAX: usize = 32;
-
-pub(super) static FUNCTIONS: &[Function] = &[
+pub(super) const FUNCTIONS: &[Function] = &[
     emqx("ascii", 1, 1, ascii),
     emqx("bool", 1, 1, boolean),
     emqx("coalesce", 1, 2, |args, _| first(args, |value| !matches!(value, Value::Missing))),
@@ -519,43 +505,9 @@ fn unescape<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
 
 // === regular expressions ===
 
-/// A pattern and what it has become; one that is none is not compiled again for each message either.
-type Known = (String, Option<Rc<Regex>>);
-
-thread_local! {
-    static PATTERNS: RefCell<VecDeque<Known>> = const { RefCell::new(VecDeque::new()) };
-}
-
-/// A compiled pattern, the last used ones kept.
-fn pattern(text: &str) -> Result<Rc<Regex>, TypeError> {
-    if text.len() > PATTERN_MAX {
-        return Err(TypeError::BadArgument);
-    }
-    PATTERNS.with_borrow_mut(|known| {
-        if let Some(at) = known.iter().position(|(known, _)| known == text)
-            && let Some(found) = known.remove(at)
-        {
-            let regex = found.1.clone();
-            known.push_front(found);
-            return regex.ok_or(TypeError::BadArgument);
-        }
-        let regex = RegexBuilder::new(text)
-            .backtrack_limit(BACKTRACK_MAX)
-            .delegate_size_limit(COMPILED_MAX)
-            .delegate_dfa_size_limit(COMPILED_MAX)
-            .max_prog_size(PROGRAM_MAX)
-            .build()
-            .ok()
-            .map(Rc::new);
-        known.push_front((text.to_owned(), regex.clone()));
-        known.truncate(PATTERNS_MAX);
-        regex.ok_or(TypeError::BadArgument)
-    })
-}
-
 fn regex_match<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     let (text, regex) = (take(args, 0), take(args, 1));
-    let regex = pattern(&text_of(&regex)?)?;
+    let regex = pattern::compiled(&text_of(&regex)?)?;
     regex.is_match(&*text_of(&text)?).map(Value::Bool).map_err(|_| TypeError::BadArgument)
 }
 
@@ -566,7 +518,7 @@ fn regex_extract<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> 
         Value::List(items) if items.is_empty() => Cow::Borrowed(""),
         text => text_of(text)?,
     };
-    let regex = pattern(&text_of(&regex)?)?;
+    let regex = pattern::compiled(&text_of(&regex)?)?;
     let found = regex.captures(&*text).map_err(|_| TypeError::BadArgument)?;
     let groups = found.iter().flat_map(|found| found.iter().skip(1));
     Ok(Value::list(groups.map(|group| owned(group.map_or("", |m| m.as_str()))).collect()))
@@ -576,39 +528,14 @@ fn regex_extract<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> 
 fn regex_replace<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     let (text, regex, with) = (take(args, 0), take(args, 1), take(args, 2));
     let (text, with) = (text_of(&text)?, text_of(&with)?);
-    let regex = pattern(&text_of(&regex)?)?;
-    let mut out = String::with_capacity(text.len());
-    let mut end = 0;
-    for found in regex.captures_iter(&*text) {
-        let found = found.map_err(|_| TypeError::BadArgument)?;
-        let Some(whole) = found.get(0) else { continue };
-        out.push_str(text.get(end..whole.start()).unwrap_or(""));
-        end = whole.end();
-        let mut rest = with.chars().peekable();
-        while let Some(c) = rest.next() {
-            match (c, rest.peek().copied()) {
-                ('&', _) => {
-                    within(out.len() + whole.as_str().len(), around)?;
-                    out.push_str(whole.as_str());
-                }
-                ('\\', Some(digit @ '0'..='9')) => {
-                    rest.next();
-                    let group = digit.to_digit(10).and_then(|n| found.get(n as usize));
-                    let group = group.map_or("", |group| group.as_str());
-                    within(out.len() + group.len(), around)?;
-                    out.push_str(group);
-                }
-                ('\\', Some(literal @ ('&' | '\\'))) => {
-                    rest.next();
-                    out.push(literal);
-                }
-                (c, _) => out.push(c),
-            }
-        }
-        within(out.len(), around)?;
-    }
-    out.push_str(text.get(end..).unwrap_or(""));
-    Ok(owned(out))
+    let regex = pattern::compiled(&text_of(&regex)?)?;
+    let parts = pattern::replacement(&with, |c, next| match (c, next) {
+        ('&', _) => Some((Part::Group(0), 1)),
+        ('\\', Some(digit @ '0'..='9')) => Some((Part::group(digit), 2)),
+        ('\\', Some(literal @ ('&' | '\\'))) => Some((Part::Literal(literal), 2)),
+        _ => None,
+    });
+    pattern::replace(&text, &regex, &parts, around).map(owned)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::TypeError;
 use crate::functions::{Function, Surroundings};
 use crate::value::Value;
 
-pub(super) static FUNCTIONS: &[Function] = &[
+pub(super) const FUNCTIONS: &[Function] = &[
     emqx("date_to_unix_ts", 3, 4, date_to_unix_ts),
     emqx("format_date", 3, 4, format_date),
     emqx("mongo_date", 0, 2, mongo_date),
@@ -74,7 +74,7 @@ fn digits(text: &[u8]) -> Option<i128> {
 }
 
 /// The days from 1970 to a date of the Gregorian calendar, years beginning in March; `None` when there is no such date.
-fn days_to(year: i128, month: i128, day: i128) -> Option<i128> {
+pub(in crate::functions) fn days_to(year: i128, month: i128, day: i128) -> Option<i128> {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let last = match month {
         2 => 28 + i128::from(leap),
@@ -124,7 +124,7 @@ fn offset_of(value: &Value<'_>, around: &Surroundings) -> Result<i128, TypeError
     }
 }
 
-fn offset_in(text: &[u8]) -> Option<i128> {
+pub(in crate::functions) fn offset_in(text: &[u8]) -> Option<i128> {
     if text == b"Z" || text == b"z" {
         return Some(0);
     }
