@@ -7,9 +7,11 @@ use crate::diagnostic::nearest;
 use crate::emqx;
 use crate::events;
 use crate::formats::{self, BUILTINS, Codec, Payload, Schemas};
+use crate::jq::Jq;
 use crate::paths::Paths;
 use crate::plan::{Mistake, Planner, Plans};
 use crate::program::{InsertCode, Part, Target, Template};
+use crate::properties;
 use crate::sql::ast::{InsertInto, Literal, Name, Query, Setting, Statement, StatementKind};
 use crate::sql::statement::statements;
 use crate::step::publishable;
@@ -46,6 +48,7 @@ pub(crate) fn load_with(
         sinks: Vec::new(),
         rules: Vec::new(),
         paths: Paths::default(),
+        jq: Jq::default(),
         schemas: Schemas::default(),
         ids: HashMap::new(),
         names: Vec::new(),
@@ -103,6 +106,8 @@ struct Checker<'c> {
     rules: Vec<Rule>,
     paths: Paths,
     schemas: Schemas,
+    /// Says whether programs of `jq()` are some.
+    jq: Jq,
     ids: HashMap<u64, String>,
     /// Where each of `rules` is named.
     names: Vec<Span>,
@@ -375,9 +380,10 @@ impl Checker<'_> {
         let text = self.sources[file].text;
         let mut paths = std::mem::take(&mut self.paths);
         let schemas = std::mem::take(&mut self.schemas);
+        let mut jq = std::mem::take(&mut self.jq);
         let mut planner: Box<dyn Plans + '_> = match dialect {
             Dialect::Emqx => {
-                Box::new(emqx::plan::Planner::new(&name.text, query, text, &schemas, &mut paths))
+                Box::new(emqx::plan::Planner::new(&name.text, query, text, &schemas, &mut paths, &mut jq))
             }
             _ => Box::new(Planner::new(query, text, self.host, &schemas, &mut paths)),
         };
@@ -396,6 +402,7 @@ impl Checker<'_> {
         found.append(&mut mistakes);
         self.paths = paths;
         self.schemas = schemas;
+        self.jq = jq;
         self.mistakes(file, found);
         for insert in inserts {
             self.duplicates(file, &insert.settings);
@@ -545,6 +552,7 @@ impl Checker<'_> {
             payload: None,
             options: Vec::new(),
             format: None,
+            properties: Vec::new(),
             ordinal,
         };
         for setting in &insert.settings {
@@ -592,12 +600,27 @@ impl Checker<'_> {
                     None
                 }
                 ("format", _) => Some("the name of a format in quotes"),
+                (name, value) if properties::is_option(name) => {
+                    if to.target.kind != TargetKind::Topic {
+                        let message = format!("the sink `{}` publishes no MQTT message", insert.sink.text);
+                        found.push((setting.key.span, message, None));
+                    }
+                    match properties::option(name, value, span, planner) {
+                        Ok(property) => {
+                            code.properties.push(property);
+                            None
+                        }
+                        Err(expected) => Some(expected),
+                    }
+                }
                 (unknown, _) => {
-                    const KNOWN: [&str; 5] = ["qos", "retain", "payload", "key", "format"];
-                    let near = nearest(unknown, KNOWN).map(|n| format!("; did you mean `{n}`?"));
+                    const OWN: [&str; 5] = ["qos", "retain", "payload", "key", "format"];
+                    let known: Vec<&str> = OWN.into_iter().chain(properties::OPTIONS).collect();
+                    let near =
+                        nearest(unknown, known.iter().copied()).map(|n| format!("; did you mean `{n}`?"));
                     let message =
                         format!("INSERT INTO has no option `{unknown}`{}", near.unwrap_or_default());
-                    let hint = format!("options: {}", KNOWN.join(", "));
+                    let hint = format!("options: {}", known.join(", "));
                     found.push((setting.key.span, message, Some(hint)));
                     None
                 }
@@ -913,7 +936,7 @@ fn default_value(option: &OptionSchema, default: &str) -> Option<OptionValue> {
 ///
 /// # Errors
 /// What was expected instead.
-fn option_value(kind: OptionKind, value: &Literal) -> Result<OptionValue, String> {
+pub(crate) fn option_value(kind: OptionKind, value: &Literal) -> Result<OptionValue, String> {
     Ok(match (kind, value) {
         (OptionKind::Text, Literal::Text(text)) => OptionValue::Text(text.clone()),
         (OptionKind::Text, _) => return Err("text in single quotes".to_owned()),

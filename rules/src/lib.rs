@@ -2,7 +2,7 @@
 //!
 //! # What is deliberately not here
 //! No I/O, no clock, no randomness, no tokio, no knowledge of any sink: [`Host`] says which sinks and options
-//! exist (only `getenv()` of EMQX's dialect reads the environment itself), [`Now`] says what time it is, [`Scratch::new`] takes the seed of `uuid()`. Only [`cli`] (the commands
+//! exist (only `getenv()` of EMQX's dialect reads the environment itself, and only `jq()` starts a process, see [`jq`]), [`Now`] says what time it is, [`Scratch::new`] takes the seed of `uuid()`. Only [`cli`] (the commands
 //! `rules check/test/eval/explain` of both binaries) reads files. Nothing here panics on any rules text or any
 //! payload; both are hostile input.
 //!
@@ -68,10 +68,12 @@ mod foreach;
 mod formats;
 
 mod functions;
+pub mod jq;
 mod json;
 mod paths;
 mod program;
 mod state;
+mod properties;
 mod step;
 mod value;
 mod why;
@@ -86,6 +88,7 @@ pub use host::{
     Builtin, ConnectorSchema, Files, Host, OptionKind, OptionSchema, ReadFile, TargetKind, TargetSchema,
 };
 pub use message::{Message, UserProperties};
+pub use properties::PublishProperty;
 pub use ruleset::{
     Ack, Dialect, Durability, Insert, Keeps, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path,
     rule_id,

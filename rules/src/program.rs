@@ -18,6 +18,7 @@ use crate::functions::{self, FunctionId, Surroundings};
 use crate::json::{self, Found, JsonError};
 use crate::paths::{NodeId, Paths, Scan};
 use crate::ruleset::Keeps;
+use crate::properties::PropertyCode;
 use crate::sql::ast::Binary;
 use crate::value::{self, Value};
 use crate::{Failure, Message, TargetKind, TypeError};
@@ -331,6 +332,7 @@ pub(crate) struct InsertCode {
     pub(crate) options: Vec<(Arc<str>, Template)>,
     /// What the row is encoded to.
     pub(crate) format: Option<Codec>,
+    pub(crate) properties: Vec<PropertyCode>,
     /// How many inserts of this rule into the same sink stand before this one.
     pub(crate) ordinal: u32,
 }
@@ -636,7 +638,11 @@ impl<'a> Machine<'a, '_> {
                     let value = functions::call(function, &mut self.stack[first..], self.around);
                     self.stack.truncate(first);
                     let value = if is_emqx {
-                        let value = self.or_fail(value, || format!("{}()", function.name))?;
+                        let note = self.around.note.take();
+                        let value = self.or_fail(value, || match note {
+                            Some(note) => format!("{}(): {note}", function.name),
+                            None => format!("{}()", function.name),
+                        })?;
                         self.weighed(value)?
                     } else {
                         self.or_null(value, || format!("{}()", function.name))

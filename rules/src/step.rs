@@ -20,6 +20,7 @@ use crate::paths::{Paths, Scan};
 use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Target, Template};
 use crate::ruleset::Keeps;
 use crate::state::Table;
+use crate::properties::{self, PublishProperty};
 use crate::value::{Value, write_json_text};
 use crate::why::{self, Why};
 use crate::{Message, Rule, TargetKind};
@@ -80,6 +81,10 @@ pub enum TypeError {
     NotFinite,
     /// An argument of a function was out of its range.
     BadArgument,
+    /// A jq program raised an error.
+    JqError,
+    /// A jq program did not end in time, needed too much, or is not run for a while because of that.
+    JqStopped,
     /// A payload or an argument is not of the format that was named for it.
     InvalidFormat,
 }
@@ -131,13 +136,15 @@ impl Failure {
 
 impl TypeError {
     /// All of them, in the order of [`Counters::type_errors`].
-    pub const ALL: [TypeError; 7] = [
+    pub const ALL: [TypeError; 9] = [
         TypeError::InvalidJson,
         TypeError::TypeMismatch,
         TypeError::IntegerOverflow,
         TypeError::DivisionByZero,
         TypeError::NotFinite,
         TypeError::BadArgument,
+        TypeError::JqError,
+        TypeError::JqStopped,
         TypeError::InvalidFormat,
     ];
 
@@ -150,6 +157,8 @@ impl TypeError {
             TypeError::DivisionByZero => "division_by_zero",
             TypeError::NotFinite => "not_finite",
             TypeError::BadArgument => "bad_argument",
+            TypeError::JqError => "jq_error",
+            TypeError::JqStopped => "jq_stopped",
             TypeError::InvalidFormat => "invalid_format",
         }
     }
@@ -272,6 +281,11 @@ impl Scratch {
     /// As [`RuleState::restore`], of what all rules share.
     pub fn restore_shared(&mut self, key: &[u8], value: &[u8]) {
         self.around.kv.restore(key, value);
+    }
+
+    /// For commands, where no connection waits for a slow function.
+    pub(crate) fn be_patient(&mut self) {
+        self.around.jq.be_patient();
     }
 
     /// Must be called when a new message comes, before the first [`step`] on it.
@@ -408,6 +422,8 @@ pub struct OutRow {
     pub retain: Option<bool>,
     /// The sink's other template options (headers, ...), rendered, in order of its declaration.
     pub options: Vec<(Arc<str>, String)>,
+    /// Of a publish to a topic, in order of the options that made them.
+    pub properties: Vec<PublishProperty>,
 }
 
 impl OutRow {
@@ -701,6 +717,7 @@ fn emit(
             options.push((Arc::clone(name), value));
         }
     }
+    let properties = properties::render(m, &code.properties)?;
     let start = out.text.len();
     let mut range = start..start;
     let body = match &code.payload {
@@ -726,7 +743,17 @@ fn emit(
             Body::Json(Bytes::new())
         }
     };
-    out.rows.push(OutRow { insert, row, target, key, body, qos: code.qos, retain: code.retain, options });
+    out.rows.push(OutRow {
+        insert,
+        row,
+        target,
+        key,
+        body,
+        qos: code.qos,
+        retain: code.retain,
+        options,
+        properties,
+    });
     out.places.push(range);
     Ok(())
 }
@@ -760,7 +787,7 @@ pub(crate) fn publishable(topic: &str) -> bool {
 // === templates ===
 
 /// A template as text; `None` when a value in it was NULL or is no text.
-fn text(m: &mut Machine<'_, '_>, template: &Template) -> Result<Option<String>, Failure> {
+pub(crate) fn text(m: &mut Machine<'_, '_>, template: &Template) -> Result<Option<String>, Failure> {
     let mut bytes = Vec::new();
     let whole = render(m, template, &mut bytes)?;
     Ok(String::from_utf8(bytes).ok().filter(|_| whole))

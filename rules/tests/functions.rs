@@ -8,6 +8,8 @@ use std::path::Path;
 use ferrule_rules::{EMQX_FUNCTIONS_TOML, FUNCTIONS_TOML, cli, emqx_function_names, function_names};
 use serde_json::{Value, json};
 
+#[path = "common/worker.rs"]
+mod worker;
 /// What descriptions are given as: groups by title, and TOML.
 type Groups = &'static [(&'static str, &'static str)];
 
@@ -56,6 +58,7 @@ const READING: &str = r#"CREATE SCHEMA reading WITH (type = 'avro', definition =
 
 /// What expressions give, as JSON; `error` where the rule fails or cannot be loaded.
 fn values(dialect: &str, expressions: &[&str]) -> Vec<String> {
+    worker::offer();
     let case = |expression: &&str| {
         let sql = format!("SELECT {expression} AS r FROM \"t/#\"");
         let input = json!([{"topic": "t/1", "payload": "{\"x\":1}"}]);

@@ -45,6 +45,7 @@ fn inserts_render_targets_keys_and_bodies() {
         qos: None,
         retain: None,
         options: Vec::new(),
+        properties: Vec::new(),
     };
     let text = Body::Text(br#"t=81.5 null $ {"temp":81.5,"none":null,"line":"line-3"}"#.to_vec().into());
     assert_eq!(
@@ -202,4 +203,61 @@ fn the_readme_of_the_language_loads() {
     assert_eq!(rule.filters, ["factory/+/temperature"]);
     assert_eq!(rule.fields(), ["payload.temp"]);
     assert!(rule.text.starts_with("CREATE RULE overheating") && rule.text.ends_with("> 80"));
+}
+
+#[test]
+fn inserts_give_properties_to_publishes() {
+    use PublishProperty::*;
+    let set = rules(
+        "CREATE RULE a WITH (dialect = 'emqx') AS
+         INSERT INTO local.\"x\" WITH (content_type = 'text/${payload.kind}', response_topic = 'r/${clientid}', correlation_data = '${payload.id}',
+           payload_format = TRUE, message_expiry = '90s', user_properties.line = '${payload.line}', user_properties.none = '${payload.none}',
+           user_properties = '${payload.props}'),
+           local.\"y\" WITH (message_expiry = '${payload.ttl}', response_topic = '${payload.reply}')
+         SELECT * FROM \"s/#\";",
+    );
+    let run = |payload: &str| {
+        let message = Message { topic: "s/1", ..message(payload.as_bytes()) };
+        let (mut scratch, mut state, mut rows) = (Scratch::new(1), RuleState::default(), Rows::default());
+        scratch.begin();
+        let mut fuel = 10_000;
+        let ended =
+            step(&set.rules[0], &mut state, &message, &mut scratch, Now::default(), &mut fuel, &mut rows);
+        (ended, rows.rows.into_iter().map(|row| row.properties).collect::<Vec<_>>())
+    };
+    let user = |name: &str, value: &str| User(name.to_owned(), value.to_owned());
+    let (ended, properties) = run(
+        r#"{"kind":"csv","id":7,"line":"n","ttl":30,"reply":"a/b","props":{"k":"v","n":1,"l":["x","y"],"ferrule-hops":"0"}}"#,
+    );
+    assert_eq!(ended, Step::Emit);
+    let first = vec![
+        ContentType("text/csv".into()),
+        ResponseTopic("r/press-7".into()),
+        CorrelationData("7".into()),
+        PayloadFormat(true),
+        MessageExpiry(90),
+        user("line", "n"),
+        user("k", "v"),
+        user("n", "1"),
+        user("l", "x"),
+        user("l", "y"),
+    ];
+    assert_eq!(properties, [first, vec![MessageExpiry(30), ResponseTopic("a/b".into())]]);
+    // What is missing is left out; what is no topic or too long fails the rule.
+    let (_, properties) = run("{}");
+    assert_eq!(properties[1], []);
+    assert_eq!(run(r#"{"reply":"a/+"}"#).0, Step::Failed(Failure::BadTarget));
+    assert_eq!(run(&format!(r#"{{"line":"{}"}}"#, "x".repeat(70_000))).0, Step::Failed(Failure::TooLarge));
+    for wrong in [
+        "log WITH (content_type = 'x')",
+        "local.\"x\" WITH (content_type = 1)",
+        "local.\"x\" WITH (payload_format = 'yes')",
+        "local.\"x\" WITH (message_expiry = '5')",
+        "local.\"x\" WITH (message_expiry = 5)",
+        "local.\"x\" WITH (user_properties.\"ferrule-hops\" = '0')",
+        "local.\"x\" WITH (\"user_properties.ferrule-hops\" = '0')",
+    ] {
+        let text = format!("CREATE RULE a AS INSERT INTO {wrong} SELECT clientid FROM \"s/#\";");
+        assert!(load(&[Source { name: "r", text: &text }], &host()).is_err(), "{wrong}");
+    }
 }

@@ -234,6 +234,7 @@ enum Failure {
 
 /// Runs the program: `main`'s whole body.
 pub fn main(flavor: &Flavor) -> ExitCode {
+    ferrule_rules::jq::enter();
     let command = Cli::command().name(flavor.name).bin_name(flavor.name).about(flavor.about);
     let command = command.version(flavor.version);
     let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {

@@ -25,6 +25,7 @@ const MAX_LINE: usize = 64 << 20;
 pub fn eval(input: &mut dyn BufRead, out: &mut dyn Write) -> io::Result<i32> {
     let mut line = Vec::new();
     let mut scratch = Scratch::new(0x5eed);
+    scratch.be_patient();
     loop {
         line.clear();
         if io::Read::take(&mut *input, MAX_LINE as u64 + 1).read_until(b'\n', &mut line)? == 0 {

@@ -68,6 +68,7 @@ pub fn test(
             ..Message::default()
         };
         let mut scratch = Scratch::new(0);
+        scratch.be_patient();
         for rule in &set.rules {
             let source = sources.get(rule.file).copied().unwrap_or(Source { name: "", text: "" });
             let outcome = Outcome::of(rule, &source, &input, &mut scratch);
@@ -221,6 +222,9 @@ impl<'r> Outcome<'r> {
             }
             for (name, value) in &row.options {
                 write!(out, " {name} \"{}\"", show(value.as_bytes()))?;
+            }
+            for property in &row.properties {
+                write!(out, " {}", show(property.to_string().as_bytes()))?;
             }
             match &row.body {
                 Body::Payload => writeln!(out, ": the payload, untouched")?,

@@ -8,6 +8,7 @@ use crate::diagnostic::nearest;
 use crate::foreach::Each;
 use crate::formats::Schemas;
 use crate::functions;
+use crate::jq::{self, Jq, JqError};
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::plan::{MAX_ITEMS, Mistake, Plans, leaves_of};
 use crate::program::{
@@ -41,6 +42,7 @@ pub(crate) struct Planner<'p> {
     text: &'p str,
     schemas: &'p Schemas,
     paths: &'p mut Paths,
+    jq: &'p mut Jq,
     program: Program,
     plan: Plan,
     mistakes: Vec<Mistake>,
@@ -64,11 +66,13 @@ impl<'p> Planner<'p> {
         text: &'p str,
         schemas: &'p Schemas,
         paths: &'p mut Paths,
+        jq: &'p mut Jq,
     ) -> Self {
         let mut p = Planner {
             text,
             schemas,
             paths,
+            jq,
             program: Program::default(),
             plan: Plan { rule: rule.to_owned(), ..Plan::default() },
             mistakes: Vec::new(),
@@ -478,10 +482,34 @@ impl<'p> Planner<'p> {
         if function.name.starts_with("kv_store_") {
             self.program.keeps = Some(Keeps::Shared);
         }
+        if name.text == "jq" {
+            self.jq_program(name, args);
+        }
         for arg in args {
             self.emit_expr(arg, place);
         }
         self.emit(Op::Call { function: number(id), args: number(args.len()) });
+    }
+
+    /// A program that stands in the rule is compiled when it is loaded.
+    fn jq_program(&mut self, name: &Name, args: &[Expr]) {
+        if !jq::is_offered() {
+            let message = "`jq` needs a process of its own, which this program cannot start";
+            self.mistake(name.span, message, None);
+            return;
+        }
+        let Some(Expr { kind: ExprKind::Text(program), span, .. }) = args.first() else { return };
+        let Err(error) = self.jq.check(program) else { return };
+        let mut span = *span;
+        // Into the program, where it stands in the rule as it is.
+        if let JqError::Mistake { at: Some(at), .. } = error
+            && span.of(self.text).get(1..).is_some_and(|text| text.starts_with(program))
+            && let Ok(at) = u32::try_from(at)
+        {
+            let start = span.start + 1 + at;
+            span = Span { start, end: span.end.min(start + 1) };
+        }
+        self.mistake(span, format!("in this jq program: {}", error.message()), None);
     }
 
     /// Functions that read the message. In WHERE and INCASE they see none.

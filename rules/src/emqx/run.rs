@@ -63,7 +63,7 @@ pub(crate) struct RowPlan {
 /// ever made: what is written is bounded by counting before.
 const NODES_MAX: usize = 1 << 16;
 /// The deepest such tree: what walks one calls itself.
-const DEPTH_MAX: usize = 128;
+pub(crate) const DEPTH_MAX: usize = 128;
 
 /// Runs the rule. `Ok(false)`: WHERE was not true.
 pub(crate) fn evaluate(

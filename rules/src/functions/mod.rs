@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::TypeError;
 use crate::formats::Schemas;
+use crate::jq::Jq;
 use crate::program::MAX_TEXT;
 use crate::value::Value;
 
@@ -72,6 +73,10 @@ pub(crate) struct Surroundings {
     pub(crate) dict: Table,
     /// That of the rule in hand.
     pub(crate) state: Option<Box<Table>>,
+    /// The worker of `jq()`.
+    pub(crate) jq: Jq,
+    /// Why the last function failed, in words, where it knows more than its error says.
+    pub(crate) note: Option<String>,
 }
 
 impl Surroundings {
@@ -86,6 +91,8 @@ impl Surroundings {
             kv: Table::default(),
             dict: Table::default(),
             state: None,
+            jq: Jq::default(),
+            note: None,
         }
     }
 }

@@ -13,13 +13,18 @@ use crate::TypeError;
 const PATTERN_MAX: usize = 4 << 10;
 /// The largest compiled pattern, in bytes.
 const COMPILED_MAX: usize = 1 << 20;
+/// The most instructions of a pattern that has to go back: one that calls itself is written out.
+const PROGRAM_MAX: usize = 16 << 10;
 /// Steps of a pattern that has to go back; a few milliseconds.
 const BACKTRACK_MAX: usize = 100_000;
 /// Compiled patterns that a thread keeps: rules have few, and data that make patterns must not grow it.
 const PATTERNS_MAX: usize = 32;
 
+/// A pattern and what it has become; one that is none is not compiled again for each message either.
+type Known = (String, Option<Rc<Regex>>);
+
 thread_local! {
-    static PATTERNS: RefCell<VecDeque<(String, Rc<Regex>)>> = const { RefCell::new(VecDeque::new()) };
+    static PATTERNS: RefCell<VecDeque<Known>> = const { RefCell::new(VecDeque::new()) };
 }
 
 /// A compiled pattern, the last used ones kept.
@@ -31,20 +36,21 @@ pub(super) fn compiled(text: &str) -> Result<Rc<Regex>, TypeError> {
         if let Some(at) = known.iter().position(|(known, _)| known == text)
             && let Some(found) = known.remove(at)
         {
-            let regex = Rc::clone(&found.1);
+            let regex = found.1.clone();
             known.push_front(found);
-            return Ok(regex);
+            return regex.ok_or(TypeError::BadArgument);
         }
-        let regex = Rc::new(compile(text).map_err(|_| TypeError::BadArgument)?);
-        known.push_front((text.to_owned(), Rc::clone(&regex)));
+        let regex = compile(text).ok().map(Rc::new);
+        known.push_front((text.to_owned(), regex.clone()));
         known.truncate(PATTERNS_MAX);
-        Ok(regex)
+        regex.ok_or(TypeError::BadArgument)
     })
 }
 
 fn compile(text: &str) -> Result<Regex, Box<fancy_regex::Error>> {
     let mut builder = RegexBuilder::new(text);
-    builder.backtrack_limit(BACKTRACK_MAX).delegate_size_limit(COMPILED_MAX).build().map_err(Box::new)
+    builder.backtrack_limit(BACKTRACK_MAX).max_prog_size(PROGRAM_MAX);
+    builder.delegate_size_limit(COMPILED_MAX).delegate_dfa_size_limit(COMPILED_MAX).build().map_err(Box::new)
 }
 
 /// What is wrong with a pattern, in words.

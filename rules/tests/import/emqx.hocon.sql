@@ -47,12 +47,10 @@ WHERE
 --   "${level}"
 -- NOT IMPORTED: action republish: retain: TRUE or FALSE is needed here; it is FALSE
 --   "${flags.retain}"
--- NOT IMPORTED: action republish: mqtt_properties: a republished message has no properties of its own here
---   {"Message-Expiry-Interval":"60","Content-Type":""}
 -- NOT IMPORTED: action republish: direct_dispatch: what is republished goes through the rules like any message
 --   true
 CREATE RULE "as-it-comes" AS
-INSERT INTO local."copy/${topic} 'as' ""is"" ${$}{a b}"
+INSERT INTO local."copy/${topic} 'as' ""is"" ${$}{a b}" WITH (message_expiry = '60s')
 SELECT *, 1 as level FROM "a/#" -- all of it
 ;
 

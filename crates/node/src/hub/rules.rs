@@ -5,7 +5,7 @@
 
 use super::memory::{Memory, SHARED};
 use super::outbox::{How, parcel};
-use super::source::{Pairs, Source, forwardable};
+use super::source::{Pairs, Source, asked_properties, forwardable};
 use super::stage::Stage;
 use super::{Hub, Load, events};
 use crate::control::RuleStatus;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ferrule_broker::{
     Attachment, Ends, EventKind, LocalPublish, Message, Publisher, Role, RowElsewhere, Shard,
 };
-use ferrule_mqtt::{PropertiesBuf, QoS};
+use ferrule_mqtt::QoS;
 use ferrule_outbox::{End, Outcome, Reason};
 use ferrule_rules::{
     Ack, Body, Durability, Failure, Keeps, Qos0, Rows, Rule, RuleState, Scratch, Step, UserProperties,
@@ -413,7 +413,7 @@ impl Hub {
                         payload: body,
                         qos: row.qos.and_then(|q| QoS::try_from(q).ok()).unwrap_or(message.qos),
                         retain: row.retain.unwrap_or(false),
-                        properties: PropertiesBuf::new(),
+                        properties: asked_properties(&row.properties),
                         publisher: loaded.publisher.clone(),
                         received: origin.received,
                         hops: message.hops + 1,
@@ -429,8 +429,13 @@ impl Hub {
                             identity.seq = self.next_seq;
                             self.next_seq += u64::from(self.node.place.of);
                         }
-                        let properties =
-                            kept_properties.get_or_insert_with(|| forwardable(message.properties)).clone();
+                        let properties = if row.properties.is_empty() {
+                            kept_properties.get_or_insert_with(|| forwardable(message.properties)).clone()
+                        } else {
+                            Bytes::copy_from_slice(
+                                asked_properties(&row.properties).as_properties().as_bytes(),
+                            )
+                        };
                         let entry = Arc::new(Entry {
                             identity,
                             rule: path,

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use ferrule_broker::{Message, Role};
-use ferrule_mqtt::{Properties, PropertiesBuf, PropertyId};
-use ferrule_rules::UserProperties;
+use ferrule_mqtt::{Properties, PropertiesBuf, Property, PropertyId};
+use ferrule_rules::{PublishProperty, UserProperties};
 use ferrule_store::{Identity, MessageId, Origin, Stamp};
 use std::sync::Arc;
 
@@ -74,9 +74,27 @@ pub(super) fn forwardable(properties: Properties<'_>) -> Bytes {
     kept.extend(properties, |id| !matches!(id, PropertyId::TopicAlias | PropertyId::UserProperty));
     for (name, value) in properties.user_properties().filter(|(name, _)| !name.starts_with("ferrule-")) {
         // It was a property before: it encodes.
-        let _ = kept.push(ferrule_mqtt::Property::UserProperty(name, value));
+        let _ = kept.push(Property::UserProperty(name, value));
     }
     Bytes::copy_from_slice(kept.as_properties().as_bytes())
+}
+
+/// The properties that a rule's INSERT asks for.
+pub(super) fn asked_properties(asked: &[PublishProperty]) -> PropertiesBuf {
+    let mut out = PropertiesBuf::new();
+    for property in asked {
+        let property = match property {
+            PublishProperty::PayloadFormat(utf8) => Property::PayloadFormatIndicator(*utf8),
+            PublishProperty::MessageExpiry(seconds) => Property::MessageExpiryInterval(*seconds),
+            PublishProperty::ContentType(text) => Property::ContentType(text),
+            PublishProperty::ResponseTopic(topic) => Property::ResponseTopic(topic),
+            PublishProperty::CorrelationData(data) => Property::CorrelationData(data.as_bytes()),
+            PublishProperty::User(name, value) => Property::UserProperty(name, value),
+        };
+        // What a device wrote may hold what MQTT forbids in text (NUL): that property is left out.
+        let _ = out.push(property);
+    }
+    out
 }
 
 /// User properties for rules.

@@ -169,6 +169,28 @@ fn a_forwarded_message_keeps_its_identity_through_republishing() {
 }
 
 #[test]
+fn a_publish_of_a_rule_has_the_properties_that_its_insert_asks_for() {
+    let mut bench = Bench::new(
+        true,
+        "CREATE RULE again WITH (dialect = 'emqx') AS
+         INSERT INTO local.\"b/x\" WITH (content_type = 'text/plain', message_expiry = '60s', user_properties = '${pub_props.User-Property}')
+         SELECT payload FROM \"a/#\";
+         CREATE RULE bare AS INSERT INTO local.\"b/y\" SELECT * FROM \"a/#\";
+         CREATE RULE out AS INSERT INTO s SELECT * FROM \"b/#\";",
+    );
+    let device = bench.connect("d", None);
+    bench.publish(device, "a/1", "1", 1, &[("k", "v"), ("ferrule-x", "0")]);
+    let mut entries = bench.take();
+    entries.sort_by(|a, b| a.topic.cmp(&b.topic));
+    let mut asked = PropertiesBuf::new();
+    asked.push(Property::ContentType("text/plain")).unwrap();
+    asked.push(Property::MessageExpiryInterval(60)).unwrap();
+    asked.push(Property::UserProperty("k", "v")).unwrap();
+    let properties: Vec<&[u8]> = entries.iter().map(|entry| &*entry.properties).collect();
+    assert_eq!(properties, [asked.as_properties().as_bytes(), &[]]);
+}
+
+#[test]
 fn what_a_rule_publishes_twice_is_two_rows_of_the_rule_that_stores_it() {
     let mut bench = Bench::new(
         false,

@@ -144,18 +144,51 @@ fn republish(args: &Value, row: &Row, rule: &mut RuleDraft) -> Result<InsertDraf
         Value::Object(members) => members.values().all(|value| text_of(value).is_empty()),
         other => text_of(other).is_empty(),
     };
-    if args.get("mqtt_properties").is_some_and(|properties| !empty(properties)) {
-        lose(rule, "mqtt_properties", "a republished message has no properties of its own here");
+    let asked = args.get("mqtt_properties").and_then(Value::as_object);
+    for (name, value) in asked.into_iter().flatten().filter(|(_, value)| !text_of(value).is_empty()) {
+        match property(name, &text_of(value)) {
+            Some(option) => options.push(option),
+            None => lose(rule, "mqtt_properties", "one of these has no form here"),
+        }
     }
-    let user = args.get("user_properties");
-    if user.is_some_and(|properties| !empty(properties) && text_of(properties) != "${user_properties}") {
-        lose(rule, "user_properties", "a republished message has no user properties of its own here");
+    // The default names a column that a row seldom has.
+    let user = args.get("user_properties").filter(|user| !empty(user)).map(text_of);
+    match user.as_deref() {
+        None | Some("${user_properties}") => {}
+        Some("${pub_props.'User-Property'}" | "${pub_props.User-Property}") => {
+            options.push(("user_properties", string("${pub_props.User-Property}")));
+        }
+        Some(user) => match template(user) {
+            Ok(user) => options.push(("user_properties", string(&user))),
+            Err(_) => lose(rule, "user_properties", "this is no template here"),
+        },
     }
     if args.get("direct_dispatch").map(text_of).is_some_and(|direct| direct != "false") {
         lose(rule, "direct_dispatch", "what is republished goes through the rules like any message");
     }
     let text = insert("local", Some(&target), &options);
     Ok(InsertDraft { from: "republish".to_owned(), sink: None, text, original: shown(args) })
+}
+
+/// A property of a republished message as an option of INSERT INTO.
+fn property(name: &str, value: &str) -> Option<(&'static str, String)> {
+    let rendered = |option| Some((option, string(&template(value).ok()?)));
+    match name {
+        "Payload-Format-Indicator" => match value {
+            "1" | "true" => Some(("payload_format", "TRUE".to_owned())),
+            "0" | "false" => Some(("payload_format", "FALSE".to_owned())),
+            _ => None,
+        },
+        "Message-Expiry-Interval" => match value.parse::<u32>() {
+            Ok(seconds) => Some(("message_expiry", string(&format!("{seconds}s")))),
+            Err(_) if value.contains("${") => rendered("message_expiry"),
+            Err(_) => None,
+        },
+        "Content-Type" => rendered("content_type"),
+        "Response-Topic" => rendered("response_topic"),
+        "Correlation-Data" => rendered("correlation_data"),
+        _ => None,
+    }
 }
 
 /// The option `payload`; the whole row needs none.

@@ -18,20 +18,23 @@ use crate::value::{Map, Value};
 pub(super) mod codec;
 mod container;
 pub(super) mod number;
+mod jq;
+mod print;
 mod schema;
 pub(crate) mod sparkplug;
 mod system;
+mod term;
 mod text;
 mod time;
 
-pub(super) use text::scientific;
 pub(crate) use text::to_str;
 pub(super) use time::{days_to, offset_in};
 
 /// All of them: of each file one part, each in the order of its names.
-pub(super) const PARTS: [&[Function]; 7] = [
+pub(super) const PARTS: [&[Function]; 8] = [
     codec::FUNCTIONS,
     container::FUNCTIONS,
+    jq::FUNCTIONS,
     number::FUNCTIONS,
     system::FUNCTIONS,
     text::FUNCTIONS,

@@ -125,8 +125,8 @@ impl Spec {
                 let size = number.abs();
                 let digits = match control {
                     'f' | 'F' => format!("{size:.precision$}"),
-                    'e' => emqx::scientific(size, precision),
-                    'E' => emqx::scientific(size, precision).to_uppercase(),
+                    'e' => scientific(size, precision),
+                    'E' => scientific(size, precision).to_uppercase(),
                     // The shortest digits that are this number.
                     _ => format!("{size}"),
                 };
@@ -154,6 +154,17 @@ impl Spec {
     fn prefixed(&self, prefix: &str, digits: String) -> String {
         if self.prefix { format!("{prefix}{digits}") } else { digits }
     }
+}
+
+/// `1.50000e+00`: at least two digits of the exponent.
+fn scientific(f: f64, decimals: usize) -> String {
+    let text = format!("{f:.decimals$e}");
+    let Some((number, exponent)) = text.split_once('e') else { return text };
+    let (sign, digits) = match exponent.strip_prefix('-') {
+        Some(digits) => ('-', digits),
+        None => ('+', exponent),
+    };
+    format!("{number}e{sign}{digits:0>2}")
 }
 
 #[cfg(test)]
