@@ -68,6 +68,7 @@ mod foreach;
 mod formats;
 
 mod functions;
+mod guard;
 pub mod jq;
 mod json;
 mod paths;

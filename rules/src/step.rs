@@ -4,6 +4,7 @@
 //! plain fields; the last message that went wrong is kept with its payload cut.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -15,6 +16,7 @@ use crate::emqx;
 use crate::foreach::{self, Element};
 use crate::formats::{Codec, Document, Documents, FormatError};
 use crate::functions::Surroundings;
+use crate::guard::Guard;
 use crate::json;
 use crate::paths::{Paths, Scan};
 use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Target, Template};
@@ -64,6 +66,10 @@ pub enum Failure {
     NoResult,
     /// The format of an INSERT has no place for the row.
     Unencodable,
+    /// The rule is suspended ([`RuleState::suspended`]): it has not seen the message.
+    Suspended,
+    /// The rule panicked: a bug of the engine.
+    Panicked,
 }
 
 /// Why an expression became NULL. The message goes on; the counter tells.
@@ -108,7 +114,7 @@ pub struct Counters {
 
 impl Failure {
     /// All of them, in the order of [`Counters::failed`].
-    pub const ALL: [Failure; 8] = [
+    pub const ALL: [Failure; 10] = [
         Failure::NullInTarget,
         Failure::BadTarget,
         Failure::TooLarge,
@@ -117,6 +123,8 @@ impl Failure {
         Failure::Exception,
         Failure::NoResult,
         Failure::Unencodable,
+        Failure::Suspended,
+        Failure::Panicked,
     ];
 
     /// The stable name in metrics and results.
@@ -129,6 +137,8 @@ impl Failure {
             Failure::OutOfFuel => "out_of_fuel",
             Failure::Exception => "exception",
             Failure::NoResult => "no_result",
+            Failure::Suspended => "suspended",
+            Failure::Panicked => "panicked",
             Failure::Unencodable => "unencodable",
         }
     }
@@ -190,6 +200,7 @@ pub struct RuleState {
     pub last_failure: Option<LastFailure>,
     /// What the rule remembers.
     pub(crate) table: Option<Box<Table>>,
+    pub(crate) guard: Guard,
 }
 
 impl RuleState {
@@ -210,8 +221,14 @@ impl RuleState {
         self.table.get_or_insert_default().restore(key, value);
     }
 
-    /// Counts from 0 again: it is another rule of the same name.
+    /// Why the rule gets no message now: `out_of_fuel` or `panicked`, again and again.
+    pub fn suspended(&self, now: Now) -> Option<&'static str> {
+        self.guard.suspended(now.wall_ms)
+    }
+
+    /// Counts from 0 again, and is suspended no more: it is another rule of the same name.
     pub fn start_counting(&mut self) {
+        self.guard = Guard::default();
         self.counters = Counters::default();
         self.last_failure = None;
     }
@@ -463,10 +480,51 @@ pub fn step(
     fuel: &mut u64,
     out: &mut Rows,
 ) -> Step {
-    match rule.program.keeps {
+    if state.guard.suspended(now.wall_ms).is_some() {
+        out.clear();
+        state.counters.matched += 1;
+        state.counters.failed[Failure::Suspended as usize] += 1;
+        return Step::Failed(Failure::Suspended);
+    }
+    let guarded = || match rule.program.keeps {
         None => stateless(rule, state, input, scratch, now, fuel, out),
         Some(keeps) => remembering(keeps, rule, state, input, scratch, now, fuel, out),
+    };
+    // What it leaves half done is made whole below.
+    match catch_unwind(AssertUnwindSafe(guarded)) {
+        Ok(ended) => {
+            match ended {
+                Step::Emit | Step::NoMatch => state.guard.clear(),
+                Step::OutOfFuel => state.guard.strike(now.wall_ms),
+                Step::Failed(_) => {}
+            }
+            ended
+        }
+        Err(_) => panicked(state, input, scratch, now, out),
     }
+}
+
+/// After a panic: the message's other rules find everything as they left it.
+#[cold]
+fn panicked(
+    state: &mut RuleState,
+    input: &Message<'_>,
+    scratch: &mut Scratch,
+    now: Now,
+    out: &mut Rows,
+) -> Step {
+    out.clear();
+    if let Some(mut table) = scratch.around.state.take() {
+        table.roll_back();
+        state.table = Some(table);
+    }
+    scratch.around.kv.keep();
+    scratch.begin();
+    state.counters.matched += 1;
+    state.counters.failed[Failure::Panicked as usize] += 1;
+    state.guard.panicked(now.wall_ms);
+    keep(state, Failure::Panicked.name(), input, None, now);
+    Step::Failed(Failure::Panicked)
 }
 
 #[inline]

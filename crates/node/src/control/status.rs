@@ -212,7 +212,7 @@ pub struct RuleStatus {
     pub name: String,
     /// The file it is from.
     pub file: String,
-    /// `"running"` or `"suspended"`.
+    /// `"running"`, `"disabled"`, or `"suspended"`: it went wrong again and again.
     pub state: String,
     /// Messages of its topics.
     pub matched: u64,
@@ -227,6 +227,8 @@ pub struct RuleStatus {
     pub failed_by: Map<String, Value>,
     /// Rows out.
     pub rows_out: u64,
+    /// Bytes of what it remembers.
+    pub state_bytes: u64,
     /// The last failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -244,6 +246,10 @@ impl RuleStatus {
             self.failed_by.insert(reason, (known + count.as_u64().unwrap_or_default()).into());
         }
         self.rows_out += other.rows_out;
+        self.state_bytes += other.state_bytes;
+        if other.state == "suspended" {
+            self.state = other.state;
+        }
         self.last_error = other.last_error.or(self.last_error.take());
     }
 }

@@ -161,10 +161,10 @@ impl Rules {
     }
 
     /// In the order of the text.
-    pub(super) fn status(&self) -> Vec<RuleStatus> {
+    pub(super) fn status(&self, now: Now) -> Vec<RuleStatus> {
         let mut loaded: Vec<&Loaded> = self.loaded.iter().flatten().collect();
         loaded.sort_unstable_by_key(|l| l.order);
-        loaded.into_iter().map(Loaded::status).collect()
+        loaded.into_iter().map(|loaded| loaded.status(now)).collect()
     }
 
     /// The number of a rule of this name; a new one if there is none.
@@ -188,7 +188,7 @@ impl Loaded {
         self.rule.topic_filters().filter(|_| self.rule.enabled)
     }
 
-    fn status(&self) -> RuleStatus {
+    fn status(&self, now: Now) -> RuleStatus {
         let c = &self.state.counters;
         let failed_by = (Failure::ALL.iter().zip(c.failed))
             .filter(|(_, count)| *count > 0)
@@ -196,7 +196,13 @@ impl Loaded {
         RuleStatus {
             name: self.rule.name.clone(),
             file: self.file.to_string(),
-            state: if self.rule.enabled { "running" } else { "disabled" }.to_owned(),
+            state: match self.state.suspended(ferrule_rules::Now { wall_ms: now.wall_ms }) {
+                _ if !self.rule.enabled => "disabled",
+                Some(_) => "suspended",
+                None => "running",
+            }
+            .to_owned(),
+            state_bytes: self.state.size().1 as u64,
             matched: c.matched,
             passed: c.passed,
             filtered: c.filtered,
@@ -380,6 +386,11 @@ impl Hub {
                 Step::NoMatch => continue,
                 // Counted by its rule, acknowledged, and counted there too.
                 Step::Failed(_) | Step::OutOfFuel => {
+                    if outcome != Step::Failed(Failure::Suspended)
+                        && let Some(why) = loaded.state.suspended(rule_now)
+                    {
+                        tracing::warn!(rule = loaded.rule.name, why, "suspended: tried again later");
+                    }
                     ends.discard(Outcome::Discarded(Reason::Rule));
                     continue;
                 }

@@ -83,7 +83,7 @@ impl Hub {
             retained,
             waiting,
             outboxes: own.map(|o| o.status(now)).collect(),
-            rules: hub.rules.status(),
+            rules: hub.rules.status(now),
             counters: counters.into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect(),
             ..Status::default()
         }
