@@ -17,8 +17,8 @@ use crate::value::{Map, Value};
 
 pub(super) mod codec;
 mod container;
-pub(super) mod number;
 mod jq;
+pub(super) mod number;
 mod print;
 mod schema;
 pub(crate) mod sparkplug;

@@ -134,7 +134,11 @@ mod tests {
             ("regexp_like", r#"5, "5""#, "type_mismatch"),
             ("regexp_like", r#""a", null"#, "null"),
             ("regexp_like", r#""foobar", "foo(?=bar)""#, "true"),
-            ("regexp_like", r#""aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab", "^(?=a)(a|aa)+\\1$""#, "bad_argument"),
+            (
+                "regexp_like",
+                r#""aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab", "^(?=a)(a|aa)+\\1$""#,
+                "bad_argument",
+            ),
             ("regexp_count", r#""aXbX", "x", "i""#, "2"),
             ("regexp_count", r#""ab", """#, "3"),
             ("regexp_substr", r#""a1b2", "[0-9]""#, r#""1""#),
