@@ -26,6 +26,7 @@ pub mod procfs;
 pub mod report;
 pub mod result;
 pub mod rows;
+pub mod rules;
 pub mod run;
 pub mod scale;
 mod shard;

@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use ferrule_bench::peer::Peer;
 use ferrule_bench::result::Run;
 use ferrule_bench::{
-    carrier::Over, crowd, floor, handshakes, idle, load, pipeline, report, rows, run, scale, stored, storm,
+    carrier::Over, crowd, floor, handshakes, idle, load, pipeline, report, rows, rules, run, scale, stored,
+    storm,
 };
 
 /// Load generator and side-by-side benchmarks. Without a command: `run`.
@@ -37,6 +38,8 @@ enum Command {
     Acceptor(handshakes::AcceptorArgs),
     /// A shard of the broker without sockets: how memory and time grow with sessions and filters.
     Scale(scale::ScaleArgs),
+    /// What rules cost, without sockets; prints what one round found.
+    Rules(rules::RulesArgs),
     /// Writes docs/benchmarks.md from the newest result file.
     Report(ReportArgs),
 }
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::Handshakes(plan) => some_handshakes(&plan),
         Command::Acceptor(args) => handshakes::accept(&args).map_err(Into::into),
         Command::Scale(args) => one_scale(&args),
+        Command::Rules(args) => one_round_of_rules(&args),
         Command::Report(args) => write_report(&args),
     };
     match result {
@@ -134,12 +138,18 @@ fn one_scale(args: &scale::ScaleArgs) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+fn one_round_of_rules(args: &rules::RulesArgs) -> Result<(), Box<dyn Error>> {
+    println!("{}", serde_json::to_string(&rules::measure(args.quick)?)?);
+    Ok(())
+}
+
 /// The rows of one process without sockets.
 fn scale_rows(options: &run::Options, result: &mut Run) {
     let core = result.machine.broker_core;
     let said = |what: &str| eprintln!("  {what}");
     result.sessions = scale::sessions(options, core, said);
     result.filters = scale::filters(options, core, said);
+    result.rules = rules::rounds(options, core, said);
 }
 
 fn write_report(args: &ReportArgs) -> Result<(), Box<dyn Error>> {

@@ -57,6 +57,8 @@ fn errors(run: &Run) -> Vec<String> {
         .iter()
         .flat_map(|filters| filters.errors.iter().map(|error| ("filters".to_owned(), error)));
     let pipeline = run.pipeline.iter().filter_map(|row| Some((row.row.clone(), row.error.as_ref()?)));
+    let rules =
+        run.rules.iter().flat_map(|rules| rules.errors.iter().map(|error| ("rules".to_owned(), error)));
     let all = rows
         .chain(closed)
         .chain(handshakes)
@@ -64,6 +66,7 @@ fn errors(run: &Run) -> Vec<String> {
         .chain(sessions)
         .chain(stored)
         .chain(filters)
+        .chain(rules)
         .chain(pipeline);
     all.map(|(row, error)| format!("{row}: {}", error.replace('\n', " | "))).collect()
 }
@@ -277,6 +280,7 @@ mod tests {
                 }),
                 error: None,
             }],
+            rules: None,
             filters: Some(FiltersResult {
                 few: vec![filters(10, 2_000_000), filters(10, 1_000_000)],
                 all: vec![filters(1000, 1_200_000)],

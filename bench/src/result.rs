@@ -14,6 +14,7 @@ use crate::crowd::CrowdOutcome;
 use crate::handshakes::HandshakesOutcome;
 use crate::load::Outcome;
 use crate::rows::Target;
+use crate::rules::RulesResult;
 use crate::scale::{FiltersResult, SessionsResult};
 use crate::stored::StoredResult;
 
@@ -53,6 +54,9 @@ pub struct Run {
     pub stored: Vec<StoredResult>,
     /// Filters in one process without sockets.
     pub filters: Option<FiltersResult>,
+    /// What rules cost.
+    #[serde(default)]
+    pub rules: Option<RulesResult>,
     /// Edge, cloud, sink.
     pub pipeline: Vec<PipelineResult>,
 }

@@ -53,6 +53,7 @@ pub fn begin(options: &Options, peers: &[Peer], root: &Path) -> Run {
         sessions: Vec::new(),
         stored: Vec::new(),
         filters: None,
+        rules: None,
         pipeline: Vec::new(),
     }
 }

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
+use ferrule_broker::Hook;
 use serde::{Deserialize, Serialize};
 
 use crate::procfs;
@@ -358,7 +359,26 @@ fn hello(out: &mut Vec<u8>, client_id: &str) {
     );
 }
 
-fn ensure(taken: bool) -> Result<(), String> {
+/// A client that is connected.
+pub(crate) fn connect<H: Hook>(driven: &mut Driven<H>, client_id: &str) -> Result<Client, String> {
+    let client = driven.open().ok_or("a client is refused")?;
+    let mut out = Vec::new();
+    hello(&mut out, client_id);
+    ensure(driven.receive(client, &out))?;
+    driven.turn(|_, _| {});
+    Ok(client)
+}
+
+/// Subscribes a client at QoS 0.
+pub(crate) fn subscribe<H: Hook>(driven: &mut Driven<H>, client: Client, filter: &str) -> Result<(), String> {
+    let mut out = Vec::new();
+    wire::subscribe(&mut out, Version::V3, filter, 0);
+    ensure(driven.receive(client, &out))?;
+    driven.turn(|_, _| {});
+    Ok(())
+}
+
+pub(crate) fn ensure(taken: bool) -> Result<(), String> {
     if taken { Ok(()) } else { Err("the shard did not take a packet".to_owned()) }
 }
 
