@@ -139,7 +139,7 @@ fn one_scale(args: &scale::ScaleArgs) -> Result<(), Box<dyn Error>> {
 }
 
 fn one_round_of_rules(args: &rules::RulesArgs) -> Result<(), Box<dyn Error>> {
-    println!("{}", serde_json::to_string(&rules::measure(args.quick)?)?);
+    println!("{}", serde_json::to_string(&rules::measure(args.quick, &args.only)?)?);
     Ok(())
 }
 

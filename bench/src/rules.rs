@@ -34,6 +34,9 @@ pub struct RulesArgs {
     /// Fewer repetitions: a smoke test.
     #[arg(long)]
     pub quick: bool,
+    /// Only figures whose name contains this.
+    #[arg(long, default_value = "")]
+    pub only: String,
 }
 
 /// One figure of all rounds.
@@ -54,6 +57,14 @@ pub struct RulesResult {
     pub errors: Vec<String>,
 }
 
+const SECOND: &str = "publish to two subscribers";
+const REPUBLISH: &str = "publish to one, and a rule republishes to the other";
+const FEW: &str = "publish, 5 rules of which 5 match";
+const MANY: &str = "publish, 10,000 rules of which 5 match";
+const LOAD: &str = "5,000 rules loaded, checked, compiled";
+const RELOAD_ONE: &str = "reload of 5,000 rules, one changed: a worker's pause";
+const RELOAD_ALL: &str = "reload of 5,000 rules, all changed: a worker's pause";
+
 /// Names, units, and what is aimed at: at most.
 pub const FIGURES: [(&str, &str, Option<f64>); 17] = [
     ("one rule, match", "ns", Some(400.0)),
@@ -63,16 +74,16 @@ pub const FIGURES: [(&str, &str, Option<f64>); 17] = [
     ("serde_json's whole parse", "ns", None),
     ("FOREACH over 100 elements, a row", "ns", Some(150.0)),
     ("FOREACH of EMQX's dialect, a row", "ns", Some(150.0)),
-    ("publish to two subscribers", "ns", None),
-    ("publish to one, and a rule republishes to the other", "ns", None),
+    (SECOND, "ns", None),
+    (REPUBLISH, "ns", None),
     ("republish to second subscriber", "ratio", Some(1.3)),
-    ("publish, 5 rules of which 5 match", "ns", None),
-    ("publish, 10,000 rules of which 5 match", "ns", None),
+    (FEW, "ns", None),
+    (MANY, "ns", None),
     ("10,000 rules to 5", "ratio", Some(1.5)),
     ("memory of a rule", "bytes", Some(4096.0)),
-    ("5,000 rules loaded, checked, compiled", "ms", Some(1000.0)),
-    ("reload of 5,000 rules, one changed: a worker's pause", "ms", Some(5.0)),
-    ("reload of 5,000 rules, all changed: a worker's pause", "ms", None),
+    (LOAD, "ms", Some(1000.0)),
+    (RELOAD_ONE, "ms", Some(5.0)),
+    (RELOAD_ALL, "ms", None),
 ];
 
 impl RulesResult {
@@ -110,39 +121,45 @@ pub fn rounds(options: &Options, core: Option<usize>, mut said: impl FnMut(&str)
     Some(result)
 }
 
-/// One round in this process: names and values.
+/// One round in this process: names and values, of those figures whose name contains `only`.
 ///
 /// # Errors
 /// When something does not do what it has to, in words.
-pub fn measure(quick: bool) -> Result<Vec<(String, f64)>, String> {
-    let mut found: Vec<f64> = Vec::new();
+pub fn measure(quick: bool, only: &str) -> Result<Vec<(String, f64)>, String> {
     let times = if quick { 1_000 } else { 400_000 };
-    for dialect in ["ferrule", "emqx"] {
-        for temp in ["72.5", "21.5"] {
-            found.push(one_rule(dialect, temp, times)?);
-        }
-    }
-    let payload = payload("72.5");
-    found.push(each_ns(times / 4, || {
-        black_box(serde_json::from_str::<serde_json::Value>(black_box(&payload)).is_ok());
-    }));
-    for dialect in ["ferrule", "emqx"] {
-        found.push(foreach(dialect, times / 100)?);
-    }
     let publishes = if quick { 2_000 } else { 400_000 };
-    let second = publish_ns("", &["a/#", "a/+"], publishes)?;
-    let rule = "CREATE RULE again AS INSERT INTO local.\"b/x\" SELECT * FROM \"a/#\";";
-    let republish = publish_ns(rule, &["a/#", "b/#"], publishes)?;
-    found.extend([second, republish, republish / second]);
-    let few: String = (0..5).map(matching_rule).collect();
-    let many_count = if quick { 500 } else { 10_000 };
-    let many: String = (0..5).map(matching_rule).chain((5..many_count).map(other_rule)).collect();
-    let few_ns = publish_ns(&few, &["out/#"], publishes / 5)?;
-    let many_ns = publish_ns(&many, &["out/#"], publishes / 5)?;
-    found.extend([few_ns, many_ns, many_ns / few_ns]);
-    found.push(rule_bytes(many_count)?);
-    found.extend(loading(if quick { 100 } else { 5_000 })?);
-    Ok(FIGURES.iter().map(|(name, ..)| (*name).to_owned()).zip(found).collect())
+    let (many, few) = (if quick { 500 } else { 10_000 }, 5);
+    let again = "CREATE RULE again AS INSERT INTO local.\"b/x\" SELECT * FROM \"a/#\";";
+    let rules = |count| (0..few).map(matching_rule).chain((few..count).map(other_rule)).collect::<String>();
+    let mut found: Vec<(&str, f64)> = Vec::new();
+    for (name, ..) in FIGURES.iter().filter(|(name, ..)| name.contains(only)) {
+        let of = |name: &str| found.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+        let ratio = |a: &str, b: &str| Ok(of(a).zip(of(b)).map_or(f64::NAN, |(a, b)| a / b));
+        let value = match *name {
+            "one rule, match" => one_rule("ferrule", "72.5", times),
+            "one rule, no match" => one_rule("ferrule", "21.5", times),
+            "one rule of EMQX's dialect, match" => one_rule("emqx", "72.5", times),
+            "one rule of EMQX's dialect, no match" => one_rule("emqx", "21.5", times),
+            "serde_json's whole parse" => {
+                let payload = payload("72.5");
+                Ok(each_ns(times / 4, || {
+                    black_box(serde_json::from_str::<serde_json::Value>(black_box(&payload)).is_ok());
+                }))
+            }
+            "FOREACH over 100 elements, a row" => foreach("ferrule", times / 100),
+            "FOREACH of EMQX's dialect, a row" => foreach("emqx", times / 100),
+            SECOND => publish_ns("", &["a/#", "a/+"], publishes),
+            REPUBLISH => publish_ns(again, &["a/#", "b/#"], publishes),
+            "republish to second subscriber" => ratio(REPUBLISH, SECOND),
+            FEW => publish_ns(&rules(few), &["out/#"], publishes / 5),
+            MANY => publish_ns(&rules(many), &["out/#"], publishes / 5),
+            "10,000 rules to 5" => ratio(MANY, FEW),
+            "memory of a rule" => rule_bytes(many),
+            _ => loading(if quick { 100 } else { 5_000 }, name),
+        };
+        found.push((name, value?));
+    }
+    Ok(found.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 const REST: &str = r#""device":"press-7","line":"north","seq":1234567,"ts":1541152486013,"humidity":41.25,"pressure":1013.2,"state":"running","flags":[1,0,1],"fw":"2.14.1","rssi":-61,"uptime":8640000"#;
@@ -285,25 +302,28 @@ fn rule_bytes(count: usize) -> Result<f64, String> {
     Ok(after.saturating_sub(before) as f64 / count as f64)
 }
 
-/// Milliseconds: of loading, of a reload with one rule changed, of one with all.
-fn loading(count: usize) -> Result<[f64; 3], String> {
+/// Milliseconds of one of the figures about loading.
+fn loading(count: usize, figure: &str) -> Result<f64, String> {
+    let ms = |start: Instant| start.elapsed().as_secs_f64() * 1e3;
     let text: String = (0..count).map(other_rule).collect();
     let start = Instant::now();
     let set = loaded(&text)?;
-    let load_ms = start.elapsed().as_secs_f64() * 1e3;
+    let load_ms = ms(start);
     if set.rules.len() != count {
         return Err(format!("{} rules of {count}", set.rules.len()));
     }
+    if figure == LOAD {
+        return Ok(load_ms);
+    }
     let (mut driven, first) = hub(&text)?;
     put(&mut driven, first);
-    let mut pause = |text: &str| -> Result<f64, String> {
-        let rules = loaded(text)?.rules.into_iter().map(Arc::new).collect();
-        let load = Load { rules, files: vec!["rules.sql".into()], outboxes: Vec::new() };
-        let start = Instant::now();
-        put(&mut driven, load);
-        Ok(start.elapsed().as_secs_f64() * 1e3)
+    let changed = match figure {
+        RELOAD_ONE => text.replacen("payload.temp > 7;", "payload.temp > 8;", 1),
+        _ => text.replace("FROM \"", "FROM \"other/"),
     };
-    let one = pause(&text.replacen("payload.temp > 7;", "payload.temp > 8;", 1))?;
-    let all = pause(&text.replace("FROM \"", "FROM \"other/"))?;
-    Ok([load_ms, one, all])
+    let rules = loaded(&changed)?.rules.into_iter().map(Arc::new).collect();
+    let load = Load { rules, files: vec!["rules.sql".into()], outboxes: Vec::new() };
+    let start = Instant::now();
+    put(&mut driven, load);
+    Ok(ms(start))
 }

@@ -21,8 +21,8 @@ use ferrule_rules::{
 };
 use ferrule_store::record::Entry;
 use ferrule_store::{Now, Op, Store};
+use foldhash::{HashMap, HashMapExt};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Operations of a rule's program on one message: 100,000 are some 5 ms, far above any sane rule.
@@ -220,6 +220,7 @@ impl Hub {
         let hub = shard.hook();
         hub.connect(&load.outboxes, now);
         let mut stays = vec![false; hub.rules.loaded.len()];
+        let mut dropped: Vec<Arc<Rule>> = Vec::new();
         // Filter, rule, whether it is new.
         let mut changes: Vec<(String, u32, bool)> = Vec::new();
         for (order, rule) in load.rules.into_iter().enumerate() {
@@ -227,6 +228,16 @@ impl Hub {
             let place = number as usize;
             stays.resize(hub.rules.loaded.len(), false);
             stays[place] = true;
+            let file = load.files.get(rule.file).cloned().unwrap_or_default();
+            if let Some(Some(loaded)) = hub.rules.loaded.get_mut(place)
+                && loaded.rule.text == rule.text
+                && loaded.rule.dialect == rule.dialect
+            {
+                // Compiled anew with the set, since paths have other numbers; all else is as it was.
+                dropped.push(std::mem::replace(&mut loaded.rule, rule));
+                (loaded.order, loaded.file) = (order, file);
+                continue;
+            }
             let targets = (rule.inserts.iter())
                 .map(|insert| match insert.sink.as_str() {
                     "local" => Target::Local,
@@ -234,7 +245,6 @@ impl Hub {
                     sink => Target::Outbox(hub.outbox(&sink.into())),
                 })
                 .collect();
-            let file = load.files.get(rule.file).cloned().unwrap_or_default();
             let mut before = hub.rules.loaded[place].take();
             let publisher = before.as_ref().map_or_else(|| as_publisher(&rule), |b| b.publisher.clone());
             let owner = rule.keeps().map(|keeps| match keeps {
@@ -246,27 +256,18 @@ impl Hub {
             let keeps = rule.keeps().filter(|_| owner == Some(hub.node.place.index));
             hub.rules.ids.insert(rule.id, number);
             let mut loaded = Loaded { rule, file, order, state, targets, publisher, owner, is_noted };
-            let mut stays_same = false;
-            let mut old: Vec<&str> = Vec::new();
-            if let Some(before) = &before {
-                old.extend(before.filters());
-                // A rule that did not change keeps its counters.
-                if before.rule.text == loaded.rule.text && before.rule.dialect == loaded.rule.dialect {
-                    stays_same = true;
-                }
-            }
+            let old: Vec<&str> = before.iter().flat_map(Loaded::filters).collect();
             if !old.iter().copied().eq(loaded.filters()) {
                 changes.extend(old.iter().map(|filter| ((*filter).to_owned(), number, false)));
                 changes.extend(loaded.filters().map(|filter| (filter.to_owned(), number, true)));
             }
             if let Some(before) = &mut before {
-                // And what it remembers, also when it says something else now.
+                // What it remembers stays, also when it says something else now.
                 loaded.state = std::mem::take(&mut before.state);
-                if !stays_same {
-                    loaded.state.start_counting();
-                }
+                loaded.state.start_counting();
             }
             hub.rules.loaded[place] = Some(loaded);
+            dropped.extend(before.map(|before| before.rule));
             if let Some(keeps) = keeps {
                 hub.rules.restore(place, keeps);
             }
@@ -287,6 +288,10 @@ impl Hub {
         let heard = EventKind::ALL.into_iter().filter(|kind| !hub.rules.listeners(*kind).is_empty());
         let heard: Vec<EventKind> = heard.collect();
         shard.set_events(heard.into_iter());
+        if !dropped.is_empty() {
+            // Thousands of compiled rules take milliseconds to free, which messages need not wait for. Without a thread they are freed here.
+            drop(std::thread::Builder::new().name("old rules".to_owned()).spawn(move || drop(dropped)));
+        }
         for (filter, number, added) in changes {
             match added {
                 true => shard.add_hook_filter(&filter, number),
