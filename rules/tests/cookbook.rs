@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! -- try: TOPIC [as CLIENTID] [+SECONDSs] PAYLOAD      the payload is the rest of the line; x'01ff' are bytes
+//! -- try: $events/...              [+SECONDSs] COLUMNS      an event, its columns as an object
 //! -- => SINK ["TARGET"]: BODY                          a row of it; without such lines nothing comes
 //! ```
 //! A file's messages go through its rules in order, with one state a rule: they remember. `+60s` is when a message comes, behind the one
@@ -133,9 +134,13 @@ fn each_file_does_what_it_says() {
         let mut states = vec![RuleState::default(); set.rules.len()];
         let mut wall_ms = 1_795_558_634_000;
         let mut emitted = vec![false; set.rules.len()];
-        for tried in tries(&text) {
+        for (number, tried) in tries(&text).enumerate() {
             wall_ms += tried.wait_s * 1000;
+            let event = tried.topic.strip_prefix("$events/").map(|event| event.replace('/', "."));
+            let columns = event.as_ref().map(|_| serde_json::from_slice(&tried.payload).unwrap());
             let message = Message {
+                event: event.as_deref(),
+                columns: columns.as_ref(),
                 topic: tried.topic,
                 payload: &tried.payload,
                 clientid: tried.clientid.unwrap_or("press-7"),
@@ -161,8 +166,7 @@ fn each_file_does_what_it_says() {
                 }
             }
             if came != tried.expected {
-                writeln!(wrong, "{name}: {} {}", tried.topic, String::from_utf8_lossy(&tried.payload))
-                    .unwrap();
+                writeln!(wrong, "{name}: try {number}: {}", tried.topic).unwrap();
                 came.iter().for_each(|line| writeln!(wrong, "-- => {line}").unwrap());
             }
         }
