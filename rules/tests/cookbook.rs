@@ -21,8 +21,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Name and text of each file of the cookbook, in order.
-fn files() -> Vec<(String, String)> {
+/// Name and text of each file of rules, in order.
+fn all_files() -> Vec<(String, String)> {
     let mut files: Vec<(String, String)> = fs::read_dir(root().join("examples/rules"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -30,9 +30,15 @@ fn files() -> Vec<(String, String)> {
         .map(|path| {
             (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap())
         })
-        .filter(|(_, text)| tries(text).next().is_some())
         .collect();
     files.sort();
+    files
+}
+
+/// Those whose messages are tried here.
+fn files() -> Vec<(String, String)> {
+    let files: Vec<_> = all_files().into_iter().filter(|(_, text)| tries(text).next().is_some()).collect();
+    assert!(files.len() >= 20, "{}", files.len());
     files
 }
 
@@ -177,4 +183,59 @@ fn each_file_does_what_it_says() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// The descriptor beside a `.proto` file is that file's.
+#[test]
+fn descriptors_are_fresh() {
+    let folder = root().join("examples/rules");
+    let set = protox::compile(["25-reading.proto"], [&folder]).unwrap();
+    let mut fresh = set;
+    fresh.file.iter_mut().for_each(|file| file.source_code_info = None);
+    let fresh = prost_reflect::prost::Message::encode_to_vec(&fresh);
+    let path = folder.join("25-reading.desc");
+    if std::env::var_os("FERRULE_WRITE_REPORT").is_some() {
+        fs::write(&path, &fresh).unwrap();
+    }
+    assert!(fs::read(&path).unwrap() == fresh, "type: FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test cookbook");
+}
+
+/// The page of all files: a table of their first sentences, then each as it is.
+fn page() -> String {
+    let mut contents = String::new();
+    let mut chapters = String::new();
+    for (name, text) in all_files() {
+        let title = name.trim_end_matches(".sql").replace('-', " ");
+        let comment: Vec<&str> = text
+            .lines()
+            .map_while(|line| line.strip_prefix("-- "))
+            .take_while(|line| !line.starts_with("try:"))
+            .collect();
+        let comment = comment.join(" ");
+        let problem = comment.split_once(". ").map_or(comment.trim_end_matches('.'), |(first, _)| first);
+        writeln!(contents, "| [{title}](#{}) | {problem} |", title.replace(' ', "-")).unwrap();
+        write!(chapters, "\n## {title}\n[{name}](../examples/rules/{name})\n```sql\n{text}```\n").unwrap();
+    }
+    format!("{HEAD}\n| | |\n|---|---|\n{contents}{chapters}")
+}
+
+const HEAD: &str = "# Cookbook
+
+Rules that run: copy one and change its names. They are the files of [`examples/rules`](../examples/rules), and this page is made of them by
+`FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test cookbook`; tests run each with the messages that it names.
+
+`-- try:` is a message: its topic and payload (`x'01ff'` are bytes, `\\n` a new line, `+60s` how long after the one before); `-- =>` is what comes of it: the sink, its target, the row. A
+message without such a line makes no row. The language is in [rules.md](rules.md), the functions are in [rules-functions.md](rules-functions.md).
+";
+
+#[test]
+fn the_page_is_fresh() {
+    let path = root().join("docs/cookbook.md");
+    if std::env::var_os("FERRULE_WRITE_REPORT").is_some() {
+        fs::write(&path, page()).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&path).unwrap() == page(),
+        "type: FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test cookbook"
+    );
 }
