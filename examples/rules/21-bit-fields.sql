@@ -1,4 +1,4 @@
--- A radio sensor packs all it knows into seven bytes: version (3 bits), low battery (1), reserved (4), counter (16, little-endian),
+-- A radio sensor packs all it knows into seven bytes. They are: version (3 bits), low battery (1), reserved (4), counter (16, little-endian),
 -- temperature (12, signed, tenths of a degree), humidity (7, percent), door (1), six spare bits, signal strength (6).
 -- read_int() takes an offset and a width in bits, so fields need not begin at a byte; frames of another length are not looked at.
 -- try: radio/a1/up x'30 d204 f9c 5b 4b 0'

@@ -197,7 +197,10 @@ fn descriptors_are_fresh() {
     if std::env::var_os("FERRULE_WRITE_REPORT").is_some() {
         fs::write(&path, &fresh).unwrap();
     }
-    assert!(fs::read(&path).unwrap() == fresh, "type: FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test cookbook");
+    assert!(
+        fs::read(&path).unwrap() == fresh,
+        "type: FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test cookbook"
+    );
 }
 
 /// The page of all files: a table of their first sentences, then each as it is.
