@@ -811,8 +811,11 @@ fn set<T>(to: &mut T, value: T) -> Option<&'static str> {
     None
 }
 
-/// Topics that only Ferrule itself publishes to.
-pub(crate) fn forbidden_topic(topic: &str) -> bool {
+/// Topics that only Ferrule itself publishes to, also behind a delay (`$delayed/60/$SYS/x`).
+pub(crate) fn forbidden_topic(mut topic: &str) -> bool {
+    while let Some((_, delayed)) = topic.strip_prefix("$delayed/").and_then(|rest| rest.split_once('/')) {
+        topic = delayed;
+    }
     ["$SYS", "$ferrule"]
         .iter()
         .any(|name| topic.strip_prefix(name).is_some_and(|r| r.is_empty() || r.starts_with('/')))

@@ -92,6 +92,7 @@ fn bad_targets_fail_that_message() {
         ("a/${payload.x}", "{}", Failure::NullInTarget),
         ("a/${payload.x}", r#"{"x":"+"}"#, Failure::BadTarget),
         ("${payload.x}", r#"{"x":"$SYS/broker"}"#, Failure::BadTarget),
+        ("${payload.x}", r#"{"x":"$delayed/1/$delayed/2/$SYS/broker"}"#, Failure::BadTarget),
         ("${payload.x}", r#"{"x":"$ferrule/a"}"#, Failure::BadTarget),
         ("${payload.x}", r#"{"x":""}"#, Failure::BadTarget),
         ("a/${payload.x}", r#"{"x":"\u0000"}"#, Failure::BadTarget),

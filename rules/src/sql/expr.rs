@@ -103,6 +103,9 @@ fn climb(c: &mut Cursor<'_>, floor: u8, level: u16) -> Parsed<Expr> {
         } else if token.kind == Kind::Bars {
             let hint = Some("write `concat(a, b)`".to_owned());
             return Err(c.stop(token.span, "the operator `||` is not yet implemented", hint));
+        } else if let Some(hint) = of_another_language(c.text(token)) {
+            let message = format!("there is no operator `{}`", c.text(token));
+            return Err(c.stop(token.span, message, Some(hint.to_owned())));
         } else {
             break;
         };
@@ -112,6 +115,16 @@ fn climb(c: &mut Cursor<'_>, floor: u8, level: u16) -> Parsed<Expr> {
         left = next;
     }
     Ok(left)
+}
+
+/// What to write instead of an operator that other languages have.
+fn of_another_language(operator: &str) -> Option<&'static str> {
+    match operator {
+        "==" => Some("write `=`"),
+        "&&" => Some("write `AND`"),
+        "::" => Some("write a function: `to_integer(x)`, `to_number(x)`, `to_string(x)`"),
+        _ => None,
+    }
 }
 
 fn too_deep(c: &mut Cursor<'_>, span: Span) -> super::cursor::Stop {

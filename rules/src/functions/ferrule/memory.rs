@@ -28,7 +28,7 @@ pub(crate) fn is_own(name: &str) -> bool {
     FUNCTIONS.iter().any(|f| f.name == name)
 }
 
-fn table<'s>(around: &'s mut Surroundings) -> &'s mut Table {
+fn table(around: &mut Surroundings) -> &mut Table {
     around.state.get_or_insert_default()
 }
 
