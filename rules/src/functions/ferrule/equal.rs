@@ -54,12 +54,9 @@ fn put_scalar(value: &Value<'_>, out: &mut Vec<u8>) {
         // A float that is an integer is equal to that.
         Value::Float(float) => match number::whole(*float) {
             Ok(int) if float.fract() == 0.0 => int.write_json(out),
+            _ if float.fract() == 0.0 => out.extend_from_slice(format!("{float:.0}").as_bytes()),
             _ => out.extend_from_slice(format!("{float:e}").as_bytes()),
         },
-        Value::Big(digits) => {
-            let float: f64 = digits.parse().unwrap_or(f64::INFINITY);
-            out.extend_from_slice(format!("{float:e}").as_bytes());
-        }
         other => other.write_json(out),
     }
 }
@@ -113,6 +110,7 @@ mod tests {
             "9.3e18",
             "123456789012345678901",
             "123456789012345678902",
+            "123456789012345683968",
             "1.2345678901234568e20",
             "\"1\"",
             "\"\"",
