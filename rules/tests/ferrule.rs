@@ -5,9 +5,12 @@
 //! `rules eval` itself ignores `expect`: the files can be piped into it as they are.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use common::{rules, value};
 use ferrule_rules::cli;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -75,4 +78,26 @@ fn cases_of_the_default_dialect() {
     }
     assert!(ids.len() >= 300, "{} cases", ids.len());
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), ids.len(), wrong.join("\n"));
+}
+
+/// The page of the language: its table of expressions is true, its rules load.
+#[test]
+fn the_page_of_the_language() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rules.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once("<!-- examples: expression = value; payload ").unwrap();
+    let (payload, table) = rest.split_once(" -->\n").unwrap();
+    let table: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).skip(2).collect();
+    assert!(table.len() > 10);
+    for line in table {
+        let (expression, expected) = line.split_once("` | `").unwrap();
+        let (expression, expected) = (expression.trim_start_matches("| `"), expected.trim_end_matches("` |"));
+        assert_eq!(value(expression, payload).0, expected, "{expression}");
+    }
+    let blocks: Vec<&str> =
+        page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() > 5);
+    for block in blocks {
+        rules(block);
+    }
 }
