@@ -59,6 +59,7 @@ mod sql;
 mod template;
 
 mod big;
+mod canonical;
 mod check;
 mod emqx;
 mod events;

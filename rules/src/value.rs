@@ -13,6 +13,7 @@ use indexmap::IndexMap;
 use serde_json::Value as Tree;
 
 use crate::TypeError;
+use crate::canonical::canonical;
 use crate::json::{self, Found, Kind};
 use crate::program::MAX_TEXT;
 use crate::sql::ast::Binary;
@@ -432,12 +433,7 @@ fn equal(a: &Value<'_>, b: &Value<'_>) -> Result<bool, TypeError> {
     if let Some(order) = order(a, b)? {
         return Ok(order.is_eq());
     }
-    let (Value::Json(a), Value::Json(b)) = (a, b) else { return Ok(false) };
-    Ok(a == b
-        || match (serde_json::from_str(a), serde_json::from_str(b)) {
-            (Ok(a), Ok(b)) => same_tree(&a, &b),
-            _ => false,
-        })
+    Ok(a == b || canonical(a) == canonical(b))
 }
 
 /// The order of two integers as JSON writes them: no zeros lead.
@@ -472,20 +468,6 @@ fn order_int_float(a: i64, b: f64) -> Ordering {
     let whole = b.trunc();
     // In range: checked above.
     a.cmp(&(whole as i64)).then_with(|| 0.0f64.partial_cmp(&(b - whole)).unwrap_or(Ordering::Equal))
-}
-
-/// Equality of trees, numbers by value. Nested at most 127 deep: serde_json read them.
-fn same_tree(a: &Tree, b: &Tree) -> bool {
-    match (a, b) {
-        (Tree::Number(_), Tree::Number(_)) => equal(&Value::from_tree(a), &Value::from_tree(b)) == Ok(true),
-        (Tree::Array(a), Tree::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_tree(a, b))
-        }
-        (Tree::Object(a), Tree::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(k, a)| b.get(k).is_some_and(|b| same_tree(a, b)))
-        }
-        (a, b) => a == b,
-    }
 }
 
 /// A comparison, three-valued (`None` is NULL).
