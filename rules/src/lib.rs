@@ -25,7 +25,7 @@
 //! | subject | ferrule |
 //! |---|---|
 //! | quotes | `'x'` is a string (`''` is one quote), `"x"` an identifier or topic filter |
-//! | arrays | count from 1, negative from the end, `[0]` and out of range are NULL |
+//! | arrays | count from 1, negative from the end; out of range is NULL, `[0]` where it can be seen a mistake |
 //! | missing field | NULL; also a path through a value that is no object or array |
 //! | payload | raw text; `payload.a` reads JSON inside it; not JSON: NULL, counted `invalid_json` |
 //! | payload that is not JSON | `WITH (format = ...)` (`formats`); not of the format: NULL, counted `invalid_format` |
@@ -59,6 +59,7 @@ mod sql;
 mod template;
 
 mod big;
+mod canonical;
 mod check;
 mod emqx;
 mod events;

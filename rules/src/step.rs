@@ -50,7 +50,7 @@ pub enum Step {
 /// Why a rule gave up on a message. Other rules and the message's other destinations are not affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// A template of a target or a key was NULL.
+    /// A template of a target was NULL.
     NullInTarget,
     /// A rendered topic is no valid topic name, or is one that rules may not publish to.
     BadTarget,

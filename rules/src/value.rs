@@ -13,6 +13,7 @@ use indexmap::IndexMap;
 use serde_json::Value as Tree;
 
 use crate::TypeError;
+use crate::canonical::canonical;
 use crate::json::{self, Found, Kind};
 use crate::program::MAX_TEXT;
 use crate::sql::ast::Binary;
@@ -400,7 +401,7 @@ fn integer(digits: &[u8]) -> Value<'_> {
     text.parse().map(Value::Int).unwrap_or(Value::Big(Cow::Borrowed(text)))
 }
 
-/// The order of two values that are not NULL; arrays and objects are only equal or not (`None`).
+/// The order of two values that are not NULL; `None` of arrays or objects, which have none.
 ///
 /// # Errors
 /// [`TypeError::TypeMismatch`] when the types are unlike.
@@ -413,28 +414,45 @@ pub(crate) fn order(a: &Value<'_>, b: &Value<'_>) -> Result<Option<Ordering>, Ty
         (Float(a), Int(b)) => Some(order_int_float(*b, *a).reverse()),
         (Text(a), Text(b)) => Some(a.as_bytes().cmp(b.as_bytes())),
         (Bool(a), Bool(b)) => Some(a.cmp(b)),
-        (Big(a), Big(b)) if a == b => Some(Ordering::Equal),
-        (Big(_), Big(_) | Int(_) | Float(_)) | (Int(_) | Float(_), Big(_)) => wide(a).partial_cmp(&wide(b)),
+        (Big(a), Big(b)) => Some(order_digits(a, b)),
+        // It is beyond every integer of 64 bits: its sign decides.
+        (Big(a), Int(_)) => Some(if a.starts_with('-') { Ordering::Less } else { Ordering::Greater }),
+        (Big(a), Float(b)) => Some(order_big_float(a, *b)),
+        (Int(_) | Float(_), Big(_)) => return Ok(order(b, a)?.map(Ordering::reverse)),
         (Bytes(a), Bytes(b)) => Some(a.cmp(b)),
-        (Json(x), Json(y)) => {
-            if x == y {
-                return Ok(Some(Ordering::Equal));
-            }
-            match (serde_json::from_str(x), serde_json::from_str(y)) {
-                (Ok(x), Ok(y)) if same_tree(&x, &y) => Some(Ordering::Equal),
-                _ => None,
-            }
-        }
+        (Json(a), Json(b)) if a.as_bytes().first() == b.as_bytes().first() => None,
         _ => return Err(TypeError::TypeMismatch),
     })
 }
 
-fn wide(value: &Value<'_>) -> f64 {
-    match value {
-        Value::Int(i) => *i as f64,
-        Value::Float(f) => *f,
-        Value::Big(s) => s.parse().unwrap_or(f64::NAN),
-        _ => f64::NAN,
+/// Whether two values that are not NULL are equal.
+///
+/// # Errors
+/// As [`order`].
+fn equal(a: &Value<'_>, b: &Value<'_>) -> Result<bool, TypeError> {
+    if let Some(order) = order(a, b)? {
+        return Ok(order.is_eq());
+    }
+    Ok(a == b || canonical(a) == canonical(b))
+}
+
+/// The order of two integers as JSON writes them: no zeros lead.
+fn order_digits(a: &str, b: &str) -> Ordering {
+    let size = |digits: &str| digits.trim_start_matches('-').len();
+    match (a.starts_with('-'), b.starts_with('-')) {
+        (true, false) => Ordering::Less,
+        (false, true) => Ordering::Greater,
+        (false, false) => size(a).cmp(&size(b)).then_with(|| a.cmp(b)),
+        (true, true) => size(b).cmp(&size(a)).then_with(|| b.cmp(a)),
+    }
+}
+
+/// The float next to an integer is in the same order as the integer to every float but itself; then their digits decide.
+fn order_big_float(a: &str, b: f64) -> Ordering {
+    let near: f64 = a.parse().unwrap_or(f64::NAN);
+    match near.partial_cmp(&b) {
+        Some(Ordering::Equal) => order_digits(a, &format!("{b:.0}")),
+        order => order.unwrap_or(Ordering::Equal),
     }
 }
 
@@ -452,22 +470,6 @@ fn order_int_float(a: i64, b: f64) -> Ordering {
     a.cmp(&(whole as i64)).then_with(|| 0.0f64.partial_cmp(&(b - whole)).unwrap_or(Ordering::Equal))
 }
 
-/// Equality of trees, numbers by value. Nested at most 127 deep: serde_json read them.
-fn same_tree(a: &Tree, b: &Tree) -> bool {
-    match (a, b) {
-        (Tree::Number(_), Tree::Number(_)) => {
-            order(&Value::from_tree(a), &Value::from_tree(b)) == Ok(Some(Ordering::Equal))
-        }
-        (Tree::Array(a), Tree::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_tree(a, b))
-        }
-        (Tree::Object(a), Tree::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(k, a)| b.get(k).is_some_and(|b| same_tree(a, b)))
-        }
-        (a, b) => a == b,
-    }
-}
-
 /// A comparison, three-valued (`None` is NULL).
 ///
 /// # Errors
@@ -476,15 +478,18 @@ pub(crate) fn compare(op: Binary, a: &Value<'_>, b: &Value<'_>) -> Result<Option
     if matches!(a, Value::Null) || matches!(b, Value::Null) {
         return Ok(None);
     }
-    let order = order(a, b)?;
-    Ok(Some(match (op, order) {
-        (Binary::Eq, o) => o == Some(Ordering::Equal),
-        (Binary::NotEq, o) => o != Some(Ordering::Equal),
-        (Binary::Less, Some(o)) => o == Ordering::Less,
-        (Binary::LessEq, Some(o)) => o != Ordering::Greater,
-        (Binary::Greater, Some(o)) => o == Ordering::Greater,
-        (Binary::GreaterEq, Some(o)) => o != Ordering::Less,
-        _ => return Err(TypeError::TypeMismatch),
+    Ok(Some(match op {
+        Binary::NotEq => !equal(a, b)?,
+        Binary::Less | Binary::LessEq | Binary::Greater | Binary::GreaterEq => {
+            let order = order(a, b)?.ok_or(TypeError::TypeMismatch)?;
+            match op {
+                Binary::Less => order.is_lt(),
+                Binary::LessEq => order.is_le(),
+                Binary::Greater => order.is_gt(),
+                _ => order.is_ge(),
+            }
+        }
+        _ => equal(a, b)?,
     }))
 }
 
@@ -510,6 +515,11 @@ pub(crate) fn arithmetic<'a>(op: Binary, a: &Value<'_>, b: &Value<'_>) -> Result
             exact.map(Int).ok_or(TypeError::IntegerOverflow)
         }
         (Int(_) | Float(_), Int(_) | Float(_)) => {
+            let wide = |value: &Value<'_>| match value {
+                Int(i) => *i as f64,
+                Float(f) => *f,
+                _ => f64::NAN,
+            };
             let (a, b) = (wide(a), wide(b));
             match op {
                 Binary::Add => finite(a + b),

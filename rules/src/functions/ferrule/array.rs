@@ -46,6 +46,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
 fn length<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
     match arg(args, 0) {
         Value::Text(text) => count_value(text.chars().count()),
+        Value::Json(text) if text.starts_with('{') => count_value(members(text).count()),
         Value::Json(text) => count_value(json::items(text.as_bytes()).count()),
         _ => Err(TypeError::TypeMismatch),
     }

@@ -2,11 +2,10 @@
 //!
 //! It is `=`, but between unlike types FALSE, as for IN.
 
-use serde_json::Value as Tree;
-
 use super::*;
+pub(super) use crate::canonical::canonical;
 use crate::sql::ast::Binary;
-use crate::value::{compare, write_json_text};
+use crate::value::compare;
 
 /// A value that others are compared with.
 pub(super) struct Wanted<'v> {
@@ -35,62 +34,6 @@ pub(super) fn same(a: &Value<'_>, b: &Value<'_>) -> bool {
     compare(Binary::Eq, a, b) == Ok(Some(true))
 }
 
-/// Bytes that equal values have in common and no others, NULLs too: numbers by value, members by name.
-pub(super) fn canonical(value: &Value<'_>) -> Vec<u8> {
-    let mut out = Vec::new();
-    match value {
-        Value::Json(text) => match serde_json::from_str(text) {
-            Ok(tree) => put_tree(&tree, &mut out),
-            // Nested too deep: equal only to itself.
-            Err(_) => out.extend_from_slice(text.as_bytes()),
-        },
-        other => put_scalar(other, &mut out),
-    }
-    out
-}
-
-fn put_scalar(value: &Value<'_>, out: &mut Vec<u8>) {
-    match value {
-        // A float that is an integer is equal to that.
-        Value::Float(float) => match number::whole(*float) {
-            Ok(int) if float.fract() == 0.0 => int.write_json(out),
-            _ => out.extend_from_slice(format!("{float:e}").as_bytes()),
-        },
-        Value::Big(digits) => {
-            let float: f64 = digits.parse().unwrap_or(f64::INFINITY);
-            out.extend_from_slice(format!("{float:e}").as_bytes());
-        }
-        other => other.write_json(out),
-    }
-}
-
-/// At most 127 deep: serde_json read it.
-fn put_tree(tree: &Tree, out: &mut Vec<u8>) {
-    match tree {
-        Tree::Array(items) => {
-            out.push(b'[');
-            for item in items {
-                put_tree(item, out);
-                out.push(b',');
-            }
-            out.push(b']');
-        }
-        Tree::Object(members) => {
-            let mut members: Vec<(&String, &Tree)> = members.iter().collect();
-            members.sort_unstable_by_key(|(key, _)| *key);
-            out.push(b'{');
-            for (key, value) in members {
-                write_json_text(key, out);
-                out.push(b':');
-                put_tree(value, out);
-                out.push(b',');
-            }
-            out.push(b'}');
-        }
-        scalar => put_scalar(&Value::from_tree(scalar), out),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +56,7 @@ mod tests {
             "9.3e18",
             "123456789012345678901",
             "123456789012345678902",
+            "123456789012345683968",
             "1.2345678901234568e20",
             "\"1\"",
             "\"\"",
@@ -121,6 +65,11 @@ mod tests {
             "[ ]",
             "[1]",
             "[1.0]",
+            "[123456789012345678901]",
+            "[123456789012345678902]",
+            "[1e400]",
+            "{\"a\":1,\"a\":2}",
+            "{ \"\\u0061\" : 1 }",
             "[\"1\"]",
             "[[1],2]",
             "[[1,2]]",

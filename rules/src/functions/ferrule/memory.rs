@@ -3,6 +3,7 @@
 //! `state_...` name the key alone. The others keep what they need under the key *and* their place in the rule, which the planner gives as the
 //! first argument: two `lag()`s of one device do not disturb each other.
 
+use super::equal::canonical;
 use super::*;
 use crate::state::Table;
 
@@ -74,17 +75,11 @@ fn changed<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     let Some(key) = placed(take(args, 0), take(args, 2))? else { return Ok(Value::Null) };
     let value = take(args, 1).into_owned();
     let before = table(around).get(&key);
-    let is_same = before.as_ref().is_some_and(|before| json_text(before) == json_text(&value));
+    let is_same = before.as_ref().is_some_and(|before| canonical(before) == canonical(&value));
     if !is_same {
         table(around).put(&key, value)?;
     }
     Ok(Value::Bool(!is_same))
-}
-
-fn json_text(value: &Value<'_>) -> Vec<u8> {
-    let mut out = Vec::new();
-    value.write_json(&mut out);
-    out
 }
 
 fn deadband<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {

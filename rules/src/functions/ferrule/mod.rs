@@ -14,6 +14,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::{
@@ -187,10 +188,13 @@ fn elements(array: &str) -> impl Iterator<Item = Result<(Value<'_>, &str), TypeE
     json::items(bytes).map(move |(_, found)| Ok((Value::found(bytes, found)?, raw(array, found))))
 }
 
-/// The members of an object's text: key and value, each as the text it is.
+/// The members of an object's text: key and value, each as the text it is. Of one name the first.
 fn members(object: &str) -> impl Iterator<Item = (Cow<'_, str>, json::Found)> {
     let bytes = object.as_bytes();
-    json::items(bytes).filter_map(move |(key, found)| Some((json::content(bytes, key?), found)))
+    let mut seen = HashSet::new();
+    json::items(bytes)
+        .filter_map(move |(key, found)| Some((json::content(bytes, key?), found)))
+        .filter(move |(key, _)| seen.insert(key.clone()))
 }
 
 /// The text of what has been found in a text.

@@ -1,7 +1,5 @@
 //! Objects, read and made as JSON text. Of two members of one name in a text the first counts.
 
-use std::collections::HashSet;
-
 use indexmap::IndexMap;
 
 use super::*;
@@ -83,12 +81,12 @@ fn set_key<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     let mut out = Json::open(b'{', around);
     let mut is_set = false;
     for (known, found) in members(object) {
-        if known != key {
-            out.key(&known)?;
-            out.raw(raw(object, found))?;
-        } else if !std::mem::replace(&mut is_set, true) {
-            out.key(key)?;
+        out.key(&known)?;
+        if known == key {
+            is_set = true;
             out.value(value, 1)?;
+        } else {
+            out.raw(raw(object, found))?;
         }
     }
     if !is_set {
@@ -103,14 +101,11 @@ fn merge<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
     let mut merged: IndexMap<Cow<'_, str>, &str> = IndexMap::new();
     for arg in args.iter() {
         let object = object_of(arg)?;
-        let mut own: HashSet<Cow<'_, str>> = HashSet::new();
         for (key, found) in members(object) {
             if merged.len() >= MEMBERS_MAX {
                 return Err(TypeError::BadArgument);
             }
-            if own.insert(key.clone()) {
-                merged.insert(key, raw(object, found));
-            }
+            merged.insert(key, raw(object, found));
         }
     }
     let mut out = Json::open(b'{', around);
