@@ -12,6 +12,7 @@ use crate::paths::Paths;
 use crate::plan::{Mistake, Planner, Plans};
 use crate::program::{InsertCode, Part, Target, Template};
 use crate::properties;
+use crate::shared;
 use crate::sql::ast::{InsertInto, Literal, Name, Query, Setting, Statement, StatementKind};
 use crate::sql::statement::statements;
 use crate::step::publishable;
@@ -161,6 +162,7 @@ impl Checker<'_> {
             rule.program.paths = Arc::clone(&paths);
             rule.program.schemas = Arc::clone(&schemas);
         }
+        shared::number(&mut rules);
         let sinks = self.sinks.into_iter().map(|s| s.decl).collect();
         Ok(RuleSet { sinks, rules, warnings: diagnostics })
     }

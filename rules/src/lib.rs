@@ -75,6 +75,7 @@ mod json;
 mod paths;
 mod program;
 mod properties;
+mod shared;
 mod state;
 mod step;
 mod value;

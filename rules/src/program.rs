@@ -19,6 +19,7 @@ use crate::json::{self, Found, JsonError};
 use crate::paths::{NodeId, Paths, Scan};
 use crate::properties::PropertyCode;
 use crate::ruleset::Keeps;
+use crate::shared::Known;
 use crate::sql::ast::Binary;
 use crate::value::{self, Value};
 use crate::{Failure, Message, TargetKind, TypeError};
@@ -356,6 +357,8 @@ pub(crate) struct Program {
     pub(crate) before: Vec<ItemId>,
     pub(crate) condition: Option<Code>,
     pub(crate) condition_parts: Vec<ConditionPart>,
+    /// The numbers of those parts of WHERE that other rules of the set have, too ([`crate::shared`]); empty: there are none.
+    pub(crate) shared: Vec<Option<u32>>,
     /// The other items, in order.
     pub(crate) after: Vec<ItemId>,
     pub(crate) row: Layout,
@@ -387,6 +390,8 @@ pub(crate) struct Machine<'a, 's> {
     pub(crate) element: Element<'a>,
     /// What has been read of it.
     pub(crate) elements: &'s mut Scan,
+    /// What parts of WHERE that several rules have were.
+    pub(crate) known: &'s mut Known,
     /// The message's topic, once a row has it.
     pub(crate) topic: Option<Arc<str>>,
     pub(crate) scan: &'s mut Scan,
@@ -722,6 +727,26 @@ impl<'a> Machine<'a, '_> {
         }
         let value = self.eval(code)?;
         Ok(self.truth(&value, "WHERE") == Some(true))
+    }
+
+    /// A part of WHERE: its value, which other rules may have asked for before.
+    pub(crate) fn part(
+        &mut self,
+        number: Option<u32>,
+        evaluate: impl FnOnce(&mut Self) -> Result<Option<bool>, Failure>,
+    ) -> Result<Option<bool>, Failure> {
+        let Some(number) = number else { return evaluate(self) };
+        if let Some(truth) = self.known.get(number) {
+            *self.fuel = self.fuel.checked_sub(1).ok_or(Failure::OutOfFuel)?;
+            return Ok(truth);
+        }
+        let before = self.errors;
+        let truth = evaluate(self)?;
+        // What went wrong is counted by each rule.
+        if self.errors == before {
+            self.known.put(number, truth);
+        }
+        Ok(truth)
     }
 
     #[inline]

@@ -68,7 +68,7 @@ pub enum OptionValue {
 }
 
 /// Which language a rule is written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Dialect {
     /// The default.
     #[default]

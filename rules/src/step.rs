@@ -22,6 +22,7 @@ use crate::paths::{Paths, Scan};
 use crate::program::{Base, InsertCode, Layout, Machine, Node, Part, Program, Target, Template};
 use crate::properties::{self, PublishProperty};
 use crate::ruleset::Keeps;
+use crate::shared::Known;
 use crate::state::Table;
 use crate::value::{Value, write_json_text};
 use crate::why::{self, Why};
@@ -258,6 +259,7 @@ pub struct Scratch {
     documents: Documents,
     /// Of FOREACH's elements.
     elements: Scan,
+    known: Known,
     around: Surroundings,
     pub(crate) trace: Option<Vec<(TypeError, String)>>,
 }
@@ -280,6 +282,7 @@ impl Scratch {
             paths,
             documents: Documents::default(),
             elements: Scan::default(),
+            known: Known::default(),
             around,
             trace: None,
         }
@@ -310,6 +313,7 @@ impl Scratch {
     pub fn begin(&mut self) {
         self.scan.begin(&self.paths);
         self.documents.forget();
+        self.known.forget();
     }
 
     /// Rules of another set come, after a reload: their paths and formats have other numbers.
@@ -363,6 +367,7 @@ impl Scratch {
             raw,
             element: Element::None,
             elements: &mut self.elements,
+            known: &mut self.known,
             topic: None,
             scan: &mut self.scan,
             around: &mut self.around,
@@ -674,6 +679,36 @@ fn keep(state: &mut RuleState, reason: &'static str, input: &Message<'_>, raw: O
     last.cut = payload.len() > KEPT_PAYLOAD;
 }
 
+/// Whether WHERE is true.
+#[inline]
+fn where_holds(m: &mut Machine<'_, '_>) -> Result<bool, Failure> {
+    let program = m.program;
+    match &program.condition {
+        None => Ok(true),
+        Some(condition) if program.shared.is_empty() => m.holds(condition),
+        Some(_) => parts_hold(m),
+    }
+}
+
+/// The same of a WHERE some of whose parts other rules have: as AND, so that what is counted is the same.
+fn parts_hold(m: &mut Machine<'_, '_>) -> Result<bool, Failure> {
+    let program = m.program;
+    let mut all = true;
+    for (at, part) in program.condition_parts.iter().enumerate() {
+        let number = program.shared.get(at).copied().flatten();
+        let truth = m.part(number, |m| {
+            let value = m.eval(&part.code)?;
+            Ok(m.truth(&value, "WHERE"))
+        })?;
+        match truth {
+            Some(true) => {}
+            Some(false) => return Ok(false),
+            None => all = false,
+        }
+    }
+    Ok(all)
+}
+
 /// `Ok(false)`: WHERE was not true.
 fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<bool, Failure> {
     let program = m.program;
@@ -683,9 +718,7 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
     for &item in &program.before {
         m.registers[item] = m.eval(&program.items[item])?;
     }
-    if let Some(condition) = &program.condition
-        && !m.holds(condition)?
-    {
+    if !where_holds(m)? {
         return Ok(false);
     }
     m.registers.resize_with(program.items.len(), Value::default);

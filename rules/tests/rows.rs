@@ -262,3 +262,65 @@ fn inserts_give_properties_to_publishes() {
         assert!(load(&[Source { name: "r", text: &text }], &host()).is_err(), "{wrong}");
     }
 }
+
+/// A part of WHERE that several rules have is evaluated by the first alone, for each message anew.
+#[test]
+fn what_rules_have_in_common_is_evaluated_once() {
+    let set = rules(
+        "CREATE RULE a AS INSERT INTO log SELECT payload.n AS n FROM \"#\" WHERE upper(payload.kind) = 'HOT' AND payload.n > 1;
+         CREATE RULE b AS INSERT INTO log SELECT payload.n AS n FROM \"#\" WHERE payload.n > 2 AND upper(payload.kind) = 'HOT';
+         CREATE RULE c AS INSERT INTO log SELECT payload.n AS n FROM \"#\" WHERE upper(payload.kind) = 'HOT';
+         CREATE RULE d AS INSERT INTO log SELECT upper(payload.kind) AS kind FROM \"#\" WHERE kind = 'HOT';
+         CREATE RULE e WITH (dialect = 'emqx') AS INSERT INTO log SELECT payload.n AS n FROM \"#\" WHERE upper(payload.kind) = 'HOT';
+         CREATE RULE f WITH (dialect = 'emqx') AS INSERT INTO log SELECT payload.n AS n FROM \"#\" WHERE upper(payload.kind) = 'HOT';
+         CREATE RULE g AS INSERT INTO log SELECT payload.n AS n FROM \"#\" WHERE every(1, payload.kind);
+         CREATE RULE h AS INSERT INTO log SELECT payload.n AS n FROM \"#\" WHERE every(1, payload.kind);",
+    );
+    let mut scratch = Scratch::new(1);
+    let mut states = vec![RuleState::default(); set.rules.len()];
+    let mut rows = Rows::default();
+    let mut run = |payload: &str, order: &[usize]| {
+        scratch.begin();
+        let message = message(payload.as_bytes());
+        let mut ended = vec![(Step::OutOfFuel, 0); order.len()];
+        for &at in order {
+            let (mut fuel, now) = (1_000, Now { wall_ms: 1 });
+            let end =
+                step(&set.rules[at], &mut states[at], &message, &mut scratch, now, &mut fuel, &mut rows);
+            ended[at] = (end, 1_000 - fuel);
+        }
+        ended
+    };
+    let there = [0, 1, 2, 3, 4, 5, 6, 7];
+    let mut back = there;
+    back.reverse();
+    for (payload, ends) in [
+        (r#"{"kind":"hot","n":3}"#, "EEEEEEEE"),
+        (r#"{"kind":"cold","n":3}"#, "NNNNNNEE"),
+        (r#"{"kind":"Hot","n":2}"#, "ENEEEEEE"),
+        // What goes wrong is each rule's own.
+        (r#"{"kind":7,"n":3}"#, "NNNNFFEE"),
+        ("no JSON", "NNNNFFNN"),
+    ] {
+        for order in [there, back] {
+            let ended = run(payload, &order);
+            let said: String = ended
+                .iter()
+                .map(|(end, _)| match end {
+                    Step::Emit => 'E',
+                    Step::NoMatch => 'N',
+                    _ => 'F',
+                })
+                .collect();
+            // The last two remember, and ask at one moment: once each.
+            assert_eq!(said[..6], ends[..6], "{payload}");
+        }
+    }
+    let fuel: Vec<u64> = run(r#"{"kind":"hot","n":3}"#, &there).iter().map(|(_, fuel)| *fuel).collect();
+    let alone: Vec<u64> = run(r#"{"kind":"hot","n":3}"#, &back).iter().map(|(_, fuel)| *fuel).collect();
+    assert!(fuel[2] < alone[2] || fuel[2] < fuel[0], "{fuel:?} {alone:?}");
+    assert!(fuel[5] < fuel[4] && alone[4] < alone[5], "{fuel:?} {alone:?}");
+    let wrong: Vec<u64> = states.iter().map(|state| state.counters.type_errors.iter().sum()).collect();
+    assert_eq!(wrong[2], 4, "a number and what is no JSON, in both orders: {wrong:?}");
+    assert_eq!((wrong[4], wrong[5]), (4, 4));
+}

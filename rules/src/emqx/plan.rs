@@ -96,6 +96,7 @@ impl<'p> Planner<'p> {
             p.program.condition = Some(code);
             p.program.condition_parts = parts;
             p.plan.places.condition = places;
+            condition.span.of(text).clone_into(&mut p.plan.condition_text);
         }
         let list = RowPlan { message: p.star, names: p.list.clone(), ..RowPlan::default() };
         match &query.foreach {

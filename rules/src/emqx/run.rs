@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) registers: usize,
     /// WHERE reads nothing that the list makes, and the list cannot fail where WHERE does not: a message that WHERE rejects costs nothing more.
     pub(crate) where_first: bool,
+    /// WHERE as written.
+    pub(crate) condition_text: String,
     pub(crate) row: RowPlan,
     pub(crate) foreach: Option<Loop>,
     /// For `rules test` and `explain`.
@@ -76,10 +78,11 @@ pub(crate) fn evaluate(
         m.registers.resize(plan.registers, Value::Missing);
         make(m, &plan.fields)?;
     }
-    if let Some(condition) = &m.program.condition
-        && !holds(m, condition)?
-    {
-        return Ok(false);
+    if let Some(condition) = &m.program.condition {
+        let number = m.program.shared.first().copied().flatten();
+        if m.part(number, |m| holds(m, condition).map(Some))? != Some(true) {
+            return Ok(false);
+        }
     }
     if plan.where_first {
         m.registers.resize(plan.registers, Value::Missing);
