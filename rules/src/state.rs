@@ -17,7 +17,7 @@ use crate::value::Value;
 /// The most keys of a table.
 const KEYS_MAX: usize = 100_000;
 /// The most bytes of a table: keys and values as JSON, and [`ENTRY`] for each.
-const BYTES_MAX: usize = 16 << 20;
+pub(crate) const BYTES_MAX: usize = 16 << 20;
 /// What an entry costs besides its key and value.
 const ENTRY: usize = 64;
 

@@ -192,6 +192,20 @@ FOREACH payload.s AS s INCASE s + 1 > 2 FROM \"t\";";
 }
 
 #[test]
+fn explain_says_what_a_rule_remembers() {
+    let text = "CREATE RULE r AS INSERT INTO log SELECT * FROM \"t\" WHERE changed(payload.a, topic);
+        CREATE RULE e WITH (dialect = 'emqx') AS INSERT INTO log SELECT kv_store_get('a') AS a FROM \"t\";";
+    with_file("state", text, |file| {
+        let mut out = Vec::new();
+        cli::explain(&[file], &host(), cli::Format::Text, &mut out).unwrap();
+        let got = String::from_utf8(out).unwrap();
+        assert!(got.contains("  state     its own (at most 16777216 bytes), "), "{got}");
+        assert!(got.contains("  state     shared by all rules (at most 16777216 bytes), "), "{got}");
+        String::new()
+    });
+}
+
+#[test]
 fn fmt_command() {
     with_file("fmt", "create rule r as insert into log select * from \"t\";", |file| {
         let fmt = |file: &Path, check: bool, input: &str| {

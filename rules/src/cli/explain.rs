@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{EXIT_OK, Format, with_rules};
 use crate::program::ConditionPart;
-use crate::{Dialect, Host, Rule};
+use crate::{Dialect, Host, Keeps, Rule, state};
 
 /// `rules explain FILE`: topic filters, fields read, state kept, where rows go. As JSON one object a rule and line.
 ///
@@ -58,7 +58,12 @@ fn print(rule: &Rule, out: &mut dyn Write) -> io::Result<()> {
         };
         writeln!(out, "  writes    {what} to {}", insert.sink)?;
     }
-    writeln!(out, "  state     none (0 bytes), {} operations", rule.program.ops.len())
+    let state = match rule.keeps() {
+        None => "none (0 bytes)".to_owned(),
+        Some(Keeps::Own) => format!("its own (at most {} bytes)", state::BYTES_MAX),
+        Some(Keeps::Shared) => format!("shared by all rules (at most {} bytes)", state::BYTES_MAX),
+    };
+    writeln!(out, "  state     {state}, {} operations", rule.program.ops.len())
 }
 
 fn print_condition(word: &str, parts: &[ConditionPart], out: &mut dyn Write) -> io::Result<()> {
@@ -87,7 +92,7 @@ fn json(rule: &Rule) -> serde_json::Value {
     object["reads"] = json!(rule.fields());
     object["passes_payload"] = json!(rule.passes_payload());
     object["writes"] = rule.inserts.iter().map(|insert| json!(insert.sink)).collect();
-    object["state_bytes"] = json!(0);
+    object["state_bytes"] = json!(rule.keeps().map_or(0, |_| state::BYTES_MAX));
     object["operations"] = json!(rule.program.ops.len());
     object
 }

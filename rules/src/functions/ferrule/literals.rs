@@ -9,6 +9,11 @@ pub(crate) fn mistake(name: &str, args: &[Option<Value<'_>>]) -> Option<(usize, 
         Some(Some(Value::Text(text))) => Some(&**text),
         _ => None,
     };
+    let number = |at: usize| match args.get(at) {
+        Some(Some(Value::Int(i))) => Some(*i as f64),
+        Some(Some(Value::Float(f))) => Some(*f),
+        _ => None,
+    };
     let one_of = |at: usize, known: &[&str]| {
         let text = word(at).filter(|text| !known.iter().any(|known| known.eq_ignore_ascii_case(text)))?;
         // Without the plurals of units.
@@ -30,6 +35,18 @@ pub(crate) fn mistake(name: &str, args: &[Option<Value<'_>>]) -> Option<(usize, 
         "topic_matches" => {
             let filter = word(1).filter(|filter| !regexp::is_filter(filter))?;
             Some((1, format!("'{filter}' is no topic filter: wildcards are whole levels, `#` the last")))
+        }
+        "every" => {
+            let text = word(0)?;
+            Some((0, format!("`every` takes milliseconds, as 60000 for a minute, found '{text}'")))
+        }
+        "hysteresis" => {
+            let (low, high) = (number(1)?, number(2)?);
+            (low > high).then(|| (1, "the lower bound comes first, then the higher one".to_owned()))
+        }
+        "smooth" => {
+            let part = number(1).filter(|part| !(0.0..=1.0).contains(part))?;
+            Some((1, format!("`smooth` takes a part from 0 to 1, found {part}")))
         }
         "format" => print::mistake(word(0)?, args.len() - 1).map(|problem| (0, problem)),
         "date_trunc" => one_of(0, &time::UNITS).or_else(|| zone(2)),
