@@ -105,7 +105,10 @@ fn programs(set: &RuleSet) -> Vec<String> {
             part.text.clear();
             part.reads.iter_mut().for_each(|(text, _)| text.clear());
         }
-        program.emqx.iter_mut().for_each(|plan| plan.places = Default::default());
+        for plan in &mut program.emqx {
+            plan.places = Default::default();
+            plan.condition_text.clear();
+        }
         format!("{} {:?} {:?} {:?}", rule.name, rule.filters, rule.inserts, program)
     };
     set.rules.iter().map(of).collect()
