@@ -40,8 +40,9 @@ use wire::{Answer, Request};
 const CALL: Duration = Duration::from_millis(100);
 /// The longest that a rule may ask for.
 const CALL_MAX: Duration = Duration::from_secs(1);
-/// How long a worker may take until a program runs: compiling it and reading its input are not what a rule has its time for.
-const BEGIN: Duration = Duration::from_millis(500);
+/// How long a worker may take until a program runs: compiling it and reading its input are not what a rule has its time for, and the program was
+/// compiled once already when its rule was loaded. What takes longer is a machine that is busy, and no fault of the program.
+const BEGIN: Duration = Duration::from_secs(2);
 /// How long a program may be compiled when rules are loaded, and a worker take to start.
 const START: Duration = Duration::from_secs(2);
 

@@ -105,7 +105,7 @@ fn programs(set: &RuleSet) -> Vec<String> {
             part.text.clear();
             part.reads.iter_mut().for_each(|(text, _)| text.clear());
         }
-        for plan in &mut program.emqx {
+        if let Some(plan) = &mut program.emqx {
             plan.places = Default::default();
             plan.condition_text.clear();
         }
