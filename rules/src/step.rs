@@ -1055,5 +1055,5 @@ fn why_of(
     for &item in &m.program.before {
         m.registers[item] = m.eval(&m.program.items[item])?;
     }
-    why::of_condition(&mut m)
+    why::of_conditions(&mut m)
 }

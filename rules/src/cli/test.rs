@@ -124,7 +124,7 @@ impl<'r> Outcome<'r> {
         outcome.ended =
             step(rule, &mut RuleState::default(), input, scratch, now, &mut fuel, &mut outcome.rows);
         let errors = scratch.trace.take().unwrap_or_default();
-        let loops = rule.program.emqx.as_ref().is_some_and(|plan| plan.foreach.is_some());
+        let loops = rule.program.each.is_some();
         let ask = match outcome.ended {
             Step::NoMatch => true,
             Step::Failed(_) => rule.program.emqx.is_some(),
@@ -183,9 +183,11 @@ impl<'r> Outcome<'r> {
             Some(Each::Elements { count: 0, .. }) => writeln!(out, "  FOREACH: the array is empty")?,
             Some(Each::Elements { rejected: 0, .. }) => {}
             Some(Each::Elements { count, rejected, first }) => {
+                // The default dialect has NULL as well.
+                let what = if self.rule.program.emqx.is_some() { "FALSE" } else { "not TRUE" };
                 writeln!(
                     out,
-                    "  INCASE was FALSE for {rejected} of {}; for the first:",
+                    "  INCASE was {what} for {rejected} of {}; for the first:",
                     super::count(*count, "element")
                 )?;
                 print_parts(first, "    ", out)?;
