@@ -489,10 +489,10 @@ mod tests {
             let [list, first, second] = [list, first, second]
                 .map(|text| text.replace("one", "qos").replace("int(", "to_integer(").replace("null", "payload.null"));
             let query = if foreach {
-                format!("FOREACH payload.l AS s DO ({list}) AS x INCASE ({first}) = 1 AND ({second}) = 1 FROM \"t\" WHERE payload.a IS NOT NULL")
+                format!("FOREACH payload.l AS s DO ({list}) AS x INCASE typeof({first}) <> 'boolean' AND ({second}) IS NULL FROM \"t\" WHERE payload.a IS NOT NULL OR typeof(payload.l) = 'string'")
             } else {
                 let [list, first, second] = [list, first, second].map(|text| text.replace("s.v", "payload.a"));
-                format!("SELECT ({list}) AS x, clientid AS s FROM \"t\" WHERE ({first}) = 1 AND ({second}) = 1 AND qos = 1")
+                format!("SELECT ({list}) AS x, clientid AS s FROM \"t\" WHERE typeof({first}) <> 'boolean' AND ({second}) IS NULL AND qos = 1")
             };
             let text = format!("CREATE RULE r AS INSERT INTO log {query};");
             let source = Source { name: "f", text: &text };
