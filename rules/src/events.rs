@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::Message;
+
 /// An event.
 struct Event {
     /// The topic that FROM names it by.
@@ -123,6 +125,19 @@ pub(crate) const COLUMNS: [&str; 31] = [
     "unsub_props",
     "validation",
 ];
+
+/// What `*` is of an event: what every one has, then its own columns.
+pub(crate) fn all_columns(event: &Message<'_>) -> Map<String, Value> {
+    let general = [
+        ("event", json!(event.event)),
+        ("timestamp", json!(event.timestamp_ms)),
+        ("node", json!(event.node)),
+    ];
+    let mut columns: Map<String, Value> =
+        general.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    columns.extend(event.columns.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())));
+    columns
+}
 
 /// A column of an event as a sample has it (`rules eval`), by its name: each means the same in every event that has it.
 pub(crate) fn samples(event: &str, wall_ms: i64) -> Map<String, Value> {

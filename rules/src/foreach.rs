@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use crate::Failure;
 use crate::json::{self, JsonError, Kind};
 use crate::paths::{NodeId, PathStep, Paths};
-use crate::program::{Code, Machine, Walk};
+use crate::program::{Code, ConditionPart, Machine, Walk};
 use crate::step::{Rows, Scratch, emit_all};
 use crate::value::Value;
 
@@ -24,8 +24,12 @@ pub(crate) const ELEMENTS_MAX: usize = 10_000;
 pub(crate) struct Each {
     /// Gives the array.
     pub(crate) collection: Code,
+    /// The words of that.
+    pub(crate) text: String,
     /// Whether an element makes a row.
     pub(crate) incase: Option<Code>,
+    /// The parts of that, for `rules test`.
+    pub(crate) incase_parts: Vec<ConditionPart>,
     /// What is asked of elements.
     pub(crate) paths: Paths,
 }

@@ -191,14 +191,13 @@ impl<'p> Planner<'p> {
             let hint = "FOREACH payload.list AS e DO e.name AS name, e.value AS value FROM ...".to_owned();
             self.mistake(expr.span, "FOREACH needs DO with the columns of a row", Some(hint));
         }
-        let incase = foreach.incase.as_ref().map(|incase| {
-            if let Some(what) = never_true(incase) {
-                self.mistake(incase.span, format!("INCASE needs a condition, found {what}"), None);
-            }
-            self.expression(incase, Scope::Condition)
-        });
+        let incase = foreach.incase.as_ref().and_then(|incase| self.condition_in_parts(incase, "INCASE"));
         self.each.collection = collection;
-        self.each.incase = incase;
+        self.each.text = expr.span.of(self.text).to_owned();
+        if let Some((incase, parts)) = incase {
+            self.each.incase = Some(incase);
+            self.each.incase_parts = parts;
+        }
     }
 
     fn mistake(&mut self, span: Span, message: impl Into<String>, hint: Option<String>) {
@@ -282,11 +281,19 @@ impl<'p> Planner<'p> {
     // === WHERE ===
 
     fn condition(&mut self, condition: &Expr) {
+        if let Some((code, parts)) = self.condition_in_parts(condition, "WHERE") {
+            self.program.condition = Some(code);
+            self.program.condition_parts = parts;
+        }
+    }
+
+    /// A condition, and each part of a conjunction alone; `None` after a mistake.
+    fn condition_in_parts(&mut self, condition: &Expr, word: &str) -> Option<(Code, Vec<ConditionPart>)> {
         if let Some(what) = never_true(condition) {
             let hint = matches!(condition.kind, ExprKind::Text(_))
                 .then(|| "strings stand in '...', names in \"...\"".to_owned());
-            self.mistake(condition.span, format!("WHERE needs a condition, found {what}"), hint);
-            return;
+            self.mistake(condition.span, format!("{word} needs a condition, found {what}"), hint);
+            return None;
         }
         let start = self.here();
         // Each conjunct's code is a range of its own inside the whole, so that `rules test` can run it alone.
@@ -297,7 +304,8 @@ impl<'p> Planner<'p> {
                 vec![(condition, start..self.here())]
             }
         };
-        self.program.condition = Some(start..self.here());
+        let whole = start..self.here();
+        let mut alone = Vec::with_capacity(parts.len());
         for (part, code) in parts {
             let mut leaves = Vec::new();
             leaves_of(part, &mut leaves);
@@ -310,8 +318,9 @@ impl<'p> Planner<'p> {
                 }
             }
             let text = part.span.of(self.text).to_owned();
-            self.program.condition_parts.push(ConditionPart { text, code, reads });
+            alone.push(ConditionPart { text, code, reads });
         }
+        Some((whole, alone))
     }
 
     // === templates ===

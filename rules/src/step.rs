@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use crate::check::forbidden_topic;
 use crate::emqx;
+use crate::events;
 use crate::foreach::{self, Element};
 use crate::formats::{Codec, Document, Documents, FormatError};
 use crate::functions::Surroundings;
@@ -947,9 +948,9 @@ fn write_layout(
     let mut first = true;
     let event;
     let base = match layout.base {
-        // What an event has is its columns.
+        // An event has no payload of its own: its columns are it.
         Base::Payload if m.input.event.is_some() => {
-            event = m.input.columns.and_then(|columns| serde_json::to_vec(columns).ok());
+            event = serde_json::to_vec(&events::all_columns(m.input)).ok();
             event.as_deref()
         }
         Base::Nothing => around,
@@ -1055,5 +1056,5 @@ fn why_of(
     for &item in &m.program.before {
         m.registers[item] = m.eval(&m.program.items[item])?;
     }
-    why::of_condition(&mut m)
+    why::of_conditions(&mut m)
 }

@@ -3,6 +3,7 @@
 //! The parts of a condition are ranges of the same program that runs live ([`ConditionPart`]), so that each can be
 //! evaluated alone. This is never done for live messages.
 
+use crate::foreach::{ELEMENTS_MAX, Element};
 use crate::program::{ConditionPart, Machine};
 use crate::value::Value;
 use crate::{Failure, Span, TypeError};
@@ -58,15 +59,45 @@ pub(crate) fn shown(value: &Value<'_>) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// The parts of WHERE of the default dialect: what is wrong in one is NULL.
-pub(crate) fn of_condition(m: &mut Machine<'_, '_>) -> Result<Why, Failure> {
+/// The conditions of the default dialect: what is wrong in one is NULL.
+pub(crate) fn of_conditions(m: &mut Machine<'_, '_>) -> Result<Why, Failure> {
     let program = m.program;
-    let mut why = Why::default();
-    for part in &program.condition_parts {
-        let value = shown(&m.eval(&part.code)?);
-        why.parts.push(PartResult { text: part.text.clone(), value, reads: reads(m, part) });
+    let mut why = Why { parts: parts(m, &program.condition_parts)?, ..Why::default() };
+    let Some(each) = program.each.as_ref().filter(|_| all_true(&why.parts)) else { return Ok(why) };
+    let collection = m.eval(&each.collection)?;
+    let value = shown(&collection);
+    let Value::List(items) = collection.open() else {
+        why.each = Some(Each::NoArray { text: each.text.clone(), value });
+        return Ok(why);
+    };
+    let (mut rejected, mut first) = (0, Vec::new());
+    for item in items.iter().take(ELEMENTS_MAX) {
+        m.element = Element::Value(item.clone());
+        let said = parts(m, &each.incase_parts)?;
+        if !all_true(&said) {
+            rejected += 1;
+            if rejected == 1 {
+                first = said;
+            }
+        }
     }
+    m.element = Element::None;
+    why.each = Some(Each::Elements { count: items.len(), rejected, first });
     Ok(why)
+}
+
+fn parts(m: &mut Machine<'_, '_>, parts: &[ConditionPart]) -> Result<Vec<PartResult>, Failure> {
+    parts
+        .iter()
+        .map(|part| {
+            let value = shown(&m.eval(&part.code)?);
+            Ok(PartResult { text: part.text.clone(), value, reads: reads(m, part) })
+        })
+        .collect()
+}
+
+fn all_true(parts: &[PartResult]) -> bool {
+    parts.iter().all(|part| part.value == "true")
 }
 
 /// What a part reads.

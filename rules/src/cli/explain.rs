@@ -27,9 +27,8 @@ pub fn explain(files: &[PathBuf], host: &Host, format: Format, out: &mut dyn Wri
 
 /// What FOREACH goes through, and the parts of INCASE.
 fn foreach(rule: &Rule) -> Option<(&str, &[ConditionPart])> {
-    let plan = rule.program.emqx.as_ref()?;
-    plan.foreach.as_ref()?;
-    Some((&plan.places.collection_text, &plan.places.incase_parts))
+    let each = rule.program.each.as_ref()?;
+    Some((&each.text, &each.incase_parts))
 }
 
 fn print(rule: &Rule, out: &mut dyn Write) -> io::Result<()> {

@@ -124,7 +124,7 @@ impl<'r> Outcome<'r> {
         outcome.ended =
             step(rule, &mut RuleState::default(), input, scratch, now, &mut fuel, &mut outcome.rows);
         let errors = scratch.trace.take().unwrap_or_default();
-        let loops = rule.program.emqx.as_ref().is_some_and(|plan| plan.foreach.is_some());
+        let loops = rule.program.each.is_some();
         let ask = match outcome.ended {
             Step::NoMatch => true,
             Step::Failed(_) => rule.program.emqx.is_some(),
@@ -183,9 +183,11 @@ impl<'r> Outcome<'r> {
             Some(Each::Elements { count: 0, .. }) => writeln!(out, "  FOREACH: the array is empty")?,
             Some(Each::Elements { rejected: 0, .. }) => {}
             Some(Each::Elements { count, rejected, first }) => {
+                // The default dialect has NULL as well.
+                let what = if self.rule.program.emqx.is_some() { "FALSE" } else { "not TRUE" };
                 writeln!(
                     out,
-                    "  INCASE was FALSE for {rejected} of {}; for the first:",
+                    "  INCASE was {what} for {rejected} of {}; for the first:",
                     super::count(*count, "element")
                 )?;
                 print_parts(first, "    ", out)?;
@@ -469,6 +471,52 @@ mod tests {
                     prop_assert!(outcome.why.each.is_some() && outcome.fault.is_none(), "{}", said());
                 }
                 Step::Failed(_) | Step::OutOfFuel => {}
+            }
+        }
+
+        /// The same of the default dialect, where nothing fails and INCASE may be NULL.
+        #[test]
+        fn reasons_of_the_default_dialect(
+            list in expression(),
+            first in expression(),
+            second in expression(),
+            foreach in any::<bool>(),
+            payload in prop::sample::select(vec![
+                r#"{"a":1,"b":{"c":1},"l":[{"v":1},{"v":2},{}]}"#, r#"{"a":"hot","b":2,"l":[]}"#, r#"{"a":true,"l":[1]}"#,
+                r#"{"l":"no"}"#, "hello", "",
+            ]),
+        ) {
+            let [list, first, second] = [list, first, second]
+                .map(|text| text.replace("one", "qos").replace("int(", "to_integer(").replace("null", "payload.null"));
+            let query = if foreach {
+                format!("FOREACH payload.l AS s DO ({list}) AS x INCASE typeof({first}) <> 'boolean' AND ({second}) IS NULL FROM \"t\" WHERE payload.a IS NOT NULL OR typeof(payload.l) = 'string'")
+            } else {
+                let [list, first, second] = [list, first, second].map(|text| text.replace("s.v", "payload.a"));
+                format!("SELECT ({list}) AS x, clientid AS s FROM \"t\" WHERE typeof({first}) <> 'boolean' AND ({second}) IS NULL AND qos = 1")
+            };
+            let text = format!("CREATE RULE r AS INSERT INTO log {query};");
+            let source = Source { name: "f", text: &text };
+            let Ok(set) = load(&[source], &Host::edge(Vec::new())) else { return Ok(()) };
+            let input = Message { topic: "t", payload: payload.as_bytes(), qos: 1, clientid: "c", ..Message::default() };
+            let outcome = Outcome::of(&set.rules[0], &source, &input, &mut Scratch::new(0));
+            let said = || {
+                let mut out = Vec::new();
+                outcome.print(&mut out).expect("memory");
+                format!("{query}\n{payload}\n{}", String::from_utf8_lossy(&out))
+            };
+            prop_assert!(outcome.json().is_object());
+            let rejects = outcome.why.parts.iter().any(|part| part.value != "true");
+            match (outcome.ended, &outcome.why.each) {
+                (Step::Emit, Some(Each::Elements { count, rejected, .. })) => {
+                    prop_assert_eq!(count - rejected, outcome.rows.rows.len(), "{}", said());
+                }
+                (Step::Emit, each) => prop_assert!(!foreach && each.is_none(), "{}", said()),
+                (Step::NoMatch, Some(Each::Elements { count, rejected, .. })) => {
+                    prop_assert!(count == rejected && !rejects, "{}", said());
+                }
+                (Step::NoMatch, Some(Each::NoArray { .. })) => prop_assert!(!rejects, "{}", said()),
+                (Step::NoMatch, None) => prop_assert!(rejects, "{}", said()),
+                (ended, _) => prop_assert!(false, "{ended:?} {}", said()),
             }
         }
     }

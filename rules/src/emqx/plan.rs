@@ -129,7 +129,7 @@ impl<'p> Planner<'p> {
         }
         let collection = start..self.here();
         self.plan.places.collection = expr.span;
-        self.plan.places.collection_text = expr.span.of(self.text).to_owned();
+        self.each.text = expr.span.of(self.text).to_owned();
         let name = match alias.as_ref().map(|alias| alias.path.as_slice()) {
             Some([Put::Key(name)]) => name.clone(),
             Some(_) => {
@@ -143,7 +143,7 @@ impl<'p> Planner<'p> {
         self.item = Some((name.clone(), item));
         let incase = foreach.incase.as_ref().map(|incase| {
             let (code, parts, places) = self.condition_in_parts(incase, Place::Incase);
-            self.plan.places.incase_parts = parts;
+            self.each.incase_parts = parts;
             self.plan.places.incase = places;
             code
         });

@@ -14,10 +14,7 @@ pub(crate) struct Places {
     /// Of [`crate::program::Program::condition_parts`].
     pub(crate) condition: Vec<Span>,
     pub(crate) collection: Span,
-    /// The words of what FOREACH goes through.
-    pub(crate) collection_text: String,
     pub(crate) incase: Vec<Span>,
-    pub(crate) incase_parts: Vec<ConditionPart>,
     pub(crate) make: Vec<Span>,
 }
 
@@ -54,7 +51,7 @@ fn each(m: &mut Machine<'_, '_>, plan: &Plan, why: &mut Why) {
     };
     let value = shown(&collection);
     let Value::List(items) = collection.open() else {
-        why.each = Some(Each::NoArray { text: places.collection_text.clone(), value });
+        why.each = Some(Each::NoArray { text: each.text.clone(), value });
         return;
     };
     let (mut rejected, mut first) = (0, Vec::new());
@@ -63,7 +60,7 @@ fn each(m: &mut Machine<'_, '_>, plan: &Plan, why: &mut Why) {
         if let Some(register) = m.registers.get_mut(round.item).filter(|_| round.whole) {
             *register = item.clone();
         }
-        let made = match conditions(m, &places.incase_parts, &places.incase) {
+        let made = match conditions(m, &each.incase_parts, &places.incase) {
             Ok(parts) if parts.iter().any(|part| part.value != "true") => {
                 rejected += 1;
                 if rejected == 1 {

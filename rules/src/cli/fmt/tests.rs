@@ -101,7 +101,12 @@ fn any_text(text: &str) {
 fn programs(set: &RuleSet) -> Vec<String> {
     let of = |rule: &crate::Rule| {
         let mut program = rule.program.clone();
-        for part in &mut program.condition_parts {
+        let mut parts: Vec<_> = program.condition_parts.iter_mut().collect();
+        if let Some(each) = &mut program.each {
+            each.text.clear();
+            parts.extend(&mut each.incase_parts);
+        }
+        for part in parts {
             part.text.clear();
             part.reads.iter_mut().for_each(|(text, _)| text.clear());
         }
