@@ -1,4 +1,5 @@
-//! Rules of a set share one scan of the payload, which goes on where the rule before left it: what a rule says must not depend on who asked before.
+//! Rules of a set share one scan of the payload, which goes on where the rule before left it, and the parts of WHERE that they have in common: what a
+//! rule says must not depend on who asked before.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -27,7 +28,7 @@ const PATHS: [&str; 14] = [
 /// A rule's query, of the default dialect or EMQX's.
 fn query() -> impl Strategy<Value = (bool, String)> {
     let path = || prop::sample::select(&PATHS[..]);
-    (any::<bool>(), path(), path(), path(), 0..8usize).prop_map(|(emqx, x, y, z, form)| {
+    (any::<bool>(), path(), path(), path(), 0..10usize).prop_map(|(emqx, x, y, z, form)| {
         let function = if emqx { "is_not_null" } else { "length" };
         let query = match form {
             0 => "SELECT * FROM \"#\"".to_owned(),
@@ -37,6 +38,8 @@ fn query() -> impl Strategy<Value = (bool, String)> {
             4 => format!("SELECT {function}({x}) AS n, {y} AS y FROM \"#\" WHERE NOT {z} = 'x'"),
             5 => format!("FOREACH {x} AS e DO e AS e, e.b AS b, e[1] AS f, {y} AS y FROM \"#\""),
             6 => format!("FOREACH {x} AS e DO e.a AS a INCASE e.b = {y} FROM \"#\" WHERE {z} <> 2"),
+            7 => format!("SELECT {x} AS x FROM \"#\" WHERE {y} = 1 AND {z} > 1 AND payload.a <> 'x'"),
+            8 => format!("SELECT {x} AS x FROM \"#\" WHERE payload.a <> 'x' AND {y} = 1"),
             _ => format!("SELECT {x} + {y} AS s, payload AS p FROM \"#\""),
         };
         (emqx, query)
