@@ -2,7 +2,7 @@
 //!
 //! # Design
 //! - **One body, two drivers.** `fuzz/fuzz_targets/*.rs` (libFuzzer, nightly, a workspace of its own) and
-//!   `tests/seeded.rs` (stable, in `make test`) call the same functions: [`codec()`], [`formats()`], [`http()`], [`proxy()`], [`shard()`] and [`websocket()`]. What one of them finds, the other replays.
+//!   `tests/seeded.rs` (stable, in `make test`) call the same functions: [`codec()`], [`formats()`], [`http()`], [`proxy()`], [`rules()`], [`shard()`] and [`websocket()`]. What one of them finds, the other replays.
 //! - **A crate of its own**, not a part of the test kit: libFuzzer instruments all that a target is built from, and the
 //!   test kit brings processes, files and sockets that no body may touch. Only the pure crates are dependencies here, so that
 //!   the same bytes always do the same.
@@ -21,12 +21,14 @@ mod codec;
 mod formats;
 pub mod monitor;
 mod packets;
+mod rules;
 pub mod seeds;
 mod shard;
 mod transport;
 
 pub use codec::codec;
 pub use formats::formats;
+pub use rules::rules;
 pub use shard::shard;
 pub use transport::{http, proxy, websocket};
 

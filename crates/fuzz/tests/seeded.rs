@@ -84,6 +84,11 @@ fn proxy() {
 }
 
 #[test]
+fn rules() {
+    run("rules", ferrule_fuzz::rules, 20_000);
+}
+
+#[test]
 fn shard() {
     run("shard", ferrule_fuzz::shard, 40_000);
 }
