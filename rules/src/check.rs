@@ -12,10 +12,10 @@ use crate::paths::Paths;
 use crate::plan::{Mistake, Planner, Plans};
 use crate::program::{InsertCode, Part, Target, Template};
 use crate::properties;
+use crate::row::publishable;
 use crate::shared;
 use crate::sql::ast::{InsertInto, Literal, Name, Query, Setting, Statement, StatementKind};
 use crate::sql::statement::statements;
-use crate::step::publishable;
 use crate::template::{self, Piece};
 use crate::{
     Ack, ConnectorSchema, Diagnostic, Dialect, Durability, Host, Insert, OptionKind, OptionSchema,

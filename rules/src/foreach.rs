@@ -11,9 +11,11 @@ use std::borrow::Cow;
 
 use crate::Failure;
 use crate::json::{self, JsonError, Kind};
+use crate::machine::Machine;
 use crate::paths::{NodeId, PathStep, Paths};
-use crate::program::{Code, ConditionPart, Machine, Walk};
-use crate::step::{Rows, Scratch, emit_all};
+use crate::program::{Code, ConditionPart, Walk};
+use crate::row::{Rows, emit_all};
+use crate::step::Scratch;
 use crate::value::Value;
 
 /// The most elements of a FOREACH that are looked at.

@@ -72,9 +72,12 @@ mod functions;
 mod guard;
 pub mod jq;
 mod json;
+mod machine;
+mod outcome;
 mod paths;
 mod program;
 mod properties;
+mod row;
 mod shared;
 mod state;
 mod step;
@@ -91,11 +94,11 @@ pub use host::{
     Builtin, ConnectorSchema, Files, Host, OptionKind, OptionSchema, ReadFile, TargetKind, TargetSchema,
 };
 pub use message::{Message, UserProperties};
+pub use outcome::{Counters, Failure, LastFailure, TypeError};
 pub use properties::PublishProperty;
+pub use row::{Body, OutRow, Rows};
 pub use ruleset::{
     Ack, Dialect, Durability, Insert, Keeps, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path,
     rule_id,
 };
-pub use step::{
-    Body, Counters, Failure, LastFailure, Now, OutRow, Rows, RuleState, Scratch, Step, TypeError, step,
-};
+pub use step::{Now, RuleState, Scratch, Step, step};

@@ -9,10 +9,11 @@
 
 use crate::check::option_value;
 use crate::json;
+use crate::machine::Machine;
 use crate::plan::Plans;
-use crate::program::{Machine, Template};
+use crate::program::Template;
+use crate::row::{publishable, text};
 use crate::sql::ast::Literal;
-use crate::step::{publishable, text};
 use crate::value::Value;
 use crate::{Failure, OptionKind, OptionValue, Span};
 

@@ -4,7 +4,8 @@
 //! evaluated alone. This is never done for live messages.
 
 use crate::foreach::{ELEMENTS_MAX, Element};
-use crate::program::{ConditionPart, Machine};
+use crate::machine::Machine;
+use crate::program::ConditionPart;
 use crate::value::Value;
 use crate::{Failure, Span, TypeError};
 

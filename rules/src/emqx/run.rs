@@ -6,9 +6,10 @@ use crate::emqx::values;
 use crate::emqx::why::Places;
 use crate::foreach::{self, Look};
 use crate::json::{self, JsonError};
-use crate::program::{Code, Column, EmqxOp, ItemId, Machine, Walk, constant, topic_level};
+use crate::machine::{Machine, constant, topic_level};
+use crate::program::{Code, Column, EmqxOp, ItemId, Walk};
+use crate::row::{Rows, bounded, emit_all};
 use crate::sql::ast::{Binary, Put};
-use crate::step::{Rows, bounded, emit_all};
 use crate::value::{Map, Value};
 
 /// What a rule does, beside its operations.

@@ -2,7 +2,8 @@
 
 use super::run::{Field, Plan, make};
 use crate::foreach::{ELEMENTS_MAX, Element};
-use crate::program::{ConditionPart, Machine};
+use crate::machine::Machine;
+use crate::program::ConditionPart;
 use crate::value::Value;
 use crate::why::{Each, Fault, PartResult, Why, reads, said, shown, words};
 use crate::{Failure, Span, TypeError};
