@@ -7,9 +7,9 @@ pub enum Failure {
     NullInTarget,
     /// A rendered topic is no valid topic name, or is one that rules may not publish to.
     BadTarget,
-    /// The rows made of the message, or a rendered template, are larger than [`Scratch::MAX_OUTPUT`].
+    /// The rows made of the message, or a rendered template, are larger than [`crate::Scratch::MAX_OUTPUT`].
     TooLarge,
-    /// The payload is nested deeper than [`Scratch::MAX_DEPTH`].
+    /// The payload is nested deeper than [`crate::Scratch::MAX_DEPTH`].
     TooDeep,
     /// The fuel ran out.
     OutOfFuel,
@@ -19,7 +19,7 @@ pub enum Failure {
     NoResult,
     /// The format of an INSERT has no place for the row.
     Unencodable,
-    /// The rule is suspended ([`RuleState::suspended`]): it has not seen the message.
+    /// The rule is suspended ([`crate::RuleState::suspended`]): it has not seen the message.
     Suspended,
     /// The rule panicked: a bug of the engine.
     Panicked,
@@ -51,7 +51,7 @@ pub enum TypeError {
 /// Counts since the rule was loaded. `matched = passed + filtered + failed`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Messages that [`step`] was called for.
+    /// Messages that [`crate::step()`] was called for.
     pub matched: u64,
     /// Messages that became rows.
     pub passed: u64,

@@ -19,7 +19,7 @@ use crate::properties::{self, PublishProperty};
 use crate::value::{Value, write_json_text};
 use crate::{Failure, Scratch, TargetKind};
 
-/// Rows of one [`step`]; reuse it.
+/// Rows of one [`crate::step()`]; reuse it.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
     /// In order of FOREACH's elements, and for each of the rule's inserts.
@@ -66,7 +66,7 @@ impl Rows {
 /// One row for one insert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutRow {
-    /// Index into [`Rule::inserts`].
+    /// Index into [`crate::Rule::inserts`].
     pub insert: usize,
     /// The element's index, counted across all of the rule's inserts into one sink.
     pub row: u32,
