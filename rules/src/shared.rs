@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use crate::functions;
-use crate::program::{Code, Op, Program};
+use crate::program::{Code, Column, EmqxOp, Op, Program};
 use crate::{Dialect, Rule};
 
 /// What the parts of the message in hand were.
@@ -52,6 +52,8 @@ fn is_plain(program: &Program, code: &Code) -> bool {
     program.ops.get(code.clone()).is_some_and(|ops| {
         ops.iter().all(|op| match op {
             Op::Register(_) | Op::Element | Op::ElementSlot { .. } => false,
+            // It names the rule.
+            Op::Column(Column::Metadata) | Op::Emqx(EmqxOp::Column(Column::Metadata)) => false,
             Op::Call { function, .. } => {
                 let name = functions::function_of(*function as usize).map_or("", |f| f.name);
                 !functions::is_own(name) && !NOT_TWICE.iter().any(|prefix| name.starts_with(prefix))

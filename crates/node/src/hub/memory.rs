@@ -1,7 +1,7 @@
 //! What rules remember, on its way to the store (docs/contracts.md, 2 and 5).
 //!
-//! With `durability = 'exact'` a change is in the turn's batch, and the publisher's acknowledgement waits for that commit. With `'checkpoint'`
-//! it is written within [`CHECKPOINT_US`], or with whatever else is written before, and nobody waits: a power cut loses at most that much.
+//! With `durability = 'exact'` a change is in the turn's batch, and the publisher's acknowledgement waits for that commit. With `'checkpoint'`,
+//! and where nobody waits (QoS 0, `ack = 'none'`), it is written within [`CHECKPOINT_US`], or with whatever else is written before, and nobody waits: a power cut loses at most that much.
 //! Of a key only the last value of a turn is written. While the store takes nothing new, changes stay in the tables, whose bounds hold.
 
 use ferrule_outbox::{End, Outcome};
@@ -30,12 +30,12 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// A table changed. `exact`: the end that waits for it, if somebody does.
-    pub(super) fn note(&mut self, exact: Option<Option<End>>, now: Now) {
-        match exact {
+    /// A table changed. `end`: who waits for it, if somebody does; a QoS 0 message that changes one must not cost a commit.
+    pub(super) fn note(&mut self, end: Option<End>, now: Now) {
+        match end {
             Some(end) => {
                 self.due = true;
-                self.waiting.extend(end);
+                self.waiting.push(end);
             }
             None => drop(self.since_us.get_or_insert(now.mono_us)),
         }

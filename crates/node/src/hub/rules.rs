@@ -112,7 +112,7 @@ impl Rules {
     }
 
     /// Notes that a rule has changed what it remembers.
-    fn note(&mut self, number: u32, keeps: Keeps, exact: Option<Option<End>>, now: Now) {
+    fn note(&mut self, number: u32, keeps: Keeps, end: Option<End>, now: Now) {
         let is_noted = match (keeps, self.loaded.get_mut(number as usize)) {
             (Keeps::Own, Some(Some(loaded))) => std::mem::replace(&mut loaded.is_noted, true),
             (Keeps::Own, _) => true,
@@ -124,7 +124,7 @@ impl Rules {
         if !is_noted {
             self.memory.changed.push(number);
         }
-        self.memory.note(exact, now);
+        self.memory.note(end, now);
     }
 
     /// Adds what rules remember to the turn's batch.
@@ -254,7 +254,8 @@ impl Hub {
             let state = RuleState::default();
             let is_noted = before.as_ref().is_some_and(|b| b.is_noted);
             let keeps = rule.keeps().filter(|_| owner == Some(hub.node.place.index));
-            hub.rules.ids.insert(rule.id, number);
+            let id = rule.id;
+            hub.rules.ids.insert(id, number);
             let mut loaded = Loaded { rule, file, order, state, targets, publisher, owner, is_noted };
             let old: Vec<&str> = before.iter().flat_map(Loaded::filters).collect();
             if !old.iter().copied().eq(loaded.filters()) {
@@ -268,8 +269,11 @@ impl Hub {
             }
             hub.rules.loaded[place] = Some(loaded);
             dropped.extend(before.map(|before| before.rule));
-            if let Some(keeps) = keeps {
-                hub.rules.restore(place, keeps);
+            match (keeps, owner) {
+                (Some(keeps), _) => hub.rules.restore(place, keeps),
+                // Another shard has it.
+                (None, Some(_)) => drop(hub.rules.remembered.remove(&id)),
+                (None, None) => {}
             }
         }
         for (place, gone) in hub.rules.loaded.iter_mut().enumerate().filter(|(place, _)| !stays[*place]) {
@@ -361,7 +365,8 @@ impl Hub {
             let Some(Some(loaded)) = rules.loaded.get_mut(index as usize) else { continue };
             if let Some(shard) = loaded.owner.filter(|owner| *owner != self.node.place.index) {
                 let row = Stage::new(loaded.rule.id, message, &origin, event).parcel();
-                self.elsewhere.push(RowElsewhere { shard, row, hold: message.hold, end: ends.end() });
+                let end = if loaded.rule.ack == Ack::None { None } else { ends.end() };
+                self.elsewhere.push(RowElsewhere { shard, row, hold: message.hold, end });
                 continue;
             }
             let mut fuel = FUEL;
@@ -382,8 +387,9 @@ impl Hub {
                 };
                 if is_changed {
                     let default = if self.node.edge { Durability::Checkpoint } else { Durability::Exact };
-                    let is_exact = loaded.rule.durability.unwrap_or(default) == Durability::Exact;
-                    noted.push((index, keeps, is_exact.then(|| ends.end())));
+                    let waits = loaded.rule.durability.unwrap_or(default) == Durability::Exact
+                        && loaded.rule.ack != Ack::None;
+                    noted.push((index, keeps, if waits { ends.end() } else { None }));
                 }
             }
             match outcome {
@@ -489,8 +495,8 @@ impl Hub {
                 }
             }
         }
-        for (number, keeps, exact) in noted {
-            self.rules.note(number, keeps, exact, now);
+        for (number, keeps, end) in noted {
+            self.rules.note(number, keeps, end, now);
         }
     }
 
