@@ -200,7 +200,9 @@ fn a_worker_that_was_killed_is_replaced_and_none_stays_behind() {
         // Its threads hold its end of the socket a moment longer than the first of them is there.
         let task = format!("/proc/{}/task", workers[0].0);
         let threads = || std::fs::read_dir(&task).map_or(0, |threads| threads.count());
+        let deadline = Instant::now() + Duration::from_secs(30);
         while children().iter().any(|(_, state)| state != "Z") || threads() > 1 {
+            assert!(Instant::now() < deadline, "the worker outlives its kill");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
