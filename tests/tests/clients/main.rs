@@ -227,9 +227,10 @@ fn walk(client: &Client, version: Version) {
     let mut subject = client.start();
     let mut failed = Vec::new();
     let mut step = |name: String, run: &mut dyn FnMut()| {
-        // All that is wrong with a client is told at once.
-        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            failed.push(name);
+        // All that is wrong with a client is told at once, with the reason: of a long log only the end may be left.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+            let why = panic.downcast_ref::<String>().cloned();
+            failed.push(format!("{name}: {}", why.unwrap_or_default()));
         }
     };
     for feature in Feature::ALL {

@@ -24,6 +24,9 @@ final class Paho3 implements Driver.Client, MqttCallback {
         options.setMqttVersion(Driver.text(command, "version").equals("3.1")
             ? MqttConnectOptions.MQTT_VERSION_3_1 : MqttConnectOptions.MQTT_VERSION_3_1_1);
         options.setCleanSession(command.get("clean").getAsBoolean());
+        // A publish is said to be acknowledged before it is taken off the count of those in flight, by another thread:
+        // ten in a row, one at a time, can be refused as too many.
+        options.setMaxInflight(1000);
         if (command.has("ca")) {
             options.setSocketFactory(Driver.sockets(Driver.text(command, "ca")));
         }
