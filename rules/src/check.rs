@@ -349,6 +349,12 @@ impl Checker<'_> {
             // What uses it is not to blame.
             Codec::Text
         });
+        if let Some(other) = self.schemas.same_in_registry(&codec) {
+            let message = format!("the schema `{other}` has the same `registry_id`");
+            let hint = "those of two registries are told apart by `registry = '...'`".to_owned();
+            let at = settings.iter().find(|s| s.key.text == "registry_id").map_or(name.span, |s| s.span);
+            self.mistake(file, at, message, Some(hint));
+        }
         self.schemas.add(&name.text, codec);
     }
 
@@ -439,6 +445,10 @@ impl Checker<'_> {
             let is_source = SOURCES.iter().any(|prefix| source.text.starts_with(prefix));
             // A case of `rules eval` may have any event.
             if is_source && self.bare && dialect == Dialect::Emqx {
+                filters.push(source.text.clone());
+            } else if let (Some((message, hint)), Dialect::Emqx) = (no_event(&source.text), dialect) {
+                // EMQX takes any name: a rule that waits for nothing there does so here.
+                self.warn(file, source.span, message, Some(hint));
                 filters.push(source.text.clone());
             } else if let Some((message, hint)) = filter_problem(&source.text) {
                 self.mistake(file, source.span, message, hint);
@@ -579,6 +589,15 @@ impl Checker<'_> {
                     None
                 }
                 ("payload" | "key", _) => Some("a template in quotes"),
+                // As EMQX's republish has it; it is so.
+                ("direct_dispatch", Literal::Bool(false)) => None,
+                ("direct_dispatch", _) => {
+                    let message = "what a rule publishes goes to the other rules like any message".to_owned();
+                    let hint =
+                        "leave `direct_dispatch` out; rules that shall not see it name other topics in FROM";
+                    found.push((span, message, Some(hint.to_owned())));
+                    None
+                }
                 ("format", Literal::Text(name)) => {
                     match schemas.find(name) {
                         // As all rows are written.
@@ -635,7 +654,9 @@ impl Checker<'_> {
             if to.target.kind == TargetKind::None {
                 found.push((target.span, format!("the sink `{}` has no targets", insert.sink.text), None));
             }
-            self.topic_target(&target.text, target.span, to.target.kind, found);
+            if let Ok(pieces) = planner.pieces(&target.text) {
+                topic_target(&pieces, target.span, to.target.kind, found);
+            }
             let template = planner.template(&target.text, target.span, "the target");
             code.target = Some(fixed(template, to.target.kind));
         }
@@ -687,25 +708,6 @@ impl Checker<'_> {
         let lenient = self.bare || self.unread_sinks.iter().any(|s| s == name);
         let anything = TargetSchema { kind: TargetKind::Name, option: None, required: false };
         lenient.then_some(Destination { target: anything, sink: None })
-    }
-
-    /// What is certainly wrong with a topic, before anything is rendered.
-    fn topic_target(&self, target: &str, span: Span, kind: TargetKind, found: &mut Vec<Mistake>) {
-        if kind != TargetKind::Topic {
-            return;
-        }
-        let Ok(pieces) = template::parse(target) else { return };
-        if pieces.is_empty() {
-            found.push((span, "the target is empty".to_owned(), None));
-        }
-        if pieces.iter().any(|p| matches!(p, Piece::Text(t) if t.contains(['+', '#', '\0']))) {
-            found.push((span, "a topic to publish to has no wildcards".to_owned(), None));
-        }
-        if let Some(Piece::Text(start)) = pieces.first()
-            && forbidden_topic(start)
-        {
-            found.push((span, "rules may not publish to `$SYS/` or `$ferrule/`".to_owned(), None));
-        }
     }
 
     /// Templates that the sink's options give where the insert gives none.
@@ -777,6 +779,24 @@ impl Checker<'_> {
     }
 }
 
+/// What is certainly wrong with a topic, before anything is rendered.
+fn topic_target(pieces: &[Piece], span: Span, kind: TargetKind, found: &mut Vec<Mistake>) {
+    if kind != TargetKind::Topic {
+        return;
+    }
+    if pieces.is_empty() {
+        found.push((span, "the target is empty".to_owned(), None));
+    }
+    if pieces.iter().any(|p| matches!(p, Piece::Text(t) if t.contains(['+', '#', '\0']))) {
+        found.push((span, "a topic to publish to has no wildcards".to_owned(), None));
+    }
+    if let Some(Piece::Text(start)) = pieces.first()
+        && forbidden_topic(start)
+    {
+        found.push((span, "rules may not publish to `$SYS/` or `$ferrule/`".to_owned(), None));
+    }
+}
+
 /// A target without anything to fill in is made once.
 fn fixed(template: Template, kind: TargetKind) -> Target {
     match template.parts.as_slice() {
@@ -823,6 +843,16 @@ pub(crate) fn forbidden_topic(mut topic: &str) -> bool {
         .any(|name| topic.strip_prefix(name).is_some_and(|r| r.is_empty() || r.starts_with('/')))
 }
 
+/// What to say of an event in FROM that is none.
+fn no_event(filter: &str) -> Option<(String, String)> {
+    if !filter.starts_with(events::PREFIX) || events::is_known(filter) {
+        return None;
+    }
+    let near = nearest(filter, events::topics()).map(|near| format!("did you mean `{near}`?"));
+    let all = || "docs/rules.md has the list: `$events/client/connected`, ...".to_owned();
+    Some((format!("there is no event `{filter}`"), near.unwrap_or_else(all)))
+}
+
 /// Other sources than topics that EMQX has.
 const SOURCES: [&str; 2] = ["$bridges/", "$sources/"];
 
@@ -837,16 +867,16 @@ fn filter_problem(filter: &str) -> Option<(String, Option<String>)> {
     }
     for source in SOURCES {
         if filter.starts_with(source) {
-            return wrong(&format!("`{source}...` is not yet implemented"));
+            let name = filter.strip_prefix(source).unwrap_or_default().replace(':', "/");
+            let hint = format!(
+                "let that broker or connector publish to this one, say below `from/{name}`, and write FROM \"from/{name}/#\""
+            );
+            let message = format!("`{source}...` is not there: no connector brings messages in");
+            return Some((message, Some(hint)));
         }
     }
     if filter.starts_with(events::PREFIX) {
-        if events::is_known(filter) {
-            return None;
-        }
-        let near = nearest(filter, events::topics()).map(|near| format!("did you mean `{near}`?"));
-        let all = || "docs/rules.md has the list: `$events/client/connected`, ...".to_owned();
-        return Some((format!("there is no event `{filter}`"), Some(near.unwrap_or_else(all))));
+        return no_event(filter).map(|(message, hint)| (message, Some(hint)));
     }
     if filter.starts_with("$share/") || filter.starts_with("$exclusive/") {
         let hint = "write the filter alone; a rule sees every message once".to_owned();

@@ -24,6 +24,10 @@ pub(crate) type Mistake = (Span, String, Option<String>);
 
 /// A planner as [`crate::check`] needs it.
 pub(crate) trait Plans {
+    /// Reads a template, as far as the dialect understands it.
+    fn pieces(&self, text: &str) -> Result<Vec<Piece>, String> {
+        template::parse(text)
+    }
     /// Compiles a template that reads the row first, then the message.
     fn template(&mut self, text: &str, span: Span, of: &str) -> Template;
     /// Whether the row's columns are not all known by name.

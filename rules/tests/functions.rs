@@ -53,8 +53,11 @@ fn groups(described: Groups) -> Vec<(&'static str, Vec<Function>)> {
         .collect()
 }
 
-/// The schema of the examples.
-const READING: &str = r#"CREATE SCHEMA reading WITH (type = 'avro', definition = '{"type":"record","name":"reading","fields":[{"name":"t","type":"int"}]}');"#;
+/// The schemas of the examples.
+const SCHEMAS: [&str; 2] = [
+    r#"CREATE SCHEMA reading WITH (type = 'avro', definition = '{"type":"record","name":"reading","fields":[{"name":"t","type":"int"}]}');"#,
+    r#"CREATE SCHEMA tagged WITH (type = 'avro', registry_id = 7, registry = 'hq', definition = '{"type":"record","name":"reading","fields":[{"name":"t","type":"int"}]}');"#,
+];
 
 /// What expressions give, as JSON; `error` where the rule fails or cannot be loaded.
 fn values(dialect: &str, expressions: &[&str]) -> Vec<String> {
@@ -62,7 +65,7 @@ fn values(dialect: &str, expressions: &[&str]) -> Vec<String> {
     let case = |expression: &&str| {
         let sql = format!("SELECT {expression} AS r FROM \"t/#\"");
         let input = json!([{"topic": "t/1", "payload": "{\"x\":1}"}]);
-        json!({"id": 0, "dialect": dialect, "setup": [READING], "clock_ms": 1_600_000_000_123_i64, "sql": sql, "input": input})
+        json!({"id": 0, "dialect": dialect, "setup": SCHEMAS, "clock_ms": 1_600_000_000_123_i64, "sql": sql, "input": input})
             .to_string()
     };
     let cases: Vec<String> = expressions.iter().map(case).collect();
@@ -162,7 +165,7 @@ For rules `WITH (dialect = 'emqx')`. Names are in lower case; an error ends the 
 `FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test functions`; a test runs every example. How the dialect differs from the default one is in
 [rules-compatibility.md](rules-compatibility.md). In the SELECT list and in DO there are also the functions of the message: `msgid()`, `qos()`, `topic()`,
 `topic(n)`, `flags()`, `flag(name)`, `clientid()`, `username()`, `clientip()`, `peerhost()`, `payload()`, `payload('path')`.
-The schema `reading` of the examples is an Avro record with the integer `t`.
+The schemas `reading` and `tagged` of the examples are an Avro record with the integer `t`; `tagged` is number 7 in the registry `hq`.
 ";
 
 fn page(head: &str, described: Groups) -> String {

@@ -456,6 +456,12 @@ impl<'p> Planner<'p> {
         }
         let found = functions::emqx_id(&name.text);
         let Some((id, function)) = found.and_then(|id| Some((id, functions::function_of(id)?))) else {
+            if name.text == "ai_completion" {
+                let hint = "send the rows to a service by a sink, and let it publish what comes of them";
+                let message = "`ai_completion` is not there: a rule asks nobody while a publisher waits";
+                self.mistake(name.span, message, Some(hint.to_owned()));
+                return;
+            }
             let names = functions::emqx::names();
             let message = match nearest(&name.text, names) {
                 Some(near) => format!("unknown function `{}`; did you mean `{near}`?", name.text),
@@ -734,15 +740,12 @@ fn register(names: &Names, name: &str) -> Option<ItemId> {
 }
 
 impl Plans for Planner<'_> {
-    fn template(&mut self, text: &str, span: Span, _of: &str) -> Template {
-        let pieces = match template::parse(text) {
-            Ok(pieces) => pieces,
-            Err(message) => {
-                self.mistake(span, message, None);
-                return Template::default();
-            }
-        };
-        let parts = pieces.into_iter().map(|piece| match piece {
+    fn pieces(&self, text: &str) -> Result<Vec<Piece>, String> {
+        Ok(template::parse_lenient(text))
+    }
+
+    fn template(&mut self, text: &str, _span: Span, _of: &str) -> Template {
+        let parts = template::parse_lenient(text).into_iter().map(|piece| match piece {
             Piece::Text(text) => Part::Text(text),
             Piece::Row => Part::Row,
             Piece::Path { root, steps } => {
