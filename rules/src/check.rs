@@ -393,7 +393,7 @@ impl Checker<'_> {
             Dialect::Emqx => {
                 Box::new(emqx::plan::Planner::new(&name.text, query, text, &schemas, &mut paths, &mut jq))
             }
-            _ => Box::new(Planner::new(query, text, self.host, &schemas, &mut paths)),
+            _ => Box::new(Planner::new(query, text, self.host, &schemas, &mut paths, &mut jq)),
         };
         let mut found: Vec<Mistake> = Vec::new();
         let mut codes: Vec<InsertCode> = Vec::new();

@@ -6,6 +6,7 @@ use crate::diagnostic::{nearest, nearest_few};
 use crate::foreach::Each;
 use crate::formats::Schemas;
 use crate::functions;
+use crate::jq::Jq;
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::program::{
     Base, Code, Column, ConditionPart, ItemId, Layout, Node, Op, Part, Program, Template, Walk, number,
@@ -60,6 +61,7 @@ pub(crate) struct Planner<'p> {
     schemas: &'p Schemas,
     text: &'p str,
     paths: &'p mut Paths,
+    jq: &'p mut Jq,
     program: Program,
     mistakes: Vec<Mistake>,
     columns: Vec<RowColumn>,
@@ -85,12 +87,14 @@ impl<'p> Planner<'p> {
         host: &'p Host,
         schemas: &'p Schemas,
         paths: &'p mut Paths,
+        jq: &'p mut Jq,
     ) -> Planner<'p> {
         let mut p = Planner {
             host,
             schemas,
             text,
             paths,
+            jq,
             program: Program::default(),
             mistakes: Vec::new(),
             columns: Vec::new(),
@@ -545,6 +549,9 @@ impl<'p> Planner<'p> {
             && let Some(arg) = args.get(at)
         {
             self.mistake(arg.span, message, None);
+        }
+        if function.name == "jq" {
+            self.mistakes.extend(self.jq.mistake(name, args, self.text));
         }
         let mut count = args.len();
         if functions::is_own(function.name) {
