@@ -72,6 +72,10 @@ pub(crate) struct Planner<'p> {
     element: Option<String>,
     /// Of the next function that remembers by its place.
     places: i64,
+    /// Where those stand that have one.
+    placed: Vec<(Span, i64)>,
+    /// An expression is compiled again, for `rules test`: its functions are in the places that they have.
+    again: bool,
     each: Each,
     /// Items that each item reads.
     reads: Vec<BTreeSet<ItemId>>,
@@ -102,6 +106,8 @@ impl<'p> Planner<'p> {
             events: query.from.iter().any(|source| source.text.starts_with(events::PREFIX)),
             element: None,
             places: 0,
+            placed: Vec::new(),
+            again: false,
             each: Each::default(),
             reads: Vec::new(),
             needs: BTreeSet::new(),
@@ -317,6 +323,7 @@ impl<'p> Planner<'p> {
         for (part, code) in parts {
             let mut leaves = Vec::new();
             leaves_of(part, &mut leaves);
+            self.again = true;
             let mut reads: Vec<(String, Code)> = Vec::new();
             for leaf in leaves {
                 let text = leaf.span.of(self.text);
@@ -325,6 +332,7 @@ impl<'p> Planner<'p> {
                     reads.push((text.to_owned(), code));
                 }
             }
+            self.again = false;
             let text = part.span.of(self.text).to_owned();
             alone.push(ConditionPart { text, code, reads });
         }
@@ -558,8 +566,10 @@ impl<'p> Planner<'p> {
             self.program.keeps = Some(Keeps::Own);
         }
         if functions::is_placed(function.name) {
-            // Of an expression that is compiled again, for `rules test`, it is another: that one remembers nothing.
-            self.emit_constant(Value::Int(self.places));
+            let had = self.placed.iter().find(|(span, _)| *span == name.span && self.again);
+            let place = had.map_or(self.places, |(_, place)| *place);
+            self.placed.push((name.span, place));
+            self.emit_constant(Value::Int(place));
             self.places += 1;
             count += 1;
         }
