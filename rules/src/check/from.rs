@@ -39,7 +39,8 @@ pub(super) fn filter_problem(filter: &str) -> Option<(String, Option<String>)> {
         if filter.starts_with(source) {
             let name = filter.strip_prefix(source).unwrap_or_default().replace(':', "/");
             let hint = format!(
-                "let that broker or connector publish to this one, say below `from/{name}`, and write FROM \"from/{name}/#\""
+                "let that broker or connector publish to this one, say below `from/{name}`, and write \
+                 FROM \"from/{name}/#\""
             );
             let message = format!("`{source}...` is not there: no connector brings messages in");
             return Some((message, Some(hint)));

@@ -1,8 +1,8 @@
 //! `rules test`: messages through the rules, and why what came out of each did.
 //!
 //! A rule's outcome is gathered first ([`Outcome`]) and printed then, for people or as JSON: both say the same. Rules
-//! remember from one message to the next; the time between two is that of the messages. What is asked again, to say why,
-//! finds what the rule remembered before the message ([`crate::state::Memory`]).
+//! remember from one message to the next; the time between two is that of the messages. What is asked again, to say
+//! why, finds what the rule remembered before the message ([`crate::state::Memory`]).
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -47,8 +47,8 @@ pub struct TestMessage {
     pub columns: Option<Map<String, Value>>,
 }
 
-/// `rules test FILE --topic T --payload P`: of each message each rule, matched or why not, its rows, its rendered targets.
-/// As JSON one object for each of them, a line each, with `input`, the message's number from 0 as in [`super::eval()`].
+/// `rules test FILE --topic T --payload P`: of each message each rule, matched or why not, its rows, its rendered
+/// targets. As JSON one object for each of them, a line each, with `input`, the message's number from 0 as in [`super::eval()`].
 ///
 /// # Errors
 /// When `out` cannot be written.

@@ -14,6 +14,8 @@
 //! Jq::run --request--> worker: program from its cache, or compiled; outputs written as they come --answer--> JSON array, or why not
 //!    waits for the beginning, then at most CALL (or what the rule says, at most CALL_MAX); then SIGKILL, wait()
 //! ```
+//! A worker that somebody else kills over a question is replaced once, and the question put again.
+//!
 //! Each shard has a worker of its own, from its first call on; dropping `Jq` ends it. Both ends of the pipe are one socket, the worker's standard input, so
 //! that whatever writes to standard output there harms nothing.
 //!
