@@ -66,7 +66,11 @@ fn main() {
     println!("serde_json's parse        {parse:6.1} ns  ({} bytes)", text.len());
     let elements: Vec<String> = (0..100).map(|n| format!(r#"{{"name":"s{n}","value":{n}.5}}"#)).collect();
     let batch = format!(r#"{{"sensors":[{}]}}"#, elements.join(","));
-    let rule = "CREATE RULE each WITH (dialect = 'emqx') AS INSERT INTO cloud
-        FOREACH payload.sensors AS s DO s.name AS name, s.value AS value FROM \"s/+/t\";";
-    println!("FOREACH, 100 elements     {:6.1} ns a row", measure(rule, &batch) / 100.0);
+    for dialect in ["ferrule", "emqx"] {
+        let rule = format!(
+            "CREATE RULE each WITH (dialect = '{dialect}') AS INSERT INTO cloud
+             FOREACH payload.sensors AS s DO s.name AS name, s.value AS value FROM \"s/+/t\";"
+        );
+        println!("{dialect:8} FOREACH          {:6.1} ns  (a row of 100)", measure(&rule, &batch) / 100.0);
+    }
 }

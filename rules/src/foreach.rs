@@ -1,8 +1,8 @@
 //! The loop of FOREACH, of every dialect: one element of an array after the other.
 //!
 //! # Data
-//! An element of an array in the payload stays where it is: a scan of its own, by the paths that the rule asks of elements, reads
-//! each field once and finds the element's end on the way. An element of an array that was made is a value.
+//! An element of an array in the payload stays where it is: one pass ([`crate::elements`]) reads the fields that the rule asks of
+//! elements and finds the element's end on the way. An element of an array that was made is a value.
 //!
 //! # Bounds
 //! [`ELEMENTS_MAX`] elements; what all rows hold together, [`Scratch::MAX_OUTPUT`]. Fuel counts the operations of every turn.
@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 
 use crate::Failure;
-use crate::json::{self, JsonError, Kind};
+use crate::json::{self, Kind};
 use crate::machine::Machine;
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::program::{Code, ConditionPart, Walk};
@@ -60,7 +60,7 @@ pub(crate) enum Element<'a> {
     /// There is no loop.
     #[default]
     None,
-    /// It begins this text, which goes on behind it; [`Machine::elements`] reads it.
+    /// It is in this array, where [`Machine::elements`] says.
     Text(&'a [u8]),
     Value(Value<'a>),
 }
@@ -75,23 +75,18 @@ pub(crate) fn each<'a>(
 ) -> Result<Option<u32>, Failure> {
     let mut made = Made::default();
     match collection {
-        Value::Json(Cow::Borrowed(text)) if text.starts_with('[') => {
+        Value::Json(Cow::Borrowed(text)) if text.starts_with('[') && json::is_readable(text.as_bytes()) => {
             let text = text.as_bytes();
-            let mut at = 1;
-            loop {
-                at = json::skip_space(text, at);
-                match text.get(at) {
-                    Some(b',') => at = json::skip_space(text, at + 1),
-                    Some(b']') | None => break,
-                    Some(_) => {}
-                }
-                let rest = text.get(at..).unwrap_or_default();
-                m.elements.begin(paths);
-                m.element = Element::Text(rest);
-                made.one(m, out, &mut one)?;
+            m.element = Element::Text(text);
+            let mut at = json::skip_space(text, 1);
+            while !matches!(text.get(at), Some(b']') | None) {
                 // The whole array was read before: it is JSON.
-                let Ok(Some(found)) = m.elements.find_in(paths, rest, 0) else { break };
-                at += found.end as usize;
+                let Ok(end) = m.elements.read(paths, text, at) else { break };
+                made.one(m, out, &mut one)?;
+                at = json::skip_space(text, end);
+                if text.get(at) == Some(&b',') {
+                    at = json::skip_space(text, at + 1);
+                }
             }
         }
         collection => {
@@ -145,44 +140,32 @@ impl<'a> Machine<'a, '_> {
         match &self.element {
             Element::None => Ok(Value::Missing),
             Element::Value(value) => Ok(value.clone()),
-            Element::Text(text) => {
-                let text = *text;
-                match json::value(text, 0, 0) {
-                    Ok(found) => self.read(text, found),
-                    Err(_) => Ok(Value::Missing),
-                }
-            }
+            Element::Text(text) => match self.elements.get(0) {
+                Some(found) => self.read(text, found),
+                None => Ok(Value::Missing),
+            },
         }
     }
 
     /// What an element that is text has at a node; `None` when it has nothing there.
     ///
     /// # Errors
-    /// Where the whole element has to be looked into, or cannot be.
+    /// The whole element has to be looked into: it is no text of the payload, or holds text in which there may be more.
+    #[inline]
     pub(crate) fn element_slot(
         &mut self,
         paths: &Paths,
         node: NodeId,
-    ) -> Result<Option<Result<Value<'a>, crate::TypeError>>, Look> {
-        let Element::Text(text) = &self.element else { return Err(Look::Whole) };
-        let text = *text;
-        match self.elements.find_in(paths, text, node) {
-            Ok(Some(found)) => Ok(Some(self.read(text, found))),
-            Ok(None) => {
-                let above = self.elements.above(paths, node);
-                let is_text = above.is_some_and(|found| matches!(found.kind, Kind::Text | Kind::Escaped));
-                if is_text { Err(Look::Whole) } else { Ok(None) }
-            }
-            Err(JsonError::TooDeep) => Err(Look::Deep),
-            Err(JsonError::Invalid) => Ok(None),
+    ) -> Result<Option<Result<Value<'a>, crate::TypeError>>, LookInside> {
+        let Element::Text(text) = self.element else { return Err(LookInside) };
+        if let Some(found) = self.elements.get(node) {
+            return Ok(Some(self.read(text, found)));
         }
+        let above = self.elements.above(paths, node);
+        let is_text = above.is_some_and(|found| matches!(found.kind, Kind::Text | Kind::Escaped));
+        if is_text { Err(LookInside) } else { Ok(None) }
     }
 }
 
-/// Why a node of an element gave no answer.
-pub(crate) enum Look {
-    /// The element is no text of the payload, or holds text in which there may be more.
-    Whole,
-    /// It is nested too deep.
-    Deep,
-}
+/// A node of an element gave no answer.
+pub(crate) struct LookInside;

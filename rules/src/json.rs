@@ -113,10 +113,9 @@ pub(crate) fn found(kind: Kind, start: usize, end: usize) -> Found {
     Found { kind, start: start as u32, end: end as u32 }
 }
 
-/// Where the value at `at`, which nobody asks for, ends.
+/// Where the value that begins at `start`, which nobody asks for, ends.
 #[inline(always)]
-pub(crate) fn skip_value(text: &[u8], at: usize, depth: usize) -> Result<usize, JsonError> {
-    let start = skip_space(text, at);
+pub(crate) fn skip_value(text: &[u8], start: usize, depth: usize) -> Result<usize, JsonError> {
     match text.get(start) {
         Some(b'"') => Ok(string(text, start)?.1),
         Some(b'-' | b'0'..=b'9') => Ok(number(text, start)?.1),

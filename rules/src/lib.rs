@@ -65,6 +65,8 @@ mod emqx;
 mod events;
 mod plan;
 
+mod copies;
+mod elements;
 mod foreach;
 mod formats;
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::foreach::{Element, Look};
+use crate::elements::Elements;
+use crate::foreach::{Element, LookInside};
 use crate::formats::{self, Payload};
 use crate::functions::{self, FunctionId, Surroundings};
 use crate::json::{Found, JsonError};
@@ -28,7 +29,7 @@ pub(crate) struct Machine<'a, 's> {
     /// Of FOREACH.
     pub(crate) element: Element<'a>,
     /// What has been read of it.
-    pub(crate) elements: &'s mut Scan,
+    pub(crate) elements: &'s mut Elements,
     /// What parts of WHERE that several rules have were.
     pub(crate) known: &'s mut Known,
     /// The message's topic, once a row has it.
@@ -39,6 +40,8 @@ pub(crate) struct Machine<'a, 's> {
     /// Deeper ones are few, and allocate.
     pub(crate) stack: SmallVec<[Value<'a>; 16]>,
     pub(crate) registers: SmallVec<[Value<'a>; 8]>,
+    /// By register, see [`crate::copies`].
+    pub(crate) copies: SmallVec<[Option<&'a [u8]>; 8]>,
     pub(crate) errors: [u32; TypeError::ALL.len()],
     pub(crate) first_error: Option<TypeError>,
     /// Type errors in words, where somebody reads them.
@@ -344,8 +347,7 @@ impl<'a> Machine<'a, '_> {
                 let value = value.unwrap_or(Ok(Value::Null));
                 Ok(self.or_null(value, || "a number in the payload".to_owned()))
             }
-            Err(Look::Deep) => Err(Failure::TooDeep),
-            Err(Look::Whole) => {
+            Err(LookInside) => {
                 let value = self.whole_element();
                 let value = self.or_null(value, || "a number in the payload".to_owned());
                 Ok(self.down(value, walk))

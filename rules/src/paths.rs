@@ -28,8 +28,8 @@ pub(crate) enum PathStep {
 struct Node {
     parent: NodeId,
     keys: Vec<(Box<str>, NodeId)>,
-    /// [`json::short`] of each key.
-    shorts: Vec<u64>,
+    /// [`json::short`] of each key, and its child again.
+    shorts: Vec<(u64, NodeId)>,
     elements: Vec<(u32, NodeId)>,
 }
 
@@ -57,7 +57,7 @@ impl Paths {
                     Ok(i) => node.keys[i].1,
                     Err(i) => {
                         node.keys.insert(i, (key.as_str().into(), fresh));
-                        node.shorts.insert(i, json::short(key));
+                        node.shorts.insert(i, (json::short(key), fresh));
                         fresh
                     }
                 },
@@ -77,23 +77,42 @@ impl Paths {
         at
     }
 
-    /// The node called `key`, whose content is in `text`, under `node`.
+    /// How many nodes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether somebody asks for a member of what is at `node`.
     #[inline]
-    fn child(&self, node: NodeId, text: &[u8], key: json::Key) -> Option<NodeId> {
+    pub(crate) fn has_keys(&self, node: NodeId) -> bool {
+        !self.nodes[node as usize].keys.is_empty()
+    }
+
+    /// Whether somebody asks for an element of what is at `node`.
+    #[inline]
+    pub(crate) fn has_elements(&self, node: NodeId) -> bool {
+        !self.nodes[node as usize].elements.is_empty()
+    }
+
+    /// The node called `key`, whose content is in `text`, under `node`.
+    #[inline(always)]
+    pub(crate) fn child(&self, node: NodeId, text: &[u8], key: json::Key) -> Option<NodeId> {
         let Node { keys, shorts, .. } = &self.nodes[node as usize];
         if keys.len() <= 8 {
-            let place = match key.short {
-                0 => keys.iter().position(|(name, _)| json::key_is(text, key.found, name)),
-                short => shorts.iter().position(|known| *known == short),
+            return match key.short {
+                0 => {
+                    keys.iter().find(|(name, _)| json::key_is(text, key.found, name)).map(|(_, child)| *child)
+                }
+                short => shorts.iter().find(|(known, _)| *known == short).map(|(_, child)| *child),
             };
-            return place.and_then(|i| keys.get(i)).map(|&(_, child)| child);
         }
         let name = json::content(text, key.found);
         keys.binary_search_by(|(k, _)| (**k).cmp(&name)).ok().map(|i| keys[i].1)
     }
 
+    /// The node of this element, from 0, under `node`.
     #[inline]
-    fn element(&self, node: NodeId, index: u32) -> Option<NodeId> {
+    pub(crate) fn element(&self, node: NodeId, index: u32) -> Option<NodeId> {
         let elements = &self.nodes[node as usize].elements;
         elements.binary_search_by_key(&index, |e| e.0).ok().map(|i| elements[i].1)
     }
@@ -114,10 +133,59 @@ impl Paths {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Slot {
+/// What was found at each node of a text.
+#[derive(Debug)]
+pub(crate) struct Slots {
     generation: u32,
-    found: Found,
+    /// By node; those of other generations are empty.
+    slots: Vec<(u32, Found)>,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Slots { generation: 1, slots: Vec::new() }
+    }
+}
+
+impl Slots {
+    /// Another text comes, of whom these paths are asked.
+    #[inline]
+    pub(crate) fn begin(&mut self, paths: &Paths) {
+        const EMPTY: (u32, Found) = (0, Found { kind: Kind::Null, start: 0, end: 0 });
+        if self.generation == u32::MAX {
+            self.slots.clear();
+            self.generation = 0;
+        }
+        self.generation += 1;
+        if self.slots.len() != paths.len() {
+            self.slots.resize(paths.len(), EMPTY);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, node: NodeId) -> Option<Found> {
+        self.slots.get(node as usize).filter(|slot| slot.0 == self.generation).map(|slot| slot.1)
+    }
+
+    #[inline]
+    pub(crate) fn put(&mut self, node: NodeId, found: Found) {
+        let generation = self.generation;
+        if let Some(slot) = self.slots.get_mut(node as usize) {
+            *slot = (generation, found);
+        }
+    }
+
+    /// What was found where the way to a node ended before it.
+    pub(crate) fn above(&self, paths: &Paths, node: NodeId) -> Option<Found> {
+        let mut at = node;
+        while at != 0 {
+            at = paths.nodes[at as usize].parent;
+            if let Some(found) = self.get(at) {
+                return Some(found);
+            }
+        }
+        None
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -142,40 +210,23 @@ enum Expect {
 /// The scan of the current message.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    generation: u32,
-    slots: Vec<Slot>,
+    slots: Slots,
     frames: Vec<Frame>,
     at: usize,
     expect: Expect,
     failed: Option<JsonError>,
-    /// Something else may follow the value.
-    open_ended: bool,
 }
 
 impl Default for Scan {
     fn default() -> Self {
-        Scan {
-            generation: 1,
-            slots: Vec::new(),
-            frames: Vec::new(),
-            at: 0,
-            expect: Expect::Value(0),
-            failed: None,
-            open_ended: false,
-        }
+        Scan { slots: Slots::default(), frames: Vec::new(), at: 0, expect: Expect::Value(0), failed: None }
     }
 }
 
 impl Scan {
     /// Forgets the message; `paths` are those of the next one's rules.
     pub(crate) fn begin(&mut self, paths: &Paths) {
-        const EMPTY: Slot = Slot { generation: 0, found: Found { kind: Kind::Null, start: 0, end: 0 } };
-        if self.generation == u32::MAX {
-            self.slots.clear();
-            self.generation = 0;
-        }
-        self.generation += 1;
-        self.slots.resize(paths.nodes.len(), EMPTY);
+        self.slots.begin(paths);
         self.frames.clear();
         self.at = 0;
         self.expect = Expect::Value(0);
@@ -187,18 +238,6 @@ impl Scan {
         self.failed = Some(error);
     }
 
-    /// As [`Scan::find`], in a value at the beginning of a text that goes on behind it.
-    #[inline]
-    pub(crate) fn find_in(
-        &mut self,
-        paths: &Paths,
-        text: &[u8],
-        node: NodeId,
-    ) -> Result<Option<Found>, JsonError> {
-        self.open_ended = true;
-        self.find(paths, text, node)
-    }
-
     /// The value at `node` in `text`; `None` when the text has none.
     #[inline]
     pub(crate) fn find(
@@ -207,21 +246,17 @@ impl Scan {
         text: &[u8],
         node: NodeId,
     ) -> Result<Option<Found>, JsonError> {
-        if let Some(found) = self.slot(node) {
+        if let Some(found) = self.slots.get(node) {
             return Ok(Some(found));
         }
-        let mut above = node;
-        while above != 0 {
-            above = paths.nodes[above as usize].parent;
-            if self.slot(above).is_some() {
-                return Ok(None);
-            }
+        if self.slots.above(paths, node).is_some() {
+            return Ok(None);
         }
         if let Some(error) = self.failed {
             return Err(error);
         }
         match self.run(paths, text, node) {
-            Ok(()) => Ok(self.slot(node)),
+            Ok(()) => Ok(self.slots.get(node)),
             Err(error) => {
                 self.failed = Some(error);
                 Err(error)
@@ -229,29 +264,9 @@ impl Scan {
         }
     }
 
-    /// What was found where the way to a node ended before it.
+    /// As [`Slots::above`].
     pub(crate) fn above(&self, paths: &Paths, node: NodeId) -> Option<Found> {
-        let mut at = node;
-        while at != 0 {
-            at = paths.nodes[at as usize].parent;
-            if let Some(found) = self.slot(at) {
-                return Some(found);
-            }
-        }
-        None
-    }
-
-    #[inline]
-    fn slot(&self, node: NodeId) -> Option<Found> {
-        self.slots.get(node as usize).filter(|s| s.generation == self.generation).map(|s| s.found)
-    }
-
-    #[inline]
-    fn record(&mut self, node: NodeId, found: Found) {
-        let generation = self.generation;
-        if let Some(slot) = self.slots.get_mut(node as usize) {
-            *slot = Slot { generation, found };
-        }
+        self.slots.above(paths, node)
     }
 
     /// Goes on until `want`, or something that holds it, is recorded.
@@ -330,7 +345,7 @@ impl Scan {
                         };
                         self.expect = match child {
                             None => Expect::After,
-                            Some(child) if self.slot(child).is_none() => Expect::Value(child),
+                            Some(child) if self.slots.get(child).is_none() => Expect::Value(child),
                             // A second member of this name: the first one counts.
                             Some(_) => {
                                 at = json::skip_value(text, at, depth)?;
@@ -342,10 +357,10 @@ impl Scan {
                 }
             };
             self.expect = Expect::After;
-            if node == 0 && !self.open_ended && json::skip_space(text, at) != text.len() {
+            if node == 0 && json::skip_space(text, at) != text.len() {
                 return Err(JsonError::Invalid);
             }
-            self.record(node, found);
+            self.slots.put(node, found);
             if node == 0 || paths.covers(node, want) {
                 self.at = at;
                 return Ok(());

@@ -818,6 +818,12 @@ impl Plans for Planner<'_> {
         if self.element.is_some() {
             self.program.each = Some(Box::new(std::mem::take(&mut self.each)));
         }
+        let program = &self.program;
+        let sources = program.items.iter().enumerate().map(|(item, code)| {
+            let is_read = program.before.contains(&item) || program.row.reads(item);
+            program.source(code, item).filter(|_| !is_read)
+        });
+        self.program.sources = sources.collect();
         (self.program, self.mistakes)
     }
 }

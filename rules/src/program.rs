@@ -124,6 +124,15 @@ pub(crate) enum Walk {
     Range(i64, i64),
 }
 
+/// Where a column's JSON text stands, if it is as a row would have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// At a node of the payload.
+    Payload(NodeId),
+    /// At a node of FOREACH's element.
+    Element(NodeId),
+}
+
 /// One operation. "Pops" and "pushes" are about the stack of values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Op {
@@ -280,6 +289,13 @@ pub(crate) fn label(name: &str) -> Box<[u8]> {
 }
 
 impl Layout {
+    /// Whether columns are put into what a register holds. Recursion is bounded by the length of an alias.
+    pub(crate) fn reads(&self, register: ItemId) -> bool {
+        let inside = |node: &Node| matches!(node, Node::Object(inner) if inner.reads(register));
+        matches!(self.base, Base::Register { item, .. } if item == register)
+            || self.children.iter().any(|(_, node)| inside(node))
+    }
+
     /// Writes the labels. Recursion is bounded by the length of an alias.
     pub(crate) fn seal(&mut self) {
         self.labels = self.children.iter().map(|(name, _)| label(name)).collect();
@@ -348,6 +364,8 @@ pub(crate) struct Program {
     pub(crate) constants: Vec<Value<'static>>,
     pub(crate) walks: Vec<Vec<Walk>>,
     pub(crate) items: Vec<Code>,
+    /// Where the items are that nothing reads but the row.
+    pub(crate) sources: Vec<Option<Source>>,
     /// Items that WHERE needs, in order; they run first.
     pub(crate) before: Vec<ItemId>,
     pub(crate) condition: Option<Code>,
@@ -415,6 +433,21 @@ impl Program {
             | Op::JumpUnlessTrue(to)
             | Op::Emqx(EmqxOp::JumpIfPresent(to) | EmqxOp::JumpUnless(to)) => *to = here,
             _ => {}
+        }
+    }
+
+    /// Where a field's text stands: it is one place of the payload or the element, and no operation reads its register. What else reads registers
+    /// the dialect knows.
+    pub(crate) fn source(&self, code: &Code, register: ItemId) -> Option<Source> {
+        if self.ops.contains(&Op::Register(number(register))) {
+            return None;
+        }
+        match self.ops.get(code.clone())? {
+            [Op::Slot(node) | Op::Emqx(EmqxOp::Slot { node, .. })] => Some(Source::Payload(*node)),
+            [Op::ElementSlot { node, .. } | Op::Emqx(EmqxOp::ElementSlot { node, .. })] => {
+                Some(Source::Element(*node))
+            }
+            _ => None,
         }
     }
 

@@ -290,6 +290,10 @@ fn write_layout(
     out: &mut Vec<u8>,
 ) -> Result<(), Failure> {
     out.push(b'{');
+    // Most rows are their columns and nothing else.
+    if layout.base == Base::Nothing && around.is_none() {
+        return write_children(m, layout, &[], true, out);
+    }
     let mut first = true;
     let event;
     let base = match layout.base {
@@ -347,6 +351,18 @@ fn write_layout(
             bounded(out)?;
         }
     }
+    write_children(m, layout, &written, first, out)
+}
+
+/// Writes those children of an object that are not written yet, and its end. `first`: it has no members so far.
+#[inline]
+fn write_children(
+    m: &Machine<'_, '_>,
+    layout: &Layout,
+    written: &[bool],
+    mut first: bool,
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
     for (i, ((_, node), label)) in layout.children.iter().zip(&layout.labels).enumerate() {
         if written.get(i) == Some(&true) {
             continue;
@@ -354,7 +370,7 @@ fn write_layout(
         separate(&mut first, out);
         out.extend_from_slice(label);
         match node {
-            Node::Register(item) => m.registers.get(*item).unwrap_or(&Value::Null).write_json(out),
+            Node::Register(item) => m.write_column(*item, &Value::Null, out),
             Node::Object(inner) => write_layout(m, inner, None, out)?,
         }
         bounded(out)?;
@@ -363,6 +379,7 @@ fn write_layout(
     Ok(())
 }
 
+#[inline]
 fn separate(first: &mut bool, out: &mut Vec<u8>) {
     if !std::mem::take(first) {
         out.push(b',');

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::elements::Elements;
 use crate::emqx;
 use crate::foreach::{self, Element};
 use crate::formats::{Document, Documents};
@@ -111,8 +112,7 @@ pub struct Scratch {
     /// The paths that `scan` is laid out for.
     paths: Arc<Paths>,
     documents: Documents,
-    /// Of FOREACH's elements.
-    elements: Scan,
+    elements: Elements,
     known: Known,
     around: Surroundings,
     pub(crate) trace: Option<Vec<(TypeError, String)>>,
@@ -135,7 +135,7 @@ impl Scratch {
             scan,
             paths,
             documents: Documents::default(),
-            elements: Scan::default(),
+            elements: Elements::default(),
             known: Known::default(),
             around,
             trace: None,
@@ -233,6 +233,7 @@ impl Scratch {
             fuel,
             stack: SmallVec::new(),
             registers,
+            copies: SmallVec::new(),
             errors: [0; TypeError::ALL.len()],
             first_error: None,
             trace: self.trace.as_mut(),
@@ -477,6 +478,21 @@ fn parts_hold(m: &mut Machine<'_, '_>) -> Result<bool, Failure> {
     Ok(all)
 }
 
+/// The items that WHERE does not need.
+#[inline]
+fn items_after(m: &mut Machine<'_, '_>) -> Result<(), Failure> {
+    let program = m.program;
+    for &item in &program.after {
+        if let Some(source) = program.sources[item]
+            && m.copy(source, item)?
+        {
+            continue;
+        }
+        m.registers[item] = m.eval(&program.items[item])?;
+    }
+    Ok(())
+}
+
 /// `Ok(false)`: WHERE was not true.
 fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<bool, Failure> {
     let program = m.program;
@@ -489,7 +505,7 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
     if !where_holds(m)? {
         return Ok(false);
     }
-    m.registers.resize_with(program.items.len(), Value::default);
+    m.make_room(program.items.len(), &Value::Null);
     if let Some(each) = &program.each {
         let collection = m.eval(&each.collection)?;
         let (is_null, type_name) = (collection == Value::Null, collection.type_name());
@@ -499,9 +515,7 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
             {
                 return Ok(false);
             }
-            for &item in &program.after {
-                m.registers[item] = m.eval(&program.items[item])?;
-            }
+            items_after(m)?;
             if traced {
                 if !out.row.is_empty() {
                     out.row.push(b',');
@@ -522,9 +536,7 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
     {
         m.unreadable();
     }
-    for &item in &program.after {
-        m.registers[item] = m.eval(&program.items[item])?;
-    }
+    items_after(m)?;
     if traced {
         write_row(m, &mut out.row)?;
     }

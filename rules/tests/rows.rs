@@ -324,3 +324,78 @@ fn what_rules_have_in_common_is_evaluated_once() {
     assert_eq!(wrong[2], 4, "a number and what is no JSON, in both orders: {wrong:?}");
     assert_eq!((wrong[4], wrong[5]), (4, 4));
 }
+
+/// What payloads have where a row wants it: as a row would write it, and not.
+const WRITTEN: [&str; 28] = [
+    "0",
+    "-0",
+    "7",
+    "9223372036854775808",
+    "0.5",
+    "10.50",
+    "-0.0",
+    "0.000001",
+    "1e3",
+    "1e400",
+    "12345678901234.5",
+    "0.30000000000000004",
+    "true",
+    "null",
+    "\"\"",
+    "\"a b/\u{e9}\"",
+    "\"\\u0061\\n\"",
+    "[]",
+    "[1, 2.50]",
+    "{ \"b\":1e2 }",
+    "{\"y\":1.50,\"y\":2}",
+    "{\"y\":-0}",
+    "{\"y\":\"{\\\"z\\\":1}\"}",
+    "\"{\\\"y\\\":1.50}\"",
+    "\"\u{7f}\"",
+    "1e-9",
+    "100.0",
+    "1E2",
+];
+
+/// A column that only the row has is copied from the payload; one that others read is a value. The row must not tell.
+#[test]
+fn copied_columns_are_as_written_ones() {
+    for (dialect, path) in ["ferrule", "emqx"].into_iter().flat_map(|d| [(d, "x"), (d, "x.y"), (d, "x.y.z")])
+    {
+        let rule = |query: &str| {
+            rules(&format!("CREATE RULE r WITH (dialect = '{dialect}') AS INSERT INTO log {query};"))
+        };
+        let one = [
+            rule(&format!("SELECT payload.{path} AS v, 1 AS w FROM \"#\"")),
+            rule(&format!("SELECT payload.{path} AS v, v AS w FROM \"#\"")),
+        ];
+        let each = [
+            rule(&format!("FOREACH payload.l AS e DO e.{path} AS v, 1 AS w FROM \"#\"")),
+            rule(&format!("FOREACH payload.l AS e DO e.{path} AS v, v AS w FROM \"#\"")),
+        ];
+        let mut copied = 0;
+        for written in WRITTEN {
+            let payload = format!("{{\"x\" : {written} }}");
+            let list = format!("{{\"l\" : [ {payload} ,{{}},{payload}]}}");
+            for (sets, payload) in [(&one, &payload), (&each, &list)] {
+                let [plain, read] = sets.each_ref().map(|set| run(set, &message(payload.as_bytes())));
+                let what = format!("{dialect} {path} {payload}");
+                assert_eq!((plain.0, plain.2.counters), (read.0, read.2.counters), "{what}");
+                assert_eq!(plain.1.rows.len(), read.1.rows.len(), "{what}");
+                for (plain, read) in plain.1.rows.iter().zip(&read.1.rows) {
+                    let (Body::Json(plain), Body::Json(read)) = (&plain.body, &read.body) else {
+                        panic!("{what}")
+                    };
+                    let plain = String::from_utf8(plain.to_vec()).unwrap();
+                    let v = plain
+                        .strip_prefix("{\"v\":")
+                        .and_then(|rest| rest.strip_suffix(",\"w\":1}"))
+                        .unwrap();
+                    assert_eq!(format!("{{\"v\":{v},\"w\":{v}}}").as_bytes(), &read[..], "{what}");
+                    copied += usize::from(v == written);
+                }
+            }
+        }
+        assert!(path != "x" || copied > WRITTEN.len(), "{copied}");
+    }
+}

@@ -3,6 +3,8 @@
 //! Each name that a list makes has a register. What a name means is found in layers (see the module above): the list in hand,
 //! the element of the loop, the list of FOREACH, the message.
 
+use std::collections::BTreeSet;
+
 use super::run::{Field, Loop, Plan, RowPlan};
 use crate::diagnostic::nearest;
 use crate::foreach::Each;
@@ -243,7 +245,7 @@ impl<'p> Planner<'p> {
                         let start = self.here();
                         self.emit(Op::Emqx(EmqxOp::Column(column)));
                         let code = start..self.here();
-                        fields.push(Field { code, register, path: Vec::new(), decode: false });
+                        fields.push(Field { code, register, path: Vec::new(), decode: false, source: None });
                     }
                 }
                 Item::Expr { expr, alias } => {
@@ -266,14 +268,26 @@ impl<'p> Planner<'p> {
                                 let start = self.here();
                                 self.emit(Op::Emqx(EmqxOp::Column(column)));
                                 let code = start..self.here();
-                                fields.push(Field { code, register: fresh, path: Vec::new(), decode: false });
+                                fields.push(Field {
+                                    code,
+                                    register: fresh,
+                                    path: Vec::new(),
+                                    decode: false,
+                                    source: None,
+                                });
                             }
                             let names = if place == Place::Make { &mut self.made } else { &mut self.list };
                             names.push((root.clone(), fresh));
                             fresh
                         }
                     };
-                    fields.push(Field { code, register, path: rest.to_vec(), decode: root == "payload" });
+                    fields.push(Field {
+                        code,
+                        register,
+                        path: rest.to_vec(),
+                        decode: root == "payload",
+                        source: None,
+                    });
                 }
             }
             places.resize(fields.len(), item.span());
@@ -754,6 +768,15 @@ impl Plans for Planner<'_> {
             program.each = Some(Box::new(each));
         }
         plan.where_first = is_where_first(&program, &plan);
+        let lists = || plan.fields.iter().chain(plan.foreach.iter().flat_map(|round| &round.make));
+        let put_into: BTreeSet<ItemId> = lists().filter(|f| !f.path.is_empty()).map(|f| f.register).collect();
+        let round = plan.foreach.iter_mut().flat_map(|round| &mut round.make);
+        for field in plan.fields.iter_mut().chain(round) {
+            // The message's columns are put together as values.
+            if !plan.row.message && !put_into.contains(&field.register) {
+                field.source = program.source(&field.code, field.register);
+            }
+        }
         plan.row.labels = plan.row.names.iter().map(|(name, _)| label(name)).collect();
         program.emqx = Some(Box::new(plan));
         (program, mistakes)

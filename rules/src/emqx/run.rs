@@ -4,10 +4,11 @@ use crate::Failure;
 use crate::TypeError;
 use crate::emqx::values;
 use crate::emqx::why::Places;
-use crate::foreach::{self, Look};
+use crate::foreach::{self, LookInside};
 use crate::json::{self, JsonError};
 use crate::machine::{Machine, constant, topic_level};
-use crate::program::{Code, Column, EmqxOp, ItemId, Walk};
+use crate::paths::NodeId;
+use crate::program::{Code, Column, EmqxOp, ItemId, Op, Source, Walk};
 use crate::row::{Rows, bounded, emit_all};
 use crate::sql::ast::{Binary, Put};
 use crate::value::{Map, Value};
@@ -39,6 +40,8 @@ pub(crate) struct Field {
     pub(crate) path: Vec<Put>,
     /// Text in the register is JSON: it is the payload.
     pub(crate) decode: bool,
+    /// Where it is, if nothing reads it but the row.
+    pub(crate) source: Option<Source>,
 }
 
 /// What each turn of FOREACH does.
@@ -76,7 +79,7 @@ pub(crate) fn evaluate(
     out: &mut Rows,
 ) -> Result<bool, Failure> {
     if !plan.where_first {
-        m.registers.resize(plan.registers, Value::Missing);
+        m.make_room(plan.registers, &Value::Missing);
         make(m, &plan.fields)?;
     }
     if let Some(condition) = &m.program.condition {
@@ -86,7 +89,7 @@ pub(crate) fn evaluate(
         }
     }
     if plan.where_first {
-        m.registers.resize(plan.registers, Value::Missing);
+        m.make_room(plan.registers, &Value::Missing);
         make(m, &plan.fields)?;
     }
     let (Some(each), Some(round)) = (&m.program.each, &plan.foreach) else {
@@ -119,7 +122,13 @@ pub(crate) fn evaluate(
 
 pub(crate) fn make(m: &mut Machine<'_, '_>, fields: &[Field]) -> Result<(), Failure> {
     for field in fields {
+        if let Some(source) = field.source
+            && m.copy(source, field.register)?
+        {
+            continue;
+        }
         let value = m.eval(&field.code)?;
+        m.forget_copy(field.register);
         let Some(register) = m.registers.get_mut(field.register) else { continue };
         if field.path.is_empty() {
             *register = value;
@@ -140,6 +149,17 @@ pub(crate) fn make(m: &mut Machine<'_, '_>, fields: &[Field]) -> Result<(), Fail
 }
 
 fn holds(m: &mut Machine<'_, '_>, code: &Code) -> Result<bool, Failure> {
+    let program = m.program;
+    // The commonest condition of all does not need the stack.
+    if let Some([Op::Emqx(EmqxOp::Slot { node, walk }), Op::Const(right), Op::Emqx(EmqxOp::Compare(op))]) =
+        program.ops.get(code.clone())
+        && *op != Binary::Match
+    {
+        *m.fuel = m.fuel.checked_sub(3).ok_or(Failure::OutOfFuel)?;
+        let left = m.payload(*node, *walk)?;
+        let Some(right) = program.constants.get(*right as usize) else { return Ok(false) };
+        return m.compared_strictly(*op, &left, right);
+    }
     match m.eval(code)? {
         Value::Bool(truth) => Ok(truth),
         other => {
@@ -155,7 +175,10 @@ fn holds(m: &mut Machine<'_, '_>, code: &Code) -> Result<bool, Failure> {
 fn row(m: &mut Machine<'_, '_>, plan: &RowPlan) -> Map {
     let mut row = if plan.message { message(m) } else { Map::new() };
     for (name, register) in &plan.names {
-        let value = m.registers.get(*register).cloned().unwrap_or(Value::Missing);
+        let value = match m.copied(*register).and_then(|text| std::str::from_utf8(text).ok()) {
+            Some(text) => Value::Json(text.into()),
+            None => m.registers.get(*register).cloned().unwrap_or(Value::Missing),
+        };
         row.insert(name.clone(), value.into_owned());
     }
     row
@@ -173,7 +196,7 @@ pub(crate) fn write_row(m: &mut Machine<'_, '_>, plan: &RowPlan, out: &mut Vec<u
         out.push(before);
         before = b',';
         out.extend_from_slice(label);
-        m.registers.get(*register).unwrap_or(&Value::Missing).write_json(out);
+        m.write_column(*register, &Value::Missing, out);
         bounded(out)?;
     }
     if plan.names.is_empty() {
@@ -321,8 +344,7 @@ impl<'a> Machine<'a, '_> {
             }
             EmqxOp::Compare(op) => {
                 let (right, left) = (self.pop(), self.pop());
-                let truth = values::compare(op, &left, &right).map(Value::Bool);
-                self.or_fail(truth, || format!("{} {} {}", left.type_name(), op.symbol(), right.type_name()))?
+                Value::Bool(self.compared_strictly(op, &left, &right)?)
             }
             EmqxOp::Arithmetic(op) => {
                 let (right, left) = (self.pop(), self.pop());
@@ -387,6 +409,19 @@ impl<'a> Machine<'a, '_> {
         Ok(None)
     }
 
+    #[inline]
+    fn compared_strictly(
+        &mut self,
+        op: Binary,
+        left: &Value<'_>,
+        right: &Value<'_>,
+    ) -> Result<bool, Failure> {
+        values::compare(op, left, right).map_err(|error| {
+            self.error(error, || format!("{} {} {}", left.type_name(), op.symbol(), right.type_name()));
+            Failure::Exception
+        })
+    }
+
     /// A value that was made, if it is not too large to be written.
     pub(crate) fn weighed(&mut self, value: Value<'a>) -> Result<Value<'a>, Failure> {
         if !matches!(value, Value::List(_) | Value::Map(_)) {
@@ -407,17 +442,12 @@ impl<'a> Machine<'a, '_> {
     }
 
     /// What the element has down a path.
-    pub(crate) fn member_of_element(
-        &mut self,
-        node: crate::paths::NodeId,
-        walk: u32,
-    ) -> Result<Value<'a>, Failure> {
+    pub(crate) fn member_of_element(&mut self, node: NodeId, walk: u32) -> Result<Value<'a>, Failure> {
         let Some(each) = &self.program.each else { return Ok(Value::Missing) };
         match self.element_slot(&each.paths, node) {
             Ok(None) => Ok(Value::Missing),
             Ok(Some(value)) => self.or_fail(value, || "a number in the payload".to_owned()),
-            Err(Look::Deep) => Err(Failure::TooDeep),
-            Err(Look::Whole) => {
+            Err(LookInside) => {
                 let whole = self.whole_element();
                 let whole = self.or_fail(whole, || "an element".to_owned())?;
                 self.walk(whole, walk)
@@ -427,7 +457,7 @@ impl<'a> Machine<'a, '_> {
 
     /// What the payload has down a path. The shared scan finds it, or what is on its way: text that is JSON itself, a list
     /// that is counted from its end.
-    pub(crate) fn payload(&mut self, node: crate::paths::NodeId, walk: u32) -> Result<Value<'a>, Failure> {
+    pub(crate) fn payload(&mut self, node: NodeId, walk: u32) -> Result<Value<'a>, Failure> {
         let payload = self.input.payload;
         if self.input.event.is_some() && payload.is_empty() {
             return Ok(Value::Missing);

@@ -20,6 +20,9 @@ use crate::{TypeError, big};
 /// [`TypeError::BadArgument`]: text that is compared with a number is none.
 pub(crate) fn compare(op: Binary, a: &Value<'_>, b: &Value<'_>) -> Result<bool, TypeError> {
     let order = match (a, b) {
+        (Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => {
+            crate::value::order(a, b).ok().flatten().unwrap_or(Ordering::Equal)
+        }
         (Value::Missing, Value::Missing) => Ordering::Equal,
         (Value::Missing, _) | (_, Value::Missing) => return Ok(false),
         (number @ (Value::Int(_) | Value::Float(_) | Value::Big(_)), Value::Text(text)) => {
