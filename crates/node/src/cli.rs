@@ -7,6 +7,7 @@
 
 mod cert;
 mod check;
+mod outbox;
 mod passwd;
 mod status;
 mod store;
@@ -88,6 +89,9 @@ enum Command {
     /// Check, try out, explain, format and import rules
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Show, export and give up what waits for destinations
+    #[command(subcommand)]
+    Outbox(outbox::OutboxCommand),
     /// Look through what a broker has stored, running or not
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -251,6 +255,7 @@ pub fn main(flavor: &Flavor) -> ExitCode {
         Command::Status(args) => show_status(flavor, &args),
         Command::Rules(command) => rules(flavor, command),
         Command::Cert(args) => cert::run(&args, &mut io::stdout().lock()).map(|()| 0).map_err(Failure::Text),
+        Command::Outbox(command) => outbox::run(flavor, &command),
         Command::Store(command) => store::run(flavor, &command),
         Command::Passwd(args) => passwd::run(&args).map(|()| 0).map_err(Failure::Text),
     };

@@ -155,7 +155,7 @@ impl Table {
 }
 
 /// The two largest units: `3d 4h`, `5m 2s`, `900ms`.
-fn age(ms: u64) -> String {
+pub(super) fn age(ms: u64) -> String {
     let s = ms / 1_000;
     match s {
         0 => format!("{ms}ms"),
@@ -167,7 +167,7 @@ fn age(ms: u64) -> String {
 }
 
 /// Three digits or so: `12.3 MiB`.
-fn bytes(n: u64) -> String {
+pub(super) fn bytes(n: u64) -> String {
     let (mut value, mut unit) = (n as f64, "B");
     for larger in ["KiB", "MiB", "GiB", "TiB"] {
         if value < 1_024.0 {

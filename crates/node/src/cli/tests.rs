@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
 
-fn flavor() -> Flavor {
+pub(super) fn flavor() -> Flavor {
     Flavor {
         name: "ferrule-edge",
         version: "1.2.3",
@@ -24,6 +24,13 @@ fn the_commands_are_sound() {
 fn arguments() {
     for (args, ok) in [
         (&["run"][..], true),
+        (&["outbox", "list", "--json"], true),
+        (&["outbox", "show", "cloud", "--limit", "3"], true),
+        (&["outbox", "export", "cloud", "--file", "f", "--config", "c"], true),
+        (&["outbox", "purge", "cloud"], false),
+        (&["outbox", "purge", "cloud", "--all", "--older-than", "7d"], false),
+        (&["outbox", "purge", "cloud", "--older-than", "7d", "--yes"], true),
+        (&["outbox", "purge", "cloud", "--older-than", "soon"], false),
         (&["run", "--config", "f", "--listen", "0.0.0.0:1", "--data-dir", "d", "--log", "debug"], true),
         (&["run", "--listen", "somewhere"], false),
         (&["check"], false),
