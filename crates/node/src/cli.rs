@@ -7,6 +7,7 @@
 
 mod cert;
 mod check;
+mod init;
 mod outbox;
 mod passwd;
 mod status;
@@ -80,6 +81,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a configuration, rules and passwords to begin with, and say what to type next
+    Init(init::InitArgs),
     /// Run the broker
     Run(RunArgs),
     /// Check the configuration file and its rules, and show which source set each value
@@ -250,6 +253,7 @@ pub fn main(flavor: &Flavor) -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Init(args) => init::run(flavor, &args, &mut io::stdout().lock()),
         Command::Run(args) => run(flavor, args),
         Command::Check(args) => check(flavor, &args),
         Command::Status(args) => show_status(flavor, &args),

@@ -24,6 +24,8 @@ fn the_commands_are_sound() {
 fn arguments() {
     for (args, ok) in [
         (&["run"][..], true),
+        (&["init"], false),
+        (&["init", "d", "--id", "a", "--uplink", "mqtts://c", "--listen", "0.0.0.0:1883"], true),
         (&["outbox", "list", "--json"], true),
         (&["outbox", "show", "cloud", "--limit", "3"], true),
         (&["outbox", "export", "cloud", "--file", "f", "--config", "c"], true),
