@@ -8,6 +8,7 @@
 mod cert;
 mod check;
 mod client;
+mod import;
 mod init;
 mod outbox;
 mod passwd;
@@ -93,6 +94,8 @@ enum Command {
     /// Check, try out, explain, format and import rules
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Print mosquitto's or NanoMQ's configuration as one of this program's, and tell what could not be taken over
+    Import(import::ImportArgs),
     /// Publish messages, with mosquitto_pub's flags
     Pub(Box<client::PubArgs>),
     /// Subscribe and print messages, with mosquitto_sub's flags
@@ -267,6 +270,7 @@ pub fn main(flavor: &Flavor) -> ExitCode {
         Command::Status(args) => show_status(flavor, &args),
         Command::Rules(command) => rules(flavor, command),
         Command::Cert(args) => cert::run(&args, &mut io::stdout().lock()).map(|()| 0).map_err(Failure::Text),
+        Command::Import(args) => import::run(flavor, &args),
         Command::Pub(args) => Ok(client::publish(&args)),
         Command::Sub(args) => Ok(client::subscribe(&args)),
         Command::Outbox(command) => outbox::run(flavor, &command),

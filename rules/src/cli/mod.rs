@@ -13,7 +13,7 @@ mod test;
 pub use eval::eval;
 pub use explain::explain;
 pub use fmt::fmt;
-pub use import::import;
+pub use import::{hocon, import};
 pub use test::{TestMessage, test};
 
 use std::io::{self, Read, Write};
