@@ -47,6 +47,7 @@ fn a_bridge_brings_the_same_topics() {
     }
     let status = edge.wait_drained(PATIENCE);
     assert_eq!(outbox(&status, "cloud")["delivered"], 4);
+    assert_eq!((&status["uplink"]["backlog"], &status["uplink"]["lag_ms"]), (&0.into(), &0.into()));
 }
 
 #[test]

@@ -459,6 +459,8 @@ async fn status(about: &About) -> Result<Status, String> {
     let now_ms = about.clock.now().wall_ms;
     let uplink = about.uplink.as_ref().map(|(url, stats)| {
         let s = stats.snapshot();
+        let outbox = hub.outboxes.iter().find(|outbox| outbox.name == UPLINK).cloned().unwrap_or_default();
+        let backlog = outbox.queued + outbox.in_flight;
         UplinkStatus {
             url: url.clone(),
             state: s.state.as_str().to_owned(),
@@ -468,6 +470,10 @@ async fn status(about: &About) -> Result<Status, String> {
             sent: s.sent,
             acknowledged: s.acknowledged,
             in_flight: s.in_flight,
+            backlog,
+            backlog_bytes: outbox.bytes,
+            lag_ms: if backlog > 0 { outbox.oldest_ms } else { 0 },
+            answer_us: outbox.answer_us,
             bytes_out: s.bytes_out,
             bytes_in: s.bytes_in,
             last_error: s.last_error,
