@@ -187,6 +187,9 @@ pub(in crate::cli) struct SubArgs {
     /// JSON on several lines
     #[arg(long)]
     pub(super) pretty: bool,
+    /// Print so many of a hundred messages, drawn at random
+    #[arg(long, value_name = "PERCENT", default_value_t = 100.0, value_parser = percent)]
+    pub(super) random_filter: f64,
     /// No messages that were retained
     #[arg(short = 'R')]
     pub(super) no_retained: bool,
@@ -218,6 +221,11 @@ fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "expected seconds".to_owned())?;
     // As a Duration it must fit.
     if (0.0..1e9).contains(&seconds) { Ok(seconds) } else { Err("expected seconds".to_owned()) }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent| (0.1..=100.0).contains(percent));
+    percent.ok_or_else(|| "expected a number from 0.1 to 100".to_owned())
 }
 
 /// Of a number that clap has checked.

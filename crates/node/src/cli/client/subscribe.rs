@@ -213,6 +213,9 @@ impl Subscriber<'_> {
         if self.args.filter_out.iter().any(|filter| matches(filter, &message.topic)) {
             return Ok(Then::On);
         }
+        if !drawn(self.args.random_filter) {
+            return Ok(Then::On);
+        }
         if message.retain && self.args.remove_retained {
             let clear = Outgoing {
                 topic: &message.topic,
@@ -233,5 +236,26 @@ impl Subscriber<'_> {
         }
         self.printed += 1;
         Ok(if self.args.count == Some(self.printed) { Then::End(0) } else { Then::On })
+    }
+}
+
+/// True so many times of a hundred. Without random numbers all are printed.
+fn drawn(percent: f64) -> bool {
+    let mut bytes = [0; 4];
+    percent >= 100.0
+        || getrandom::fill(&mut bytes).is_err()
+        || f64::from(u32::from_le_bytes(bytes)) < percent / 100.0 * (f64::from(u32::MAX) + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::drawn;
+
+    #[test]
+    fn some_of_many() {
+        assert!((0..100).all(|_| drawn(100.0)));
+        // Both sides are off by 12 standard deviations.
+        let printed = (0..10_000).filter(|_| drawn(25.0)).count();
+        assert!((2_000..3_000).contains(&printed), "{printed} of 10000");
     }
 }

@@ -139,9 +139,7 @@ fn mosquitto_by_itself_is_for_this_machine() {
     assert!(told[0].contains("no client could connect"), "{told:?}");
 }
 
-#[test]
-fn mosquittos_bridge() {
-    let conf = "\
+const BRIDGE: &str = "\
 listener 1883 127.0.0.1
 allow_anonymous true
 connection cloud
@@ -163,7 +161,10 @@ connection second
 address elsewhere
 topic # out
 ";
-    let draft = draft(conf, &[]);
+
+#[test]
+fn mosquittos_bridge() {
+    let draft = draft(BRIDGE, &[]);
     let rules = draft.rules().unwrap();
     assert_eq!(
         rules,
@@ -218,9 +219,7 @@ fn checked_without_files(draft: &Draft) -> (String, Vec<String>) {
     (one, told.collect())
 }
 
-#[test]
-fn nanomqs_configuration() {
-    let conf = r#"
+const NANOMQ: &str = r#"
 include "/etc/acl.conf"
 mqtt {
   max_packet_size = 10KB
@@ -256,7 +255,10 @@ bridges.mqtt.emqx1 {
   subscription = [ { remote_topic = "cmd/#", local_topic = "cmd/#", qos = 1 } ]
 }
 "#;
-    let draft = draft(conf, &[]);
+
+#[test]
+fn nanomqs_configuration() {
+    let draft = draft(NANOMQ, &[]);
     let (toml, told) = checked(&draft);
     for part in [
         "[[listener]]\nbind = \"0.0.0.0:1883\"",
@@ -299,5 +301,29 @@ fn whose_file_it_is() {
         ("", false),
     ] {
         assert_eq!(is_hocon(text), hocon, "{text:?}");
+    }
+}
+
+/// Cut off anywhere, or with a character too many anywhere: told or taken over, never a panic.
+#[test]
+fn damaged_files() {
+    for whole in [BRIDGE, NANOMQ] {
+        for at in 0..=whole.len() {
+            for text in [whole[..at].to_owned(), format!("{}é\"{{{}", &whole[..at], &whole[at..])] {
+                let nothing = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+                let read = match is_hocon(&text) {
+                    true => nanomq::read("b.conf", &text),
+                    false => Ok(mosquitto::read("b.conf", &text, &nothing)),
+                };
+                if let Ok(mut draft) = read {
+                    draft.finish(true, "b.conf", "ferrule-edge");
+                    let rules = draft.rules();
+                    assert_eq!(
+                        rules.is_some(),
+                        draft.uplink.is_some_and(|uplink| !uplink.forwards.is_empty())
+                    );
+                }
+            }
+        }
     }
 }
