@@ -350,11 +350,16 @@ fn export(source: &Source, args: &ExportArgs) -> Result<u8, Failure> {
         }
     };
     let mut rows = 0_u64;
-    each(source, &args.name, |row| {
+    let exported = each(source, &args.name, |row| {
         rows += 1;
         writeln!(out, "{row}").map(|()| true)
-    })?;
-    out.flush().map_err(failed)?;
+    });
+    let exported = exported.and_then(|()| out.flush().map_err(failed));
+    if let (Err(_), Some(path)) = (&exported, &args.file) {
+        // Half an export must not be taken for a whole one. Whoever cannot remove it has the error all the same.
+        let _ = std::fs::remove_file(path);
+    }
+    exported?;
     if let Some(path) = &args.file {
         drop(out);
         // Whoever purges next relies on it.
