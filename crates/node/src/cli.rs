@@ -7,6 +7,10 @@
 
 mod cert;
 mod check;
+mod client;
+mod import;
+mod init;
+mod outbox;
 mod passwd;
 mod status;
 mod store;
@@ -79,6 +83,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a configuration, rules and passwords to begin with, and say what to type next
+    Init(init::InitArgs),
     /// Run the broker
     Run(RunArgs),
     /// Check the configuration file and its rules, and show which source set each value
@@ -88,6 +94,15 @@ enum Command {
     /// Check, try out, explain, format and import rules
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Print mosquitto's or NanoMQ's configuration as one of this program's, and tell what could not be taken over
+    Import(import::ImportArgs),
+    /// Publish messages, with mosquitto_pub's flags
+    Pub(Box<client::PubArgs>),
+    /// Subscribe and print messages, with mosquitto_sub's flags
+    Sub(Box<client::SubArgs>),
+    /// Show, export and give up what waits for destinations
+    #[command(subcommand)]
+    Outbox(outbox::OutboxCommand),
     /// Look through what a broker has stored, running or not
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -249,15 +264,23 @@ pub fn main(flavor: &Flavor) -> ExitCode {
         // Help and version come this way too, with exit code 0.
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            // Scripts that were written for mosquitto's clients know theirs.
+            let client = std::env::args_os().nth(1).is_some_and(|word| word == "pub" || word == "sub");
+            return ExitCode::from(if client && code != 0 { client::FAILED } else { code });
         }
     };
     let result = match cli.command {
+        Command::Init(args) => init::run(flavor, &args, &mut io::stdout().lock()),
         Command::Run(args) => run(flavor, args),
         Command::Check(args) => check(flavor, &args),
         Command::Status(args) => show_status(flavor, &args),
         Command::Rules(command) => rules(flavor, command),
         Command::Cert(args) => cert::run(&args, &mut io::stdout().lock()).map(|()| 0).map_err(Failure::Text),
+        Command::Import(args) => import::run(flavor, &args),
+        Command::Pub(args) => Ok(client::publish(&args)),
+        Command::Sub(args) => Ok(client::subscribe(&args)),
+        Command::Outbox(command) => outbox::run(flavor, &command),
         Command::Store(command) => store::run(flavor, &command),
         Command::Passwd(args) => passwd::run(&args).map(|()| 0).map_err(Failure::Text),
     };

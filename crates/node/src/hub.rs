@@ -14,6 +14,7 @@
 //! - Identity (contract 3): at the edge each row gets a number of its own when it enters an outbox; in the cloud a row keeps
 //!   that of the forwarded message it was made from, and a direct client's message gets one here.
 
+pub mod backlog;
 mod events;
 mod memory;
 mod outbox;
@@ -32,7 +33,7 @@ use ferrule_rules::Rule;
 use ferrule_store::{Boot, Now, Op, Origin, QueueId, QueueSummary, Store, StoredRow, Ticket};
 use outbox::{Outbox, unpack};
 use rules::Rules;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -57,6 +58,8 @@ pub enum HubMessage {
     Overloaded(bool),
     /// What `$SYS` topics say now.
     Sys(Arc<[Topic]>),
+    /// An operator looks at an outbox's rows, or gives some up.
+    Backlog(Box<backlog::Ask>),
     /// A snapshot for people and programs.
     Status(oneshot::Sender<Status>),
 }
@@ -136,8 +139,12 @@ impl Hub {
 
     /// Rows in the store of outboxes that no rule names any more: kept, and told, until a rule names their sink again.
     fn unclaimed_rows(&self) -> u64 {
+        self.unclaimed().map(|s| s.rows).sum()
+    }
+
+    fn unclaimed(&self) -> impl Iterator<Item = &QueueSummary> {
         let claimed = |id| self.outboxes.iter().any(|o| o.queue.id() == id);
-        self.stored.iter().filter(|s| !claimed(s.queue)).map(|s| s.rows).sum()
+        self.stored.iter().filter(move |s| !claimed(s.queue))
     }
 
     fn tell_unclaimed(&self) {
@@ -167,6 +174,7 @@ impl Hub {
             window: 0,
             error: None,
             discarded: Vec::new(),
+            given_up: BTreeSet::new(),
             ended: Vec::new(),
         });
         self.outboxes.len() - 1
@@ -186,6 +194,7 @@ impl Hub {
             HubMessage::Load(load) => Self::load(shard, *load, now),
             HubMessage::Overloaded(overloaded) => shard.set_overloaded(overloaded),
             HubMessage::Sys(topics) => shard.publish_sys(&topics, now),
+            HubMessage::Backlog(ask) => shard.hook().asked(*ask, now),
             HubMessage::Status(reply) => {
                 let status = Self::status(shard, worker, now);
                 // Whoever asked may have gone.
@@ -204,7 +213,7 @@ impl Hub {
                 outbox.generation = connected.generation;
                 outbox.window = 0;
                 outbox.error = None;
-                outbox.queue.reset();
+                outbox.reset();
                 outbox.queue.set_up(false, now);
             }
         }
@@ -213,7 +222,7 @@ impl Hub {
                 outbox.generation += 1;
                 outbox.window = 0;
                 outbox.error = Some("its sink is not in the rules any more; its rows are kept".into());
-                outbox.queue.reset();
+                outbox.reset();
                 outbox.queue.set_up(false, now);
             }
         }
@@ -239,7 +248,7 @@ impl Hub {
                 outbox.error = Some(error);
                 outbox.queue.set_up(false, now);
             }
-            ConsumerEvent::Reset => outbox.queue.reset(),
+            ConsumerEvent::Reset => outbox.reset(),
             ConsumerEvent::Done(answers) => {
                 outbox.answers(answers, now);
             }

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod auth;
+pub mod backlog;
 pub mod cli;
 pub mod config;
 pub mod connectors;

@@ -12,6 +12,7 @@
 //! What can be wrong is tried before anything is changed: rules are checked, ports bound and the data folder locked before the
 //! store is opened; all of it ends with one clear message and a non-zero exit.
 
+use crate::backlog::{Backlog, Pick, show_id};
 use crate::config::{BrokerConfig, ListenerConfig, UplinkConfig};
 use crate::connectors::{self, Connectors};
 use crate::control::{Control, ControlError, DataDirLock, Status, StoreStatus, UplinkStatus};
@@ -162,6 +163,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         listeners: listeners.clone(),
         clock,
         inboxes: inboxes.clone(),
+        place,
         sys_interval: config.node.sys_interval,
         uplink: uplink
             .map(|u| (u.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), stats)),
@@ -383,6 +385,7 @@ struct About {
     listeners: Listeners,
     clock: Clock,
     inboxes: Vec<Inbox<HubMessage>>,
+    place: Place,
     sys_interval: Duration,
     /// Where to, and how it goes.
     uplink: Option<(String, Arc<UplinkStats>)>,
@@ -395,7 +398,31 @@ async fn answer(about: About, request: Value) -> Result<Value, String> {
     match request.get("do").and_then(Value::as_str) {
         Some("status") => serde_json::to_value(status(&about).await?).map_err(|e| e.to_string()),
         Some("rules.counters") => Ok(json!({ "rules": status(&about).await?.rules })),
-        Some("outbox.list") => Ok(json!({ "outboxes": status(&about).await?.outboxes })),
+        Some("outbox.list") => {
+            let unclaimed = about.backlog().unclaimed().await?;
+            let unclaimed = unclaimed.iter();
+            let unclaimed: Vec<_> = unclaimed
+                .map(|s| json!({ "name": show_id(s.queue), "queued": s.rows, "bytes": s.bytes }))
+                .collect();
+            Ok(json!({ "outboxes": status(&about).await?.outboxes, "unclaimed": unclaimed }))
+        }
+        Some("outbox.page") => {
+            let (name, after) = outbox(&request)?;
+            Ok(about.backlog().page(name, after).await?.to_json())
+        }
+        Some("outbox.purge") => {
+            let (name, after) = outbox(&request)?;
+            let number = |key: &str| request.get(key).and_then(Value::as_u64);
+            let until = number("until").unwrap_or(u64::MAX);
+            // Whoever leaves the age out must say that he means all.
+            let before_ms = match request.get("before_ms").map(Value::as_i64) {
+                Some(Some(before)) => Some(before),
+                None if request.get("all") == Some(&Value::Bool(true)) => None,
+                _ => return Err("say which rows: \"before_ms\" or \"all\": true".into()),
+            };
+            let dry = request.get("dry") == Some(&Value::Bool(true));
+            about.backlog().give_up(name, after, &Pick { before_ms, until }, dry).await
+        }
         Some("store.page") => {
             let after = stored::cursor(request.get("after").unwrap_or(&Value::Null))?;
             let answer = about.writer.look(after);
@@ -403,9 +430,22 @@ async fn answer(about: About, request: Value) -> Result<Value, String> {
             Ok(stored::page(&page.map_err(|_| "the store is stopping".to_owned())??))
         }
         Some(other) => Err(format!(
-            "unknown request `{other}`; there are status, outbox.list, rules.counters, store.page"
+            "unknown request `{other}`; there are status, outbox.list, outbox.page, outbox.purge, rules.counters, store.page"
         )),
         None => Err("say what to do: {\"do\":\"status\"}".into()),
+    }
+}
+
+/// The outbox that is meant, and the row after which to go on.
+fn outbox(request: &Value) -> Result<(&str, u64), String> {
+    let name = request.get("name").and_then(Value::as_str);
+    let name = name.ok_or("say which outbox: \"name\"")?;
+    Ok((name, request.get("after").and_then(Value::as_u64).unwrap_or(0)))
+}
+
+impl About {
+    fn backlog(&self) -> Backlog<'_> {
+        Backlog { writer: &self.writer, inboxes: &self.inboxes, place: self.place }
     }
 }
 
@@ -419,6 +459,8 @@ async fn status(about: &About) -> Result<Status, String> {
     let now_ms = about.clock.now().wall_ms;
     let uplink = about.uplink.as_ref().map(|(url, stats)| {
         let s = stats.snapshot();
+        let outbox = hub.outboxes.iter().find(|outbox| outbox.name == UPLINK).cloned().unwrap_or_default();
+        let backlog = outbox.queued + outbox.in_flight;
         UplinkStatus {
             url: url.clone(),
             state: s.state.as_str().to_owned(),
@@ -428,6 +470,10 @@ async fn status(about: &About) -> Result<Status, String> {
             sent: s.sent,
             acknowledged: s.acknowledged,
             in_flight: s.in_flight,
+            backlog,
+            backlog_bytes: outbox.bytes,
+            lag_ms: if backlog > 0 { outbox.oldest_ms } else { 0 },
+            answer_us: outbox.answer_us,
             bytes_out: s.bytes_out,
             bytes_in: s.bytes_in,
             last_error: s.last_error,

@@ -26,7 +26,11 @@
 //! # Operation
 //! `push` takes a row; `take` hands rows out; `answer` ends them; `due` says whether what waits must be written
 //! now, `write` appends it to the shard's batch, `submitted` and `committed` follow the ticket; `want_read` and
-//! `loaded` bring the backlog back. All are pure: `now` is an argument.
+//! `loaded` bring the backlog back; `page` and `give_up` are an operator's ([`backlog`]). All are pure: `now` is an argument.
+
+mod backlog;
+
+pub use backlog::{GivenUp, Next, Place, RANGES_MAX};
 
 use crate::receipt::{End, Outcome, Reason};
 use bytes::Bytes;
@@ -219,6 +223,8 @@ pub struct Queue<R> {
     /// Answered rows that are on disk, as ranges to remove.
     removals: Vec<(u64, u64)>,
     removal_since_us: Option<u64>,
+    /// Rows of the gap that were given up, as ascending ranges.
+    purged: Vec<(u64, u64)>,
     /// The medium takes new rows.
     admitted: bool,
     up: bool,
@@ -252,6 +258,7 @@ impl<R: Row> Queue<R> {
             answers: BTreeMap::new(),
             removals: Vec::new(),
             removal_since_us: None,
+            purged: Vec::new(),
             admitted: true,
             up: false,
             last_answer_us: 0,
@@ -673,6 +680,9 @@ impl<R: Row> Queue<R> {
             }
             seen += 1;
             gap.first = seq + 1;
+            if self.is_purged(seq) {
+                continue;
+            }
             gap.rows = gap.rows.saturating_sub(1);
             match R::decode(&head, body) {
                 Ok(row) => {
@@ -709,6 +719,7 @@ impl<R: Row> Queue<R> {
         } else {
             self.gap = Some(gap);
         }
+        self.forget_purged();
         self.merge();
     }
 

@@ -31,11 +31,13 @@ pub enum Reason {
     Damaged,
     /// The destination was removed from the rules.
     Removed,
+    /// An operator gave it up.
+    Purged,
 }
 
 impl Reason {
     /// All of them. Shards tell each other places of this list: new ones go to its end.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TooLarge,
         Self::Refused,
         Self::Rule,
@@ -45,6 +47,7 @@ impl Reason {
         Self::Target,
         Self::Damaged,
         Self::Removed,
+        Self::Purged,
     ];
 
     /// The word.
@@ -60,6 +63,7 @@ impl Reason {
             Self::Target => "target",
             Self::Damaged => "damaged",
             Self::Removed => "removed",
+            Self::Purged => "purged",
         }
     }
 }

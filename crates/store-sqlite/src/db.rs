@@ -445,15 +445,23 @@ impl Db {
                 side_from_byte(r.get(1)?).ok_or_else(|| DbError::Check("side of a packet id".into()))?;
             restored.inflight.push((SessionId(r.get::<_, i64>(0)? as u64), side, r.get(2)?, blob(r, 3)?));
         }
+        restored.queues = self.queues()?;
+        Ok(restored)
+    }
+
+    /// What each queue that is not empty holds, by the tables.
+    pub(crate) fn queues(&self) -> Result<Vec<QueueSummary>, DbError> {
+        let mut queues = Vec::new();
         // Lowest and highest number are a seek each; the two in one statement would be a scan.
-        let mut select =
-            all("SELECT queue, count, size, (SELECT min(seq) FROM queue_row r WHERE r.queue = q.queue),
+        let mut select = self.conn.prepare(
+            "SELECT queue, count, size, (SELECT min(seq) FROM queue_row r WHERE r.queue = q.queue),
                     (SELECT max(seq) FROM queue_row r WHERE r.queue = q.queue)
-             FROM queue q ORDER BY queue")?;
+             FROM queue q ORDER BY queue",
+        )?;
         let mut rows = select.query([])?;
         while let Some(r) = rows.next()? {
             let number = |i: usize| r.get::<_, Option<i64>>(i).map(|n| n.unwrap_or(0) as u64);
-            restored.queues.push(QueueSummary {
+            queues.push(QueueSummary {
                 queue: QueueId(number(0)?),
                 rows: number(1)?,
                 bytes: number(2)?,
@@ -461,7 +469,7 @@ impl Db {
                 last: number(4)?,
             });
         }
-        Ok(restored)
+        Ok(queues)
     }
 }
 

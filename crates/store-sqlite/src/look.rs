@@ -9,7 +9,7 @@ use crate::db::Db;
 use crate::error::{DbError, OpenError};
 use crate::{FILE, Options};
 use bytes::Bytes;
-use ferrule_store::{QueueId, SessionId, Side};
+use ferrule_store::{Op, QueueId, QueueSummary, SessionId, Side, StoredRow};
 use rusqlite::{Connection, Row, ToSql, params};
 use std::path::Path;
 
@@ -239,6 +239,30 @@ impl Look {
     /// What the medium says.
     pub fn page(&self, after: Option<&Cursor>) -> Result<Page, String> {
         page(self.db.conn(), after).map_err(|e| e.to_string())
+    }
+
+    /// What each queue that is not empty holds.
+    ///
+    /// # Errors
+    /// What the medium says.
+    pub fn queues(&self) -> Result<Vec<QueueSummary>, String> {
+        self.db.queues().map_err(|e| e.to_string())
+    }
+
+    /// Rows of a queue with numbers from `from` on, ascending: a page's worth, none at the end.
+    ///
+    /// # Errors
+    /// What the medium says.
+    pub fn rows(&self, queue: QueueId, from: u64) -> Result<Vec<StoredRow>, String> {
+        self.db.read(queue, from, ITEMS as u32, BYTES as u32).map_err(|e| e.to_string())
+    }
+
+    /// Makes changes, all of them or none: the one thing here that is not looking, for who mends a store by hand.
+    ///
+    /// # Errors
+    /// What the medium says.
+    pub fn commit(&mut self, ops: &[Op]) -> Result<(), String> {
+        self.db.commit(ops.iter(), true).map(|_| ()).map_err(|e| e.to_string())
     }
 
     /// What SQLite finds wrong with the file, and what does not fit together in it: all of it.

@@ -14,7 +14,7 @@ mod test;
 pub use eval::eval;
 pub use explain::explain;
 pub use fmt::fmt;
-pub use import::import;
+pub use import::{hocon, import};
 pub use messages::messages;
 pub use test::{TestMessage, test};
 

@@ -51,6 +51,12 @@ pub(super) fn rules(
     Ok((code, sinks))
 }
 
+/// Names of the sinks that rules declare, as far as the rules can be read.
+pub(super) fn sink_names(flavor: &Flavor, sources: &[ferrule_rules::Source<'_>]) -> Vec<String> {
+    let checked = loader::check(sources, &flavor.host(), &(flavor.connectors)());
+    checked.map(|set| set.sinks.into_iter().map(|sink| sink.name).collect()).unwrap_or_default()
+}
+
 fn count((n, what): (usize, &str)) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }

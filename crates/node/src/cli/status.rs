@@ -40,6 +40,13 @@ fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
             uplink.acknowledged,
             uplink.in_flight
         )?;
+        if uplink.backlog > 0 {
+            let (messages, size) = (uplink.backlog, bytes(uplink.backlog_bytes));
+            writeln!(out, "             backlog: {messages} messages, {size}, lag {}", age(uplink.lag_ms))?;
+        }
+        if uplink.answer_us > 0 {
+            writeln!(out, "             acknowledged after {}", micros(uplink.answer_us))?;
+        }
         for CertificateStatus { subject, days_left, file, .. } in &uplink.certificates {
             writeln!(out, "             certificate of {subject}, {days_left} days left: {file}")?;
         }
@@ -155,7 +162,7 @@ impl Table {
 }
 
 /// The two largest units: `3d 4h`, `5m 2s`, `900ms`.
-fn age(ms: u64) -> String {
+pub(super) fn age(ms: u64) -> String {
     let s = ms / 1_000;
     match s {
         0 => format!("{ms}ms"),
@@ -167,7 +174,7 @@ fn age(ms: u64) -> String {
 }
 
 /// Three digits or so: `12.3 MiB`.
-fn bytes(n: u64) -> String {
+pub(super) fn bytes(n: u64) -> String {
     let (mut value, mut unit) = (n as f64, "B");
     for larger in ["KiB", "MiB", "GiB", "TiB"] {
         if value < 1_024.0 {
@@ -219,6 +226,10 @@ mod tests {
                 state: "waiting".into(),
                 since_ms: 61_000,
                 acknowledged: 900,
+                backlog: 118,
+                backlog_bytes: 30_000,
+                lag_ms: 60_500,
+                answer_us: 12_300,
                 last_error: Some("connection refused".into()),
                 certificates: vec![CertificateStatus {
                     file: "client.crt".into(),
@@ -275,6 +286,8 @@ listener     mqtts 0.0.0.0:8883, 7 accepted
              the certificates on disk are not in force: server.key: it is no key
 clients      3 connected, 5 sessions
 uplink       mqtt://cloud:1883: waiting for 1m 1s, 900 acknowledged, 0 in flight
+             backlog: 118 messages, 29.3 KiB, lag 1m 0s
+             acknowledged after 12.3 ms
              certificate of CN=press-7, 12 days left: client.crt
              the certificates on disk are not in force: client.key: it does not fit
              last error: connection refused

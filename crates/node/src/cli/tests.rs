@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
 
-fn flavor() -> Flavor {
+pub(super) fn flavor() -> Flavor {
     Flavor {
         name: "ferrule-edge",
         version: "1.2.3",
@@ -24,6 +24,46 @@ fn the_commands_are_sound() {
 fn arguments() {
     for (args, ok) in [
         (&["run"][..], true),
+        (&["init"], false),
+        (&["init", "d", "--id", "a", "--uplink", "mqtts://c", "--listen", "0.0.0.0:1883"], true),
+        (&["pub", "-h", "h", "-p", "1", "-t", "t", "-m", "-1", "-q1", "-r", "-V", "5"], true),
+        (
+            &[
+                "pub",
+                "-t",
+                "t",
+                "-m",
+                "x",
+                "-D",
+                "publish",
+                "user-property",
+                "a",
+                "b",
+                "-D",
+                "publish",
+                "topic-alias",
+                "1",
+            ],
+            true,
+        ),
+        (&["pub", "-t", "t"], false),
+        (&["pub", "-t", "t", "-m", "x", "-l"], false),
+        (
+            &[
+                "sub", "-t", "a", "-t", "b", "-v", "-C", "1", "-W", "1", "-F", "%p", "-T", "c", "-U", "d",
+                "-N", "-R", "-E",
+            ],
+            true,
+        ),
+        (&["sub", "-C", "0"], false),
+        (&["sub", "-V", "6"], false),
+        (&["outbox", "list", "--json"], true),
+        (&["outbox", "show", "cloud", "--limit", "3"], true),
+        (&["outbox", "export", "cloud", "--file", "f", "--config", "c"], true),
+        (&["outbox", "purge", "cloud"], false),
+        (&["outbox", "purge", "cloud", "--all", "--older-than", "7d"], false),
+        (&["outbox", "purge", "cloud", "--older-than", "7d", "--yes"], true),
+        (&["outbox", "purge", "cloud", "--older-than", "soon"], false),
         (&["run", "--config", "f", "--listen", "0.0.0.0:1", "--data-dir", "d", "--log", "debug"], true),
         (&["run", "--listen", "somewhere"], false),
         (&["check"], false),

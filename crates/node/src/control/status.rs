@@ -142,6 +142,14 @@ pub struct UplinkStatus {
     pub acknowledged: u64,
     /// Publishes sent and not acknowledged.
     pub in_flight: u64,
+    /// Messages that it has still to bring, those in flight included.
+    pub backlog: u64,
+    /// Their bytes, in memory and on disk.
+    pub backlog_bytes: u64,
+    /// How long ago the oldest of them was received, in milliseconds; 0 when there is none.
+    pub lag_ms: u64,
+    /// Smoothed time from sending to acknowledgement, in microseconds.
+    pub answer_us: u64,
     /// Bytes sent.
     pub bytes_out: u64,
     /// Bytes received.

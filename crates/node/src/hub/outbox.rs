@@ -1,9 +1,10 @@
 //! An outbox of the hub: its queue, its consumer, and rows on their way to it from other shards.
 
 use bytes::Bytes;
-use ferrule_outbox::{Delivered, End, OutRow, Outcome, Queue, Reason};
+use ferrule_outbox::{Delivered, End, GivenUp, OutRow, Outcome, Queue, Reason};
 use ferrule_store::Now;
 use ferrule_store::record::{Entry, Record};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -22,6 +23,8 @@ pub(super) struct Outbox {
     pub(super) window: usize,
     pub(super) error: Option<String>,
     pub(super) discarded: Vec<(Reason, u64)>,
+    /// Rows that an operator gave up while the consumer had them: they are part of its window until it answers them.
+    pub(super) given_up: BTreeSet<u64>,
     /// Ends to be said when the turn ends, where the shard listens.
     pub(super) ended: Vec<(End, Outcome)>,
 }
@@ -97,7 +100,8 @@ impl Outbox {
         // Also while it is down: a sink that waits for one table goes on with the others, and keeps what it cannot deliver.
         loop {
             let in_flight = self.queue.counters().in_flight as usize;
-            let room = self.window.saturating_sub(in_flight).min(BATCH_ROWS);
+            let in_hand = in_flight + self.given_up.len();
+            let room = self.window.saturating_sub(in_hand).min(BATCH_ROWS);
             if room == 0 || self.queue.counters().queued == 0 {
                 return;
             }
@@ -116,15 +120,14 @@ impl Outbox {
 
     pub(super) fn answers(&mut self, answers: Vec<(u64, Delivered)>, now: Now) {
         for (seq, delivered) in answers {
+            if self.given_up.remove(&seq) {
+                continue;
+            }
             let outcome = match delivered {
                 Delivered::Yes => Outcome::Delivered,
                 Delivered::Discarded(reason) => {
-                    match self.discarded.iter_mut().find(|(r, _)| *r == reason) {
-                        Some((_, count)) => *count += 1,
-                        None => {
-                            tracing::warn!(outbox = &*self.name, %reason, "a row was given up: counted from now on");
-                            self.discarded.push((reason, 1));
-                        }
+                    if self.count(reason, 1) {
+                        tracing::warn!(outbox = &*self.name, %reason, "a row was given up: counted from now on");
                     }
                     Outcome::Discarded(reason)
                 }
@@ -133,9 +136,45 @@ impl Outbox {
         }
     }
 
+    /// True the first time.
+    fn count(&mut self, reason: Reason, rows: u64) -> bool {
+        match self.discarded.iter_mut().find(|(r, _)| *r == reason) {
+            Some((_, count)) => {
+                *count += rows;
+                false
+            }
+            None => {
+                self.discarded.push((reason, rows));
+                true
+            }
+        }
+    }
+
+    /// Gives rows up for an operator: those that the consumer has, too, while it cannot deliver them.
+    pub(super) fn give_up(&mut self, rows: &[(u64, usize)], now: Now) -> GivenUp {
+        let mut taken = Vec::new();
+        let down = !self.queue.is_up();
+        let given_up = self.queue.give_up(rows, down, now, &mut taken, &mut self.ended);
+        self.given_up.extend(taken);
+        if given_up.rows > 0 {
+            self.count(Reason::Purged, given_up.rows);
+        }
+        given_up
+    }
+
+    /// The consumer has no rows any more.
+    pub(super) fn reset(&mut self) {
+        self.given_up.clear();
+        self.queue.reset();
+    }
+
     pub(super) fn status(&self, now: Now) -> OutboxStatus {
         let c = self.queue.counters();
         let (bytes, oldest_us) = self.queue.backlog(now);
+        // A row that was read back is older than its place in memory.
+        let received = self.queue.rows().next().map(|entry| entry.received).filter(|stamp| stamp.synced);
+        let since_ms =
+            received.map_or(0, |stamp| now.wall_ms.saturating_sub(stamp.wall_ms).max(0)).unsigned_abs();
         let state = match (&self.rows, self.queue.is_up()) {
             // No [uplink], or its sink is not in the rules any more.
             (None, _) => "unconnected",
@@ -161,7 +200,7 @@ impl Outbox {
             window: self.window as u64,
             answer_us: self.queue.smoothed_ack().as_micros() as u64,
             bytes,
-            oldest_ms: oldest_us / 1_000,
+            oldest_ms: since_ms.max(oldest_us / 1_000),
             last_error: self.error.clone(),
         }
     }

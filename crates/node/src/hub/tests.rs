@@ -454,3 +454,67 @@ fn a_turn_routes_so_many_publishes_of_rules_and_the_next_one_the_rest() {
     assert_eq!(bench.packets(reader).len(), 1_500 - 1_024);
     assert!(bench.acknowledged(device, 1));
 }
+
+/// Rows that an operator gives up while their consumer has them stay part of its window until it answers, and count once, as
+/// discarded; a publisher that waited is acknowledged as of any message that is discarded, and counted so.
+#[test]
+fn rows_given_up_in_the_consumers_hands_stay_in_its_window() {
+    let mut bench =
+        Bench::new(true, "CREATE RULE out WITH (ack = 'sink') AS INSERT INTO s SELECT * FROM \"a/#\";");
+    bench.consumer(ConsumerEvent::Up { window: 2 });
+    let device = bench.connect("d", None);
+    for id in 1..=3 {
+        bench.publish(device, "a/t", "{}", id, &[]);
+    }
+    assert_eq!(bench.take().len(), 2);
+    let give_up = |bench: &mut Bench| {
+        let (reply, mut answer) = oneshot::channel();
+        let ask = backlog::Ask::Page { name: "s".into(), after: 0, reply };
+        Hub::message(
+            &mut bench.shard,
+            &WorkerStats::default(),
+            HubMessage::Backlog(Box::new(ask)),
+            bench.now,
+        );
+        let rows = answer.try_recv().unwrap().unwrap().rows;
+        let rows = rows.iter().map(|(seq, entry, _)| (*seq, ferrule_outbox::Row::size(entry))).collect();
+        let (reply, mut answer) = oneshot::channel();
+        let ask = backlog::Ask::GiveUp { name: "s".into(), rows, reply };
+        Hub::message(
+            &mut bench.shard,
+            &WorkerStats::default(),
+            HubMessage::Backlog(Box::new(ask)),
+            bench.now,
+        );
+        bench.shard.end_turn(bench.now);
+        answer.try_recv().unwrap().unwrap()
+    };
+    // While the destination is up, what it has stays: the third alone goes.
+    let gave = give_up(&mut bench);
+    assert_eq!((gave.rows, gave.in_flight), (1, 0));
+    // Acknowledgements leave in the order of their publishes.
+    assert!(!bench.acknowledged(device, 1) && !bench.acknowledged(device, 3));
+    bench.consumer(ConsumerEvent::Down { error: "away".into() });
+    let gave = give_up(&mut bench);
+    assert_eq!((gave.rows, gave.in_flight), (2, 2));
+    assert!((1..=3).all(|id| bench.acknowledged(device, id)));
+    // The window is still full.
+    bench.publish(device, "a/t", "{}", 4, &[]);
+    assert_eq!(bench.take().len(), 0);
+    bench.consumer(ConsumerEvent::Done(vec![(1, Delivered::Yes), (2, Delivered::Yes)]));
+    assert_eq!(bench.take().len(), 1);
+
+    let (asked, mut told) = oneshot::channel();
+    Hub::message(&mut bench.shard, &WorkerStats::default(), HubMessage::Status(asked), bench.now);
+    let status = told.try_recv().unwrap();
+    let s = &status.outboxes[0];
+    assert_eq!((s.entered, s.delivered, s.discarded, s.in_flight, s.queued), (4, 0, 3, 1, 0));
+    assert_eq!(s.discarded_by.get("purged"), Some(&3.into()));
+    assert_eq!(status.counters.get("acked_discarded"), Some(&3.into()));
+    assert_eq!(status.counters.get("lost_ends"), Some(&0.into()));
+    // Another shard's outbox, and one that is not there, are nobody's here.
+    let (reply, mut answer) = oneshot::channel();
+    let ask = backlog::Ask::Page { name: "t".into(), after: 0, reply };
+    Hub::message(&mut bench.shard, &WorkerStats::default(), HubMessage::Backlog(Box::new(ask)), bench.now);
+    assert!(answer.try_recv().unwrap().is_none());
+}

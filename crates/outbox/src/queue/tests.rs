@@ -234,6 +234,8 @@ enum Step {
     Commit,
     Crash,
     Wait(u64),
+    /// Every so many rows that a page shows, from the one after so many, in flight or not.
+    GiveUp(usize, usize, bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -247,8 +249,56 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => Just(Step::Commit),
         1 => Just(Step::Crash),
         2 => (0u64..900).prop_map(Step::Wait),
+        1 => (1usize..4, 0usize..8, any::<bool>()).prop_map(|(of, after, all)| Step::GiveUp(of, after, all)),
     ];
     prop::collection::vec(step, 0..400)
+}
+
+/// All that pages show: number, size, and the number it was pushed with.
+fn shown(q: &Queue<Text>, store: &MemoryStore) -> Vec<(u64, usize, u64)> {
+    let mut rows: Vec<(u64, usize, u64)> = Vec::new();
+    loop {
+        let mut room = 3;
+        let after = rows.last().map_or(0, |row| row.0);
+        let next = q.page(after, |seq, row, _| {
+            rows.push((seq, row.1, row.0));
+            room -= 1;
+            room > 0
+        });
+        match next {
+            Next::End => return rows,
+            Next::Memory => {}
+            Next::Disk { from, to, without } => {
+                let gone = |seq| without.iter().any(|&(first, last)| first <= seq && seq <= last);
+                let stored = store.rows(QueueId(1));
+                let stored = stored.iter().filter(|r| from <= r.seq && r.seq <= to && !gone(r.seq));
+                rows.extend(
+                    stored.map(|r| (r.seq, r.body.len(), u64::from_le_bytes(r.head[..].try_into().unwrap()))),
+                );
+                // What the disk has not is not looked for again.
+                let mut fresh = Vec::new();
+                q.page(to, |seq, row, _| {
+                    fresh.push((seq, row.1, row.0));
+                    true
+                });
+                rows.extend(fresh);
+                return rows;
+            }
+        }
+    }
+}
+
+#[test]
+fn too_many_holes_in_the_backlog_are_left_for_another_call() {
+    let rows = 3 * RANGES_MAX as u64;
+    let summary = QueueSummary { queue: QueueId(1), first: 1, last: rows, rows, bytes: rows * 10 };
+    let mut q: Queue<Text> = Queue::new(QueueId(1), SMALL, Some(summary));
+    let every_other: Vec<_> = (1..=rows).step_by(2).map(|seq| (seq, 10)).collect();
+    let gave = q.give_up(&every_other, true, at(0), &mut Vec::new(), &mut Vec::new());
+    assert_eq!((gave.rows, gave.left), (RANGES_MAX as u64, every_other.len() as u64 - RANGES_MAX as u64));
+    let c = q.counters();
+    assert_eq!((c.recovered, c.queued, c.discarded), (rows, rows - gave.rows, gave.rows));
+    assert_eq!(q.backlog(at(0)).0, (rows - gave.rows) * 10);
 }
 
 proptest! {
@@ -313,6 +363,23 @@ proptest! {
                     }
                 }
                 Step::Wait(ms) => now += ms,
+                Step::GiveUp(of, after, in_flight) => {
+                    let shown = shown(&q, &store);
+                    let waiting = q.counters().in_flight + q.counters().queued;
+                    prop_assert_eq!(shown.len() as u64, waiting, "a page shows what there is");
+                    prop_assert!(shown.is_sorted_by(|a, b| a.0 < b.0));
+                    let rows: Vec<_> = shown.iter().skip(after).step_by(of).map(|&(seq, size, _)| (seq, size)).collect();
+                    let mut taken = Vec::new();
+                    let gave = q.give_up(&rows, in_flight, at(now), &mut taken, &mut ended);
+                    prop_assert_eq!(gave.left, 0);
+                    for &(seq, _, n) in shown.iter().skip(after).step_by(of) {
+                        if given.contains_key(&seq) {
+                            if in_flight { given.remove(&seq); prop_assert!(taken.contains(&seq)); } else { continue; }
+                        }
+                        discarded.insert(n);
+                    }
+                    prop_assert_eq!(q.give_up(&rows, in_flight, at(now), &mut taken, &mut ended), GivenUp::default(), "once");
+                }
             }
             if let Some(from) = q.want_read() {
                 store.read(QueueId(1), from, 4, 1_000);

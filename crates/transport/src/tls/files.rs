@@ -18,6 +18,7 @@
 //! - rustls' order of suites and groups: X25519 first, AES-256-GCM before AES-128-GCM before ChaCha20; clients without AES
 //!   in hardware put ChaCha20 first themselves, and the server takes the client's order.
 
+use super::any_name::AnyName;
 use super::certificate::CertificateInfo;
 use super::resolver::ByName;
 use rustls::client::WebPkiServerVerifier;
@@ -182,9 +183,26 @@ impl ClientFiles {
         self.load_versions(BOTH)
     }
 
+    /// As [`load`](Self::load); the server's certificate may be for any name. Whoever has one of the same authority can be in
+    /// between: for people who look for a fault, never for an uplink.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_any_name(&self) -> Result<(Arc<ClientConfig>, Vec<CertificateInfo>), LoadError> {
+        self.load_with(BOTH, true)
+    }
+
     pub(super) fn load_versions(
         &self,
         versions: &[&'static SupportedProtocolVersion],
+    ) -> Result<(Arc<ClientConfig>, Vec<CertificateInfo>), LoadError> {
+        self.load_with(versions, false)
+    }
+
+    fn load_with(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        any_name: bool,
     ) -> Result<(Arc<ClientConfig>, Vec<CertificateInfo>), LoadError> {
         let provider = Arc::new(default_provider());
         let mut infos = Vec::new();
@@ -196,8 +214,12 @@ impl ClientFiles {
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions)
-            .map_err(|e| error(Path::new("tls"), e))?
-            .with_webpki_verifier(verifier.map_err(|e| error(from, e))?);
+            .map_err(|e| error(Path::new("tls"), e))?;
+        let verifier = verifier.map_err(|e| error(from, e))?;
+        let builder = match any_name {
+            true => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(verifier))),
+            false => builder.with_webpki_verifier(verifier),
+        };
         let mut config = match &self.certificate {
             Some((cert, key)) => {
                 let pair = certified(cert, key, &provider, &mut infos)?;

@@ -88,6 +88,15 @@ pub fn import(files: &[PathBuf], host: &Host, out: &mut dyn Write, told: &mut dy
     Ok(if losses.is_empty() && !clash { EXIT_OK } else { EXIT_INVALID })
 }
 
+/// HOCON's members, and the names that it includes, none of which was read: for other parts of the same files.
+///
+/// # Errors
+/// `LINE: what is wrong`, of the first place that is no HOCON.
+pub fn hocon(text: &str) -> Result<(Map<String, Value>, Vec<String>), String> {
+    let document = hocon::parse(text).map_err(|error| format!("{}: {}", error.line, error.message))?;
+    Ok((document.root, document.includes))
+}
+
 /// Names of files without their folders.
 fn names(files: &[PathBuf]) -> String {
     let name = |file: &PathBuf| file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
