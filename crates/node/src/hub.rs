@@ -166,6 +166,7 @@ impl Hub {
             window: 0,
             error: None,
             discarded: Vec::new(),
+            counted: Vec::new(),
             ended: Vec::new(),
         });
         self.outboxes.len() - 1
@@ -239,6 +240,13 @@ impl Hub {
                 outbox.queue.set_up(false, now);
             }
             ConsumerEvent::Reset => outbox.queue.reset(),
+            ConsumerEvent::Counted { what, by } => {
+                let count = outbox.counted.iter_mut().find(|(known, _)| *known == what);
+                match count {
+                    Some((_, count)) => *count += by,
+                    None => outbox.counted.push((what, by)),
+                }
+            }
             ConsumerEvent::Done(answers) => {
                 outbox.answers(answers, now);
             }

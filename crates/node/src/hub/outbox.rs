@@ -22,6 +22,8 @@ pub(super) struct Outbox {
     pub(super) window: usize,
     pub(super) error: Option<String>,
     pub(super) discarded: Vec<(Reason, u64)>,
+    /// What its consumer counts of its own.
+    pub(super) counted: Vec<(&'static str, u64)>,
     /// Ends to be said when the turn ends, where the shard listens.
     pub(super) ended: Vec<(End, Outcome)>,
 }
@@ -154,6 +156,7 @@ impl Outbox {
             queued: c.queued,
             discarded: c.discarded,
             discarded_by: self.discarded.iter().map(|(r, count)| (r.to_string(), (*count).into())).collect(),
+            counted: self.counted.iter().map(|(what, count)| ((*what).to_owned(), (*count).into())).collect(),
             stored: c.stored,
             written: c.written,
             again: c.again,
