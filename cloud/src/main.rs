@@ -1,4 +1,4 @@
-//! `ferrule-cloud`: an MQTT broker with SQL rules and sinks: Kafka, PostgreSQL, SQLite.
+//! `ferrule-cloud`: an MQTT broker with SQL rules and sinks: those of the edge, Kafka, PostgreSQL.
 //!
 //! What it is made of: `crates/node`. What makes it the cloud: the heavy sinks.
 
@@ -25,11 +25,10 @@ fn main() -> ExitCode {
 }
 
 fn sinks() -> Connectors {
-    vec![
-        Arc::new(ferrule_sinks::Sqlite),
-        Arc::new(ferrule_sink_postgres::Postgres),
-        Arc::new(ferrule_sink_kafka::Kafka),
-    ]
+    let mut sinks = ferrule_sinks::light();
+    sinks.push(Arc::new(ferrule_sink_postgres::Postgres));
+    sinks.push(Arc::new(ferrule_sink_kafka::Kafka));
+    sinks
 }
 
 fn start(config: CloudConfig, _: Context) -> Result<(), Box<dyn Error>> {

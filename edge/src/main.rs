@@ -10,7 +10,6 @@ use ferrule_node::connectors::Connectors;
 use ferrule_node::run::{Product, run};
 use std::error::Error;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 const NAME: &str = "ferrule-edge";
 
@@ -25,7 +24,7 @@ fn main() -> ExitCode {
 }
 
 fn sinks() -> Connectors {
-    vec![Arc::new(ferrule_sinks::Sqlite)]
+    ferrule_sinks::light()
 }
 
 fn start(config: EdgeConfig, _: Context) -> Result<(), Box<dyn Error>> {

@@ -21,6 +21,8 @@ pub enum IdentityMode {
     Negotiated,
     /// Whenever the version has user properties: `identity = 'properties'`.
     Properties,
+    /// Never, and nor does CONNECT say what we are: a sink to another broker.
+    Never,
 }
 
 /// Certificates. The default trusts the system's authorities and shows none.
@@ -57,12 +59,16 @@ pub struct UplinkConfig {
     pub window_max: u16,
     /// How long rows in flight may still be acknowledged when the uplink is stopped.
     pub drain: Duration,
-    /// This edge's id: the client id is `ferrule-<edge>`.
+    /// This edge's id.
     pub edge: Origin,
+    /// The client id; none: `ferrule-<edge>`.
+    pub client_id: Option<String>,
     /// This process life.
     pub boot: Boot,
     /// Protocol version: 5, or 3.1.1 for brokers that speak nothing newer.
     pub version: Version,
+    /// From MQTT 5 to 3.1.1, when the broker refuses a connection for its version.
+    pub falls_back: bool,
     /// When identity properties are sent.
     pub identity: IdentityMode,
     /// Clock for the age of rows; its `mono_us` counts from the start of the process life that is `boot`.
@@ -106,8 +112,10 @@ impl UplinkConfig {
             window_max: 1024,
             drain: Duration::from_secs(1),
             edge,
+            client_id: None,
             boot,
             version: Version::V5,
+            falls_back: false,
             identity: IdentityMode::default(),
             clock,
         }

@@ -12,7 +12,7 @@
 use crate::address::Server;
 use crate::channel::{Broken, Channel, Outgoing};
 use crate::client::{Accepted, Client, ClientConfig, Event, Fault, Retry};
-use crate::config::{TlsConfig, UplinkConfig};
+use crate::config::{IdentityMode, TlsConfig, UplinkConfig};
 use crate::credentials::Credentials;
 use crate::session::Session;
 use crate::stats::UplinkStats;
@@ -357,7 +357,7 @@ fn client_config(config: &UplinkConfig) -> Result<ClientConfig, Cause> {
     }
     Ok(ClientConfig {
         version: config.version,
-        client_id: format!("ferrule-{}", config.edge),
+        client_id: config.client_id.clone().unwrap_or_else(|| format!("ferrule-{}", config.edge)),
         username: config.username.clone(),
         password: config.password.clone(),
         // The outbox is the memory: a session in the broker would only keep packet ids of rows that are sent anew.
@@ -366,11 +366,14 @@ fn client_config(config: &UplinkConfig) -> Result<ClientConfig, Cause> {
         connack_timeout_us: u64::try_from(config.connect_timeout.as_micros()).unwrap_or(u64::MAX),
         window_max: config.window_max,
         max_packet_size: PACKET_MAX,
-        user_properties: vec![
-            ("ferrule".to_owned(), "1".to_owned()),
-            ("ferrule-edge".to_owned(), config.edge.to_string()),
-            ("ferrule-boot".to_owned(), config.boot.to_string()),
-        ],
+        user_properties: match config.identity {
+            IdentityMode::Never => Vec::new(),
+            IdentityMode::Negotiated | IdentityMode::Properties => vec![
+                ("ferrule".to_owned(), "1".to_owned()),
+                ("ferrule-edge".to_owned(), config.edge.to_string()),
+                ("ferrule-boot".to_owned(), config.boot.to_string()),
+            ],
+        },
     })
 }
 

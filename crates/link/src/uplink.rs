@@ -32,7 +32,7 @@
 use crate::address::Server;
 use crate::backoff::Backoff;
 use crate::channel::Channel;
-use crate::client::{Accepted, Event, Retry};
+use crate::client::{Accepted, Event, Fault, Retry};
 use crate::config::{IdentityMode, UplinkConfig};
 use crate::credentials::{Credentials, Watcher};
 use crate::dial::{Cause, LinkError, dial, enter, micros};
@@ -40,7 +40,7 @@ use crate::flow::Flow;
 use crate::forward::Forwarder;
 use crate::session::Session;
 use crate::stats::{LinkState, UplinkStats};
-use ferrule_mqtt::Version;
+use ferrule_mqtt::{ReasonCode, Version};
 use ferrule_outbox::{ConsumerEvent, OutRow};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -170,12 +170,28 @@ impl Uplink {
                 },
                 Err(error) => error,
             };
+            if self.fall_back(&error) {
+                continue;
+            }
             self.down(&error);
             let delay = self.backoff.fail(self.floor(&error));
             self.stats.set_state(LinkState::Waiting);
             let until = Instant::now() + delay;
             self.hold(sleep_until(until)).await;
         }
+    }
+
+    /// To an earlier version of MQTT, if that is what the broker wants and we may: at once, once.
+    fn fall_back(&mut self, error: &LinkError) -> bool {
+        let refused = matches!(&error.cause, Cause::Mqtt(Fault::Refused(refusal))
+            if refusal.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION);
+        let falls = refused && self.config.falls_back && self.config.version == Version::V5;
+        if falls {
+            tracing::info!("the broker speaks no MQTT 5: 3.1.1 from now on");
+            self.config =
+                Arc::new(UplinkConfig { version: Version::V3_1_1, ..UplinkConfig::clone(&self.config) });
+        }
+        falls
     }
 
     /// A connection and those that take its place; the error of the last. `None` when the sender of rows went away.
@@ -278,7 +294,11 @@ impl Uplink {
 
     async fn serve(&mut self, mut session: Session, accepted: &Accepted) -> Ended {
         let identity = self.config.version == Version::V5
-            && (accepted.ferrule || self.config.identity == IdentityMode::Properties);
+            && match self.config.identity {
+                IdentityMode::Negotiated => accepted.ferrule,
+                IdentityMode::Properties => true,
+                IdentityMode::Never => false,
+            };
         let mut forwarder = Forwarder::new(self.config.boot, identity);
         self.up(&session.server, accepted);
         let since = Instant::now();

@@ -1,7 +1,7 @@
 //! Between the rules, which know a sink by name and options, and the sinks, which know no rules.
 
 use ferrule_rules as rules;
-use ferrule_sinks::{Connector, OptionKind, Options};
+use ferrule_sinks::{Connector, OptionKind, Options, Target};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,11 +20,7 @@ fn schema(connector: &dyn Connector) -> rules::ConnectorSchema {
     let schema = connector.schema();
     rules::ConnectorSchema {
         name: schema.name,
-        target: rules::TargetSchema {
-            kind: rules::TargetKind::Name,
-            option: Some(schema.target),
-            required: true,
-        },
+        target: target(schema.target),
         options: (schema.options.iter())
             .map(|option| rules::OptionSchema {
                 name: option.name,
@@ -49,6 +45,19 @@ fn schema(connector: &dyn Connector) -> rules::ConnectorSchema {
     }
 }
 
+fn target(target: Target) -> rules::TargetSchema {
+    let (kind, option, required) = match target {
+        Target::Name(option) => (rules::TargetKind::Name, Some(option), true),
+        Target::OptionalName(option) => (rules::TargetKind::Name, Some(option), false),
+        Target::Topic(option) => (rules::TargetKind::Topic, Some(option), false),
+        Target::None => (rules::TargetKind::None, None, false),
+    };
+    rules::TargetSchema { kind, option, required }
+}
+
+/// Options that name files.
+const PATHS: [&str; 4] = ["path", "tls_ca", "tls_cert", "tls_key"];
+
 /// A declared sink's options as text, as they were written, but for paths: those are relative to the folder of `file`, the
 /// rules file, as a configuration's are to the configuration file.
 #[must_use]
@@ -57,10 +66,10 @@ pub fn given(sink: &rules::SinkDecl, file: &str) -> Vec<(String, String)> {
     // An absolute path stays what it is. A rules file's name and its text are UTF-8, so nothing is lost.
     let path = |path: &str| folder.join(path).to_string_lossy().into_owned();
     let text = |name: &str, value: &rules::OptionValue| match value {
-        // The schema knows no paths: this is the one name for them among all connectors. What is no file's path is left to
-        // the connector to refuse.
+        // The schema knows no paths: these are their names among all connectors. What is no file's path is left to the
+        // connector to refuse.
         rules::OptionValue::Text(text)
-            if name == "path"
+            if PATHS.contains(&name)
                 && !text.is_empty()
                 && !text.starts_with(":memory:")
                 && !text.starts_with("file:") =>

@@ -175,6 +175,7 @@ impl Hub {
             error: None,
             discarded: Vec::new(),
             given_up: BTreeSet::new(),
+            counted: Vec::new(),
             ended: Vec::new(),
         });
         self.outboxes.len() - 1
@@ -249,6 +250,13 @@ impl Hub {
                 outbox.queue.set_up(false, now);
             }
             ConsumerEvent::Reset => outbox.reset(),
+            ConsumerEvent::Counted { what, by } => {
+                let count = outbox.counted.iter_mut().find(|(known, _)| *known == what);
+                match count {
+                    Some((_, count)) => *count += by,
+                    None => outbox.counted.push((what, by)),
+                }
+            }
             ConsumerEvent::Done(answers) => {
                 outbox.answers(answers, now);
             }

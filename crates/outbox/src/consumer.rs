@@ -50,6 +50,13 @@ pub enum ConsumerEvent {
     },
     /// The rows handed out and not answered are the outbox's again.
     Reset,
+    /// Something of the consumer's own happened (a retry, a file rotated): for people, beside the outbox's counters.
+    Counted {
+        /// What: the same word for the same thing, for ever.
+        what: &'static str,
+        /// How many more.
+        by: u64,
+    },
     /// Answers, each row once.
     Done(Vec<(u64, Delivered)>),
 }

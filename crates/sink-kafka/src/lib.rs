@@ -27,7 +27,7 @@ mod record;
 mod verdict;
 
 use ferrule_sinks::{
-    Connector, ConnectorSchema, Declared, OptionKind, OptionSchema, Options, Running, SinkContext,
+    Connector, ConnectorSchema, Declared, OptionKind, OptionSchema, Options, Running, SinkContext, Target,
 };
 use rdkafka::config::ClientConfig;
 
@@ -97,7 +97,7 @@ static SCHEMA: ConnectorSchema = ConnectorSchema {
         option("password", OptionKind::Secret, None, "For sasl_mechanism."),
     ],
     passthrough: Some("librdkafka."),
-    target: "topic",
+    target: Target::Name("topic"),
     key: Some("key"),
 };
 

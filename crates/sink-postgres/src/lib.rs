@@ -22,7 +22,7 @@ mod statement;
 
 use ferrule_sinks::sql::{BATCH, COLUMNS, DEDUPE_FOR, Settings, TABLE, engine};
 use ferrule_sinks::{
-    Connector, ConnectorSchema, Declared, OptionKind, OptionSchema, Options, Running, SinkContext,
+    Connector, ConnectorSchema, Declared, OptionKind, OptionSchema, Options, Running, SinkContext, Target,
 };
 use server::Server;
 use std::time::Duration;
@@ -59,7 +59,7 @@ static SCHEMA: ConnectorSchema = ConnectorSchema {
         BATCH,
     ],
     passthrough: None,
-    target: "table",
+    target: Target::Name("table"),
     key: None,
 };
 

@@ -57,6 +57,8 @@ pub struct Harness {
     pub answers: BTreeMap<u64, Delivered>,
     /// Errors of `Down`, in order.
     pub downs: Vec<String>,
+    /// What it counted of its own.
+    pub counted: BTreeMap<&'static str, u64>,
 }
 
 impl Harness {
@@ -77,7 +79,14 @@ impl Harness {
             finish_within: LIMIT,
         };
         let running = connector.start("s", &options, context).unwrap();
-        Self { rows: Some(rows), events, running, answers: BTreeMap::new(), downs: Vec::new() }
+        Self {
+            rows: Some(rows),
+            events,
+            running,
+            answers: BTreeMap::new(),
+            downs: Vec::new(),
+            counted: BTreeMap::new(),
+        }
     }
 
     /// Hands rows out.
@@ -116,6 +125,7 @@ impl Harness {
                 }
             }
             ConsumerEvent::Down { error } => self.downs.push(error.clone()),
+            ConsumerEvent::Counted { what, by } => *self.counted.entry(what).or_default() += by,
             ConsumerEvent::Up { .. } | ConsumerEvent::Reset => {}
         }
     }

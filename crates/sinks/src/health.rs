@@ -1,11 +1,11 @@
-//! What all sinks share: back-off with jitter, and saying `Up` and `Down` once per change.
+//! What all sinks share: back-off with jitter, saying `Up` and `Down` once per change, telling of discarded rows.
 
 use crate::ConsumerEvent;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Of changing reasons why a destination is down one is logged in this time.
+/// Of changing reasons why a destination is down, and of discarded rows, one is logged in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Waits between attempts: doubling from 100 ms to 5 s, each drawn from its upper half, so that many nodes that lost one
@@ -102,6 +102,11 @@ impl Health {
         self.state == State::Up
     }
 
+    /// Counts what is the sink's own.
+    pub fn count(&self, what: &'static str, by: u64) {
+        (self.events)(ConsumerEvent::Counted { what, by });
+    }
+
     /// Hands out answers.
     pub fn done(&self, answers: Vec<(u64, crate::Delivered)>) {
         if !answers.is_empty() {
@@ -113,6 +118,24 @@ impl Health {
 impl std::fmt::Debug for Health {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Health").field("sink", &self.sink).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// Logs discarded rows, not each of them: a device can send as many as it likes.
+#[derive(Debug, Default)]
+pub(crate) struct Discards {
+    logged_at: Option<Instant>,
+    unlogged: u64,
+}
+
+impl Discards {
+    pub(crate) fn add(&mut self, sink: &str, reason: crate::Reason, why: &str) -> crate::Delivered {
+        self.unlogged += 1;
+        if self.logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+            tracing::warn!(sink, reason = reason.as_str(), rows = self.unlogged, why, "rows discarded");
+            (self.logged_at, self.unlogged) = (Some(Instant::now()), 0);
+        }
+        crate::Delivered::Discarded(reason)
     }
 }
 

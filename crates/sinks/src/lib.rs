@@ -24,15 +24,23 @@
 
 #![forbid(unsafe_code)]
 
+pub mod file;
 #[cfg(feature = "harness")]
 pub mod harness;
 pub mod health;
+pub mod http;
+mod input;
+pub mod mqtt;
 pub mod options;
 pub mod sql;
 pub mod sqlite;
+mod text;
 
 pub use ferrule_outbox::{ConsumerEvent, Delivered, OutRow, Reason};
-pub use options::{ConnectorSchema, OptionKind, OptionSchema, Options};
+pub use file::File;
+pub use http::Http;
+pub use mqtt::Mqtt;
+pub use options::{ConnectorSchema, OptionKind, OptionSchema, Options, Target};
 pub use sqlite::Sqlite;
 
 use std::sync::Arc;
@@ -56,6 +64,12 @@ pub trait Connector: Send + Sync {
     /// # Errors
     /// As [`Connector::check`], and secrets that are not resolved.
     fn start(&self, name: &str, options: &Options, context: SinkContext) -> Result<Running, Vec<String>>;
+}
+
+/// The sinks that every program has.
+#[must_use]
+pub fn light() -> Vec<Arc<dyn Connector>> {
+    vec![Arc::new(Sqlite), Arc::new(File), Arc::new(Http), Arc::new(Mqtt)]
 }
 
 /// What a sink's options say that rules are checked against.

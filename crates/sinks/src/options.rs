@@ -14,10 +14,23 @@ pub struct ConnectorSchema {
     pub options: &'static [OptionSchema],
     /// Names that begin with this are passed through unchecked (`librdkafka.`).
     pub passthrough: Option<&'static str>,
-    /// The option whose template gives a row's target when the rule's `INSERT INTO` names none.
-    pub target: &'static str,
+    /// What a target of `INSERT INTO` means.
+    pub target: Target,
     /// The option whose template gives a row's order key; without one, and when it is not set, `${clientid}`.
     pub key: Option<&'static str>,
+}
+
+/// What `INSERT INTO sink."target"` means for a connector, and the option whose template gives it where none is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A name in the destination's own space (a table, a Kafka topic); a row must have one.
+    Name(&'static str),
+    /// The same, and a row may do without.
+    OptionalName(&'static str),
+    /// An MQTT topic; without one the message's own. Rules may also set `qos`, `retain` and properties.
+    Topic(&'static str),
+    /// There are no targets.
+    None,
 }
 
 /// One option.
@@ -54,6 +67,25 @@ pub enum OptionKind {
     Secret,
     /// One of these words.
     Enum(&'static [&'static str]),
+}
+
+impl OptionSchema {
+    /// An option that need not be given.
+    #[must_use]
+    pub const fn optional(
+        name: &'static str,
+        kind: OptionKind,
+        default: Option<&'static str>,
+        help: &'static str,
+    ) -> Self {
+        Self { name, kind, required: false, default, help }
+    }
+
+    /// An option that must be given.
+    #[must_use]
+    pub const fn required(name: &'static str, kind: OptionKind, help: &'static str) -> Self {
+        Self { name, kind, required: true, default: None, help }
+    }
 }
 
 impl ConnectorSchema {
@@ -351,7 +383,7 @@ mod tests {
             },
         ],
         passthrough: Some("lib."),
-        target: "url",
+        target: Target::Name("url"),
         key: None,
     };
 

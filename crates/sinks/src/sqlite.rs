@@ -17,7 +17,9 @@ use crate::sql::{BATCH, COLUMNS, DEDUPE_FOR, TABLE};
 use crate::sql::{
     Column, Fault, Insert, KEY_COLUMNS, Key, Kind, Layout, Settings, Table, Value, engine, key_list, quote,
 };
-use crate::{Connector, ConnectorSchema, Declared, OptionKind, OptionSchema, Options, Running, SinkContext};
+use crate::{
+    Connector, ConnectorSchema, Declared, OptionKind, OptionSchema, Options, Running, SinkContext, Target,
+};
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::ErrorCode;
 use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
@@ -54,7 +56,7 @@ static SCHEMA: ConnectorSchema = ConnectorSchema {
         BATCH,
     ],
     passthrough: None,
-    target: "table",
+    target: Target::Name("table"),
     key: None,
 };
 

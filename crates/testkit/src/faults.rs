@@ -20,7 +20,7 @@ const HEAD: &str = "\n## Campaigns\n\n\
     broker ended before it answered, so the session was still there.\n";
 
 /// The faults that have a test of their own: fault, test, what it holds.
-const SINGLE: [(&str, &str, &str); 7] = [
+const SINGLE: [(&str, &str, &str); 10] = [
     (
         "store file damaged at the start",
         "`faults`: `a_damaged_store_is_salvaged_and_reported`",
@@ -55,6 +55,21 @@ const SINGLE: [(&str, &str, &str); 7] = [
         "fsync fails, and the power is cut while the log is copied",
         "`faults`: `a_cut_in_the_copy_after_a_failed_sync_damages_nothing`",
         "the store is whole",
+    ),
+    (
+        "a file sink's disk full; its file moved away, removed, torn by a crash",
+        "`ferrule-sinks`: `tests/file.rs`",
+        "the sink waits and says why; no half line, no lost row",
+    ),
+    (
+        "power cut, and failing fsync, of a file sink's file",
+        "`sinks`: `what_a_file_has_answered_survives_power_cuts`",
+        "every row that was answered is a whole line, and nothing in pieces is left",
+    ),
+    (
+        "an HTTP server, another broker and a file's folder away, the edge killed meanwhile",
+        "`sinks`: `each_destination_away_and_the_edge_killed_with_its_backlog`",
+        "nothing acknowledged is missing, every row accounted for",
     ),
 ];
 

@@ -323,6 +323,7 @@ impl Outbox {
             }
             ConsumerEvent::Down { error } => self.downs.push(error),
             ConsumerEvent::Reset => panic!("the uplink keeps its rows"),
+            ConsumerEvent::Counted { .. } => {}
             ConsumerEvent::Done(answers) => {
                 for (seq, answer) in answers {
                     assert!(self.open.remove(&seq), "row {seq} was not open");

@@ -191,6 +191,9 @@ pub struct OutboxStatus {
     /// The same by reason.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub discarded_by: Map<String, Value>,
+    /// What its sink counts of its own (docs/sinks.md).
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub counted: Map<String, Value>,
     /// Of the waiting, on disk.
     pub stored: u64,
     /// Ever written to disk.

@@ -25,6 +25,8 @@ pub(super) struct Outbox {
     pub(super) discarded: Vec<(Reason, u64)>,
     /// Rows that an operator gave up while the consumer had them: they are part of its window until it answers them.
     pub(super) given_up: BTreeSet<u64>,
+    /// What its consumer counts of its own.
+    pub(super) counted: Vec<(&'static str, u64)>,
     /// Ends to be said when the turn ends, where the shard listens.
     pub(super) ended: Vec<(End, Outcome)>,
 }
@@ -193,6 +195,7 @@ impl Outbox {
             queued: c.queued,
             discarded: c.discarded,
             discarded_by: self.discarded.iter().map(|(r, count)| (r.to_string(), (*count).into())).collect(),
+            counted: self.counted.iter().map(|(what, count)| ((*what).to_owned(), (*count).into())).collect(),
             stored: c.stored,
             written: c.written,
             again: c.again,

@@ -7,7 +7,7 @@ use ferrule_broker::shard::Parts;
 use ferrule_broker::{Limits, Place, Shard};
 use ferrule_net::{Clock, Links, Listener, Worker};
 use ferrule_outbox::Policy;
-use ferrule_sinks::{Connector, ConnectorSchema, Declared, OptionKind, OptionSchema};
+use ferrule_sinks::{Connector, ConnectorSchema, Declared, OptionKind, OptionSchema, Target};
 use ferrule_store::{Boot, QueueId};
 use ferrule_store_sqlite::{Options as StoreOptions, SqliteStore, Writer};
 use std::io::Write;
@@ -33,7 +33,7 @@ static SCHEMA: ConnectorSchema = ConnectorSchema {
     summary: "Says that it is up, and answers nothing.",
     options: &[option("table", OptionKind::Template, false), option("path", OptionKind::Text, true)],
     passthrough: None,
-    target: "table",
+    target: Target::Name("table"),
     key: None,
 };
 

@@ -2,18 +2,14 @@
 
 use super::value::Refused;
 use super::{Fault, Insert, Layout, Row, Settings, Table};
-use crate::health::{Backoff, Health};
+use crate::health::{Backoff, Discards, Health};
+use crate::input::{Input, WINDOW};
 use crate::{Delivered, OutRow, Reason, SinkContext};
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc::error::TryRecvError;
-use tokio::time::{Instant, sleep_until, timeout_at};
-
-/// Rows that may be unanswered. Two thousand already hide a commit of 100 ms at 20,000 rows/s; more lets one table wait
-/// longer before it holds up the others. The bytes are the outbox's to bound.
-pub const WINDOW: usize = 10_000;
+use tokio::time::Instant;
 
 /// Most bytes of payloads in one transaction: what a retry sends again, and what the database keeps in memory.
 const BATCH_BYTES: usize = 1 << 20;
@@ -29,12 +25,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// A connection that lasted so long was a good one, even if no row came.
 const LASTING: Duration = Duration::from_secs(10);
-
-/// How soon a sink that is at its window sees that it is to stop.
-const WATCH: Duration = Duration::from_millis(100);
-
-/// Of discarded rows one is logged in this time, with how many there were.
-const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// What differs between SQLite and PostgreSQL. Methods return when the database has answered. None is cancellation-safe:
 /// after a dropped future only [`Database::connect`] may follow.
@@ -114,7 +104,7 @@ pub async fn run<D: Database>(db: D, sink: &str, settings: Settings, mut context
         discards: Discards::default(),
         progress: false,
     };
-    let mut input = Input { context: &mut context, deadline: None };
+    let mut input = Input::new(&mut context);
     let mut backoff = Backoff::default();
     while !engine.ended(&mut input) {
         let wait = match engine.connect(&mut input).await {
@@ -144,56 +134,6 @@ pub async fn run<D: Database>(db: D, sink: &str, settings: Settings, mut context
         // Being told to stop ends the wait: one more attempt is made at once.
         while Instant::now() < until && !engine.ended(&mut input) && input.deadline.is_none() {
             input.more(&mut engine.waiting, until).await;
-        }
-    }
-}
-
-/// The rows' channel, and since when it is closed.
-struct Input<'a> {
-    context: &'a mut SinkContext,
-    deadline: Option<Instant>,
-}
-
-impl Input<'_> {
-    /// Takes what has come.
-    fn take(&mut self, into: &mut VecDeque<OutRow>) {
-        while self.deadline.is_none() && into.len() < WINDOW {
-            match self.context.rows.try_recv() {
-                Ok(rows) => into.extend(rows),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => self.close(),
-            }
-        }
-    }
-
-    /// Waits for rows, until `until`, or until the deadline. Cancellation-safe.
-    async fn more(&mut self, into: &mut VecDeque<OutRow>, until: Instant) {
-        match self.deadline {
-            Some(deadline) => sleep_until(deadline.min(until)).await,
-            // At its bound the channel is only watched for its end, which a channel does not tell otherwise.
-            None if into.len() >= WINDOW => {
-                sleep_until(until.min(Instant::now() + WATCH)).await;
-                if self.context.rows.is_closed() {
-                    self.close();
-                }
-            }
-            None => match timeout_at(until, self.context.rows.recv()).await {
-                Ok(Some(rows)) => into.extend(rows),
-                Ok(None) => self.close(),
-                Err(_) => {}
-            },
-        }
-    }
-
-    fn close(&mut self) {
-        self.deadline = Some(Instant::now() + self.context.finish_within);
-    }
-
-    /// Runs `work`, but no longer than to the deadline.
-    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        match self.deadline {
-            Some(deadline) => timeout_at(deadline, work).await.ok(),
-            None => Some(work.await),
         }
     }
 }
@@ -567,49 +507,4 @@ fn group<'a>(
         }
     }
     unfit
-}
-
-/// Logs discarded rows, not each of them: a device can send as many as it likes.
-#[derive(Default)]
-struct Discards {
-    logged_at: Option<Instant>,
-    unlogged: u64,
-}
-
-impl Discards {
-    fn add(&mut self, sink: &str, reason: Reason, why: &str) -> Delivered {
-        self.unlogged += 1;
-        if self.logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
-            tracing::warn!(sink, reason = reason.as_str(), rows = self.unlogged, why, "rows discarded");
-            (self.logged_at, self.unlogged) = (Some(Instant::now()), 0);
-        }
-        Delivered::Discarded(reason)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use crate::harness::row;
-
-    #[tokio::test]
-    async fn nothing_is_taken_beyond_the_window_and_the_end_is_seen_all_the_same() {
-        let (sender, rows) = tokio::sync::mpsc::channel(20);
-        let second = Duration::from_secs(1);
-        let runtime = tokio::runtime::Handle::current();
-        let mut context = SinkContext { rows, events: Arc::new(drop), runtime, finish_within: second };
-        for _ in 0..12 {
-            sender.send((0..1_000).map(|n| row(n, "", "")).collect()).await.unwrap();
-        }
-        let mut input = Input { context: &mut context, deadline: None };
-        let mut waiting = VecDeque::new();
-        input.take(&mut waiting);
-        input.more(&mut waiting, Instant::now() + second).await;
-        assert_eq!((waiting.len(), sender.capacity()), (WINDOW, 18), "two batches are not taken");
-        assert_eq!(input.deadline, None);
-        drop(sender);
-        input.more(&mut waiting, Instant::now() + second).await;
-        assert!(waiting.len() == WINDOW && input.deadline.is_some());
-    }
 }

@@ -12,6 +12,7 @@
 
 use super::{Kind, Layout};
 use crate::Reason;
+use crate::text::{bytes_json, iso_utc};
 use ferrule_store::record::Entry;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -169,18 +170,6 @@ fn row_json(payload: &[u8]) -> Cow<'_, str> {
     }
 }
 
-fn bytes_json(payload: &[u8]) -> String {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(payload.len() * 2 + 13);
-    text.push_str("{\"$bytes\":\"");
-    for byte in payload {
-        text.push(char::from(HEX[usize::from(byte >> 4)]));
-        text.push(char::from(HEX[usize::from(byte & 15)]));
-    }
-    text.push_str("\"}");
-    text
-}
-
 /// Whether valid JSON holds the escape `\u0000` (and not `\\u0000`, which is a backslash and five characters).
 fn has_nul_escape(json: &str) -> bool {
     json.match_indices("\\u0000").any(|(at, _)| {
@@ -237,27 +226,6 @@ fn time_of_ms(json: &str) -> Result<String, String> {
         if ms.abs() < 1e18 { Ok(ms as i64) } else { Err(String::new()) }
     });
     ms.ok().and_then(iso_utc).ok_or_else(|| format!("{json} is no time in ms since 1970"))
-}
-
-/// `2026-11-24T22:07:50.123Z`, for the years 1 to 9999.
-#[must_use]
-pub(super) fn iso_utc(ms: i64) -> Option<String> {
-    const DAY_MS: i64 = 86_400_000;
-    let (days, of_day) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
-    // From days to a civil date in years of 400 that begin in March, so that the leap day is the last.
-    let days = days + 719_468;
-    if !(306..=3_652_364).contains(&days) {
-        return None;
-    }
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (h, m, s, milli) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1_000 % 60, of_day % 1_000);
-    Some(format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{milli:03}Z"))
 }
 
 /// The fields of a JSON object, in order, not looked into.
@@ -334,23 +302,6 @@ mod tests {
         }
         assert!(Value::of_json("1e30", Kind::Time).is_err());
         assert!(Value::of_json(r#""\ud800""#, Kind::Text).is_err());
-    }
-
-    #[test]
-    fn times_are_written_in_utc() {
-        for (ms, text) in [
-            (0, Some("1970-01-01T00:00:00.000Z")),
-            (-1, Some("1969-12-31T23:59:59.999Z")),
-            (951_782_400_000, Some("2000-02-29T00:00:00.000Z")),
-            (4_107_542_399_999, Some("2100-02-28T23:59:59.999Z")),
-            (-62_135_596_800_000, Some("0001-01-01T00:00:00.000Z")),
-            (-62_135_596_800_001, None),
-            (253_402_300_799_999, Some("9999-12-31T23:59:59.999Z")),
-            (253_402_300_800_000, None),
-            (i64::MIN, None),
-        ] {
-            assert_eq!(iso_utc(ms).as_deref(), text, "{ms}");
-        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Real servers: Apache Kafka, PostgreSQL 15, mosquitto, nginx and HAProxy, and a real browser; each on ports of its own and in a
+//! Real servers: Apache Kafka, PostgreSQL 15, mosquitto, nginx and HAProxy, Python's HTTP server, and a real browser; each on ports of its own and in a
 //! folder of its own.
 //!
 //! They are what `tests/servers/install.sh` installs; one that is missing panics with that line to type. All of them survive
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 mod browser;
 mod example;
+mod http;
 mod kafka;
 mod mosquitto;
 mod postgres;
@@ -15,6 +16,7 @@ mod proxy;
 
 pub use browser::Browser;
 pub use example::Example;
+pub use http::HttpServer;
 pub use kafka::{Kafka, Record};
 pub use mosquitto::Mosquitto;
 pub use postgres::Postgres;

@@ -101,6 +101,11 @@ pub(super) fn insert_into(
                     kafka(&bridge, name)?
                 }
                 "pgsql" | "timescale" | "matrix" | "alloydb" | "cockroachdb" => postgres(&bridge, name)?,
+                "http" | "webhook" if host.connectors.iter().any(|c| c.name == "http") => {
+                    return Err(format!(
+                        "it is not read: write CREATE SINK {name} WITH (connector = 'http', url = '...') (docs/sinks.md)"
+                    ));
+                }
                 other => {
                     let known: Vec<&str> = host.connectors.iter().map(|c| c.name).collect();
                     return Err(format!("there is no sink for `{other}` (connectors: {})", known.join(", ")));
