@@ -203,7 +203,12 @@ fn all(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     result.carried = run::rounds(&options, &machine, &rows::carried(args.quick, carried), said);
     result.write(&folder)?; // minutes of work, before the next part can fail
     if ours {
-        result.variants = run::rounds(&options, &machine, &[rows::variants(args.quick, &edge)], said);
+        result.variants = run::rounds(
+            &options,
+            &machine,
+            &[rows::variants(args.quick, &edge), rows::republish(args.quick, &edge)],
+            said,
+        );
         result.workers = run::rounds(&options, &machine, &[rows::workers(args.quick, &edge)], said);
     }
     let proxied = ours.then(|| Peer::ferrule_proxied(edge.clone()));

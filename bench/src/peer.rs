@@ -98,19 +98,14 @@ impl Peer {
         )
     }
 
-    /// The same with a rule that looks into every message; `passes`: and publishes it to a topic without subscribers.
+    /// The same with rules.
     #[must_use]
-    pub fn ferrule_rule(program: PathBuf, passes: bool) -> Self {
-        let rule = if passes {
-            include_str!("../peers/rule-match.sql")
-        } else {
-            include_str!("../peers/rule-no-match.sql")
-        };
+    pub fn ferrule_rule(program: PathBuf, name: &str, rules: &str) -> Self {
         Self::new(
-            if passes { "ferrule, a rule passes all" } else { "ferrule, a rule passes none" },
+            name,
             program,
             &["run", "--config", "{dir}/ferrule-rules.toml"],
-            &[("ferrule-rules.toml", include_str!("../peers/ferrule-rules.toml")), ("rules.sql", rule)],
+            &[("ferrule-rules.toml", include_str!("../peers/ferrule-rules.toml")), ("rules.sql", rules)],
         )
     }
 

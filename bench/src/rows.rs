@@ -109,17 +109,33 @@ pub fn variants(quick: bool, edge: &Path) -> Row {
     let user = Plan { username: Some(USER.0.to_owned()), password: Some(USER.1.to_owned()), ..plan.clone() };
     let mut sessions = Peer::ferrule_edge(edge.to_owned());
     sessions.name = "ferrule, persistent sessions".to_owned();
+    let rule = |name, text| Peer::ferrule_rule(edge.to_owned(), name, text);
     Row {
         name: "10 pairs, QoS 1, JSON",
         target: None,
         pinned: true,
         entries: vec![
             (Peer::ferrule_edge(edge.to_owned()), plan.clone()),
-            (Peer::ferrule_rule(edge.to_owned(), false), plan.clone()),
-            (Peer::ferrule_rule(edge.to_owned(), true), plan),
+            (rule("ferrule, a rule passes none", include_str!("../peers/rule-no-match.sql")), plan.clone()),
+            (rule("ferrule, a rule passes all", include_str!("../peers/rule-match.sql")), plan),
             (Peer::ferrule_access(edge.to_owned()), user),
             (sessions, persistent),
         ],
+    }
+}
+
+/// A message to two subscribers, and to one of whom the other one has it from a rule.
+#[must_use]
+pub fn republish(quick: bool, edge: &Path) -> Row {
+    let plan = Plan { shape: Shape::FanOut, clients: 2, qos: 1, json: true, size: 200, ..base(quick) };
+    let again = Plan { again: Some("again".to_owned()), ..plan.clone() };
+    let name = "ferrule, a rule publishes to the second";
+    let rule = Peer::ferrule_rule(edge.to_owned(), name, include_str!("../peers/rule-again.sql"));
+    Row {
+        name: "1 to 2, QoS 1, JSON",
+        target: None,
+        pinned: true,
+        entries: vec![(Peer::ferrule_edge(edge.to_owned()), plan), (rule, again)],
     }
 }
 
@@ -163,6 +179,7 @@ pub fn base(quick: bool) -> Plan {
         username: None,
         password: None,
         prefix: "bench".to_owned(),
+        again: None,
         watch: Vec::new(),
     }
 }

@@ -4,13 +4,16 @@ CREATE SINK store WITH (connector = 'sqlite', path = '.demo/demo.db', table = 'r
 
 CREATE RULE keep AS
 INSERT INTO store
-SELECT * FROM "host/#";
+SELECT *
+FROM "host/#";
 
 -- What the edge found out, in a table beside it.
 CREATE RULE keep_alerts AS
 INSERT INTO store."alerts"
-SELECT * FROM "alerts/#";
+SELECT *
+FROM "alerts/#";
 
 CREATE RULE keep_derived AS
 INSERT INTO store."derived"
-SELECT * FROM "derived/#";
+SELECT *
+FROM "derived/#";

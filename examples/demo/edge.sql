@@ -3,15 +3,20 @@
 -- Everything that the devices say goes to the cloud as it is. What this rule passes is what must arrive.
 CREATE RULE everything AS
 INSERT INTO cloud
-SELECT * FROM "host/#";
+SELECT *
+FROM "host/#";
 
 -- Only what matters, under a topic of its own: memory in use above a tenth.
 CREATE RULE memory_alert AS
 INSERT INTO cloud."alerts/${clientid}"
-SELECT clientid, payload.used_percent AS used_percent,
-       CASE WHEN payload.used_percent > 90 THEN 'critical'
-            WHEN payload.used_percent > 70 THEN 'high'
-            ELSE 'noted' END AS level
+SELECT
+  clientid,
+  payload.used_percent AS used_percent,
+  CASE
+    WHEN payload.used_percent > 90 THEN 'critical'
+    WHEN payload.used_percent > 70 THEN 'high'
+    ELSE 'noted'
+  END AS level
 FROM "host/memory"
 WHERE payload.used_percent > 10;
 

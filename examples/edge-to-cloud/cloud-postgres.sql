@@ -1,7 +1,9 @@
 -- Into PostgreSQL, in columns; DATABASE_URL is an environment variable of ferrule-cloud:
 -- DATABASE_URL=postgres://user:password@127.0.0.1:5432/plant
 CREATE SINK readings WITH (
-  connector = 'postgres', url = 'env:DATABASE_URL', table = 'readings',
+  connector = 'postgres',
+  url = 'env:DATABASE_URL',
+  table = 'readings',
   columns = 'at bigint, edge text, device text, topic text, temp double precision');
 
 CREATE RULE temperatures AS

@@ -3,8 +3,10 @@ CREATE SINK store WITH (connector = 'sqlite', path = 'readings.db', table = 'rea
 
 CREATE RULE keep AS
 INSERT INTO store
-SELECT * FROM "factory/#";
+SELECT *
+FROM "factory/#";
 
 CREATE RULE keep_alerts AS
 INSERT INTO store."alerts"
-SELECT * FROM "alerts/#";
+SELECT *
+FROM "alerts/#";

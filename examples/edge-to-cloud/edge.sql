@@ -1,7 +1,8 @@
 -- All that the machines say, unchanged.
 CREATE RULE everything AS
 INSERT INTO cloud
-SELECT * FROM "factory/#";
+SELECT *
+FROM "factory/#";
 
 -- And what is urgent, once more, under a topic that people watch.
 CREATE RULE overheating AS

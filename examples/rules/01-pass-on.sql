@@ -4,4 +4,5 @@
 -- `SELECT *` alone passes the payload through byte for byte, JSON or not. Without a target the topic stays the same.
 CREATE RULE everything AS
 INSERT INTO cloud
-SELECT * FROM "factory/#";
+SELECT *
+FROM "factory/#";

@@ -3,7 +3,7 @@
 --
 -- round() takes a number of decimals. A value that is no number gives NULL and a count, never an error.
 CREATE RULE to_celsius AS
-INSERT INTO local."sensors/${room}/celsius" WITH (retain = true)
+INSERT INTO local."sensors/${room}/celsius" WITH (retain = TRUE)
 SELECT topic[2] AS room, round((payload.value - 32) * 5 / 9, 1) AS value, 'C' AS unit
 FROM "sensors/+/fahrenheit"
 WHERE payload.value IS NOT NULL;

@@ -4,8 +4,9 @@
 -- coalesce() takes the first that is not NULL; a path that leads nowhere is NULL.
 CREATE RULE meters AS
 INSERT INTO cloud."energy/${meter}"
-SELECT lower(coalesce(payload.serial, payload.Serial, clientid)) AS meter,
-       coalesce(payload.kwh, payload.energy.total) AS kwh,
-       coalesce(timestamp_ms(payload.time), timestamp) AS at
+SELECT
+  lower(coalesce(payload.serial, payload.Serial, clientid)) AS meter,
+  coalesce(payload.kwh, payload.energy.total) AS kwh,
+  coalesce(timestamp_ms(payload.time), timestamp) AS at
 FROM "meters/+/data"
 WHERE coalesce(payload.kwh, payload.energy.total) IS NOT NULL;

@@ -4,7 +4,10 @@
 -- substr() counts characters from 1.
 CREATE RULE by_hall AS
 INSERT INTO cloud."halls/${hall}/${clientid}"
-SELECT upper(substr(clientid, 1, 5)) AS hall, length(clientid) AS length, clientid,
-       concat('on=', to_string(payload.on)) AS state
+SELECT
+  upper(substr(clientid, 1, 5)) AS hall,
+  length(clientid) AS length,
+  clientid,
+  concat('on=', to_string(payload.on)) AS state
 FROM "status"
 WHERE substr(clientid, 1, 4) = 'hall';

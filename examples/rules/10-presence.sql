@@ -9,4 +9,6 @@ FROM "$events/client/connected", "$events/client/disconnected";
 SET dialect = 'emqx';
 CREATE RULE unwanted AS
 INSERT INTO log
-SELECT clientid, topic, reason FROM "$events/message_dropped" WHERE reason = 'no_subscribers';
+SELECT clientid, topic, reason
+FROM "$events/message_dropped"
+WHERE reason = 'no_subscribers';

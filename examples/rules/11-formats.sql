@@ -1,6 +1,9 @@
 -- Payloads that are not JSON: lines of CSV from old meters, read by name, sent on in Avro and CBOR.
 -- try: ferrule-edge rules test examples/rules/11-formats.sql --topic meters/m-7/line --payload '1795558634;21.5;C'
-CREATE SCHEMA meter_line WITH (type = 'csv', columns = 'ts integer, value number, unit', delimiter = ';');
+CREATE SCHEMA meter_line WITH (
+  type = 'csv',
+  columns = 'ts integer, value number, unit',
+  delimiter = ';');
 CREATE SCHEMA reading WITH (type = 'avro', file = '11-reading.avsc');
 
 -- `payload` alone is the line as it came

@@ -4,7 +4,8 @@
 -- All functions: docs/rules-functions.md. Offsets into frames are in bits; the checksum is over all but the last two bytes.
 CREATE RULE voltage AS
 INSERT INTO cloud."meters/${meter}/voltage"
-SELECT split_part(topic, '/', 2) AS meter,
+SELECT
+  split_part(topic, '/', 2) AS meter,
   round(read_float(hex_decode(payload.frame), 24, 32), 1) AS volts,
   format_time(payload.at, '%Y-%m-%d %H:%M:%S', '+01:00') AS local_time
 FROM "meters/+/frame"
@@ -12,8 +13,11 @@ WHERE crc16(byte_slice(hex_decode(payload.frame), 1, 7)) = read_int(hex_decode(p
 
 CREATE RULE summary AS
 INSERT INTO cloud."meters/summary"
-SELECT upper(topic[2]) AS meter,
-  array_min(payload.samples) AS low, array_max(payload.samples) AS high, round(array_avg(payload.samples), 2) AS mean,
+SELECT
+  upper(topic[2]) AS meter,
+  array_min(payload.samples) AS low,
+  array_max(payload.samples) AS high,
+  round(array_avg(payload.samples), 2) AS mean,
   scale(clamp(array_avg(payload.samples), 207, 253), 207, 253, 0, 100) AS percent,
   date_trunc('hour', payload.at) AS hour,
   format('%s: %d samples', topic[2], length(payload.samples)) AS text

@@ -9,6 +9,9 @@
 -- => cloud "machines/m2/changes": {"state":"run","before":"unknown","seconds":null}
 CREATE RULE changes AS
 INSERT INTO cloud."machines/${topic[2]}/changes"
-SELECT payload.state AS state, lag(payload.state, topic, 'unknown') AS before, (timestamp - lag(timestamp, topic)) / 1000 AS seconds
+SELECT
+  payload.state AS state,
+  lag(payload.state, topic, 'unknown') AS before,
+  (timestamp - lag(timestamp, topic)) / 1000 AS seconds
 FROM "machines/+/state"
 WHERE changed(payload.state, topic);

@@ -7,7 +7,10 @@
 -- => local "meters/7/power": {"meter":"7","wh":25,"seconds":30.0,"watts":3000.0}
 CREATE RULE power AS
 INSERT INTO local."meters/${meter}/power"
-SELECT topic[2] AS meter, payload.wh - lag(payload.wh, topic) AS wh, (timestamp - lag(timestamp, topic)) / 1000 AS seconds,
-       round(wh * 3600 / seconds, 1) AS watts
+SELECT
+  topic[2] AS meter,
+  payload.wh - lag(payload.wh, topic) AS wh,
+  (timestamp - lag(timestamp, topic)) / 1000 AS seconds,
+  round(wh * 3600 / seconds, 1) AS watts
 FROM "meters/+/energy"
 WHERE watts IS NOT NULL;

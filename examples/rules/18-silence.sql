@@ -19,5 +19,7 @@ CREATE RULE silent AS
 INSERT INTO cloud."alarms/${device}/silent"
 SELECT topic[2] AS device, state_get(topic[2]) AS last_seen
 FROM "devices/+/data", "silence/+"
-WHERE CASE topic[1] WHEN 'devices' THEN state_put(topic[2], timestamp) IS NULL
-                    ELSE state_get(topic[2]) < payload.seen + 10000 END;
+WHERE CASE topic[1]
+    WHEN 'devices' THEN state_put(topic[2], timestamp) IS NULL
+    ELSE state_get(topic[2]) < payload.seen + 10000
+  END;

@@ -7,7 +7,11 @@
 -- => cloud "rooms/s1": {"sensor":"s1","about":{"room":"hall 3","offset":-0.4,"unit":"C"},"room":"hall 3","value":20.1,"unit":"C"}
 CREATE RULE joined AS
 INSERT INTO cloud."rooms/${sensor}"
-SELECT topic[2] AS sensor, state_get(topic[2]) AS about,
-       coalesce(about.room, 'unknown') AS room, payload.v + coalesce(about.offset, 0) AS value, about.unit AS unit
+SELECT
+  topic[2] AS sensor,
+  state_get(topic[2]) AS about,
+  coalesce(about.room, 'unknown') AS room,
+  payload.v + coalesce(about.offset, 0) AS value,
+  about.unit AS unit
 FROM "config/+", "raw/+"
 WHERE CASE topic[1] WHEN 'config' THEN state_put(topic[2], json_decode(payload)) IS NULL ELSE TRUE END;

@@ -7,7 +7,10 @@
 CREATE RULE metrics WITH (dialect = 'emqx', format = 'sparkplug') AS
 INSERT INTO local."plant/${device}/${name}"
 FOREACH payload.metrics AS m
-DO nth(5, split(topic, '/')) AS device, m.name AS name, coalesce(m.timestamp, payload.timestamp) AS at,
-   coalesce([m.double_value, m.float_value, m.long_value, m.int_value, m.boolean_value, m.string_value]) AS value
-INCASE not is_null(m.name)
+DO
+  nth(5, split(topic, '/')) AS device,
+  m.name AS name,
+  coalesce(m.timestamp, payload.timestamp) AS at,
+  coalesce([m.double_value, m.float_value, m.long_value, m.int_value, m.boolean_value, m.string_value]) AS value
+INCASE NOT is_null(m.name)
 FROM "spBv1.0/+/DDATA/#";

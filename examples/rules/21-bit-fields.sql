@@ -6,13 +6,14 @@
 -- try: radio/a1/up x'30d204'
 CREATE RULE frame WITH (format = 'binary') AS
 INSERT INTO cloud."sensors/${sensor}"
-SELECT topic[2] AS sensor,
-       read_int(payload, 0, 3) AS version,
-       get_bit(byte_at(payload, 1), 4) = 1 AS low_battery,
-       read_int(payload, 8, 16, 'unsigned', 'little') AS counter,
-       read_int(payload, 24, 12, 'signed') / 10 AS temp,
-       read_int(payload, 36, 7) AS humidity,
-       read_int(payload, 43, 1) = 1 AS door_open,
-       bits(byte_at(payload, 7), 0, 6) - 100 AS dbm
+SELECT
+  topic[2] AS sensor,
+  read_int(payload, 0, 3) AS version,
+  get_bit(byte_at(payload, 1), 4) = 1 AS low_battery,
+  read_int(payload, 8, 16, 'unsigned', 'little') AS counter,
+  read_int(payload, 24, 12, 'signed') / 10 AS temp,
+  read_int(payload, 36, 7) AS humidity,
+  read_int(payload, 43, 1) = 1 AS door_open,
+  bits(byte_at(payload, 7), 0, 6) - 100 AS dbm
 FROM "radio/+/up"
 WHERE octet_length(payload) = 7;

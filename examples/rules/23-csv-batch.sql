@@ -4,7 +4,11 @@
 -- => cloud "weather/l4": {"logger":"l4","at":1795558000000,"temp":7.5,"rain":0}
 -- => cloud "weather/l4": {"logger":"l4","at":1795558600000,"temp":7.1,"rain":0.2}
 CREATE SCHEMA logger_file WITH (
-  type = 'csv', columns = 'ts integer, temp number, rain number', delimiter = ';', header = TRUE, lines = 'many');
+  type = 'csv',
+  columns = 'ts integer, temp number, rain number',
+  delimiter = ';',
+  header = TRUE,
+  lines = 'many');
 
 CREATE RULE lines WITH (dialect = 'emqx') AS
 INSERT INTO cloud."weather/${logger}"

@@ -6,7 +6,11 @@
 -- => local "lora/s-1/down": x'a2616363736574616919012c'
 CREATE RULE up WITH (format = 'cbor') AS
 INSERT INTO cloud."sensors/${sensor}"
-SELECT coalesce(payload.id, topic[2]) AS sensor, payload.t AS temperature, payload.h AS humidity, timestamp AS received_at
+SELECT
+  coalesce(payload.id, topic[2]) AS sensor,
+  payload.t AS temperature,
+  payload.h AS humidity,
+  timestamp AS received_at
 FROM "lora/+/up";
 
 CREATE RULE down AS

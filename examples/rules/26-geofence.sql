@@ -10,10 +10,9 @@
 -- => cloud "trucks/t1/fence": {"truck":"t1","metres":130,"outside":false}
 CREATE RULE yard AS
 INSERT INTO cloud."trucks/${truck}/fence"
-SELECT topic[2] AS truck,
-       round(2 * 6371000 * asin(sqrt(
-         power(sin(radians(payload.lat - 52.52) / 2), 2)
-         + cos(radians(52.52)) * cos(radians(payload.lat)) * power(sin(radians(payload.lon - 13.405) / 2), 2)))) AS metres,
-       hysteresis(metres, 450, 550, topic[2]) AS outside
+SELECT
+  topic[2] AS truck,
+  round(2 * 6371000 * asin(sqrt(power(sin(radians(payload.lat - 52.52) / 2), 2) + cos(radians(52.52)) * cos(radians(payload.lat)) * power(sin(radians(payload.lon - 13.405) / 2), 2)))) AS metres,
+  hysteresis(metres, 450, 550, topic[2]) AS outside
 FROM "trucks/+/gps"
 WHERE changed(outside, topic[2]);

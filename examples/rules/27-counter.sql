@@ -11,8 +11,9 @@
 -- => cloud "gates/g1/total": {"gate":"g1","pulses":3,"total":65553}
 CREATE RULE total AS
 INSERT INTO cloud."gates/${gate}/total" WITH (retain = TRUE)
-SELECT topic[2] AS gate,
-       if(changed(payload.boot, topic), payload.n, (payload.n - lag(payload.n, topic) + 65536) % 65536) AS pulses,
-       state_put(topic, state_get(topic, 0) + pulses) AS total
+SELECT
+  topic[2] AS gate,
+  if(changed(payload.boot, topic), payload.n, (payload.n - lag(payload.n, topic) + 65536) % 65536) AS pulses,
+  state_put(topic, state_get(topic, 0) + pulses) AS total
 FROM "gates/+/pulses"
 WHERE is_number(payload.n);

@@ -5,10 +5,11 @@
 -- try: lines/a/shift {"planned_s":0,"run_s":0,"ideal_s":1.2,"parts":0,"good":0}
 CREATE RULE oee AS
 INSERT INTO cloud."lines/${line}/oee" WITH (retain = TRUE)
-SELECT topic[2] AS line,
-       payload.run_s / nullif(payload.planned_s, 0) AS availability,
-       payload.ideal_s * payload.parts / nullif(payload.run_s, 0) AS performance,
-       payload.good / nullif(payload.parts, 0) AS quality,
-       round(100 * availability * performance * quality, 1) AS percent
+SELECT
+  topic[2] AS line,
+  payload.run_s / nullif(payload.planned_s, 0) AS availability,
+  payload.ideal_s * payload.parts / nullif(payload.run_s, 0) AS performance,
+  payload.good / nullif(payload.parts, 0) AS quality,
+  round(100 * availability * performance * quality, 1) AS percent
 FROM "lines/+/shift"
 WHERE percent IS NOT NULL;

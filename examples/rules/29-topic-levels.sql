@@ -5,9 +5,17 @@
 -- try: acme/berlin/line3/press7/temp n/a
 CREATE RULE self_contained AS
 INSERT INTO cloud."readings/${site}/${measure}"
-SELECT topic[2] AS site, topic[3] AS line, topic[4] AS machine, topic[-1] AS measure,
-       to_number(payload) AS value,
-       CASE measure WHEN 'temp' THEN '°C' WHEN 'pressure' THEN 'bar' WHEN 'speed' THEN '1/min' END AS unit,
-       format_time(timestamp, '%Y-%m-%dT%H:%M:%SZ') AS time
+SELECT
+  topic[2] AS site,
+  topic[3] AS line,
+  topic[4] AS machine,
+  topic[-1] AS measure,
+  to_number(payload) AS value,
+  CASE measure
+    WHEN 'temp' THEN '°C'
+    WHEN 'pressure' THEN 'bar'
+    WHEN 'speed' THEN '1/min'
+  END AS unit,
+  format_time(timestamp, '%Y-%m-%dT%H:%M:%SZ') AS time
 FROM "acme/+/+/+/+"
 WHERE value IS NOT NULL;

@@ -7,10 +7,15 @@
 -- => local "alarms/notice/m2": {"severity":"notice","machine":"m2","code":42,"text":"code 42"}
 CREATE RULE sorted AS
 INSERT INTO local."alarms/${severity}/${machine}" WITH (qos = 1)
-SELECT CASE WHEN payload.code IN (101, 117, 118) THEN 'critical'
-            WHEN payload.code >= 100 THEN 'warning'
-            ELSE 'notice' END AS severity,
-       topic[2] AS machine, payload.code AS code, coalesce(payload.text, 'code ' + to_string(payload.code)) AS text
+SELECT
+  CASE
+    WHEN payload.code IN (101, 117, 118) THEN 'critical'
+    WHEN payload.code >= 100 THEN 'warning'
+    ELSE 'notice'
+  END AS severity,
+  topic[2] AS machine,
+  payload.code AS code,
+  coalesce(payload.text, 'code ' + to_string(payload.code)) AS text
 FROM "plc/+/alarm";
 
 CREATE RULE on_call AS

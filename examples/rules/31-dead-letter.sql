@@ -16,10 +16,14 @@ WHERE is_number(payload.temp) AND payload.temp BETWEEN -40 AND 125;
 
 CREATE RULE dead_letter AS
 INSERT INTO local."dead/${topic[2]}"
-SELECT CASE WHEN NOT is_json(payload) THEN 'not JSON'
-            WHEN payload.temp IS NULL THEN 'no temp'
-            WHEN NOT is_number(payload.temp) THEN 'temp is no number'
-            ELSE 'out of range' END AS reason,
-       clientid, payload
+SELECT
+  CASE
+    WHEN NOT is_json(payload) THEN 'not JSON'
+    WHEN payload.temp IS NULL THEN 'no temp'
+    WHEN NOT is_number(payload.temp) THEN 'temp is no number'
+    ELSE 'out of range'
+  END AS reason,
+  clientid,
+  payload
 FROM "in/+"
 WHERE NOT coalesce(is_number(payload.temp) AND payload.temp BETWEEN -40 AND 125, FALSE);

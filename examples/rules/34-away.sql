@@ -10,5 +10,7 @@ CREATE RULE away AS
 INSERT INTO local."gateways/${clientid}/away"
 SELECT clientid, (timestamp - state_get(clientid)) / 1000 AS seconds
 FROM "$events/client/connected", "$events/client/disconnected"
-WHERE CASE event WHEN 'client.disconnected' THEN state_put(clientid, timestamp) IS NULL
-                 ELSE seconds > 30 END;
+WHERE CASE event
+    WHEN 'client.disconnected' THEN state_put(clientid, timestamp) IS NULL
+    ELSE seconds > 30
+  END;

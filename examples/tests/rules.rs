@@ -10,6 +10,9 @@ use ferrule_rules::{
     Step, TargetKind, TargetSchema, cli, load, step,
 };
 
+#[path = "../../rules/tests/common/worker.rs"]
+mod worker;
+
 fn here() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -47,6 +50,7 @@ fn connectors() -> Vec<ConnectorSchema> {
 }
 
 fn loaded(path: &Path, text: &str, host: &Host) -> RuleSet {
+    worker::offer();
     let name = path.display().to_string();
     let source = Source { name: &name, text };
     load(&[source], host).unwrap_or_else(|errors| {

@@ -86,6 +86,11 @@ pub(crate) fn is_known(filter: &str) -> bool {
     EVENTS.iter().any(|e| is_event(filter, e))
 }
 
+/// The name of an event that a topic is, in either spelling.
+pub(crate) fn named(topic: &str) -> Option<&'static str> {
+    EVENTS.iter().find(|e| e.topic == topic || e.older == topic).map(|e| e.name)
+}
+
 /// What FROM may name, for errors.
 pub(crate) fn topics() -> impl Iterator<Item = &'static str> + Clone {
     EVENTS.iter().flat_map(|e| [e.topic, e.older])

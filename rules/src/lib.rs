@@ -91,7 +91,7 @@ pub mod cli;
 pub use check::load;
 pub use diagnostic::{Diagnostic, Severity, Source, Span};
 pub use functions::emqx::{FUNCTIONS_TOML as EMQX_FUNCTIONS_TOML, names as emqx_function_names};
-pub use functions::{FUNCTIONS_TOML, function_names};
+pub use functions::{FUNCTIONS_ELSEWHERE, FUNCTIONS_TOML, function_names};
 pub use host::{
     Builtin, ConnectorSchema, Files, Host, OptionKind, OptionSchema, ReadFile, TargetKind, TargetSchema,
 };

@@ -6,6 +6,7 @@ use crate::diagnostic::{nearest, nearest_few};
 use crate::foreach::Each;
 use crate::formats::Schemas;
 use crate::functions;
+use crate::jq::Jq;
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::program::{
     Base, Code, Column, ConditionPart, ItemId, Layout, Node, Op, Part, Program, Template, Walk, number,
@@ -24,6 +25,10 @@ pub(crate) type Mistake = (Span, String, Option<String>);
 
 /// A planner as [`crate::check`] needs it.
 pub(crate) trait Plans {
+    /// Reads a template, as far as the dialect understands it.
+    fn pieces(&self, text: &str) -> Result<Vec<Piece>, String> {
+        template::parse(text)
+    }
     /// Compiles a template that reads the row first, then the message.
     fn template(&mut self, text: &str, span: Span, of: &str) -> Template;
     /// Whether the row's columns are not all known by name.
@@ -56,6 +61,7 @@ pub(crate) struct Planner<'p> {
     schemas: &'p Schemas,
     text: &'p str,
     paths: &'p mut Paths,
+    jq: &'p mut Jq,
     program: Program,
     mistakes: Vec<Mistake>,
     columns: Vec<RowColumn>,
@@ -66,6 +72,10 @@ pub(crate) struct Planner<'p> {
     element: Option<String>,
     /// Of the next function that remembers by its place.
     places: i64,
+    /// Where those stand that have one.
+    placed: Vec<(Span, i64)>,
+    /// An expression is compiled again, for `rules test`: its functions are in the places that they have.
+    again: bool,
     each: Each,
     /// Items that each item reads.
     reads: Vec<BTreeSet<ItemId>>,
@@ -81,12 +91,14 @@ impl<'p> Planner<'p> {
         host: &'p Host,
         schemas: &'p Schemas,
         paths: &'p mut Paths,
+        jq: &'p mut Jq,
     ) -> Planner<'p> {
         let mut p = Planner {
             host,
             schemas,
             text,
             paths,
+            jq,
             program: Program::default(),
             mistakes: Vec::new(),
             columns: Vec::new(),
@@ -94,6 +106,8 @@ impl<'p> Planner<'p> {
             events: query.from.iter().any(|source| source.text.starts_with(events::PREFIX)),
             element: None,
             places: 0,
+            placed: Vec::new(),
+            again: false,
             each: Each::default(),
             reads: Vec::new(),
             needs: BTreeSet::new(),
@@ -309,6 +323,7 @@ impl<'p> Planner<'p> {
         for (part, code) in parts {
             let mut leaves = Vec::new();
             leaves_of(part, &mut leaves);
+            self.again = true;
             let mut reads: Vec<(String, Code)> = Vec::new();
             for leaf in leaves {
                 let text = leaf.span.of(self.text);
@@ -317,6 +332,7 @@ impl<'p> Planner<'p> {
                     reads.push((text.to_owned(), code));
                 }
             }
+            self.again = false;
             let text = part.span.of(self.text).to_owned();
             alone.push(ConditionPart { text, code, reads });
         }
@@ -542,13 +558,18 @@ impl<'p> Planner<'p> {
         {
             self.mistake(arg.span, message, None);
         }
+        if function.name == "jq" {
+            self.mistakes.extend(self.jq.mistake(name, args, self.text));
+        }
         let mut count = args.len();
         if functions::is_own(function.name) {
             self.program.keeps = Some(Keeps::Own);
         }
         if functions::is_placed(function.name) {
-            // Of an expression that is compiled again, for `rules test`, it is another: that one remembers nothing.
-            self.emit_constant(Value::Int(self.places));
+            let had = self.placed.iter().find(|(span, _)| *span == name.span && self.again);
+            let place = had.map_or(self.places, |(_, place)| *place);
+            self.placed.push((name.span, place));
+            self.emit_constant(Value::Int(place));
             self.places += 1;
             count += 1;
         }

@@ -38,6 +38,26 @@ struct Entry {
     bytes: usize,
 }
 
+/// All that functions remember for a rule: for `rules test`, which asks again what a message has changed already.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory {
+    /// The rule's own.
+    pub(crate) own: Option<Box<Table>>,
+    /// What all rules share.
+    pub(crate) kv: Table,
+    /// What all rules share until a restart.
+    pub(crate) dict: Table,
+}
+
+impl Memory {
+    /// What was done stays: nobody undoes it.
+    pub(crate) fn settle(&mut self) {
+        self.own.iter_mut().for_each(|own| own.settle());
+        self.kv.settle();
+        self.dict.settle();
+    }
+}
+
 /// A key of any type; `1` and `'1'` are two.
 fn key_of(key: &Value<'_>) -> Vec<u8> {
     let mut out = Vec::new();

@@ -22,7 +22,7 @@ use crate::program::{Base, Program};
 use crate::row::{Rows, emit_all, write_row};
 use crate::ruleset::Keeps;
 use crate::shared::Known;
-use crate::state::Table;
+use crate::state::{Memory, Table};
 use crate::value::Value;
 use crate::why::{self, Why};
 use crate::{Message, Rule};
@@ -155,6 +155,11 @@ impl Scratch {
     /// As [`RuleState::restore`], of what all rules share.
     pub fn restore_shared(&mut self, key: &[u8], value: &[u8]) {
         self.around.kv.restore(key, value);
+    }
+
+    /// What functions remember before a message, for [`why`].
+    pub(crate) fn memory(&self, state: &RuleState) -> Memory {
+        Memory { own: state.table.clone(), ..self.around.memory() }
     }
 
     /// For commands, where no connection waits for a slow function.
@@ -541,8 +546,22 @@ fn evaluate(m: &mut Machine<'_, '_>, traced: bool, out: &mut Rows) -> Result<boo
 
 // === why not ===
 
-/// Evaluates each part of WHERE alone, and what comes after it, with the program that [`step`] runs.
-pub(crate) fn why(rule: &Rule, input: &Message<'_>, scratch: &mut Scratch, now: Now) -> Result<Why, Failure> {
+/// Evaluates each part of WHERE alone, and what comes after it, with the program that [`step`] runs. Functions remember
+/// what they did `before` the message; what they do now is forgotten.
+pub(crate) fn why(
+    rule: &Rule,
+    input: &Message<'_>,
+    before: Memory,
+    scratch: &mut Scratch,
+    now: Now,
+) -> Result<Why, Failure> {
+    let after = scratch.around.remember(before);
+    let why = why_decoded(rule, input, scratch, now);
+    scratch.around.remember(after);
+    why
+}
+
+fn why_decoded(rule: &Rule, input: &Message<'_>, scratch: &mut Scratch, now: Now) -> Result<Why, Failure> {
     let Some(document) = scratch.open(&rule.program, input) else {
         return why_of(rule, input, None, scratch, now);
     };

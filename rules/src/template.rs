@@ -4,7 +4,8 @@
 //! template = { text | "${" "$" "}" | "${" "." "}" | "${" path "}" }
 //! path     = name { "." (name | "'" text "'") | "[" int "]" }
 //! ```
-//! `${$}` is a dollar sign, `${.}` the whole row. A `$` that no `{` follows is text.
+//! `${$}` is a dollar sign, `${.}` the whole row. A `$` that no `{` follows is text. In EMQX's dialect so is what is no
+//! placeholder; all else is a mistake in the default one.
 
 use crate::sql::ast::Access;
 
@@ -25,23 +26,49 @@ pub(crate) enum Piece {
 /// # Errors
 /// What is wrong, as a sentence without a place.
 pub(crate) fn parse(text: &str) -> Result<Vec<Piece>, String> {
+    pieces(text, false)
+}
+
+/// Reads a template of EMQX's dialect, where what is no placeholder is text: `${a b}`, `${a`.
+pub(crate) fn parse_lenient(text: &str) -> Vec<Piece> {
+    pieces(text, true).unwrap_or_default()
+}
+
+fn pieces(text: &str, lenient: bool) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     let mut plain = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         plain.push_str(&rest[..at]);
         let inner = &rest[at + 2..];
-        let close = inner.find('}').ok_or_else(|| "`${` has no closing `}`".to_owned())?;
-        let path = &inner[..close];
-        rest = &inner[close + 1..];
-        if path == "$" {
-            plain.push('$');
-            continue;
+        let close = inner.find('}').ok_or_else(|| "`${` has no closing `}`".to_owned());
+        let piece = close.and_then(|close| {
+            let piece = match &inner[..close] {
+                "$" => Piece::Text("$".to_owned()),
+                "." | "" => Piece::Row,
+                path => path_piece(path)?,
+            };
+            Ok((piece, &inner[close + 1..]))
+        });
+        match piece {
+            Ok((Piece::Text(dollar), behind)) => {
+                plain.push_str(&dollar);
+                rest = behind;
+            }
+            Ok((piece, behind)) => {
+                if !plain.is_empty() {
+                    pieces.push(Piece::Text(std::mem::take(&mut plain)));
+                }
+                pieces.push(piece);
+                rest = behind;
+            }
+            // A placeholder may begin behind it.
+            Err(_) if lenient => {
+                plain.push_str("${");
+                rest = inner;
+            }
+            Err(problem) => return Err(problem),
         }
-        if !plain.is_empty() {
-            pieces.push(Piece::Text(std::mem::take(&mut plain)));
-        }
-        pieces.push(if path == "." || path.is_empty() { Piece::Row } else { path_piece(path)? });
     }
     plain.push_str(rest);
     if !plain.is_empty() {
@@ -109,7 +136,30 @@ mod tests {
             ("${a[0]}", Err("`[0]` in `${a[0]}` is no index; arrays count from 1")),
         ];
         for (template, expected) in cases {
+            if let Ok(expected) = &expected {
+                assert_eq!(parse_lenient(template), *expected, "{template}");
+            }
             assert_eq!(parse(template), expected.map_err(str::to_owned), "{template}");
+        }
+    }
+
+    /// What EMQX's own tests say of incomplete placeholders, and the like.
+    #[test]
+    fn what_is_no_placeholder_is_text_in_emqx() {
+        let path = |root: &str| Piece::Path { root: root.to_owned(), steps: Vec::new() };
+        let text = |s: &str| Piece::Text(s.to_owned());
+        let cases = [
+            ("a:$a,b:b},c:{c},d:${d", vec![text("a:$a,b:b},c:{c},d:${d")]),
+            (
+                "a:${a},b:${$}{b},c:${$}{${c}},lit:${$}{$}",
+                vec![text("a:"), path("a"), text(",b:${b},c:${"), path("c"), text("},lit:${$}")],
+            ),
+            ("${a b}", vec![text("${a b}")]),
+            ("${ a ${b}}", vec![text("${ a "), path("b"), text("}")]),
+            ("${a[0]}${}", vec![text("${a[0]}"), Piece::Row]),
+        ];
+        for (template, expected) in cases {
+            assert_eq!(parse_lenient(template), expected, "{template}");
         }
     }
 }

@@ -6,6 +6,7 @@
 use crate::foreach::{ELEMENTS_MAX, Element};
 use crate::machine::Machine;
 use crate::program::ConditionPart;
+use crate::state::Memory;
 use crate::value::Value;
 use crate::{Failure, Span, TypeError};
 
@@ -91,8 +92,9 @@ fn parts(m: &mut Machine<'_, '_>, parts: &[ConditionPart]) -> Result<Vec<PartRes
     parts
         .iter()
         .map(|part| {
+            let before = m.around.memory();
             let value = shown(&m.eval(&part.code)?);
-            Ok(PartResult { text: part.text.clone(), value, reads: reads(m, part) })
+            Ok(PartResult { text: part.text.clone(), value, reads: reads(m, part, &before) })
         })
         .collect()
 }
@@ -101,16 +103,19 @@ fn all_true(parts: &[PartResult]) -> bool {
     parts.iter().all(|part| part.value == "true")
 }
 
-/// What a part reads.
-pub(crate) fn reads(m: &mut Machine<'_, '_>, part: &ConditionPart) -> Vec<(String, String)> {
+/// What a part reads, of functions that remember what they did `before` it was evaluated.
+pub(crate) fn reads(m: &mut Machine<'_, '_>, part: &ConditionPart, before: &Memory) -> Vec<(String, String)> {
     let mut found = Vec::new();
+    let after = m.around.remember(Memory::default());
     for (text, code) in &part.reads {
+        m.around.remember(before.clone());
         let value = match m.eval(code) {
             Ok(value) => shown(&value),
             Err(failure) => words(m, failure),
         };
         found.push((text.clone(), value));
     }
+    m.around.remember(after);
     found
 }
 

@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 
 use ferrule_rules::*;
 
+#[path = "common/worker.rs"]
+mod worker;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -124,6 +127,7 @@ fn matches(filter: &str, topic: &str) -> bool {
 
 #[test]
 fn each_file_does_what_it_says() {
+    worker::offer();
     let mut wrong = String::new();
     for (name, text) in files() {
         let path = root().join("examples/rules").join(&name).display().to_string();
@@ -183,6 +187,33 @@ fn each_file_does_what_it_says() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// The rules files of all examples, but for one that is there as it was pasted.
+fn formatted_files() -> Vec<PathBuf> {
+    let folders = ["rules", "demo", "edge-to-cloud", "nginx", "haproxy"];
+    let folders = folders.map(|folder| root().join("examples").join(folder));
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));
+    let all = files.len();
+    files.retain(|file| !file.ends_with("33-emqx-pasted.sql"));
+    assert_eq!(files.len(), all - 1);
+    files.sort();
+    files
+}
+
+/// Files look as `rules fmt` writes them; `UPDATE_EXPECT=1` lets it.
+#[test]
+fn each_file_is_formatted() {
+    let (mut out, mut told) = (Vec::new(), Vec::new());
+    let check = std::env::var_os("UPDATE_EXPECT").is_none();
+    let code = cli::fmt(&formatted_files(), check, &mut std::io::empty(), &mut out, &mut told).unwrap();
+    let told = String::from_utf8_lossy(&told) + String::from_utf8_lossy(&out);
+    assert_eq!(
+        code, 0,
+        "mend: UPDATE_EXPECT=1 cargo test -p ferrule-rules --test cookbook formatted\n{told}"
+    );
 }
 
 /// The descriptor beside a `.proto` file is that file's.

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod common;
+#[path = "common/worker.rs"]
+mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -83,6 +85,7 @@ fn cases_of_the_default_dialect() {
 /// The page of the language: its table of expressions is true, its rules load.
 #[test]
 fn the_page_of_the_language() {
+    worker::offer();
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rules.md");
     let page = std::fs::read_to_string(page).unwrap();
     let (_, rest) = page.split_once("<!-- examples: expression = value; payload ").unwrap();

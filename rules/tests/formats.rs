@@ -416,7 +416,7 @@ fn the_commands_know_formats() {
     let message =
         cli::TestMessage { topic: "a".to_owned(), payload: b"x,y".to_vec(), ..cli::TestMessage::default() };
     let mut out = Vec::new();
-    cli::test(std::slice::from_ref(&file), &host, &message, cli::Format::Text, &mut out).unwrap();
+    cli::test(std::slice::from_ref(&file), &host, &[message], cli::Format::Text, &mut out).unwrap();
     cli::explain(std::slice::from_ref(&file), &host, cli::Format::Text, &mut out).unwrap();
     let shown = String::from_utf8(out).unwrap().replace(&*file.to_string_lossy(), "rules.sql");
     let shown: Vec<&str> =

@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use ferrule_rules::{EMQX_FUNCTIONS_TOML, FUNCTIONS_TOML, cli, emqx_function_names, function_names};
+use ferrule_rules::{
+    EMQX_FUNCTIONS_TOML, FUNCTIONS_ELSEWHERE, FUNCTIONS_TOML, cli, emqx_function_names, function_names,
+};
 use serde_json::{Value, json};
 
 #[path = "common/worker.rs"]
 mod worker;
+
 /// What descriptions are given as: groups by title, and TOML.
 type Groups = &'static [(&'static str, &'static str)];
 
@@ -53,8 +56,11 @@ fn groups(described: Groups) -> Vec<(&'static str, Vec<Function>)> {
         .collect()
 }
 
-/// The schema of the examples.
-const READING: &str = r#"CREATE SCHEMA reading WITH (type = 'avro', definition = '{"type":"record","name":"reading","fields":[{"name":"t","type":"int"}]}');"#;
+/// The schemas of the examples.
+const SCHEMAS: [&str; 2] = [
+    r#"CREATE SCHEMA reading WITH (type = 'avro', definition = '{"type":"record","name":"reading","fields":[{"name":"t","type":"int"}]}');"#,
+    r#"CREATE SCHEMA tagged WITH (type = 'avro', registry_id = 7, registry = 'hq', definition = '{"type":"record","name":"reading","fields":[{"name":"t","type":"int"}]}');"#,
+];
 
 /// What expressions give, as JSON; `error` where the rule fails or cannot be loaded.
 fn values(dialect: &str, expressions: &[&str]) -> Vec<String> {
@@ -62,7 +68,7 @@ fn values(dialect: &str, expressions: &[&str]) -> Vec<String> {
     let case = |expression: &&str| {
         let sql = format!("SELECT {expression} AS r FROM \"t/#\"");
         let input = json!([{"topic": "t/1", "payload": "{\"x\":1}"}]);
-        json!({"id": 0, "dialect": dialect, "setup": [READING], "clock_ms": 1_600_000_000_123_i64, "sql": sql, "input": input})
+        json!({"id": 0, "dialect": dialect, "setup": SCHEMAS, "clock_ms": 1_600_000_000_123_i64, "sql": sql, "input": input})
             .to_string()
     };
     let cases: Vec<String> = expressions.iter().map(case).collect();
@@ -145,7 +151,7 @@ const HEAD: &str = "# Functions of the default dialect
 
 Names are in any case. Made of `rules/src/functions/ferrule/*.toml` by `FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test functions`; a test runs every
 example, with `{\"x\":1}` for a payload. The functions of EMQX's dialect are in [rules-emqx.md](rules-emqx.md); where one of the same name means something else, there or
-in eKuiper, it is told here.
+in eKuiper, it is told here, and once more in [a table](#names-that-mean-something-else-elsewhere).
 
 - A NULL argument gives NULL unless it says otherwise. An argument of another type or out of its range gives NULL, counted as `type_mismatch` or `bad_argument`;
   nothing turns text into numbers or numbers into text silently.
@@ -162,7 +168,7 @@ For rules `WITH (dialect = 'emqx')`. Names are in lower case; an error ends the 
 `FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test functions`; a test runs every example. How the dialect differs from the default one is in
 [rules-compatibility.md](rules-compatibility.md). In the SELECT list and in DO there are also the functions of the message: `msgid()`, `qos()`, `topic()`,
 `topic(n)`, `flags()`, `flag(name)`, `clientid()`, `username()`, `clientip()`, `peerhost()`, `payload()`, `payload('path')`.
-The schema `reading` of the examples is an Avro record with the integer `t`.
+The schemas `reading` and `tagged` of the examples are an Avro record with the integer `t`; `tagged` is number 7 in the registry `hq`.
 ";
 
 fn page(head: &str, described: Groups) -> String {
@@ -185,6 +191,111 @@ fn page(head: &str, described: Groups) -> String {
     page
 }
 
+/// Functions of the default dialect whose names eKuiper has as well, as it registers them.
+const EKUIPER: &str = "abs acos array_concat array_distinct array_except array_flatten array_intersect array_max array_min
+    array_position array_remove array_sort array_union asin atan atan2 cardinality ceil ceiling changed chr
+    coalesce concat cos cosh cot crc32 date_diff decode degrees encode exp floor format format_time keys lag length ln log
+    lower lpad ltrim md5 mod now object pi pow power radians regexp_matches regexp_replace regexp_substr repeat reverse round
+    rpad rtrim sequence sha1 sha256 sha512 sign sin sinh sqrt substring tan tanh trim trunc upper values";
+
+/// Names that several engines have, with different meanings; and names that are not here.
+fn clashes() -> String {
+    let mut page = "
+## Names that mean something else elsewhere
+EMQX's meanings are those of the dialect `'emqx'`, eKuiper's are for those who come from it. What a cell does not tell is as here, but that a NULL and an error
+make NULL here, end the rule for the message in EMQX, and are nil and an error in eKuiper.
+
+| name | here | EMQX | eKuiper |
+|---|---|---|---|
+"
+    .to_owned();
+    let emqx: BTreeSet<&str> = emqx_function_names().collect();
+    let ekuiper: BTreeSet<&str> = EKUIPER.split_whitespace().collect();
+    let mut rows = Vec::new();
+    for (_, functions) in groups(&FUNCTIONS_TOML) {
+        for f in functions.iter().filter(|f| !f.elsewhere.is_empty()) {
+            let told = |engine: &str, names: &BTreeSet<&str>| {
+                let told = f.elsewhere.iter().find(|(of, _)| *of == engine).map(|(_, text)| text.as_str());
+                told.unwrap_or(match names.contains(f.name.as_str()) {
+                    true => "as here",
+                    false => "not there",
+                })
+                .to_owned()
+            };
+            let cell = |text: &str| text.replace('|', "\\|").replace('\n', "\\n");
+            let (there, further) = (told("EMQX", &emqx), told("eKuiper", &ekuiper));
+            let name = &f.name;
+            let here = cell(&f.meaning);
+            rows.push(format!("| `{name}` | {here} | {} | {} |\n", cell(&there), cell(&further)));
+        }
+    }
+    rows.sort();
+    page.extend(rows);
+    page.push_str(
+        "\n## Names that are not here\nOf EMQX, eKuiper and databases; `rules check` says the same.\n\n| name | write |\n|---|---|\n",
+    );
+    let mut names: Vec<_> = FUNCTIONS_ELSEWHERE.to_vec();
+    names.sort_unstable();
+    for (name, here) in names {
+        let _ = writeln!(page, "| `{name}` | `{here}` |");
+    }
+    page
+}
+
+/// What is told of the names over which people stumble, whatever else is.
+#[test]
+fn clashes_are_told() {
+    let page = clashes();
+    for name in ["abs", "concat", "length", "log", "mod", "round", "split", "substr", "trim"] {
+        assert!(page.contains(&format!("\n| `{name}` | ")), "{name}");
+    }
+    let there: BTreeSet<&str> = function_names().collect();
+    let stray: Vec<&str> = EKUIPER.split_whitespace().filter(|name| !there.contains(name)).collect();
+    assert!(stray.is_empty(), "not here: {stray:?}");
+}
+
+/// Every function for programs: what completions, hovers and signature help are made of.
+#[test]
+fn completions_are_made_of_descriptions() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/editors");
+    let mut all = Vec::new();
+    let mut snippets = serde_json::Map::new();
+    for (dialect, described) in [("ferrule", &FUNCTIONS_TOML[..]), ("emqx", &EMQX_FUNCTIONS_TOML[..])] {
+        for (group, functions) in groups(described) {
+            for f in functions {
+                let (name, signature, meaning) = (&f.name, &f.signature, &f.meaning);
+                let examples: Vec<Value> =
+                    f.examples.iter().map(|(e, v)| json!({ "expression": e, "value": v })).collect();
+                all.push(json!({
+                    "name": name, "dialect": dialect, "also": f.also, "group": group, "signature": signature,
+                    "meaning": meaning, "examples": examples,
+                }));
+                let key = if dialect == "emqx" { format!("{name} (EMQX)") } else { name.clone() };
+                let body = if signature.starts_with(&format!("{name}()")) { "()" } else { "($1)" };
+                snippets.insert(
+                    key,
+                    json!({
+                        "prefix": name, "body": format!("{name}{body}"),
+                        "description": format!("{signature}\n{meaning}"),
+                    }),
+                );
+            }
+        }
+    }
+    for (file, fresh) in [
+        ("ferrule-rules.functions.json", Value::Array(all)),
+        ("ferrule-rules.code-snippets", Value::Object(snippets)),
+    ] {
+        let path = folder.join(file);
+        let fresh = serde_json::to_string_pretty(&fresh).unwrap() + "\n";
+        if std::env::var_os("FERRULE_WRITE_REPORT").is_some() {
+            std::fs::write(&path, &fresh).unwrap();
+        }
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(there == fresh, "type: FERRULE_WRITE_REPORT=1 cargo test -p ferrule-rules --test functions");
+    }
+}
+
 #[test]
 fn the_pages_of_functions_are_made_of_their_descriptions() {
     for (file, head, described) in [
@@ -192,7 +303,10 @@ fn the_pages_of_functions_are_made_of_their_descriptions() {
         ("rules-emqx.md", HEAD_EMQX, &EMQX_FUNCTIONS_TOML[..]),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
-        let page = page(head, described);
+        let mut page = page(head, described);
+        if head == HEAD {
+            page.push_str(&clashes());
+        }
         if std::env::var_os("FERRULE_WRITE_REPORT").is_some() {
             std::fs::write(&path, &page).unwrap();
         }

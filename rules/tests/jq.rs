@@ -211,6 +211,98 @@ fn a_worker_that_was_killed_is_replaced_and_none_stays_behind() {
     assert!(children().is_empty());
 }
 
+/// Processor time that a process has used, in the kernel's ticks.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
+    fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn a_program_is_not_to_blame_for_who_kills_its_worker() {
+    // A process of its own, so that no other test's workers are among its children.
+    if !std::env::args().any(|a| a == "--exact") {
+        let program = std::env::current_exe().unwrap();
+        let name = "a_program_is_not_to_blame_for_who_kills_its_worker";
+        let mut alone = std::process::Command::new(program);
+        assert!(alone.args([name, "--exact", "--test-threads=1"]).status().unwrap().success());
+        return;
+    }
+    // On a busy machine the program may be late without anybody's doing.
+    let deadline = Instant::now() + Duration::from_secs(100);
+    while !survives_a_kill() {
+        assert!(Instant::now() < deadline, "what somebody kills counts as stopped");
+    }
+}
+
+/// Whether a program whose worker is killed while it runs gives its output all the same.
+fn survives_a_kill() -> bool {
+    let mut bench = Bench::new(&["'last(range(.))', payload, 1000"]);
+    let mut gives = |count: u64| bench.ask(0, &count.to_string()) == format!("{{\"r\":[{}]}}", count - 1);
+    // As much as takes a while on this machine.
+    let mut count = 1_000;
+    let worker = loop {
+        let before = children().first().map_or(0, |(pid, _)| ticks(*pid));
+        if !gives(count) {
+            return false;
+        }
+        let worker = children()[0].0;
+        if ticks(worker) - before >= 5 {
+            break worker;
+        }
+        count *= 2;
+    };
+    let before = ticks(worker);
+    let killer = std::thread::spawn(move || {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while ticks(worker) < before + 2 {
+            assert!(Instant::now() < deadline, "the worker does nothing");
+            if ticks(worker) < before {
+                // It was late, and is gone.
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let kill = std::process::Command::new("kill").args(["-9", &worker.to_string()]).status();
+        assert!(kill.unwrap().success());
+    });
+    let given = gives(count);
+    killer.join().unwrap();
+    // Another one answered: the first was killed over the question.
+    given && children().iter().any(|(pid, state)| *pid != worker && state != "Z")
+}
+
+#[test]
+fn in_the_default_dialect_what_fails_is_null() {
+    worker::offer();
+    let cases = [
+        ("JQ('.a + .b', payload)[1]", r#"{"a":1,"b":2}"#, r#"{"r":3}"#, None),
+        (
+            "jq('.[]', payload.l)",
+            r#"{"l":[9007199254740993,{"k":[]}]}"#,
+            r#"{"r":[9007199254740993,{"k":[]}]}"#,
+            None,
+        ),
+        ("jq('.', payload.missing)", "{}", r#"{"r":null}"#, None),
+        ("jq('error(\"no\")', payload)", "{}", r#"{"r":null}"#, Some("jq_error")),
+        ("jq('.', 'no json')", "{}", r#"{"r":null}"#, Some("invalid_json")),
+        ("jq('def f: f; f', 1, 20)", "{}", r#"{"r":null}"#, Some("jq_stopped")),
+        ("jq('.', 1, -1)", "{}", r#"{"r":null}"#, Some("bad_argument")),
+    ];
+    for (call, payload, expected, counted) in cases {
+        let text = format!("CREATE RULE r AS INSERT INTO log SELECT {call} AS r FROM \"t/#\";");
+        let set = load(&[Source { name: "r.sql", text: &text }], &Host::edge(Vec::new())).unwrap();
+        let mut bench = Bench { set, states: vec![RuleState::default()], scratch: Scratch::new(1) };
+        assert_eq!(bench.ask(0, payload), expected, "{call}");
+        let counts = bench.states[0].counters.type_errors;
+        let mut named = ferrule_rules::TypeError::ALL.iter().filter(|&&e| counts[e as usize] > 0);
+        assert_eq!(named.next().map(|error| error.name()), counted, "{call}");
+    }
+    let text = "CREATE RULE r AS INSERT INTO log\nSELECT jq('.a | nosuch', 1) AS r FROM \"t/#\";";
+    let found = load(&[Source { name: "r.sql", text }], &Host::edge(Vec::new())).unwrap_err();
+    assert!(found[0].to_string().starts_with("r.sql:2:17: "), "{}", found[0]);
+}
+
 #[test]
 fn many_rules_share_one_worker() {
     let calls: Vec<String> = (0..150).map(|n| patient(&format!("'. + {n}', payload"))).collect();

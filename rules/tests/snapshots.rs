@@ -57,22 +57,27 @@ fn with_file(name: &str, text: &str, run: impl FnOnce(PathBuf) -> String) -> Str
     out
 }
 
-/// The first line of a case's input is its topic, the second its payload.
+/// The first line of a case's input is its topic, the second its payload, or `messages` as JSON with ` | ` between them.
 #[test]
 fn test_command() {
     snapshots("test.txt", |_, input| {
         let (topic, rest) = input.split_once('\n').unwrap();
         let (payload, text) = rest.split_once('\n').unwrap();
         with_file("test", text, |file| {
-            let message = cli::TestMessage {
+            let base = cli::TestMessage {
                 topic: topic.to_owned(),
-                payload: payload.as_bytes().to_vec(),
                 clientid: "press-7".to_owned(),
                 timestamp_ms: 1_541_152_486_013,
                 ..Default::default()
             };
+            let several = payload.strip_prefix("messages ").map(|lines| {
+                let lines = lines.split(" | ").map(|line| ("messages".to_owned(), line));
+                cli::messages(lines, &base).unwrap()
+            });
+            let one = || vec![cli::TestMessage { payload: payload.as_bytes().to_vec(), ..base.clone() }];
+            let messages = several.unwrap_or_else(one);
             let mut out = Vec::new();
-            cli::test(&[file], &host(), &message, cli::Format::Text, &mut out).unwrap();
+            cli::test(&[file], &host(), &messages, cli::Format::Text, &mut out).unwrap();
             String::from_utf8(out).unwrap()
         })
     });
@@ -153,7 +158,7 @@ FOREACH payload.s AS s INCASE s + 1 > 2 FROM \"t\";";
                 ..Default::default()
             };
             let mut out = Vec::new();
-            let code = cli::test(&[file], &host(), &message, cli::Format::Json, &mut out).unwrap();
+            let code = cli::test(&[file], &host(), &[message], cli::Format::Json, &mut out).unwrap();
             assert_eq!(code, cli::EXIT_OK);
             String::from_utf8(out).unwrap()
         })
@@ -163,8 +168,8 @@ FOREACH payload.s AS s INCASE s + 1 > 2 FROM \"t\";";
     assert_eq!(
         lines,
         [
-            r#"{"rule":"r","file":"rules.sql","line":1,"outcome":"matched","filter":"t","rows":[{"a":2.5}],"inserts":[{"sink":"local","target":"x/c","key":null,"qos":1,"retain":null,"options":{},"body":{"row":true}}],"notes":[]}"#,
-            r#"{"rule":"e","file":"rules.sql","line":2,"outcome":"failed","filter":"t","enabled":false,"failure":"no_result","foreach":{"elements":1,"rejected":1,"first_rejected":[{"text":"s + 1 > 2","value":"false","reads":{"s":"1"}}]},"notes":[]}"#,
+            r#"{"rule":"r","file":"rules.sql","line":1,"outcome":"matched","filter":"t","rows":[{"a":2.5}],"inserts":[{"sink":"local","target":"x/c","key":null,"qos":1,"retain":null,"options":{},"body":{"row":true}}],"notes":[],"input":0}"#,
+            r#"{"rule":"e","file":"rules.sql","line":2,"outcome":"failed","filter":"t","enabled":false,"failure":"no_result","foreach":{"elements":1,"rejected":1,"first_rejected":[{"text":"s + 1 > 2","value":"false","reads":{"s":"1"}}]},"notes":[],"input":0}"#,
         ]
     );
     let got = run(r#"{"a":"1","s":[{}]}"#);
@@ -172,8 +177,8 @@ FOREACH payload.s AS s INCASE s + 1 > 2 FROM \"t\";";
     assert_eq!(
         lines,
         [
-            r#"{"rule":"r","file":"rules.sql","line":1,"outcome":"not_matched","filter":"t","where":[{"text":"payload.a > 1","value":"null","reads":{"payload.a":"\"1\""}}],"notes":[{"kind":"type_mismatch","message":"string > integer"}]}"#,
-            r#"{"rule":"e","file":"rules.sql","line":2,"outcome":"failed","filter":"t","enabled":false,"failure":"exception","fault":{"line":3,"column":31,"text":"s + 1 > 2","message":"type_mismatch: object + integer","reads":{"s":"{}"},"element":1},"notes":[]}"#,
+            r#"{"rule":"r","file":"rules.sql","line":1,"outcome":"not_matched","filter":"t","where":[{"text":"payload.a > 1","value":"null","reads":{"payload.a":"\"1\""}}],"notes":[{"kind":"type_mismatch","message":"string > integer"}],"input":0}"#,
+            r#"{"rule":"e","file":"rules.sql","line":2,"outcome":"failed","filter":"t","enabled":false,"failure":"exception","fault":{"line":3,"column":31,"text":"s + 1 > 2","message":"type_mismatch: object + integer","reads":{"s":"{}"},"element":1},"notes":[],"input":0}"#,
         ]
     );
     with_file("json", text, |file| {

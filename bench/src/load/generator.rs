@@ -605,7 +605,10 @@ impl Generator {
                     format!("{}/{}", self.plan.prefix, self.partner[index - self.publishers.len()])
                 }
                 Shape::FanIn => format!("{}/+", self.plan.prefix),
-                Shape::FanOut => format!("{}/0", self.plan.prefix),
+                Shape::FanOut => match &self.plan.again {
+                    Some(topic) if index > self.publishers.len() => topic.clone(),
+                    _ => format!("{}/0", self.plan.prefix),
+                },
             };
             wire::subscribe(&mut self.conns[index].out, self.plan.version(), &topic, self.plan.qos);
             self.mark_dirty(index);

@@ -79,6 +79,9 @@ pub struct Plan {
     /// Client ids begin with it, topics too (`PREFIX/0`, ...).
     #[arg(long, default_value = "bench")]
     pub prefix: String,
+    /// Fan-out: the topic of all subscribers but the first, to which a rule of the broker publishes again.
+    #[arg(long)]
+    pub again: Option<String>,
     /// Processes whose CPU time and memory are read at the start and the end of the measured part.
     #[arg(long)]
     pub watch: Vec<u32>,
@@ -118,6 +121,7 @@ impl Plan {
             args.extend([format!("--username={username}"), format!("--password={password}")]);
         }
         args.push(format!("--prefix={}", self.prefix));
+        args.extend(self.again.iter().map(|topic| format!("--again={topic}")));
         args.extend(self.watch.iter().map(|pid| format!("--watch={pid}")));
         args
     }

@@ -158,7 +158,7 @@ pub struct LocalPublish {
     /// MQTT 5 properties to forward.
     pub properties: PropertiesBuf,
     /// The rule, as a publisher.
-    pub publisher: Publisher,
+    pub publisher: Arc<Publisher>,
     /// When the message behind it was received.
     pub received: Stamp,
     /// One more than that message's.
@@ -196,8 +196,11 @@ pub trait Hook {
         let _ = (event, ends, now);
     }
 
-    /// Publishes that rules made, to be routed before the turn ends.
-    fn take_local(&mut self) -> Vec<LocalPublish>;
+    /// Takes the first of the publishes that rules made: it is routed at once, or when the turn ends.
+    fn next_local(&mut self) -> Option<LocalPublish>;
+
+    /// Whether there is one.
+    fn has_local(&self) -> bool;
 
     /// Whether something that the hook keeps must be written in this turn.
     fn due(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool;
@@ -350,8 +353,11 @@ pub struct NoHook;
 
 impl Hook for NoHook {
     fn publish(&mut self, _: &Message<'_>, _: &[u32], _: &mut Ends<'_>, _: Now) {}
-    fn take_local(&mut self) -> Vec<LocalPublish> {
-        Vec::new()
+    fn next_local(&mut self) -> Option<LocalPublish> {
+        None
+    }
+    fn has_local(&self) -> bool {
+        false
     }
     fn due(&self, _: Now, _: bool, _: Duration) -> bool {
         false

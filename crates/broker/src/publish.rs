@@ -31,7 +31,7 @@ use std::sync::Arc;
 pub(crate) const HOPS_MAX: u8 = 8;
 
 /// Publishes that rules make in one turn: more wait for the next one, so that input is not starved.
-const LOCAL_PER_TURN: usize = 1_024;
+pub(crate) const LOCAL_PER_TURN: usize = 1_024;
 
 /// A session that a publish reaches.
 #[derive(Debug, Clone, Copy)]
@@ -188,6 +188,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             hold,
         };
         let routed = self.route_or_delay(&message, Some(key), owner.map(Owner::Publisher), None);
+        if self.hook.has_local() {
+            // While the message is at hand, and so that it is often acknowledged without a wait.
+            self.route_local();
+        }
         if let Some(owner) = owner {
             self.await_or_acknowledge(owner, publish, topic, routed);
         }
@@ -315,6 +319,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.acknowledge(owner, reason, publish, topic);
             return;
         };
+        let done = guard.and_then(|guard| self.receipts.resolve(guard, Outcome::Delivered));
+        if let Some(done) = done.filter(|done| done.outcome != Outcome::Retry) {
+            // All has been said already: nothing waits.
+            match done.outcome {
+                Outcome::Discarded(_) => self.stats.acked_discarded += 1,
+                _ => self.stats.acknowledged += 1,
+            }
+            self.acknowledge(owner, reason, publish, topic);
+            return;
+        }
         let content = content(&self.hasher, publish, topic);
         if let Some(conn) = self.conns.get_mut(id) {
             if !conn.waits {
@@ -330,7 +344,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 content,
             });
         }
-        if let Some(done) = guard.and_then(|guard| self.receipts.resolve(guard, Outcome::Delivered)) {
+        if let Some(done) = done {
             self.complete(done.owner, done.outcome);
         }
     }
@@ -799,11 +813,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Routes what rules published.
     pub(crate) fn route_local(&mut self) {
-        self.local.extend(self.hook.take_local());
-        for _ in 0..LOCAL_PER_TURN {
-            let Some(publish) = self.local.pop_front() else { break };
+        while self.local_left > 0
+            && let Some(publish) = self.hook.next_local()
+        {
+            self.local_left -= 1;
             self.route_one_local(publish);
-            self.local.extend(self.hook.take_local());
         }
         self.settle();
     }

@@ -6,9 +6,10 @@ use crate::ending::Why;
 use crate::events::{EventKind, Events};
 use crate::exclusive::Exclusive;
 use crate::features::Features;
-use crate::hook::{Access, Everything, Gate, Hook, LocalPublish, Publisher, Role};
+use crate::hook::{Access, Everything, Gate, Hook, Publisher, Role};
 use crate::peers::{Owner, Peers, Place};
 use crate::pool::Pool;
+use crate::publish::LOCAL_PER_TURN;
 use crate::retained::RetainedIndex;
 use crate::routes::{self, Routes};
 use crate::session::{Conn, Kind, LateWill, Phase, Received, Session, Will};
@@ -24,7 +25,6 @@ use ferrule_store::{Now, Op, QueueId, Restored, SessionId, Side, Store};
 use foldhash::fast::FixedState;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use hashbrown::HashTable;
-use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -216,7 +216,8 @@ pub struct Shard<H, S> {
     pub(crate) touched: Vec<SessionKey>,
     pub(crate) batch: Batch,
     pub(crate) ended: Vec<(End, Outcome)>,
-    pub(crate) local: VecDeque<LocalPublish>,
+    /// Publishes of rules that this turn still routes.
+    pub(crate) local_left: usize,
     pub(crate) smoothed_commit: Duration,
     pub(crate) next_session: u64,
     pub(crate) next_body: u64,
@@ -343,7 +344,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             touched: Vec::new(),
             batch: Batch::default(),
             ended: Vec::new(),
-            local: VecDeque::new(),
+            local_left: LOCAL_PER_TURN,
             smoothed_commit: Duration::ZERO,
             // Numbers of the store are drawn by every shard: each has those of its residue.
             next_session: u64::from(place.index),

@@ -5,6 +5,7 @@ use crate::ending::Why;
 use crate::hook::Hook;
 use crate::parcel::{Number, Parcel};
 use crate::peers::Late;
+use crate::publish::LOCAL_PER_TURN;
 use crate::session::{Kind, LateWill, Phase, Session};
 use crate::shard::{Command, Shard, Timer};
 use crate::{ConnId, SessionKey};
@@ -212,6 +213,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.tell_events();
         self.fire_delayed();
         self.route_local();
+        self.local_left = LOCAL_PER_TURN;
         self.drop_expired_retained();
         let mut reads = self.delayed.take_reads();
         let mut ended = std::mem::take(&mut self.ended);
@@ -255,7 +257,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             || !self.commands.is_empty()
             || !self.events.is_empty()
             || !self.ended.is_empty();
-        if unfinished || self.batch.due || !self.local.is_empty() || self.peers.has_parcels() {
+        if unfinished || self.batch.due || self.hook.has_local() || self.peers.has_parcels() {
             // What came after the turn's end has to have a turn of its own.
             at(Some(0));
         }
@@ -386,7 +388,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     self.batch.closes.extend(receiving.joined);
                     self.ended.push((receiving.end, Outcome::Delivered));
                 }
-                Some((2.., _)) if withheld || !receiving.awaited.is_empty() || !self.local.is_empty() => {
+                Some((2.., _)) if withheld || !receiving.awaited.is_empty() || self.hook.has_local() => {
                     if receiving.joined.is_empty() && !withheld {
                         // What it became on this shard is in this batch: it must not be there before the packet id.
                         self.batch.own += 1;

@@ -87,7 +87,7 @@ struct HookState {
     does: Does,
     held: VecDeque<End>,
     said: Vec<(End, Outcome)>,
-    local: Vec<LocalPublish>,
+    local: VecDeque<LocalPublish>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -104,8 +104,11 @@ impl Hook for ScriptedHook {
             }
         }
     }
-    fn take_local(&mut self) -> Vec<LocalPublish> {
-        std::mem::take(&mut self.0.borrow_mut().local)
+    fn next_local(&mut self) -> Option<LocalPublish> {
+        self.0.borrow_mut().local.pop_front()
+    }
+    fn has_local(&self) -> bool {
+        !self.0.borrow().local.is_empty()
     }
     fn due(&self, _: Now, _: bool, _: Duration) -> bool {
         false
@@ -589,14 +592,19 @@ impl Stage {
         let len = input.below(40);
         let mut hook = self.hook.0.borrow_mut();
         let end = if flags & 4 != 0 { hook.held.pop_front() } else { None };
-        hook.local.push(LocalPublish {
+        hook.local.push_back(LocalPublish {
             // A hook's topics are valid; one of these is too deep.
             topic: (*input.pick(&TOPICS[..6])).into(),
             payload: vec![b'l'; len].into(),
             qos: [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][usize::from(flags) % 3],
             retain: flags & 8 != 0,
             properties: PropertiesBuf::new(),
-            publisher: Publisher { client_id: "rule".into(), username: None, host: None, role: Role::Device },
+            publisher: Arc::new(Publisher {
+                client_id: "rule".into(),
+                username: None,
+                host: None,
+                role: Role::Device,
+            }),
             received: Stamp { wall_ms: self.now.wall_ms, mono_us: self.now.mono_us, synced: true },
             hops: flags >> 4,
             path: 0,

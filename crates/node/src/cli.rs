@@ -148,7 +148,7 @@ enum RulesCommand {
         format: FormatArg,
     },
     /// Run one message through the rules: which match, why not, and what comes out
-    Test(TestArgs),
+    Test(Box<TestArgs>),
     /// Read cases as JSON Lines on standard input and write their results
     Eval,
     /// Write rules files anew in one shape; `-` is standard input
@@ -183,8 +183,15 @@ struct TestArgs {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The message's topic
-    #[arg(long)]
+    #[arg(long, default_value = "", required_unless_present_any = ["message", "messages"])]
     topic: String,
+    /// A message as JSON: {"topic":"a/b","payload":{"temp":81.5},"clientid":"press-7","at":"+10s"}; may be given several
+    /// times, for rules that remember. What it leaves out is as the other flags say
+    #[arg(long, value_name = "JSON", conflicts_with = "messages")]
+    message: Vec<String>,
+    /// Messages from a file, one a line as JSON; `-` reads them from standard input
+    #[arg(long, value_name = "FILE")]
+    messages: Option<PathBuf>,
     /// Its payload; `@FILE` reads it from a file
     #[arg(long, default_value = "")]
     payload: OsString,
@@ -418,7 +425,7 @@ fn rules(flavor: &Flavor, command: RulesCommand) -> Result<u8, Failure> {
         RulesCommand::Test(args) => {
             let files = rule_files(&args.files)?;
             let format = args.format.into();
-            rules::test(&files, &host, &message(args)?, format, &mut out)
+            rules::test(&files, &host, &messages(*args)?, format, &mut out)
         }
         RulesCommand::Eval => rules::eval(&mut io::stdin().lock(), &mut out),
         RulesCommand::Fmt { files, check } => {
@@ -431,6 +438,29 @@ fn rules(flavor: &Flavor, command: RulesCommand) -> Result<u8, Failure> {
     };
     let code = code.and_then(|code| out.flush().map(|()| code)).map_err(failed)?;
     Ok(exit_code(code))
+}
+
+/// The messages of `rules test`: those given as JSON, or else the one that the flags are.
+fn messages(mut args: TestArgs) -> Result<Vec<TestMessage>, Failure> {
+    let given = std::mem::take(&mut args.message);
+    let file = args.messages.take();
+    let base = message(args)?;
+    if let Some(file) = file {
+        let text = if file.as_os_str() == "-" {
+            io::read_to_string(io::stdin().lock())
+        } else {
+            std::fs::read_to_string(&file)
+        };
+        let text = text.map_err(|e| Failure::Text(format!("cannot read {}: {e}", file.display())))?;
+        let place = |n: usize| format!("{}:{}", file.display(), n + 1);
+        let lines = text.lines().enumerate().map(|(n, line)| (place(n), line));
+        return rules::messages(lines, &base).map_err(Failure::Text);
+    }
+    if given.is_empty() {
+        return Ok(vec![base]);
+    }
+    let lines = given.iter().enumerate().map(|(n, line)| (format!("--message {}", n + 1), line.as_str()));
+    rules::messages(lines, &base).map_err(Failure::Text)
 }
 
 fn message(args: TestArgs) -> Result<TestMessage, Failure> {
@@ -453,6 +483,7 @@ fn message(args: TestArgs) -> Result<TestMessage, Failure> {
         edge: args.edge,
         user_properties: args.user_properties,
         timestamp_ms: args.timestamp.unwrap_or_else(now),
+        columns: None,
     })
 }
 

@@ -32,6 +32,7 @@ use ferrule_rules::Rule;
 use ferrule_store::{Boot, Now, Op, Origin, QueueId, QueueSummary, Store, StoredRow, Ticket};
 use outbox::{Outbox, unpack};
 use rules::Rules;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -103,7 +104,7 @@ pub struct Hub {
     rules: Rules,
     outboxes: Vec<Outbox>,
     stored: Vec<QueueSummary>,
-    local: Vec<LocalPublish>,
+    local: VecDeque<LocalPublish>,
     /// For outboxes of other shards.
     elsewhere: Vec<RowElsewhere>,
     next_seq: u64,
@@ -124,7 +125,7 @@ impl Hub {
             rules: Rules::new(seed, remembered),
             outboxes: Vec::new(),
             stored,
-            local: Vec::new(),
+            local: VecDeque::new(),
             elsewhere: Vec::new(),
             // Each shard draws every `of`-th number.
             next_seq: u64::from(node.place.index) + 1,
@@ -255,8 +256,12 @@ impl Hook for Hub {
         self.run_event(event, ends, now);
     }
 
-    fn take_local(&mut self) -> Vec<LocalPublish> {
-        std::mem::take(&mut self.local)
+    fn next_local(&mut self) -> Option<LocalPublish> {
+        self.local.pop_front()
+    }
+
+    fn has_local(&self) -> bool {
+        !self.local.is_empty()
     }
 
     fn take_rows(&mut self) -> Vec<RowElsewhere> {

@@ -8,12 +8,14 @@ mod eval;
 mod explain;
 mod fmt;
 mod import;
+mod messages;
 mod test;
 
 pub use eval::eval;
 pub use explain::explain;
 pub use fmt::fmt;
 pub use import::import;
+pub use messages::messages;
 pub use test::{TestMessage, test};
 
 use std::io::{self, Read, Write};

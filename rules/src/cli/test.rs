@@ -1,15 +1,18 @@
-//! `rules test`: one message through the rules, and why what came out of it did.
+//! `rules test`: messages through the rules, and why what came out of each did.
 //!
-//! A rule's outcome is gathered first ([`Outcome`]) and printed then, for people or as JSON: both say the same.
+//! A rule's outcome is gathered first ([`Outcome`]) and printed then, for people or as JSON: both say the same. Rules
+//! remember from one message to the next; the time between two is that of the messages. What is asked again, to say
+//! why, finds what the rule remembered before the message ([`crate::state::Memory`]).
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{EXIT_OK, Format, with_rules};
 use crate::check::filter_matches;
+use crate::events;
 use crate::step::why;
 use crate::why::{Each, PartResult, Why};
 use crate::{
@@ -40,45 +43,94 @@ pub struct TestMessage {
     pub timestamp_ms: i64,
     /// User properties.
     pub user_properties: Vec<(String, String)>,
+    /// Columns of an event, whose `topic` is `$events/...`.
+    pub columns: Option<Map<String, Value>>,
 }
 
-/// `rules test FILE --topic T --payload P`: each rule, matched or why not, its rows, its rendered targets. As JSON one
-/// object a rule and line.
+/// `rules test FILE --topic T --payload P`: of each message each rule, matched or why not, its rows, its rendered
+/// targets. As JSON one object for each of them, a line each, with `input`, the message's number from 0 as in [`super::eval()`].
 ///
 /// # Errors
 /// When `out` cannot be written.
 pub fn test(
     files: &[PathBuf],
     host: &Host,
-    message: &TestMessage,
+    messages: &[TestMessage],
     format: Format,
     out: &mut dyn Write,
 ) -> io::Result<i32> {
     with_rules(files, host, format, out, |set, sources, out| {
-        let input = Message {
-            topic: &message.topic,
-            payload: &message.payload,
-            qos: message.qos,
-            retain: message.retain,
-            clientid: &message.clientid,
-            username: message.username.as_deref(),
-            edge: message.edge.as_deref(),
-            timestamp_ms: message.timestamp_ms,
-            user_properties: Some(&message.user_properties),
-            ..Message::default()
-        };
         let mut scratch = Scratch::new(0);
         scratch.be_patient();
-        for rule in &set.rules {
-            let source = sources.get(rule.file).copied().unwrap_or(Source { name: "", text: "" });
-            let outcome = Outcome::of(rule, &source, &input, &mut scratch);
-            match format {
-                Format::Text => outcome.print(out)?,
-                Format::Json => writeln!(out, "{}", outcome.json())?,
+        let mut states = vec![RuleState::default(); set.rules.len()];
+        for (n, message) in messages.iter().enumerate() {
+            let input = message.input();
+            if format == Format::Text && messages.len() > 1 {
+                let before = n.checked_sub(1).and_then(|before| messages.get(before));
+                print_head(n + 1, message, before, out)?;
+            }
+            for (rule, state) in set.rules.iter().zip(&mut states) {
+                let source = sources.get(rule.file).copied().unwrap_or(Source { name: "", text: "" });
+                let outcome = Outcome::of(rule, &source, &input, state, &mut scratch);
+                match format {
+                    Format::Text => outcome.print(out)?,
+                    Format::Json => {
+                        let mut object = outcome.json();
+                        object["input"] = json!(n);
+                        writeln!(out, "{object}")?;
+                    }
+                }
             }
         }
         Ok(EXIT_OK)
     })
+}
+
+impl TestMessage {
+    /// The message as rules see it. One whose topic is that of an event is that event.
+    fn input(&self) -> Message<'_> {
+        Message {
+            topic: &self.topic,
+            payload: &self.payload,
+            qos: self.qos,
+            retain: self.retain,
+            clientid: &self.clientid,
+            username: self.username.as_deref(),
+            edge: self.edge.as_deref(),
+            timestamp_ms: self.timestamp_ms,
+            user_properties: Some(&self.user_properties),
+            event: events::named(&self.topic),
+            columns: self.columns.as_ref(),
+            ..Message::default()
+        }
+    }
+}
+
+/// Which message the lines below are of: its number, the time since the one before, what it is.
+fn print_head(
+    number: usize,
+    message: &TestMessage,
+    before: Option<&TestMessage>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let wait = match before {
+        None => String::new(),
+        Some(before) => {
+            let wait_ms = message.timestamp_ms.saturating_sub(before.timestamp_ms);
+            format!(" +{}s", wait_ms as f64 / 1000.0)
+        }
+    };
+    let gap = if before.is_some() { "\n" } else { "" };
+    let payload = show(&message.payload);
+    writeln!(out, "{gap}message {number}{wait}: {} of {}: {payload}", message.topic, message.clientid)
+}
+
+/// Whether a rule takes a message by this filter of its FROM.
+fn takes(filter: &str, input: &Message<'_>) -> bool {
+    match input.event {
+        Some(event) => events::filter_matches(filter, event),
+        None => filter_matches(filter, input.topic),
+    }
 }
 
 /// What became of a message in a rule.
@@ -99,9 +151,15 @@ struct Outcome<'r> {
 }
 
 impl<'r> Outcome<'r> {
-    fn of(rule: &'r Rule, source: &Source<'r>, input: &Message<'r>, scratch: &mut Scratch) -> Outcome<'r> {
+    fn of(
+        rule: &'r Rule,
+        source: &Source<'r>,
+        input: &Message<'r>,
+        state: &mut RuleState,
+        scratch: &mut Scratch,
+    ) -> Outcome<'r> {
         let place = |span| Diagnostic::new(source, span, Severity::Error, String::new(), None);
-        let matched = |filter: &&String| filter_matches(filter, input.topic);
+        let matched = |filter: &&String| takes(filter, input);
         let mut outcome = Outcome {
             rule,
             file: source.name,
@@ -121,8 +179,8 @@ impl<'r> Outcome<'r> {
         let mut fuel = u64::MAX;
         scratch.begin();
         scratch.trace = Some(Vec::new());
-        outcome.ended =
-            step(rule, &mut RuleState::default(), input, scratch, now, &mut fuel, &mut outcome.rows);
+        let before = scratch.memory(state);
+        outcome.ended = step(rule, state, input, scratch, now, &mut fuel, &mut outcome.rows);
         let errors = scratch.trace.take().unwrap_or_default();
         let loops = rule.program.each.is_some();
         let ask = match outcome.ended {
@@ -132,7 +190,7 @@ impl<'r> Outcome<'r> {
             Step::OutOfFuel => false,
         };
         if ask {
-            outcome.why = why(rule, input, scratch, now).unwrap_or_default();
+            outcome.why = why(rule, input, before, scratch, now).unwrap_or_default();
         }
         if let Some(fault) = &outcome.why.fault {
             let at = place(fault.span);
@@ -314,7 +372,7 @@ impl<'r> Outcome<'r> {
 
     fn insert_json(&self, row: &crate::OutRow) -> Value {
         let sink = self.rule.inserts.get(row.insert).map(|insert| insert.sink.as_str());
-        let options: serde_json::Map<String, Value> =
+        let options: Map<String, Value> =
             row.options.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
         let body = match &row.body {
             Body::Payload => json!({ "payload": true }),
@@ -393,131 +451,4 @@ fn show(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{Failure, load};
-
-    fn expression() -> impl Strategy<Value = String> {
-        let leaf = prop::sample::select(vec![
-            "payload.a",
-            "payload.b.c",
-            "payload.gone",
-            "qos",
-            "clientid",
-            "1",
-            "'x'",
-            "'12'",
-            "2.5",
-            "one",
-            "s",
-            "s.v",
-            "null",
-            "int(payload.a)",
-            "payload.l[1]",
-            "true",
-        ]);
-        let leaf = leaf.prop_map(str::to_owned).boxed();
-        leaf.prop_recursive(3, 12, 2, |inner| {
-            let op = prop::sample::select(vec!["+", "*", "div", "=", ">", "<>", "AND", "OR"]);
-            prop_oneof![
-                (inner.clone(), op, inner.clone()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
-                inner.clone().prop_map(|a| format!("NOT ({a} = 1)")),
-                (inner.clone(), inner).prop_map(|(a, b)| format!("CASE WHEN {a} = 1 THEN {b} ELSE {a} END")),
-            ]
-        })
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(1000))]
-
-        /// What is said agrees with what happened.
-        #[test]
-        fn reasons_are_those_of_the_evaluator(
-            list in expression(),
-            first in expression(),
-            second in expression(),
-            foreach in any::<bool>(),
-            payload in prop::sample::select(vec![
-                r#"{"a":1,"b":{"c":"12"},"l":[{"v":1},{"v":2},{}]}"#, r#"{"a":"hot","b":2,"l":[]}"#, r#"{"a":true,"l":[1]}"#,
-                r#"{"l":"no"}"#, "hello", "",
-            ]),
-        ) {
-            let query = if foreach {
-                format!("FOREACH {list} AS one, payload.l AS s DO {list} AS x INCASE {first} = 1 AND {second} = 1 FROM \"t\"")
-            } else {
-                format!("SELECT {list} AS one, clientid FROM \"t\" WHERE {first} = 1 AND {second} = 1 AND qos = 1")
-            };
-            let text = format!("SET dialect = 'emqx'; CREATE RULE r AS INSERT INTO log {query};");
-            let source = Source { name: "f", text: &text };
-            let Ok(set) = load(&[source], &Host::edge(Vec::new())) else { return Ok(()) };
-            let input = Message { topic: "t", payload: payload.as_bytes(), qos: 1, clientid: "c", ..Message::default() };
-            let outcome = Outcome::of(&set.rules[0], &source, &input, &mut Scratch::new(0));
-            let said = || {
-                let mut out = Vec::new();
-                outcome.print(&mut out).expect("memory");
-                format!("{query}\n{payload}\n{}", String::from_utf8_lossy(&out))
-            };
-            prop_assert!(outcome.json().is_object());
-            match outcome.ended {
-                Step::Emit => prop_assert!(outcome.fault.is_none(), "{}", said()),
-                Step::NoMatch => {
-                    prop_assert!(outcome.fault.is_none(), "{}", said());
-                    prop_assert!(outcome.why.parts.iter().any(|part| part.value == "false"), "{}", said());
-                }
-                Step::Failed(Failure::Exception) => prop_assert!(outcome.fault.is_some(), "{}", said()),
-                Step::Failed(Failure::NoResult) => {
-                    prop_assert!(outcome.why.each.is_some() && outcome.fault.is_none(), "{}", said());
-                }
-                Step::Failed(_) | Step::OutOfFuel => {}
-            }
-        }
-
-        /// The same of the default dialect, where nothing fails and INCASE may be NULL.
-        #[test]
-        fn reasons_of_the_default_dialect(
-            list in expression(),
-            first in expression(),
-            second in expression(),
-            foreach in any::<bool>(),
-            payload in prop::sample::select(vec![
-                r#"{"a":1,"b":{"c":1},"l":[{"v":1},{"v":2},{}]}"#, r#"{"a":"hot","b":2,"l":[]}"#, r#"{"a":true,"l":[1]}"#,
-                r#"{"l":"no"}"#, "hello", "",
-            ]),
-        ) {
-            let [list, first, second] = [list, first, second]
-                .map(|text| text.replace("one", "qos").replace("int(", "to_integer(").replace("null", "payload.null"));
-            let query = if foreach {
-                format!("FOREACH payload.l AS s DO ({list}) AS x INCASE typeof({first}) <> 'boolean' AND ({second}) IS NULL FROM \"t\" WHERE payload.a IS NOT NULL OR typeof(payload.l) = 'string'")
-            } else {
-                let [list, first, second] = [list, first, second].map(|text| text.replace("s.v", "payload.a"));
-                format!("SELECT ({list}) AS x, clientid AS s FROM \"t\" WHERE typeof({first}) <> 'boolean' AND ({second}) IS NULL AND qos = 1")
-            };
-            let text = format!("CREATE RULE r AS INSERT INTO log {query};");
-            let source = Source { name: "f", text: &text };
-            let Ok(set) = load(&[source], &Host::edge(Vec::new())) else { return Ok(()) };
-            let input = Message { topic: "t", payload: payload.as_bytes(), qos: 1, clientid: "c", ..Message::default() };
-            let outcome = Outcome::of(&set.rules[0], &source, &input, &mut Scratch::new(0));
-            let said = || {
-                let mut out = Vec::new();
-                outcome.print(&mut out).expect("memory");
-                format!("{query}\n{payload}\n{}", String::from_utf8_lossy(&out))
-            };
-            prop_assert!(outcome.json().is_object());
-            let rejects = outcome.why.parts.iter().any(|part| part.value != "true");
-            match (outcome.ended, &outcome.why.each) {
-                (Step::Emit, Some(Each::Elements { count, rejected, .. })) => {
-                    prop_assert_eq!(count - rejected, outcome.rows.rows.len(), "{}", said());
-                }
-                (Step::Emit, each) => prop_assert!(!foreach && each.is_none(), "{}", said()),
-                (Step::NoMatch, Some(Each::Elements { count, rejected, .. })) => {
-                    prop_assert!(count == rejected && !rejects, "{}", said());
-                }
-                (Step::NoMatch, Some(Each::NoArray { .. })) => prop_assert!(!rejects, "{}", said()),
-                (Step::NoMatch, None) => prop_assert!(rejects, "{}", said()),
-                (ended, _) => prop_assert!(false, "{ended:?} {}", said()),
-            }
-        }
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use crate::diagnostic::nearest;
 use crate::foreach::Each;
 use crate::formats::Schemas;
 use crate::functions;
-use crate::jq::{self, Jq, JqError};
+use crate::jq::Jq;
 use crate::paths::{NodeId, PathStep, Paths};
 use crate::plan::{MAX_ITEMS, Mistake, Plans, leaves_of};
 use crate::program::{
@@ -470,6 +470,12 @@ impl<'p> Planner<'p> {
         }
         let found = functions::emqx_id(&name.text);
         let Some((id, function)) = found.and_then(|id| Some((id, functions::function_of(id)?))) else {
+            if name.text == "ai_completion" {
+                let hint = "send the rows to a service by a sink, and let it publish what comes of them";
+                let message = "`ai_completion` is not there: a rule asks nobody while a publisher waits";
+                self.mistake(name.span, message, Some(hint.to_owned()));
+                return;
+            }
             let names = functions::emqx::names();
             let message = match nearest(&name.text, names) {
                 Some(near) => format!("unknown function `{}`; did you mean `{near}`?", name.text),
@@ -498,33 +504,12 @@ impl<'p> Planner<'p> {
             self.program.keeps = Some(Keeps::Shared);
         }
         if name.text == "jq" {
-            self.jq_program(name, args);
+            self.mistakes.extend(self.jq.mistake(name, args, self.text));
         }
         for arg in args {
             self.emit_expr(arg, place);
         }
         self.emit(Op::Call { function: number(id), args: number(args.len()) });
-    }
-
-    /// A program that stands in the rule is compiled when it is loaded.
-    fn jq_program(&mut self, name: &Name, args: &[Expr]) {
-        if !jq::is_offered() {
-            let message = "`jq` needs a process of its own, which this program cannot start";
-            self.mistake(name.span, message, None);
-            return;
-        }
-        let Some(Expr { kind: ExprKind::Text(program), span, .. }) = args.first() else { return };
-        let Err(error) = self.jq.check(program) else { return };
-        let mut span = *span;
-        // Into the program, where it stands in the rule as it is.
-        if let JqError::Mistake { at: Some(at), .. } = error
-            && span.of(self.text).get(1..).is_some_and(|text| text.starts_with(program))
-            && let Ok(at) = u32::try_from(at)
-        {
-            let start = span.start + 1 + at;
-            span = Span { start, end: span.end.min(start + 1) };
-        }
-        self.mistake(span, format!("in this jq program: {}", error.message()), None);
     }
 
     /// Functions that read the message. In WHERE and INCASE they see none.
@@ -748,15 +733,12 @@ fn register(names: &Names, name: &str) -> Option<ItemId> {
 }
 
 impl Plans for Planner<'_> {
-    fn template(&mut self, text: &str, span: Span, _of: &str) -> Template {
-        let pieces = match template::parse(text) {
-            Ok(pieces) => pieces,
-            Err(message) => {
-                self.mistake(span, message, None);
-                return Template::default();
-            }
-        };
-        let parts = pieces.into_iter().map(|piece| match piece {
+    fn pieces(&self, text: &str) -> Result<Vec<Piece>, String> {
+        Ok(template::parse_lenient(text))
+    }
+
+    fn template(&mut self, text: &str, _span: Span, _of: &str) -> Template {
+        let parts = template::parse_lenient(text).into_iter().map(|piece| match piece {
             Piece::Text(text) => Part::Text(text),
             Piece::Row => Part::Row,
             Piece::Path { root, steps } => {

@@ -103,12 +103,13 @@ fn conditions(
     let mut results: Vec<PartResult> = Vec::new();
     for (at, part) in parts.iter().enumerate() {
         let decided = results.iter().any(|result| result.value == "false");
+        let before = m.around.memory();
         let value = match m.eval(&part.code) {
             Ok(value @ Value::Bool(_)) => shown(&value),
             _ if decided => continue,
             other => {
                 let span = places.get(at).copied().unwrap_or_default();
-                let seen = reads(m, part);
+                let seen = reads(m, part, &before);
                 return Err(match other {
                     Err(failure) => {
                         // The reads have put words of their own behind it.
@@ -125,7 +126,7 @@ fn conditions(
                 });
             }
         };
-        let seen = if value == "true" { Vec::new() } else { reads(m, part) };
+        let seen = if value == "true" { Vec::new() } else { reads(m, part, &before) };
         results.push(PartResult { text: part.text.clone(), value, reads: seen });
     }
     Ok(results)

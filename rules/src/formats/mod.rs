@@ -21,7 +21,7 @@
 //! A rule names a format by a word ([`BUILTINS`]) or by a schema that `CREATE SCHEMA` declared. Schemas belong to the
 //! rule set ([`Schemas`]): programs share them, and nothing is global.
 
-mod avro;
+pub(crate) mod avro;
 mod cbor;
 mod csv;
 mod msgpack;

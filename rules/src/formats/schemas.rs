@@ -15,7 +15,7 @@ use crate::sql::ast::{Expr, ExprKind, Literal, Setting};
 /// What a schema of each type may say beside `type`.
 const TYPES: [(&str, &[&str]); 3] = [
     ("protobuf", &["file", "message"]),
-    ("avro", &["file", "definition", "registry_id"]),
+    ("avro", &["file", "definition", "registry_id", "registry"]),
     ("csv", &["columns", "delimiter", "header", "lines"]),
 ];
 
@@ -44,6 +44,29 @@ impl Schemas {
         self.named.push((name.to_owned(), codec));
     }
 
+    /// The schemas that a registry knows, each with its name.
+    fn registered(&self) -> impl Iterator<Item = (&str, &Arc<avro::Schema>, u32, Option<&str>)> {
+        self.named.iter().filter_map(|(name, codec)| match codec {
+            Codec::Avro(schema) => schema.registered().map(|(id, of)| (name.as_str(), schema, id, of)),
+            _ => None,
+        })
+    }
+
+    /// The schema that a registry calls `id`; one that names no registry is of every one.
+    pub(crate) fn of_registry(&self, registry: &str, id: u32) -> Option<&Arc<avro::Schema>> {
+        let mut found =
+            self.registered().filter(|(.., known, of)| *known == id && of.is_none_or(|of| of == registry));
+        found.next().map(|(_, schema, ..)| schema)
+    }
+
+    /// Which schema a registry calls as it would call this one.
+    pub(crate) fn same_in_registry(&self, codec: &Codec) -> Option<&str> {
+        let Codec::Avro(schema) = codec else { return None };
+        let (id, registry) = schema.registered()?;
+        let meet = |of: Option<&str>| of.is_none() || registry.is_none() || of == registry;
+        self.registered().find(|(.., known, of)| *known == id && meet(*of)).map(|(name, ..)| name)
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.named.iter().map(|(name, _)| name.as_str())
     }
@@ -64,6 +87,12 @@ impl Schemas {
 
     /// What is wrong with a call whose first argument names a format, where that is certain.
     pub(crate) fn misnamed(&self, function: &str, args: &[Expr]) -> Option<Mistake> {
+        if function == "schema_encode_and_tag" {
+            return self.untaggable(args);
+        }
+        if matches!(function, "avro_decode" | "avro_encode" | "schema_decode_tagged") {
+            return self.unregistered(args);
+        }
         let declared = function.starts_with("schema_");
         let takes = declared || matches!(function, "decode" | "encode");
         let first = args.first().filter(|_| takes)?;
@@ -80,6 +109,57 @@ impl Schemas {
                 .map(|why| (first.span, format!("the schema '{name}' does not do: {why}"), None)),
             _ => None,
         }
+    }
+}
+
+impl Schemas {
+    /// What is wrong with `schema_encode_and_tag('schema', 'registry', ...)`, where that is certain.
+    fn untaggable(&self, args: &[Expr]) -> Option<Mistake> {
+        let ExprKind::Text(name) = &args.first()?.kind else { return None };
+        let span = args.first()?.span;
+        let Some(codec) = self.schema(name) else { return Some(self.unknown(name, true, span)) };
+        let schema = match codec {
+            Codec::Avro(schema) => schema,
+            // What could not be declared: that has been said.
+            Codec::Text => return None,
+            _ => return Some((span, format!("the schema '{name}' is not of type 'avro'"), None)),
+        };
+        let Some((_, of)) = schema.registered() else {
+            let hint = "give CREATE SCHEMA `registry_id = ...`, what the registry calls it".to_owned();
+            return Some((span, format!("the schema '{name}' is of no registry"), Some(hint)));
+        };
+        let ExprKind::Text(registry) = &args.get(1)?.kind else { return None };
+        let of = of.filter(|of| of != registry)?;
+        let message = format!("the schema '{name}' is of the registry '{of}'");
+        Some((args.get(1)?.span, message, None))
+    }
+
+    /// What is wrong with the registry and the id in `avro_decode('registry', data, id)`, where that is certain.
+    fn unregistered(&self, args: &[Expr]) -> Option<Mistake> {
+        if self.named.iter().any(|(_, codec)| matches!(codec, Codec::Text)) {
+            // It could not be declared, and might be the one.
+            return None;
+        }
+        let ExprKind::Text(registry) = &args.first()?.kind else { return None };
+        let known: Vec<u32> = self
+            .registered()
+            .filter(|(.., of)| of.is_none_or(|of| of == registry))
+            .map(|(_, _, id, _)| id)
+            .collect();
+        let (span, message, id) = match args.get(2).map(|id| (&id.kind, id.span)) {
+            Some((ExprKind::Int(id), span)) if !known.iter().any(|known| i64::from(*known) == *id) => {
+                (span, format!("no schema is {id} in the registry '{registry}'"), id.to_string())
+            }
+            None if known.is_empty() => {
+                (args.first()?.span, format!("no schema is of the registry '{registry}'"), "...".to_owned())
+            }
+            _ => return None,
+        };
+        let hint = format!(
+            "registries are not asked: declare it by `CREATE SCHEMA name WITH (type = 'avro', file = '...', \
+             registry_id = {id})`"
+        );
+        Some((span, message, Some(hint)))
     }
 }
 
@@ -240,8 +320,13 @@ fn avro(
             None
         }
     };
+    let registry = text_of(settings, "registry", mistakes);
+    if let (Some((_, span)), None) = (registry, setting(settings, "registry_id")) {
+        let hint = "`registry_id = ...` is what that registry calls the schema".to_owned();
+        mistakes.push((span, "`registry` needs `registry_id` beside it".to_owned(), Some(hint)));
+    }
     match avro::Schema::new(&text, registry_id) {
-        Ok(schema) => Some(Codec::Avro(Arc::new(schema))),
+        Ok(schema) => Some(Codec::Avro(Arc::new(schema.of_registry(registry.map(|(name, _)| name))))),
         Err(error) => {
             mistakes.push((span, format!("the schema is of no use: {error}"), None));
             None

@@ -18,9 +18,9 @@ pub(crate) mod emqx;
 mod ferrule;
 mod pattern;
 
-use crate::state::Table;
-pub use ferrule::{FUNCTIONS_TOML, names as function_names};
-pub(crate) use ferrule::{instead_of, is_own, is_placed, mistake};
+use crate::state::{Memory, Table};
+pub use ferrule::{FUNCTIONS_ELSEWHERE, FUNCTIONS_TOML, names as function_names};
+pub(crate) use ferrule::{instead_of, is_own, is_placed, mistake, rfc3339_ms};
 
 /// A function's place in [`ALL`].
 pub(crate) type FunctionId = usize;
@@ -93,6 +93,22 @@ impl Surroundings {
             state: None,
             jq: Jq::default(),
             note: None,
+        }
+    }
+
+    /// What functions remember now.
+    pub(crate) fn memory(&self) -> Memory {
+        let mut memory = Memory { own: self.state.clone(), kv: self.kv.clone(), dict: self.dict.clone() };
+        memory.settle();
+        memory
+    }
+
+    /// Functions remember this from here on; what they did until now.
+    pub(crate) fn remember(&mut self, memory: Memory) -> Memory {
+        Memory {
+            own: std::mem::replace(&mut self.state, memory.own),
+            kv: std::mem::replace(&mut self.kv, memory.kv),
+            dict: std::mem::replace(&mut self.dict, memory.dict),
         }
     }
 }

@@ -14,6 +14,8 @@
 //! Jq::run --request--> worker: program from its cache, or compiled; outputs written as they come --answer--> JSON array, or why not
 //!    waits for the beginning, then at most CALL (or what the rule says, at most CALL_MAX); then SIGKILL, wait()
 //! ```
+//! A worker that somebody else kills over a question is replaced once, and the question put again.
+//!
 //! Each shard has a worker of its own, from its first call on; dropping `Jq` ends it. Both ends of the pipe are one socket, the worker's standard input, so
 //! that whatever writes to standard output there harms nothing.
 //!
@@ -23,6 +25,7 @@
 
 mod pauses;
 mod process;
+mod programs;
 mod wire;
 mod worker;
 
@@ -139,8 +142,10 @@ impl Jq {
 
     fn ask(&mut self, request: &Request<'_>, begin: Duration, wait: Duration) -> Result<String, JqError> {
         let frame = request.frame();
-        // A worker may have been killed since the last call; one that is new is not asked twice.
-        let mut fresh = self.process.is_none();
+        // A worker may have been killed since the last call; one that is new is not asked twice. Nor is one that is
+        // killed over the question by somebody else, such as a machine that is short of memory: the second time it
+        // may be for what the program does.
+        let (mut fresh, mut killed) = (self.process.is_none(), false);
         loop {
             let mut process = match self.process.take() {
                 Some(process) => process,
@@ -157,6 +162,10 @@ impl Jq {
                     };
                 }
                 Err(Asked::WasGone) if !fresh => fresh = true,
+                Err(Asked::Killed) if !killed => (fresh, killed) = (true, true),
+                Err(Asked::Killed) => {
+                    return Err(JqError::Stopped("its worker was killed twice, not by Ferrule".to_owned()));
+                }
                 Err(Asked::WasGone | Asked::Died) => {
                     let message = "the program ended its worker: too much memory or too deep".to_owned();
                     return Err(JqError::Stopped(message));

@@ -3,9 +3,12 @@
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use super::worker::serve;
 
@@ -36,6 +39,9 @@ pub(crate) fn is_offered() -> bool {
     OFFERED.get().is_some()
 }
 
+/// How long a worker whose pipe is closed may take to be gone.
+const GONE: Duration = Duration::from_millis(100);
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Asked {
@@ -43,6 +49,8 @@ pub(super) enum Asked {
     WasGone,
     /// The worker ended over the question.
     Died,
+    /// Somebody else killed it over the question: its own limits end it otherwise.
+    Killed,
     /// There was no answer in time.
     Late,
     /// Another error of the socket.
@@ -102,8 +110,31 @@ impl Process {
                 },
             }
         }
-        let first = self.answer(deadline, answer_max)?;
-        if first.is_empty() { self.answer(Instant::now() + wait, answer_max) } else { Ok(first) }
+        let answer = match self.answer(deadline, answer_max) {
+            Ok(begins) if begins.is_empty() => self.answer(Instant::now() + wait, answer_max),
+            other => other,
+        };
+        match answer {
+            Err(Asked::Died) if self.was_killed() => Err(Asked::Killed),
+            other => other,
+        }
+    }
+
+    /// Whether a worker that has closed its pipe ended by a signal that none of its own limits sends: memory and stack
+    /// end it by SIGABRT or SIGSEGV, processor time by SIGXCPU.
+    fn was_killed(&mut self) -> bool {
+        let deadline = Instant::now() + GONE;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => {
+                    let by = status.signal();
+                    return [Signal::KILL, Signal::TERM].iter().any(|&signal| by == Some(signal.as_raw()));
+                }
+                // The pipe closes a moment before the process is gone.
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+                _ => return false,
+            }
+        }
     }
 
     fn answer(&mut self, deadline: Instant, max: usize) -> Result<Vec<u8>, Asked> {

@@ -462,6 +462,12 @@ fn postfix(c: &mut Cursor<'_>, base: Expr, level: u16) -> Parsed<Expr> {
     if steps.is_empty() {
         return Ok(base);
     }
+    if c.is_emqx() && c.peek().kind == Kind::Open {
+        let message =
+            format!("`{}` would be a function of a module of EMQX's own code", span.of(c.source.text));
+        let hint = "all functions: docs/rules-emqx.md; for what they cannot do there is jq('program', value)";
+        return Err(c.stop(span, message, Some(hint.to_owned())));
+    }
     Ok(Expr::new(ExprKind::Access(Box::new(base), steps), span))
 }
 

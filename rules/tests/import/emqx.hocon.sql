@@ -87,7 +87,7 @@ CREATE RULE from_events AS
 INSERT INTO log
 SELECT clientid FROM "$events/client_connected";
 
--- NOT IMPORTED: rule from_bridge: `$bridges/...` is not yet implemented
+-- NOT IMPORTED: rule from_bridge: `$bridges/...` is not there: no connector brings messages in (let that broker or connector publish to this one, say below `from/mqtt/up`, and write FROM "from/mqtt/up/#")
 -- CREATE RULE from_bridge AS
 -- INSERT INTO log
 -- SELECT * FROM "$bridges/mqtt:up";

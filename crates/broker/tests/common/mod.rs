@@ -75,7 +75,7 @@ pub struct HookState {
     /// With the QoS of their publishes and their shard.
     pub held: VecDeque<(QoS, Option<End>, u16)>,
     pub said: Vec<(End, Outcome, u16)>,
-    pub local: Vec<LocalPublish>,
+    pub local: VecDeque<LocalPublish>,
     /// Each publish seen.
     pub seen: Vec<String>,
 }
@@ -96,8 +96,11 @@ impl Hook for ScriptedHook {
             Does::Now(None) => drop(ends.end()),
         }
     }
-    fn take_local(&mut self) -> Vec<LocalPublish> {
-        std::mem::take(&mut self.0.borrow_mut().local)
+    fn next_local(&mut self) -> Option<LocalPublish> {
+        self.0.borrow_mut().local.pop_front()
+    }
+    fn has_local(&self) -> bool {
+        !self.0.borrow().local.is_empty()
     }
     fn due(&self, _: Now, _: bool, _: Duration) -> bool {
         false

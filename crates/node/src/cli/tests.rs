@@ -37,6 +37,10 @@ fn arguments() {
         (&["rules", "test", "a", "--topic", "t", "--payload=-1", "--user-property", "a=b=c"], true),
         (&["rules", "test", "a", "--topic", "t", "--user-property", "a"], false),
         (&["rules", "test", "a", "--topic", "t", "--qos", "3"], false),
+        (&["rules", "test", "a"], false),
+        (&["rules", "test", "a", "--message", "{}", "--message", "{}"], true),
+        (&["rules", "test", "a", "--topic", "t", "--messages", "-"], true),
+        (&["rules", "test", "a", "--message", "{}", "--messages", "-"], false),
         (&["rules", "eval"], true),
         (&["rules", "explain", "a"], true),
         (&["passwd"], true),
@@ -61,10 +65,30 @@ fn a_message_for_rules_test() {
         let args =
             ["rules", "test", "r.sql", "--topic", "t", "--timestamp=-5", "--retain", "--payload", payload];
         let Command::Rules(RulesCommand::Test(args)) = parse(&args).unwrap().command else { panic!() };
-        let Ok(message) = message(args) else { panic!("it can be read") };
+        let Ok(message) = message(*args) else { panic!("it can be read") };
         assert_eq!((message.payload.as_slice(), message.topic.as_str()), (bytes, "t"));
         assert_eq!((message.timestamp_ms, message.retain, message.clientid.as_str()), (-5, true, "test"));
     }
+}
+
+#[test]
+fn messages_for_rules_test() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("messages.jsonl");
+    let read = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let file = file.display().to_string();
+        let args = ["rules", "test", "r.sql", "--topic", "t", "--timestamp=5", "--messages", &file];
+        let Command::Rules(RulesCommand::Test(args)) = parse(&args).unwrap().command else { panic!() };
+        messages(*args)
+    };
+    let Ok(all) = read("{\"payload\":1}\n\n{\"topic\":\"u\",\"at\":\"+1s\"}\n") else {
+        panic!("two can be read")
+    };
+    let seen: Vec<_> = all.iter().map(|m| (m.topic.as_str(), m.timestamp_ms, m.payload.as_slice())).collect();
+    assert_eq!(seen, [("t", 5, &b"1"[..]), ("u", 1_005, b"")]);
+    let Err(Failure::Text(error)) = read("{}\n{\"qos\":3}\n") else { panic!("the second is none") };
+    assert_eq!(error, format!("{}:2: `qos` takes 0, 1 or 2", file.display()));
 }
 
 #[test]

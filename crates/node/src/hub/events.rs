@@ -65,7 +65,8 @@ impl Hub {
             attachment: None,
             hold: false,
         };
-        let source = Source::of(&message, &self.node, self.next_seq);
+        let own = Arc::clone(&self.node.origin);
+        let source = Source::of(&message, &own, self.next_id());
         if source.hops >= HOPS_MAX {
             self.rules.loops += 1;
             return;

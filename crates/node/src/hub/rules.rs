@@ -5,7 +5,7 @@
 
 use super::memory::{Memory, SHARED};
 use super::outbox::{How, parcel};
-use super::source::{Pairs, Source, asked_properties, forwardable};
+use super::source::{Name, Pairs, Source, asked_properties, forwardable};
 use super::stage::Stage;
 use super::{Hub, Load, events};
 use crate::control::RuleStatus;
@@ -20,7 +20,7 @@ use ferrule_rules::{
     extend_rule_path, step,
 };
 use ferrule_store::record::Entry;
-use ferrule_store::{Now, Op, Store};
+use ferrule_store::{MessageId, Now, Op, Store};
 use foldhash::{HashMap, HashMapExt};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ struct Loaded {
     order: usize,
     state: RuleState,
     targets: Box<[Target]>,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     /// The shard that runs it; none: each runs it on its own messages.
     owner: Option<u16>,
     /// It is in [`Memory::changed`].
@@ -246,7 +246,7 @@ impl Hub {
                 })
                 .collect();
             let mut before = hub.rules.loaded[place].take();
-            let publisher = before.as_ref().map_or_else(|| as_publisher(&rule), |b| b.publisher.clone());
+            let publisher = before.as_ref().map_or_else(|| as_publisher(&rule), |b| Arc::clone(&b.publisher));
             let owner = rule.keeps().map(|keeps| match keeps {
                 Keeps::Own => hub.node.place.owner(&rule.name),
                 Keeps::Shared => hub.node.place.owner("kv_store"),
@@ -312,7 +312,8 @@ impl Hub {
         ends: &mut Ends<'_>,
         now: Now,
     ) {
-        let origin = Source::of(message, &self.node, self.next_seq);
+        let own = Arc::clone(&self.node.origin);
+        let origin = Source::of(message, &own, self.next_id());
         if origin.hops > HOPS_MAX {
             self.rules.loops += 1;
             ends.discard(Outcome::Discarded(Reason::Loop));
@@ -324,11 +325,16 @@ impl Hub {
         self.run(message, origin, None, matched, ends, now);
     }
 
+    /// What the next message that comes without an identity gets.
+    pub(super) fn next_id(&self) -> MessageId {
+        MessageId { boot: self.node.boot, class: 0, seq: self.next_seq }
+    }
+
     /// Runs rules on a message, or on an event with its columns that a message stands for.
     pub(super) fn run(
         &mut self,
         message: &Message<'_>,
-        origin: Source,
+        origin: Source<'_>,
         event: Option<(&str, &Map<String, Value>)>,
         matched: &[u32],
         ends: &mut Ends<'_>,
@@ -344,9 +350,9 @@ impl Hub {
             clientid: &origin.client_id,
             username: origin.username.as_deref(),
             peerhost: message.publisher.host.as_deref(),
-            edge: origin.edge.as_deref(),
+            edge: origin.edge.map(|edge| &**edge),
             // A device's message has no identity at the edge: its rows get one each.
-            message_id: (!self.node.edge).then_some(&origin.identity as &dyn std::fmt::Display),
+            message_id: (!self.node.edge).then_some(&origin as &dyn std::fmt::Display),
             timestamp_ms: origin.received.wall_ms,
             user_properties: (!message.properties.is_empty()).then_some(&properties as &dyn UserProperties),
             node: Some(&self.node.origin),
@@ -359,6 +365,7 @@ impl Hub {
         let mut noted = Vec::new();
         let mut payload: Option<Bytes> = None;
         let mut kept_properties: Option<Bytes> = None;
+        let mut kept_topic: Option<Arc<str>> = None;
         // What a rule publishes keeps the identity of what it was made from, through as many rules as there are.
         let mut attached: Option<Attachment> = None;
         for &index in matched {
@@ -407,9 +414,12 @@ impl Hub {
                 }
             }
             let rule = &loaded.rule;
+            let is_only = matched.len() == 1 && rules.rows.rows.len() == 1;
             for row in rules.rows.rows.drain(..) {
                 let passthrough = row.body == Body::Payload;
                 let body = match row.body {
+                    // One that nobody shares is not counted either.
+                    Body::Payload if is_only => Bytes::copy_from_slice(message.payload),
                     Body::Payload => {
                         payload.get_or_insert_with(|| Bytes::copy_from_slice(message.payload)).clone()
                     }
@@ -424,7 +434,7 @@ impl Hub {
                     Target::Log => {
                         tracing::info!(target: "rules", rule = rule.name, "{}", String::from_utf8_lossy(&body));
                     }
-                    Target::Local => self.local.push(LocalPublish {
+                    Target::Local => self.local.push_back(LocalPublish {
                         // What another rule makes of it has its own row number: this one's must be in the path.
                         path: if row.row == 0 {
                             path
@@ -436,17 +446,15 @@ impl Hub {
                         qos: row.qos.and_then(|q| QoS::try_from(q).ok()).unwrap_or(message.qos),
                         retain: row.retain.unwrap_or(false),
                         properties: asked_properties(&row.properties),
-                        publisher: loaded.publisher.clone(),
+                        publisher: Arc::clone(&loaded.publisher),
                         received: origin.received,
                         hops: message.hops + 1,
-                        attachment: Some(Arc::clone(
-                            attached.get_or_insert_with(|| Arc::new(origin.clone())),
-                        )),
+                        attachment: Some(Arc::clone(attached.get_or_insert_with(|| Arc::new(origin.keep())))),
                         hold: message.hold,
                         end: if rule.ack == Ack::None { None } else { ends.end() },
                     }),
                     Target::Outbox(index) => {
-                        let mut identity = origin.identity.clone();
+                        let mut identity = origin.identity();
                         if self.node.edge {
                             identity.seq = self.next_seq;
                             self.next_seq += u64::from(self.node.place.of);
@@ -467,10 +475,10 @@ impl Hub {
                             passthrough,
                             qos: row.qos.unwrap_or(1),
                             retain: row.retain.unwrap_or(false),
-                            client_id: Arc::clone(&origin.client_id),
-                            username: origin.username.clone(),
-                            topic: message.topic.into(),
-                            edge: origin.edge.clone(),
+                            client_id: origin.client_id.to_arc(),
+                            username: origin.username.map(Name::to_arc),
+                            topic: Arc::clone(kept_topic.get_or_insert_with(|| message.topic.into())),
+                            edge: origin.edge.cloned(),
                             received: origin.received,
                             hops: origin.hops,
                             properties,
@@ -524,11 +532,11 @@ fn op(rule: u64, key: Vec<u8>, value: Option<Vec<u8>>) -> Op {
 }
 
 /// What a rule publishes in this broker comes from it.
-fn as_publisher(rule: &Rule) -> Publisher {
-    Publisher {
+fn as_publisher(rule: &Rule) -> Arc<Publisher> {
+    Arc::new(Publisher {
         client_id: format!("rule:{}", rule.name).into(),
         username: None,
         host: None,
         role: Role::Device,
-    }
+    })
 }

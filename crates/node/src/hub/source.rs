@@ -5,51 +5,104 @@ use ferrule_broker::{Message, Role};
 use ferrule_mqtt::{Properties, PropertiesBuf, Property, PropertyId};
 use ferrule_rules::{PublishProperty, UserProperties};
 use ferrule_store::{Identity, MessageId, Origin, Stamp};
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
-use super::Node;
+/// A name, borrowed: most messages match no rule, or no rule that keeps it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Name<'a> {
+    /// Somebody keeps it.
+    Kept(&'a Arc<str>),
+    /// It is in the message alone.
+    Said(&'a str),
+}
+
+impl Name<'_> {
+    pub(super) fn to_arc(self) -> Arc<str> {
+        match self {
+            Self::Kept(name) => Arc::clone(name),
+            Self::Said(name) => name.into(),
+        }
+    }
+}
+
+impl Deref for Name<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Kept(name) => name,
+            Self::Said(name) => name,
+        }
+    }
+}
 
 /// Where a message comes from, gateway and all.
-#[derive(Clone)]
-pub(super) struct Source {
-    pub(super) identity: Identity,
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    /// Who gave it its identity.
+    pub(super) origin: &'a Origin,
+    /// The rest of its identity.
+    pub(super) id: MessageId,
     /// The identity was given here.
     pub(super) own_identity: bool,
-    pub(super) client_id: Arc<str>,
-    pub(super) username: Option<Arc<str>>,
-    pub(super) edge: Option<Origin>,
+    pub(super) client_id: Name<'a>,
+    pub(super) username: Option<Name<'a>>,
+    pub(super) edge: Option<&'a Origin>,
     pub(super) received: Stamp,
     pub(super) hops: u8,
 }
 
-impl Source {
-    /// Reads a gateway's properties (docs/contracts.md, 3); only a gateway's are believed.
-    pub(super) fn of(message: &Message<'_>, node: &Node, next_seq: u64) -> Self {
-        if let Some(source) = message.attachment.and_then(|a| a.downcast_ref::<Self>()) {
-            return Self { hops: source.hops.saturating_add(1), ..source.clone() };
+/// The same, kept: what a rule publishes has it as its attachment.
+pub(super) struct KeptSource {
+    identity: Identity,
+    own_identity: bool,
+    client_id: Arc<str>,
+    username: Option<Arc<str>>,
+    edge: Option<Origin>,
+    received: Stamp,
+    hops: u8,
+}
+
+impl<'a> Source<'a> {
+    /// Reads a gateway's properties (docs/contracts.md, 3); only a gateway's are believed. `origin` and `id`: for a message that has no identity.
+    pub(super) fn of(message: &Message<'a>, origin: &'a Origin, id: MessageId) -> Self {
+        if let Some(kept) = message.attachment.and_then(|a| a.downcast_ref::<KeptSource>()) {
+            return Self {
+                origin: &kept.identity.origin,
+                id: kept.identity.id(),
+                own_identity: kept.own_identity,
+                client_id: Name::Kept(&kept.client_id),
+                username: kept.username.as_ref().map(Name::Kept),
+                edge: kept.edge.as_ref(),
+                received: kept.received,
+                hops: kept.hops.saturating_add(1),
+            };
         }
         let publisher = message.publisher;
         let mut source = Self {
-            identity: Identity { origin: Arc::clone(&node.origin), boot: node.boot, class: 0, seq: next_seq },
+            origin,
+            id,
             own_identity: true,
-            client_id: Arc::clone(&publisher.client_id),
-            username: publisher.username.clone(),
+            client_id: Name::Kept(&publisher.client_id),
+            username: publisher.username.as_ref().map(Name::Kept),
             edge: None,
             received: message.received,
             hops: message.hops,
         };
         let Role::Edge(edge) = &publisher.role else { return source };
-        source.edge = Some(Arc::clone(edge));
+        source.edge = Some(edge);
         for (name, value) in message.properties.user_properties() {
             match name {
                 "ferrule-id" => {
-                    if let Ok(MessageId { boot, class, seq }) = value.parse() {
-                        source.identity = Identity { origin: Arc::clone(edge), boot, class, seq };
+                    if let Ok(id) = value.parse() {
+                        (source.origin, source.id) = (edge, id);
                         source.own_identity = false;
                     }
                 }
-                "ferrule-client" => source.client_id = value.into(),
-                "ferrule-user" => source.username = Some(value.into()),
+                "ferrule-client" => source.client_id = Name::Said(value),
+                "ferrule-user" => source.username = Some(Name::Said(value)),
                 "ferrule-at" => {
                     if let Ok(ms) = value.trim_end_matches('?').parse() {
                         source.received.wall_ms = ms;
@@ -61,6 +114,30 @@ impl Source {
             }
         }
         source
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        let MessageId { boot, class, seq } = self.id;
+        Identity { origin: Arc::clone(self.origin), boot, class, seq }
+    }
+
+    pub(super) fn keep(&self) -> KeptSource {
+        KeptSource {
+            identity: self.identity(),
+            own_identity: self.own_identity,
+            client_id: self.client_id.to_arc(),
+            username: self.username.map(Name::to_arc),
+            edge: self.edge.cloned(),
+            received: self.received,
+            hops: self.hops,
+        }
+    }
+}
+
+/// As [`Identity`] shows itself: the column `message_id`.
+impl fmt::Display for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.origin, self.id)
     }
 }
 

@@ -3,7 +3,7 @@
 //! The stage boundary is a record, so that the other shard may be in another process. What goes with it is all that
 //! rules see of a message, and the end that its publisher waits for.
 
-use super::source::Source;
+use super::source::{Name, Source};
 use bytes::Bytes;
 use ferrule_broker::{Message, Publisher, Role};
 use ferrule_mqtt::{PacketType, Properties, PropertyScope, QoS};
@@ -51,7 +51,7 @@ impl Stage {
     pub(super) fn new(
         rule: u64,
         message: &Message<'_>,
-        source: &Source,
+        source: &Source<'_>,
         event: Option<(&str, &Map<String, Value>)>,
     ) -> Self {
         let publisher = message.publisher;
@@ -70,11 +70,11 @@ impl Stage {
             passed: message.hops,
             path: message.path,
             hold: message.hold,
-            identity: source.identity.clone(),
+            identity: source.identity(),
             own_identity: source.own_identity,
-            client_id: Arc::clone(&source.client_id),
-            username: source.username.clone(),
-            edge: source.edge.clone(),
+            client_id: source.client_id.to_arc(),
+            username: source.username.map(Name::to_arc),
+            edge: source.edge.cloned(),
             received: source.received,
             hops: source.hops,
             event: event.map(|(name, columns)| {
@@ -107,13 +107,14 @@ impl Stage {
         }
     }
 
-    pub(super) fn source(&self) -> Source {
+    pub(super) fn source(&self) -> Source<'_> {
         Source {
-            identity: self.identity.clone(),
+            origin: &self.identity.origin,
+            id: self.identity.id(),
             own_identity: self.own_identity,
-            client_id: Arc::clone(&self.client_id),
-            username: self.username.clone(),
-            edge: self.edge.clone(),
+            client_id: Name::Kept(&self.client_id),
+            username: self.username.as_ref().map(Name::Kept),
+            edge: self.edge.as_ref(),
             received: self.received,
             hops: self.hops,
         }

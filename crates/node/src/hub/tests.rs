@@ -120,6 +120,25 @@ impl Bench {
         self.send(conn, &Packet::Publish(publish));
     }
 
+    /// What has been written to a connection: topics of publishes, packet ids of acknowledgements.
+    fn packets(&mut self, conn: ConnId) -> Vec<String> {
+        let out = self.shard.output(conn).unwrap();
+        let mut said = Vec::new();
+        let mut at = 0;
+        while let Some((packet, size)) = ferrule_mqtt::decode(&out[at..], Some(Version::V5), 1 << 20).unwrap()
+        {
+            match packet {
+                Packet::Publish(publish) => said.push(publish.topic.to_owned()),
+                Packet::Puback(ack) => said.push(ack.packet_id.to_string()),
+                _ => {}
+            }
+            at += size;
+        }
+        out.clear();
+        self.shard.wrote(conn, self.now);
+        said
+    }
+
     /// Rows handed out so far.
     fn take(&mut self) -> Vec<Arc<Entry>> {
         std::iter::from_fn(|| self.rows.try_recv().ok()).flatten().map(|row| row.entry).collect()
@@ -388,4 +407,50 @@ fn a_rule_on_deliveries_that_makes_deliveries_ends() {
     let status = told.try_recv().unwrap();
     assert_eq!(status.counters.get("loops"), Some(&1.into()));
     assert_eq!(status.rules[0].passed, 8, "as many as a message may pass");
+}
+
+#[test]
+fn what_a_rule_publishes_comes_before_the_next_message_and_nothing_waits() {
+    let mut bench = Bench::new(false, "CREATE RULE again AS INSERT INTO local.\"b\" SELECT * FROM \"a/#\";");
+    let (device, reader) = (bench.connect("d", None), bench.connect("r", None));
+    bench.subscribe(reader, "#");
+    bench.packets(reader);
+    let mut bytes = Vec::new();
+    for (packet_id, topic) in [(1, "a/1"), (2, "a/2")] {
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic,
+            packet_id,
+            properties: Properties::EMPTY,
+            payload: b"{}",
+        };
+        Packet::Publish(publish).encode(Version::V5, &mut bytes).unwrap();
+    }
+    bench.packets(device);
+    // Before the turn's end.
+    assert_eq!(bench.shard.receive(device, &bytes, bench.now), bytes.len());
+    assert_eq!(bench.packets(device), ["1", "2"]);
+    assert_eq!(bench.packets(reader), ["a/1", "b", "a/2", "b"]);
+}
+
+#[test]
+fn a_turn_routes_so_many_publishes_of_rules_and_the_next_one_the_rest() {
+    let mut bench = Bench::new(
+        false,
+        "CREATE RULE each WITH (dialect = 'emqx') AS INSERT INTO local.\"b\" WITH (qos = 0) FOREACH payload.l FROM \"a\";
+         CREATE RULE again WITH (dialect = 'emqx') AS INSERT INTO local.\"b\" WITH (qos = 0) FOREACH payload.l FROM \"a\";",
+    );
+    let (device, reader) = (bench.connect("d", None), bench.connect("r", None));
+    bench.subscribe(reader, "b");
+    bench.packets(reader);
+    let list = vec!["1"; 750].join(",");
+    bench.publish(device, "a", &format!("{{\"l\":[{list}]}}"), 1, &[]);
+    assert_eq!(bench.packets(reader).len(), 1_024);
+    assert!(!bench.acknowledged(device, 1), "the rest has not gone where it must");
+    assert_eq!(bench.shard.next_wake_us(), Some(0), "a turn is due");
+    bench.shard.end_turn(bench.now);
+    assert_eq!(bench.packets(reader).len(), 1_500 - 1_024);
+    assert!(bench.acknowledged(device, 1));
 }

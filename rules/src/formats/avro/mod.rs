@@ -34,6 +34,8 @@ pub(crate) struct Schema {
     root: TypeId,
     /// What a registry calls it: data are framed.
     registry_id: Option<u32>,
+    /// The registry whose id that is, where several have to be told apart.
+    registry: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -80,7 +82,29 @@ impl Schema {
         let tree: Tree = serde_json::from_slice(text).map_err(|e| format!("it is no JSON: {e}"))?;
         let mut reader = Reader::default();
         let root = reader.read(&tree, "", 0)?;
-        Ok(Schema { types: reader.types, root, registry_id })
+        Ok(Schema { types: reader.types, root, registry_id, registry: None })
+    }
+
+    /// The same schema as one of this registry's.
+    pub(super) fn of_registry(self, name: Option<&str>) -> Schema {
+        Schema { registry: name.map(str::to_owned), ..self }
+    }
+
+    /// What a registry calls it, and which one: none where that does not matter.
+    pub(crate) fn registered(&self) -> Option<(u32, Option<&str>)> {
+        Some((self.registry_id?, self.registry.as_deref()))
+    }
+
+    /// The value of a datum that stands alone, without a frame.
+    pub(crate) fn decode_alone(&self, bytes: &[u8], budget: Budget) -> Result<Value<'static>, FormatError> {
+        Input { rest: bytes, budget }.whole(|input| self.read(self.root, input, 0))
+    }
+
+    /// The datum of a value alone, at most `max` bytes, without a frame.
+    pub(crate) fn encode_alone(&self, value: &Value<'_>, max: usize) -> Result<Vec<u8>, FormatError> {
+        let mut out = Output { bytes: Vec::new(), max };
+        Writer { schema: self, out: &mut out, trials: TRIALS_MAX }.write(self.root, value, 0)?;
+        Ok(out.bytes)
     }
 
     /// The names of the fields, if it is of a record.
@@ -231,6 +255,13 @@ fn symbols(members: &Members<String, Tree>, name: &str) -> Result<Vec<String>, S
 }
 
 // === decoding ===
+
+/// The id in a frame, and the datum behind it.
+pub(crate) fn framed(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let (frame, rest) = bytes.split_first()?;
+    let (id, datum) = rest.split_first_chunk()?;
+    (*frame == FRAME).then(|| (u32::from_be_bytes(*id), datum))
+}
 
 pub(super) fn decode(schema: &Schema, bytes: &[u8], budget: Budget) -> Result<Value<'static>, FormatError> {
     Input { rest: bytes, budget }.whole(|input| {

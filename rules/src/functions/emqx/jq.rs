@@ -11,8 +11,15 @@ use crate::value::Value;
 
 pub(super) static FUNCTIONS: &[Function] = &[emqx("jq", 2, 3, jq)];
 
-/// Text is JSON already; all else is written as JSON.
 fn jq<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
+    Ok(Value::Json(outputs(args, around)?.into()).open().into_owned())
+}
+
+/// The outputs as a JSON array. Text is JSON already; all else is written as JSON.
+pub(in crate::functions) fn outputs(
+    args: &mut [Value<'_>],
+    around: &mut Surroundings,
+) -> Result<String, TypeError> {
     let (program, input, wait) = (take(args, 0), take(args, 1), take(args, 2));
     let (Value::Text(program), false) = (program, matches!(input, Value::Bytes(_))) else {
         return Err(TypeError::TypeMismatch);
@@ -36,9 +43,7 @@ fn jq<'a>(args: &mut [Value<'a>], around: &mut Surroundings) -> Given<'a> {
         return Err(TypeError::InvalidJson);
     }
     match around.jq.run(&program, text, wait, around.max_text) {
-        Ok(outputs) if json::document(outputs.as_bytes()).is_ok() => {
-            Ok(Value::Json(outputs.into()).open().into_owned())
-        }
+        Ok(outputs) if json::document(outputs.as_bytes()).is_ok() => Ok(outputs),
         Ok(_) => Err(TypeError::JqError),
         Err(error) => {
             around.note = Some(error.message().to_owned());

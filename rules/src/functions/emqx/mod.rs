@@ -17,7 +17,7 @@ use crate::value::{Map, Value};
 
 pub(super) mod codec;
 mod container;
-mod jq;
+pub(super) mod jq;
 pub(super) mod number;
 mod print;
 mod schema;

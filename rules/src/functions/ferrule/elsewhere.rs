@@ -6,7 +6,8 @@ pub(crate) fn instead_of(name: &str) -> Option<&'static str> {
     NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, here)| *here)
 }
 
-const NAMES: &[(&str, &str)] = &[
+/// Names that functions have elsewhere and not here, each with what is written here.
+pub const NAMES: &[(&str, &str)] = &[
     // EMQX
     ("bin2hexstr", "hex_encode(x)"),
     ("bitand", "bit_and(a, b)"),

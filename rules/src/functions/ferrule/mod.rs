@@ -40,9 +40,11 @@ mod regexp;
 mod text;
 mod time;
 
+pub use elsewhere::NAMES as FUNCTIONS_ELSEWHERE;
 pub(crate) use elsewhere::instead_of;
 pub(crate) use literals::mistake;
 pub(crate) use memory::{is_own, is_placed};
+pub(crate) use time::rfc3339_ms;
 
 /// All of them: of each file one part, each in the order of its names.
 pub(super) const PARTS: [&[Function]; 11] = [

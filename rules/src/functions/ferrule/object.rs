@@ -3,6 +3,7 @@
 use indexmap::IndexMap;
 
 use super::*;
+use crate::functions::emqx::jq;
 
 /// The most members of an object that is put together from others.
 const MEMBERS_MAX: usize = 1 << 16;
@@ -11,6 +12,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     strict("entries", 1, 1, entries),
     strict("from_entries", 1, 1, from_entries),
     strict("has_key", 2, 2, has_key),
+    strict("jq", 2, 3, |args, around| Ok(Value::Json(jq::outputs(args, around)?.into()))),
     strict("keys", 1, 1, keys),
     strict("merge", 1, MANY, merge),
     lenient("object", 0, MANY, object),

@@ -241,7 +241,7 @@ fn timestamp_ms<'a>(args: &mut [Value<'a>], _: &mut Surroundings) -> Given<'a> {
 }
 
 /// RFC 3339, with a space or `t` for `T` allowed, the offset optional (UTC), fractions cut at milliseconds.
-fn rfc3339_ms(text: &str) -> Option<i64> {
+pub(crate) fn rfc3339_ms(text: &str) -> Option<i64> {
     let b = text.as_bytes();
     let number = |range: Range<usize>| -> Option<i64> {
         b.get(range)?.iter().try_fold(0, |n, d| d.is_ascii_digit().then(|| n * 10 + i64::from(d - b'0')))
