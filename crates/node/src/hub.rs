@@ -238,6 +238,7 @@ impl Hub {
                 outbox.error = Some(error);
                 outbox.queue.set_up(false, now);
             }
+            ConsumerEvent::Holds { rows } => outbox.queue.set_held(rows),
             ConsumerEvent::Reset => outbox.queue.reset(),
             ConsumerEvent::Done(answers) => {
                 outbox.answers(answers, now);

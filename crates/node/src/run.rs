@@ -426,6 +426,7 @@ async fn status(about: &About) -> Result<Status, String> {
             connects: s.connects,
             failures: s.failures,
             sent: s.sent,
+            batches: s.batches,
             acknowledged: s.acknowledged,
             in_flight: s.in_flight,
             bytes_out: s.bytes_out,
@@ -629,5 +630,7 @@ fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> fer
     link.window_max = uplink.max_inflight;
     link.version = uplink.version;
     link.identity = uplink.identity;
+    link.batch = uplink.batch;
+    link.batch_delay = uplink.batch_delay;
     link
 }
