@@ -196,6 +196,11 @@ pub trait Hook {
         let _ = (event, ends, now);
     }
 
+    /// The last end of a message was said that came by [`crate::Shard::publish_from_link`].
+    fn said(&mut self, number: u64, outcome: Outcome) {
+        let _ = (number, outcome);
+    }
+
     /// Publishes that rules made, to be routed before the turn ends.
     fn take_local(&mut self) -> Vec<LocalPublish>;
 
