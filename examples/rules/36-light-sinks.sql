@@ -4,20 +4,34 @@
 -- Each sink has an outbox of its own and is waited for: a web hook that is away for a week gets its alerts then. The files are
 -- compressed and thirty are kept; whoever collects them takes those with a number (messages-000042-...ndjson.gz).
 CREATE SINK messages WITH (
-  connector = 'file', path = 'messages.ndjson', envelope = TRUE, rotate_every = '1d', keep = 30, compress = TRUE);
+  connector = 'file',
+  path = 'messages.ndjson',
+  envelope = TRUE,
+  rotate_every = '1d',
+  keep = 30,
+  compress = TRUE);
 
 CREATE SINK hook WITH (
-  connector = 'http', url = 'https://alerts.example/hooks/temperature', bearer_token = 'env:HOOK_TOKEN');
+  connector = 'http',
+  url = 'https://alerts.example/hooks/temperature',
+  bearer_token = 'env:HOOK_TOKEN');
 
 CREATE SINK plant WITH (
-  connector = 'mqtt', url = 'mqtts://broker.plant.example', username = 'press-7', password = 'env:PLANT_PASSWORD');
+  connector = 'mqtt',
+  url = 'mqtts://broker.plant.example',
+  username = 'press-7',
+  password = 'env:PLANT_PASSWORD');
 
 CREATE SINK readings WITH (
-  connector = 'sqlite', path = 'readings.db', table = 'readings', columns = 'at bigint, device text, temp double precision');
+  connector = 'sqlite',
+  path = 'readings.db',
+  table = 'readings',
+  columns = 'at bigint, device text, temp double precision');
 
 CREATE RULE all_of_it AS
 INSERT INTO messages
-SELECT * FROM "factory/#";
+SELECT *
+FROM "factory/#";
 
 CREATE RULE alerts AS
 INSERT INTO hook, plant."alerts/${clientid}" WITH (retain = TRUE)
