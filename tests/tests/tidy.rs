@@ -78,7 +78,14 @@ fn the_edge_links_no_kafka_client_and_no_openssl() {
 
 #[test]
 fn the_pure_crates_know_no_runtime_and_no_files() {
-    for package in ["ferrule-mqtt", "ferrule-rules", "ferrule-outbox", "ferrule-broker", "ferrule-store"] {
+    for package in [
+        "ferrule-batch",
+        "ferrule-mqtt",
+        "ferrule-rules",
+        "ferrule-outbox",
+        "ferrule-broker",
+        "ferrule-store",
+    ] {
         for name in dependencies(package) {
             let impure = ["tokio", "mio", "rusqlite", "socket2", "rustls", "rdkafka"];
             assert!(!impure.contains(&name.as_str()), "{package} is built from {name}");

@@ -31,6 +31,7 @@
 
 mod alias;
 mod auth;
+mod batch;
 pub mod config;
 mod connect;
 mod delayed;

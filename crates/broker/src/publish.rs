@@ -1,5 +1,6 @@
 //! One publish: in, to its destinations, and its acknowledgement.
 
+use crate::batch::is_batch;
 use crate::config::{self, ClientLimits};
 use crate::delayed::is_delayed;
 use crate::deliver::{Outgoing, delivering, qos as record_qos};
@@ -95,6 +96,16 @@ pub(crate) struct Draw {
 /// Why a publish is not routed, and where that is counted.
 pub(crate) type Refused = (ReasonCode, fn(&mut Stats) -> &mut u64);
 
+/// What a publish's topic comes to.
+pub(crate) enum Meant {
+    /// It may be routed: to this topic, where that is not the one that it names.
+    Topic(Option<String>),
+    /// It may not.
+    Refused(ReasonCode),
+    /// The connection is not there any more.
+    Gone,
+}
+
 /// What became of a publish when it was routed.
 pub(crate) struct Routed {
     pub(crate) matched: bool,
@@ -130,23 +141,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let version = conn.version;
         let is_answered = publish.qos > QoS::AtMostOnce;
-        let Some(conn) = self.conns.get(id) else { return };
-        let is_special = publish.retain || topic.starts_with('$') || self.features.concern_publishes();
-        let vetted = if !is_special && limits.takes_topic(topic) && conn.access.publish(topic) {
-            Ok(None)
-        } else {
-            self.vet(conn, publish, topic, &publisher)
-        };
-        if self.events.wants(EventKind::Authorized) {
-            let allowed = !matches!(vetted, Err((ReasonCode::NOT_AUTHORIZED, _)));
-            self.tell_authorized(id, "publish", topic, allowed);
+        if topic.starts_with('$') && is_batch(topic, &publisher) {
+            self.publish_batch(id, key, publish, &publisher);
+            return;
         }
-        let (meant, refusal) = match vetted {
-            Ok(meant) => (meant, None),
-            Err((reason, counter)) => {
-                *counter(&mut self.stats) += 1;
-                (None, Some(reason))
-            }
+        let (meant, refusal) = match self.admit_topic(id, publish, topic, &publisher) {
+            Meant::Gone => return,
+            Meant::Topic(meant) => (meant, None),
+            Meant::Refused(reason) => (None, Some(reason)),
         };
         let topic = meant.as_deref().unwrap_or(topic);
         let is_lie = matches!(refusal, Some(ReasonCode::TOPIC_NAME_INVALID | ReasonCode::QUOTA_EXCEEDED));
@@ -197,6 +199,35 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
+    /// Whether a publish may go to its topic; a refusal is counted and told.
+    pub(crate) fn admit_topic(
+        &mut self,
+        id: ConnId,
+        publish: &Publish<'_>,
+        topic: &str,
+        publisher: &Publisher,
+    ) -> Meant {
+        let Some(conn) = self.conns.get(id) else { return Meant::Gone };
+        let limits = config::client(&self.limits.clients, conn.listener);
+        let is_special = publish.retain || topic.starts_with('$') || self.features.concern_publishes();
+        let vetted = if !is_special && limits.takes_topic(topic) && conn.access.publish(topic) {
+            Ok(None)
+        } else {
+            self.vet(conn, publish, topic, publisher)
+        };
+        if self.events.wants(EventKind::Authorized) {
+            let allowed = !matches!(vetted, Err((ReasonCode::NOT_AUTHORIZED, _)));
+            self.tell_authorized(id, "publish", topic, allowed);
+        }
+        match vetted {
+            Ok(meant) => Meant::Topic(meant),
+            Err((reason, counter)) => {
+                *counter(&mut self.stats) += 1;
+                Meant::Refused(reason)
+            }
+        }
+    }
+
     /// Whether a publish may be routed, as far as that is seen from the packet alone; if so, the topic that is meant, where that is
     /// not the one that it names. Most need not be asked so much.
     #[cold]
@@ -238,7 +269,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     /// What a QoS 1 or 2 publish must pass before it is routed. None: it has been dealt with.
-    fn admit_acknowledged(
+    pub(crate) fn admit_acknowledged(
         &mut self,
         id: ConnId,
         key: SessionKey,
@@ -329,28 +360,36 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.acknowledge(owner, reason, publish, topic);
             return;
         }
-        let content = content(&self.hasher, publish, topic);
-        if let Some(conn) = self.conns.get_mut(id) {
-            if !conn.waits {
-                conn.waits = true;
-                self.waiters.push((id, self.now.mono_us));
-            }
-            conn.publishing.make().waiting.push_back(Waiting {
-                serial,
-                packet_id,
-                qos2,
-                receipt: Some(receipt),
-                reason: ReasonCode::SUCCESS,
-                content,
-            });
-        }
+        let content = self.content(publish, topic);
+        let (receipt, reason) = (Some(receipt), ReasonCode::SUCCESS);
+        self.await_acknowledgement(id, Waiting { serial, packet_id, qos2, receipt, reason, content });
         if let Some(done) = done {
             self.complete(done.owner, done.outcome);
         }
     }
 
+    pub(crate) fn await_acknowledgement(&mut self, id: ConnId, waiting: Waiting) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if !conn.waits {
+            conn.waits = true;
+            self.waiters.push((id, self.now.mono_us));
+        }
+        conn.publishing.make().waiting.push_back(waiting);
+    }
+
+    /// See [`content`].
+    pub(crate) fn content(&self, publish: &Publish<'_>, topic: &str) -> u64 {
+        content(&self.hasher, publish, topic)
+    }
+
     /// A publish that waits for nothing.
-    fn acknowledge(&mut self, owner: Inbound, reason: ReasonCode, publish: &Publish<'_>, topic: &str) {
+    pub(crate) fn acknowledge(
+        &mut self,
+        owner: Inbound,
+        reason: ReasonCode,
+        publish: &Publish<'_>,
+        topic: &str,
+    ) {
         let Inbound { conn: id, session, serial, packet_id, qos2 } = owner;
         if qos2 && let Some(session) = self.sessions.get_mut(session) {
             if reason.is_error() {
@@ -385,6 +424,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     fn write_ack(&mut self, id: ConnId, packet_id: u16, qos2: bool, reason: ReasonCode) {
+        let has_batches = |conn: &Conn| conn.publishing.get().is_some_and(|p| !p.batches.is_empty());
+        if self.conns.get(id).is_some_and(has_batches) && self.acknowledge_batch(id, packet_id) {
+            return;
+        }
         let kind = if qos2 { AckType::Pubrec } else { AckType::Puback };
         self.write(id, |out, version| encode_ack(out, version, kind, packet_id, reason));
     }

@@ -624,6 +624,8 @@ pub(crate) struct Publishing {
     /// Topic aliases that the client has set.
     pub(crate) aliases: Vec<Option<Arc<str>>>,
     pub(crate) waiting: VecDeque<Waiting>,
+    /// Batches among them.
+    pub(crate) batches: Vec<crate::batch::Batched>,
     /// Which process life the client says it is (a gateway's boot).
     pub(crate) life: Option<Box<str>>,
     /// Its authentication by steps, if it is that.

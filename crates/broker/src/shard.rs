@@ -122,6 +122,10 @@ pub struct Stats {
     pub throttled: u64,
     /// Publishes that were not acknowledged at once, since a receiver had no room.
     pub held_back: u64,
+    /// Batches of gateways received; their messages are among the publishes received.
+    pub batches: u64,
+    /// Batches that could not be read: their gateways send the messages one at a time.
+    pub batches_refused: u64,
     /// Publishes received.
     pub received: u64,
     /// Publishes received that went nowhere.
@@ -223,6 +227,9 @@ pub struct Shard<H, S> {
     pub(crate) next_body: u64,
     pub(crate) next_routed: u64,
     pub(crate) scratch: crate::publish::Scratch,
+    /// Its buffers are made with the first batch.
+    pub(crate) batches: ferrule_batch::Decoder,
+    pub(crate) batch_text: String,
     pub(crate) hasher: FixedState,
     pub(crate) random: u64,
     /// Of connections that are not admitted yet: they share one.
@@ -351,6 +358,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             next_body: restored.last_body,
             next_routed: 1,
             scratch: crate::publish::Scratch::default(),
+            batches: ferrule_batch::Decoder::new(),
+            batch_text: String::new(),
             hasher,
             random: seed ^ u64::from(place.index),
             everything: Arc::new(Everything),

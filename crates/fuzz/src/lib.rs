@@ -2,7 +2,7 @@
 //!
 //! # Design
 //! - **One body, two drivers.** `fuzz/fuzz_targets/*.rs` (libFuzzer, nightly, a workspace of its own) and
-//!   `tests/seeded.rs` (stable, in `make test`) call the same functions: [`codec()`], [`formats()`], [`http()`], [`proxy()`], [`rules()`], [`shard()`] and [`websocket()`]. What one of them finds, the other replays.
+//!   `tests/seeded.rs` (stable, in `make test`) call the same functions: [`batch()`], [`codec()`], [`formats()`], [`http()`], [`proxy()`], [`rules()`], [`shard()`] and [`websocket()`]. What one of them finds, the other replays.
 //! - **A crate of its own**, not a part of the test kit: libFuzzer instruments all that a target is built from, and the
 //!   test kit brings processes, files and sockets that no body may touch. Only the pure crates are dependencies here, so that
 //!   the same bytes always do the same.
@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
 mod codec;
 mod formats;
 pub mod monitor;
@@ -26,6 +27,7 @@ pub mod seeds;
 mod shard;
 mod transport;
 
+pub use batch::batch;
 pub use codec::codec;
 pub use formats::formats;
 pub use rules::rules;

@@ -64,6 +64,11 @@ fn run(target: &'static str, body: fn(&[u8]), seeds: u64) {
 }
 
 #[test]
+fn batch() {
+    run("batch", ferrule_fuzz::batch, 20_000);
+}
+
+#[test]
 fn codec() {
     run("codec", ferrule_fuzz::codec, 100_000);
 }

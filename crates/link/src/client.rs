@@ -81,6 +81,10 @@ pub struct Accepted {
     pub retain_available: bool,
     /// Whether it says `ferrule: 1`: it believes identity properties and acknowledges in any order.
     pub ferrule: bool,
+    /// Whether it takes batches.
+    pub batch: bool,
+    /// Whether it has our dictionary for them.
+    pub dictionary: bool,
 }
 
 /// What the bytes said.
@@ -94,6 +98,8 @@ pub enum Event<'a, T> {
         item: T,
         /// PUBACK's reason code.
         reason: ReasonCode,
+        /// PUBACK's properties.
+        properties: Properties<'a>,
     },
     /// A message from the server. When the callback returns, a QoS 1 message is acknowledged.
     Message(Publish<'a>),
@@ -238,6 +244,8 @@ impl<T> Client<T> {
             max_packet_size: usize::MAX,
             retain_available: true,
             ferrule: false,
+            batch: false,
+            dictionary: false,
         };
         Self {
             config,
@@ -513,7 +521,7 @@ impl<T> Client<T> {
                 };
                 self.in_flight -= 1;
                 self.free.push_back(ack.packet_id);
-                on(Event::Acked { item, reason: ack.reason });
+                on(Event::Acked { item, reason: ack.reason, properties: ack.properties });
             }
             (Packet::Publish(publish), false) => {
                 if publish.topic.is_empty() {
@@ -558,6 +566,12 @@ impl<T> Client<T> {
                 }
                 Property::RetainAvailable(available) => accepted.retain_available = available,
                 Property::UserProperty("ferrule", "1") => accepted.ferrule = true,
+                Property::UserProperty(ferrule_batch::NAME, ferrule_batch::VERSION_TEXT) => {
+                    accepted.batch = true
+                }
+                Property::UserProperty(ferrule_batch::DICTIONARY_NAME, name) => {
+                    accepted.dictionary = name == ferrule_batch::dictionary::name();
+                }
                 Property::MaximumQoS(QoS::AtMostOnce) => {
                     self.state = State::Up;
                     return Err(Fault::Unusable("it takes QoS 0 only, so it never acknowledges a message"));

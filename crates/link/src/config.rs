@@ -36,6 +36,10 @@ pub struct TlsConfig {
     pub server_name: Option<ServerName<'static>>,
 }
 
+/// How long a row waits for others of its batch by default: what a second of 1,000 rows becomes 50 packets by, and less than a device
+/// that sends one message at a time notices, or that makes a row due on disk (50 ms).
+pub const BATCH_DELAY: Duration = Duration::from_millis(20);
+
 /// An uplink.
 #[derive(Clone)]
 pub struct UplinkConfig {
@@ -71,6 +75,10 @@ pub struct UplinkConfig {
     pub falls_back: bool,
     /// When identity properties are sent.
     pub identity: IdentityMode,
+    /// Whether a Ferrule cloud is sent batches.
+    pub batch: bool,
+    /// How long a row may wait for others of its batch.
+    pub batch_delay: Duration,
     /// Clock for the age of rows; its `mono_us` counts from the start of the process life that is `boot`.
     pub clock: Clock,
 }
@@ -117,6 +125,8 @@ impl UplinkConfig {
             version: Version::V5,
             falls_back: false,
             identity: IdentityMode::default(),
+            batch: true,
+            batch_delay: BATCH_DELAY,
             clock,
         }
     }
@@ -136,6 +146,8 @@ impl fmt::Debug for UplinkConfig {
             .field("boot", &self.boot)
             .field("version", &self.version)
             .field("identity", &self.identity)
+            .field("batch", &self.batch)
+            .field("batch_delay", &self.batch_delay)
             .finish_non_exhaustive()
     }
 }

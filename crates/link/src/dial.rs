@@ -355,6 +355,20 @@ fn client_config(config: &UplinkConfig) -> Result<ClientConfig, Cause> {
     if keep_alive_s == 0 && !config.keep_alive.is_zero() {
         return Err(Cause::Config(format!("keep_alive {:?} is under 1 s", config.keep_alive)));
     }
+    let mut user_properties = Vec::new();
+    // To a broker that must not be told of us nothing is said of batches either, or they would be agreed on.
+    if config.identity != IdentityMode::Never {
+        user_properties.extend([
+            ("ferrule".to_owned(), "1".to_owned()),
+            ("ferrule-edge".to_owned(), config.edge.to_string()),
+            ("ferrule-boot".to_owned(), config.boot.to_string()),
+        ]);
+        if config.batch {
+            user_properties.push((ferrule_batch::NAME.to_owned(), ferrule_batch::VERSION_TEXT.to_owned()));
+            user_properties
+                .push((ferrule_batch::DICTIONARY_NAME.to_owned(), ferrule_batch::dictionary::name()));
+        }
+    }
     Ok(ClientConfig {
         version: config.version,
         client_id: config.client_id.clone().unwrap_or_else(|| format!("ferrule-{}", config.edge)),
@@ -366,14 +380,7 @@ fn client_config(config: &UplinkConfig) -> Result<ClientConfig, Cause> {
         connack_timeout_us: u64::try_from(config.connect_timeout.as_micros()).unwrap_or(u64::MAX),
         window_max: config.window_max,
         max_packet_size: PACKET_MAX,
-        user_properties: match config.identity {
-            IdentityMode::Never => Vec::new(),
-            IdentityMode::Negotiated | IdentityMode::Properties => vec![
-                ("ferrule".to_owned(), "1".to_owned()),
-                ("ferrule-edge".to_owned(), config.edge.to_string()),
-                ("ferrule-boot".to_owned(), config.boot.to_string()),
-            ],
-        },
+        user_properties,
     })
 }
 

@@ -19,6 +19,9 @@
 //! destination by the order of arrival, which is ours, and one slow sink in the cloud never holds the uplink. So
 //! for the consumer contract each row is a lane of its own.
 //!
+//! # Batches
+//! To a Ferrule cloud that knows them rows go in batches ([`crate::batching`]); what is said here of rows holds of them, too.
+//!
 //! # Across connections
 //! Rows outlive the connection: [`Flow::lost`] puts what was in flight back in order, and the next connection
 //! sends it again. Why not hand them back ([`ConsumerEvent::Reset`]): batches that the outbox sent before it saw
@@ -35,9 +38,10 @@
 //! [`ConsumerEvent::Reset`]: ferrule_outbox::ConsumerEvent::Reset
 
 use crate::backoff::Backoff;
+use crate::batching::Batching;
 use crate::client::{Client, Fault, Outgoing, Sent, Verdict};
 use crate::forward::Forwarder;
-use ferrule_mqtt::{QoS, ReasonCode};
+use ferrule_mqtt::{Properties, QoS, ReasonCode};
 use ferrule_outbox::receipt::Reason;
 use ferrule_outbox::{Delivered, OutRow};
 use ferrule_store::Stamp;
@@ -50,31 +54,58 @@ const STALL_MIN: Duration = Duration::from_millis(100);
 /// A row that is not answered yet.
 #[derive(Debug)]
 pub struct Held {
-    row: OutRow,
+    pub(crate) row: OutRow,
     /// Ascends in the order in which the outbox handed rows out (not always that of `row.seq`: `live_first`).
     order: u64,
+    /// When the outbox handed it out.
+    pub(crate) came_us: u64,
+}
+
+/// What a PUBLISH in flight carries.
+#[derive(Debug)]
+pub enum Flight {
+    /// One row.
+    One(Held),
+    /// A batch's rows, each with its place there. Those of QoS 0 are not among them.
+    Batch(Vec<(usize, Held)>),
+}
+
+impl Flight {
+    pub(crate) fn into_rows(self) -> impl Iterator<Item = Held> {
+        let (one, batch) = match self {
+            Self::One(row) => (Some(row), Vec::new()),
+            Self::Batch(rows) => (None, rows),
+        };
+        one.into_iter().chain(batch.into_iter().map(|(_, row)| row))
+    }
 }
 
 /// Rows on their way.
 #[derive(Debug)]
 pub struct Flow {
-    queue: VecDeque<Held>,
+    pub(crate) queue: VecDeque<Held>,
     /// `row.seq` of every row that is here or in flight.
-    known: HashSet<u64, foldhash::fast::RandomState>,
+    pub(crate) known: HashSet<u64, foldhash::fast::RandomState>,
     next_order: u64,
     stalls: HashMap<Box<str>, Stall>,
     /// Rows in stalls that are not in flight.
     stalled_rows: usize,
     /// QoS 0 rows that are encoded.
-    unwritten: Vec<u64>,
+    pub(crate) unwritten: Vec<u64>,
     answers: Vec<(u64, Delivered)>,
     /// How many rows are still to be sent one at a time.
     suspects: usize,
     /// A QoS 0 row left on this connection after the last acknowledgement: it too may be what the broker could
     /// not stand.
-    unacked_qos_0: bool,
-    /// PUBLISH packets encoded.
-    sent: u64,
+    pub(crate) unacked_qos_0: bool,
+    /// Rows encoded.
+    pub(crate) sent: u64,
+    /// Batches encoded.
+    pub(crate) batches: u64,
+    /// None: rows go one by one.
+    pub(crate) batching: Option<Batching>,
+    /// No row waits for others.
+    pub(crate) hurried: bool,
     /// PUBACKs that said "not now".
     deferred: u64,
     stall_max: Duration,
@@ -107,17 +138,30 @@ impl Flow {
             suspects: 0,
             unacked_qos_0: false,
             sent: 0,
+            batches: 0,
+            batching: None,
+            hurried: false,
             deferred: 0,
             stall_max,
             random: seed,
         }
     }
 
+    /// From now on, until [`Flow::lost`], rows go in batches, if there is a `batching`.
+    pub fn set_batching(&mut self, batching: Option<Batching>) {
+        self.batching = batching;
+    }
+
+    /// From now on no row waits for others: there will be none.
+    pub fn hurry(&mut self) {
+        self.hurried = true;
+    }
+
     /// Takes rows from the outbox; those that are already here or in flight are not taken twice.
-    pub fn push(&mut self, rows: Vec<OutRow>) {
+    pub fn push(&mut self, rows: Vec<OutRow>, now_us: u64) {
         for row in rows {
             if self.known.insert(row.seq) {
-                self.queue.push_back(Held { row, order: self.next_order });
+                self.queue.push_back(Held { row, order: self.next_order, came_us: now_us });
                 self.next_order += 1;
             }
         }
@@ -126,7 +170,7 @@ impl Flow {
     /// Encodes rows while the window has room and `out` is below `out_max` bytes.
     pub fn pump(
         &mut self,
-        client: &mut Client<Held>,
+        client: &mut Client<Flight>,
         forwarder: &mut Forwarder,
         now_us: u64,
         stamp: &Stamp,
@@ -139,15 +183,19 @@ impl Flow {
         if !self.stalls.is_empty() {
             self.probe(client, forwarder, now_us, stamp, out);
         }
+        if self.suspects == 0
+            && let Some(mut batching) = self.batching.take()
+        {
+            while out.len() < out_max
+                && self.may_send(client)
+                && self.is_batch_due(&batching, now_us)
+                && self.send_batch(&mut batching, client, forwarder, now_us, stamp, out)
+            {}
+            self.batching = Some(batching);
+            return;
+        }
         while out.len() < out_max && self.may_send(client) {
-            let Some(row) = self.queue.pop_front() else { break };
-            if !self.stalls.is_empty()
-                && let Some(stall) = self.stalls.get_mut(&row.row.entry.key)
-            {
-                stall.rows.push_back(row);
-                self.stalled_rows += 1;
-                continue;
-            }
+            let Some(row) = self.next_row() else { break };
             if let Some(row) = self.send(row, client, forwarder, now_us, stamp, out) {
                 self.queue.push_front(row);
                 break;
@@ -155,10 +203,31 @@ impl Flow {
         }
     }
 
-    /// The broker's word on a row.
-    pub fn acked(&mut self, row: Held, reason: ReasonCode, now_us: u64) {
-        self.suspects = self.suspects.saturating_sub(1);
+    /// The next row whose key does not stall.
+    pub(crate) fn next_row(&mut self) -> Option<Held> {
+        loop {
+            let row = self.queue.pop_front()?;
+            match self.stalls.get_mut(&row.row.entry.key) {
+                Some(stall) => stall.rows.push_back(row),
+                None => return Some(row),
+            }
+            self.stalled_rows += 1;
+        }
+    }
+
+    /// The broker's word on a PUBLISH; `properties` are the PUBACK's.
+    pub fn acked(&mut self, flight: Flight, reason: ReasonCode, properties: Properties<'_>, now_us: u64) {
         self.unacked_qos_0 = false;
+        match flight {
+            Flight::One(row) => {
+                self.suspects = self.suspects.saturating_sub(1);
+                self.row_acked(row, reason, now_us);
+            }
+            Flight::Batch(rows) => self.batch_acked(rows, reason, properties, now_us),
+        }
+    }
+
+    pub(crate) fn row_acked(&mut self, row: Held, reason: ReasonCode, now_us: u64) {
         match Verdict::of(reason) {
             Verdict::Delivered => self.settle(row, Delivered::Yes),
             Verdict::Refused => {
@@ -180,8 +249,9 @@ impl Flow {
     }
 
     /// The connection has ended with `fault` (none: the transport just broke): takes back what was in flight.
-    pub fn lost(&mut self, client: Client<Held>, fault: Option<&Fault>) {
-        let mut rows: Vec<Held> = client.into_in_flight().collect();
+    pub fn lost(&mut self, client: Client<Flight>, fault: Option<&Fault>) {
+        let mut rows: Vec<Held> = client.into_in_flight().flat_map(Flight::into_rows).collect();
+        self.batching = None;
         // Encoded, perhaps sent: QoS 0 is never sent twice.
         self.written();
         if let Some(reason) = fault.and_then(Fault::blames_a_message) {
@@ -217,13 +287,16 @@ impl Flow {
         std::mem::take(&mut self.answers)
     }
 
-    /// When a stalled key is to be tried again; none while it could not be sent: an acknowledgement comes first.
+    /// When a stalled key is to be tried again, or a batch to be made; none while it could not be sent: an acknowledgement comes first.
     #[must_use]
-    pub fn deadline_us(&self, client: &Client<Held>) -> Option<u64> {
+    pub fn deadline_us(&self, client: &Client<Flight>) -> Option<u64> {
         if !self.may_send(client) {
             return None;
         }
-        self.stalls.values().filter(|stall| stall.probe.is_none()).map(|stall| stall.due_us).min()
+        let stalls =
+            self.stalls.values().filter(|stall| stall.probe.is_none()).map(|stall| stall.due_us).min();
+        let batch = self.batching.as_ref().and_then(|batching| self.batch_due_us(batching));
+        [stalls, batch].into_iter().flatten().min()
     }
 
     /// Rows that are here and not in flight.
@@ -232,10 +305,16 @@ impl Flow {
         self.queue.len() + self.stalled_rows + self.unwritten.len()
     }
 
-    /// PUBLISH packets encoded so far.
+    /// Rows encoded so far.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Batches encoded so far.
+    #[must_use]
+    pub fn batches(&self) -> u64 {
+        self.batches
     }
 
     /// Acknowledgements so far that said "not now".
@@ -244,15 +323,15 @@ impl Flow {
         self.deferred
     }
 
-    fn may_send(&self, client: &Client<Held>) -> bool {
+    fn may_send(&self, client: &Client<Flight>) -> bool {
         client.room() > 0 && (self.suspects == 0 || client.in_flight() == 0)
     }
 
     /// Sends a row; gives it back when there is no room.
-    fn send(
+    pub(crate) fn send(
         &mut self,
         row: Held,
-        client: &mut Client<Held>,
+        client: &mut Client<Flight>,
         forwarder: &mut Forwarder,
         now_us: u64,
         stamp: &Stamp,
@@ -273,22 +352,24 @@ impl Flow {
             properties: &[properties],
             payload: &entry.payload,
         };
-        match client.publish(row, &message, now_us, out) {
+        match client.publish(Flight::One(row), &message, now_us, out) {
             Sent::Awaiting => self.sent += 1,
-            Sent::Unanswered(row) => {
+            Sent::Unanswered(flight) => {
                 self.sent += 1;
                 self.unacked_qos_0 = true;
-                self.unwritten.push(row.row.seq);
-                self.release(&row);
+                for row in flight.into_rows() {
+                    self.unwritten.push(row.row.seq);
+                    self.release(&row);
+                }
             }
-            Sent::NoRoom(row) => return Some(row),
-            Sent::TooLarge(row) => {
+            Sent::NoRoom(flight) => return flight.into_rows().next(),
+            Sent::TooLarge(flight) => {
                 tracing::warn!(topic = %entry.target, bytes = entry.payload.len(), "message is larger than the broker takes, it is discarded");
-                self.settle(row, Delivered::Discarded(Reason::TooLarge));
+                flight.into_rows().for_each(|row| self.settle(row, Delivered::Discarded(Reason::TooLarge)));
             }
-            Sent::Invalid(row, error) => {
+            Sent::Invalid(flight, error) => {
                 tracing::warn!(topic = %entry.target, %error, "message cannot be said in MQTT, it is discarded");
-                self.settle(row, Delivered::Discarded(Reason::Target));
+                flight.into_rows().for_each(|row| self.settle(row, Delivered::Discarded(Reason::Target)));
             }
         }
         None
@@ -297,7 +378,7 @@ impl Flow {
     /// Sends the first row of each stalled key that is due.
     fn probe(
         &mut self,
-        client: &mut Client<Held>,
+        client: &mut Client<Flight>,
         forwarder: &mut Forwarder,
         now_us: u64,
         stamp: &Stamp,
@@ -330,7 +411,7 @@ impl Flow {
     }
 
     /// A row's last word.
-    fn settle(&mut self, row: Held, answer: Delivered) {
+    pub(crate) fn settle(&mut self, row: Held, answer: Delivered) {
         self.answer(row.row.seq, answer);
         self.release(&row);
     }
@@ -342,7 +423,7 @@ impl Flow {
     }
 
     /// If `row` is the one for which its key stalled, the key goes on.
-    fn release(&mut self, row: &Held) {
+    pub(crate) fn release(&mut self, row: &Held) {
         let key = &row.row.entry.key;
         if self.stalls.get(key).is_some_and(|stall| stall.probe == Some(row.order))
             && let Some(stall) = self.stalls.remove(key)
@@ -352,6 +433,11 @@ impl Flow {
                 insert_sorted(&mut self.queue, row);
             }
         }
+    }
+
+    /// A row that was not sent after all.
+    pub(crate) fn back(&mut self, row: Held) {
+        insert_sorted(&mut self.queue, row);
     }
 
     fn stall(&mut self, row: Held, now_us: u64) {

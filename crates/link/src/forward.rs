@@ -4,11 +4,11 @@
 //! first, then what the device itself had set. A device's own user properties named `ferrule-*` never leave: behind
 //! them a device could pass for another one.
 
+use ferrule_batch::Item;
 use ferrule_mqtt::{PacketType, Properties, PropertiesBuf, Property, PropertyId, PropertyScope};
 use ferrule_outbox::receipt::Reason;
 use ferrule_store::record::Entry;
 use ferrule_store::{Boot, Stamp};
-use std::fmt::Write;
 
 /// A message that has passed more brokers than this runs in a circle.
 pub const HOPS_MAX: u8 = 8;
@@ -20,6 +20,8 @@ pub struct Forwarder {
     /// Whether identity properties are sent on this connection.
     identity: bool,
     properties: PropertiesBuf,
+    /// What the device itself had set.
+    own: PropertiesBuf,
     text: String,
 }
 
@@ -27,7 +29,13 @@ impl Forwarder {
     /// `boot` is this process life; `identity` whether the receiver gets identity properties.
     #[must_use]
     pub fn new(boot: Boot, identity: bool) -> Self {
-        Self { boot, identity, properties: PropertiesBuf::new(), text: String::new() }
+        Self {
+            boot,
+            identity,
+            properties: PropertiesBuf::new(),
+            own: PropertiesBuf::new(),
+            text: String::new(),
+        }
     }
 
     /// The properties of `entry`, sent at `now`.
@@ -35,30 +43,36 @@ impl Forwarder {
     /// # Errors
     /// Why it must not be sent: [`Reason::Loop`], [`Reason::Expired`].
     pub fn properties(&mut self, entry: &Entry, now: &Stamp) -> Result<Properties<'_>, Reason> {
+        let (hops, age_ms) = self.admit(entry, now)?;
+        self.properties.clear();
+        if self.identity {
+            item(entry, hops, age_ms, &self.own).say(&mut self.text, &mut self.properties);
+        }
+        self.properties.extend(self.own.as_properties(), |_| true);
+        Ok(self.properties.as_properties())
+    }
+
+    /// `entry`, sent at `now`, as a message of a batch.
+    ///
+    /// # Errors
+    /// As [`Forwarder::properties`].
+    pub fn item<'a>(&'a mut self, entry: &'a Entry, now: &Stamp) -> Result<Item<'a>, Reason> {
+        let (hops, age_ms) = self.admit(entry, now)?;
+        Ok(item(entry, hops, age_ms, &self.own))
+    }
+
+    /// Brokers passed and age, if it may be sent; what the device itself had set is in `own` then.
+    fn admit(&mut self, entry: &Entry, now: &Stamp) -> Result<(u8, u64), Reason> {
         // The entry counts the brokers before this one, the wire the brokers before the receiver.
         let hops = entry.hops.saturating_add(1);
         if hops > HOPS_MAX {
             return Err(Reason::Loop);
         }
         let age_ms = age_ms(entry, self.boot, now);
-        self.properties.clear();
-        if self.identity {
-            self.say("ferrule-id", format_args!("{}", entry.identity.id()));
-            self.push("ferrule-client", &entry.client_id);
-            if let Some(username) = &entry.username {
-                self.push("ferrule-user", username);
-            }
-            let unsure = if entry.received.synced { "" } else { "?" };
-            self.say("ferrule-at", format_args!("{}{unsure}", entry.received.wall_ms));
-            self.say("ferrule-age", format_args!("{age_ms}"));
-            self.say("ferrule-hops", format_args!("{hops}"));
-        }
+        self.own.clear();
         // Encoded by us when the row was made. Should they be damaged, the message is worth more than they are.
         let own = Properties::checked(&entry.properties, PropertyScope::Packet(PacketType::Publish));
         let own = own.unwrap_or(Properties::EMPTY);
-        if own.is_empty() {
-            return Ok(self.properties.as_properties());
-        }
         if let Some(expiry_s) = own.message_expiry_interval() {
             // [MQTT-3.3.2-6], by the lower bound of the age: never too early.
             let left_s = u64::from(expiry_s).saturating_sub(age_ms / 1000);
@@ -87,25 +101,29 @@ impl Forwarder {
                 ),
             }
         }
-        Ok(self.properties.as_properties())
-    }
-
-    fn say(&mut self, name: &str, value: std::fmt::Arguments<'_>) {
-        let mut text = std::mem::take(&mut self.text);
-        text.clear();
-        // Writing to a String cannot fail.
-        let _ = text.write_fmt(value);
-        self.push(name, &text);
-        self.text = text;
-    }
-
-    fn push(&mut self, name: &str, value: &str) {
-        self.put(Property::UserProperty(name, value));
+        Ok((hops, age_ms))
     }
 
     fn put(&mut self, property: Property<'_>) {
-        // Client id, user name and properties came in as MQTT strings: none is too long to go out as one.
-        let _ = self.properties.push(property);
+        // They came in as MQTT's: none is too long to go out as one.
+        let _ = self.own.push(property);
+    }
+}
+
+fn item<'a>(entry: &'a Entry, hops: u8, age_ms: u64, own: &'a PropertiesBuf) -> Item<'a> {
+    Item {
+        acknowledged: entry.qos > 0,
+        retain: entry.retain,
+        topic: &entry.target,
+        id: entry.identity.id(),
+        client_id: &entry.client_id,
+        username: entry.username.as_deref(),
+        at_ms: entry.received.wall_ms,
+        synced: entry.received.synced,
+        age_ms,
+        hops,
+        properties: own.as_properties(),
+        payload: &entry.payload,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - [`client`]: one connection of the protocol, sans I/O: bytes in, bytes out, `now` an argument.
 //! - [`forward`]: what a row of the outbox looks like as a PUBLISH.
-//! - [`flow`]: which row goes next, which waits, which is answered: rows in, answers out. Pure.
+//! - [`flow`]: which row goes next, which waits, which is answered: rows in, answers out. Pure. [`batching`]: several in one PUBLISH.
 //! - [`channel`], [`session`]: the socket with the layers between it and the protocol (TLS, WebSocket), and the client on it.
 //! - [`dial`]: from a URL to a connection, and every reason for which there is none; [`credentials`]: the certificates for it.
 //! - [`uplink`]: the driver: one task that dials, reads, writes and reports. The only place with a clock.
@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod backoff;
+pub mod batching;
 mod channel;
 pub mod client;
 pub mod config;

@@ -4,7 +4,7 @@ use crate::address::Server;
 use crate::channel::{Broken, Channel, Outgoing, READ_CHUNK};
 use crate::client::{Client, Event, Fault};
 use crate::dial::{Cause, LinkError};
-use crate::flow::Held;
+use crate::flow::Flight;
 use crate::stats::UplinkStats;
 use ferrule_mqtt::ReasonCode;
 
@@ -18,7 +18,7 @@ const OUT_KEPT: usize = 512 * 1024;
 pub(crate) struct Session {
     pub(crate) server: Server,
     pub(crate) channel: Channel,
-    pub(crate) client: Client<Held>,
+    pub(crate) client: Client<Flight>,
     /// Encoded packets.
     pub(crate) out: Outgoing,
     /// When the certificate of ours that it was made with ends, in seconds since 1970.
@@ -41,7 +41,7 @@ impl Session {
         &mut self,
         now_us: u64,
         stats: &UplinkStats,
-        mut on: impl FnMut(Event<'_, Held>),
+        mut on: impl FnMut(Event<'_, Flight>),
     ) -> Result<(), LinkError> {
         for _ in 0..READS_MAX {
             let got = self.channel.read(stats);

@@ -40,6 +40,7 @@ pub struct UplinkStats {
     pub(crate) connects: AtomicU64,
     pub(crate) failures: AtomicU64,
     pub(crate) sent: AtomicU64,
+    pub(crate) batches: AtomicU64,
     pub(crate) acknowledged: AtomicU64,
     pub(crate) discarded: AtomicU64,
     pub(crate) deferred: AtomicU64,
@@ -64,8 +65,10 @@ pub struct UplinkSnapshot {
     pub connects: u64,
     /// Tries that failed and connections that were lost.
     pub failures: u64,
-    /// PUBLISH packets sent, a row sent twice counted twice.
+    /// Rows sent, a row sent twice counted twice.
     pub sent: u64,
+    /// Batches sent; their rows are among `sent`.
+    pub batches: u64,
     /// Rows answered with *delivered*.
     pub acknowledged: u64,
     /// Rows answered with *discarded*.
@@ -107,6 +110,7 @@ impl UplinkStats {
             connects: self.connects.load(Relaxed),
             failures: self.failures.load(Relaxed),
             sent: self.sent.load(Relaxed),
+            batches: self.batches.load(Relaxed),
             acknowledged: self.acknowledged.load(Relaxed),
             discarded: self.discarded.load(Relaxed),
             deferred: self.deferred.load(Relaxed),

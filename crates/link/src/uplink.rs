@@ -31,6 +31,7 @@
 
 use crate::address::Server;
 use crate::backoff::Backoff;
+use crate::batching::Batching;
 use crate::channel::Channel;
 use crate::client::{Accepted, Event, Fault, Retry};
 use crate::config::{IdentityMode, UplinkConfig};
@@ -226,8 +227,9 @@ impl Uplink {
     }
 
     fn take_batches(&mut self) {
+        let now_us = self.now_us();
         for rows in self.batches.drain(..) {
-            self.flow.push(rows);
+            self.flow.push(rows, now_us);
         }
         self.stats.waiting.store(self.flow.waiting() as u64, Relaxed);
     }
@@ -300,6 +302,12 @@ impl Uplink {
                 IdentityMode::Never => false,
             };
         let mut forwarder = Forwarder::new(self.config.boot, identity);
+        let batching = Batching::new(accepted, self.config.batch_delay, self.window(accepted));
+        let batching = batching.unwrap_or_else(|error| {
+            tracing::warn!("no batches to the cloud: {error}");
+            None
+        });
+        self.flow.set_batching(batching);
         self.up(&session.server, accepted);
         let since = Instant::now();
         let mut renewal = Renewal::Idle(since);
@@ -340,6 +348,10 @@ impl Uplink {
                 return Ended::Lost(error);
             }
             if self.stopped {
+                self.flow.hurry();
+                if let Err(error) = self.turn(session, forwarder, sending) {
+                    return Ended::Lost(error);
+                }
                 return self.drain(session).await;
             }
             let deadline = self.renew(session, renewal).min(self.deadline(session));
@@ -425,8 +437,8 @@ impl Uplink {
         let now_us = self.now_us();
         let flow = &mut self.flow;
         let read = session.read(now_us, &self.stats, |event| {
-            if let Event::Acked { item, reason } = event {
-                flow.acked(item, reason, now_us);
+            if let Event::Acked { item, reason, properties } = event {
+                flow.acked(item, reason, properties, now_us);
             }
         });
         // What was read before the connection broke counts.
@@ -470,8 +482,8 @@ impl Uplink {
             let now_us = self.now_us();
             let flow = &mut self.flow;
             let read = session.read(now_us, &self.stats, |event| {
-                if let Event::Acked { item, reason } = event {
-                    flow.acked(item, reason, now_us);
+                if let Event::Acked { item, reason, properties } = event {
+                    flow.acked(item, reason, properties, now_us);
                 }
             });
             let wrote = read.and_then(|()| session.write(&self.stats));
@@ -502,6 +514,7 @@ impl Uplink {
     fn report(&mut self) {
         let answers = self.flow.take_answers();
         self.stats.sent.store(self.flow.sent(), Relaxed);
+        self.stats.batches.store(self.flow.batches(), Relaxed);
         self.stats.deferred.store(self.flow.deferred(), Relaxed);
         self.stats.waiting.store(self.flow.waiting() as u64, Relaxed);
         if answers.is_empty() {
@@ -530,7 +543,15 @@ impl Uplink {
         self.stats.connected_since_wall_ms.store((self.config.clock)().wall_ms, Relaxed);
         self.stats.connects.fetch_add(1, Relaxed);
         self.stats.set_state(LinkState::Up);
-        (self.on_event)(ConsumerEvent::Up { window: usize::from(accepted.window) });
+        let holds = if accepted.ferrule && accepted.batch { self.config.batch_delay } else { Duration::ZERO };
+        (self.on_event)(ConsumerEvent::Holds { rows: holds });
+        (self.on_event)(ConsumerEvent::Up { window: self.window(accepted) });
+    }
+
+    /// Rows that may be unanswered: in batches more than PUBLISH packets.
+    fn window(&self, accepted: &Accepted) -> usize {
+        let batches = accepted.ferrule && accepted.batch;
+        usize::from(if batches { self.config.window_max } else { accepted.window })
     }
 
     fn down(&mut self, error: &LinkError) {

@@ -41,7 +41,7 @@ fn up() -> Client<u64> {
 fn acks(client: &mut Client<u64>, bytes: &[u8]) -> Result<Vec<(u64, u8)>, Fault> {
     let mut acked = Vec::new();
     client.receive(bytes, T0, &mut Vec::new(), |event| match event {
-        Event::Acked { item, reason } => acked.push((item, reason.0)),
+        Event::Acked { item, reason, .. } => acked.push((item, reason.0)),
         other => panic!("{other:?}"),
     })?;
     Ok(acked)
@@ -140,6 +140,8 @@ fn connack_properties_are_honoured() {
         max_packet_size: 99,
         retain_available: false,
         ferrule: true,
+        batch: false,
+        dictionary: false,
     };
     assert_eq!(accepted, expect);
     assert_eq!(client.accepted(), Some(&expect));

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use common::{
     BOOT, Random, SECOND, Seen, client_config, connack, disconnect, entry, puback, publishes, row, row_of,
 };
+use ferrule_link::batching::Batching;
 use ferrule_link::client::{Client, Event, Fault};
-use ferrule_link::flow::{Flow, Held};
+use ferrule_link::flow::{Flight, Flow};
 use ferrule_link::forward::{Forwarder, age_ms};
-use ferrule_mqtt::{PropertiesBuf, Property};
+use ferrule_mqtt::{Ack, Packet, PropertiesBuf, Property, QoS, ReasonCode, Version, decode};
 use ferrule_outbox::receipt::Reason;
 use ferrule_outbox::{Delivered, OutRow};
 use ferrule_store::{Boot, Stamp};
@@ -22,7 +23,7 @@ const STALL_MAX: Duration = Duration::from_secs(10);
 /// An uplink without a socket.
 struct Rig {
     flow: Flow,
-    client: Client<Held>,
+    client: Client<Flight>,
     now_us: u64,
     out: Vec<u8>,
 }
@@ -50,7 +51,7 @@ impl Rig {
     }
 
     fn push(&mut self, rows: impl IntoIterator<Item = OutRow>) {
-        self.flow.push(rows.into_iter().collect());
+        self.flow.push(rows.into_iter().collect(), self.now_us);
     }
 
     /// What a server gets now.
@@ -73,7 +74,7 @@ impl Rig {
         let (flow, now_us) = (&mut self.flow, self.now_us);
         self.client
             .receive(bytes, now_us, &mut self.out, |event| match event {
-                Event::Acked { item, reason } => flow.acked(item, reason, now_us),
+                Event::Acked { item, reason, properties } => flow.acked(item, reason, properties, now_us),
                 other => panic!("{other:?}"),
             })
             .map(drop)
@@ -379,6 +380,187 @@ fn seeds() {
             }
         }
     }
+}
+
+// === batches ===
+
+/// A cloud that knows batches, and takes packets of so many bytes.
+fn batching(delay: Duration, window: usize, packet_max: u32) -> (Rig, ferrule_batch::Decoder) {
+    let mut rig = Rig::new(4);
+    let mut client = Client::new(client_config());
+    client.connect(0, &mut rig.out).unwrap();
+    let says = [
+        Property::ReceiveMaximum(4),
+        Property::MaximumPacketSize(packet_max),
+        Property::UserProperty("ferrule", "1"),
+        Property::UserProperty("ferrule-batch", "1"),
+        Property::UserProperty("ferrule-dictionary", &ferrule_batch::dictionary::name()),
+    ];
+    client.receive(&connack(0, &says), 0, &mut rig.out, |_| ()).unwrap();
+    rig.out.clear();
+    let accepted = client.accepted().unwrap().clone();
+    rig.flow.lost(std::mem::replace(&mut rig.client, client), None);
+    rig.flow.set_batching(Batching::new(&accepted, delay, window).unwrap());
+    (rig, ferrule_batch::Decoder::new())
+}
+
+impl Rig {
+    /// What goes out now: of batches the payloads in them, of others `alone:` and theirs.
+    fn batches(&mut self, decoder: &mut ferrule_batch::Decoder) -> Vec<Vec<String>> {
+        let mut forwarder = Forwarder::new(Boot::new(BOOT), true);
+        let (client, out) = (&mut self.client, &mut self.out);
+        self.flow.pump(client, &mut forwarder, self.now_us, &Stamp::default(), out, usize::MAX);
+        let mut batches = Vec::new();
+        let mut at = 0;
+        while let Some((packet, size)) = decode(&out[at..], Some(Version::V5), usize::MAX).unwrap() {
+            at += size;
+            let Packet::Publish(publish) = packet else { panic!("{packet:?}") };
+            let text = |payload: &[u8]| String::from_utf8(payload.to_vec()).unwrap();
+            if publish.topic == ferrule_batch::TOPIC {
+                let batch = decoder.decode(publish.payload).unwrap();
+                assert_eq!(batch.items().any(|item| item.acknowledged), publish.qos == QoS::AtLeastOnce);
+                batches.push(batch.items().map(|item| text(item.payload)).collect());
+            } else {
+                batches.push(vec![format!("alone:{}", text(&publish.payload[..1]))]);
+            }
+        }
+        out.clear();
+        batches
+    }
+
+    fn ack_refusing(&mut self, packet_id: u16, refused: &str) {
+        let mut properties = PropertiesBuf::new();
+        properties.push(Property::UserProperty(ferrule_batch::REFUSED_NAME, refused)).unwrap();
+        let ack = Ack { packet_id, reason: ReasonCode::SUCCESS, properties: properties.as_properties() };
+        let mut bytes = Vec::new();
+        Packet::Puback(ack).encode(Version::V5, &mut bytes).unwrap();
+        self.receive(&bytes).unwrap();
+    }
+}
+
+const DELAY: Duration = Duration::from_millis(20);
+
+#[test]
+fn a_batch_waits_for_its_delay_and_no_longer() {
+    let (mut rig, mut decoder) = batching(DELAY, 100, 1 << 20);
+    rig.push([row(1, "a"), row(2, "b")]);
+    assert!(rig.batches(&mut decoder).is_empty());
+    rig.now_us = 19_999;
+    rig.push([row(3, "a")]);
+    assert!(rig.batches(&mut decoder).is_empty());
+    assert_eq!(rig.flow.deadline_us(&rig.client), Some(20_000));
+    rig.now_us = 20_000;
+    assert_eq!(rig.batches(&mut decoder), [["1", "2", "3"]]);
+    assert_eq!(rig.flow.deadline_us(&rig.client), None);
+    assert_eq!(rig.answers(), []);
+    rig.ack(1, 0).unwrap();
+    assert_eq!(rig.answers(), yes(&[1, 2, 3]));
+    assert_eq!((rig.flow.sent(), rig.flow.batches(), rig.flow.waiting()), (3, 1, 0));
+    // Nobody comes any more.
+    rig.push([row(4, "a")]);
+    rig.flow.hurry();
+    assert_eq!(rig.batches(&mut decoder), [["4"]]);
+}
+
+#[test]
+fn a_backlog_waits_for_nothing() {
+    // All that the outbox may hand out is here.
+    let (mut rig, mut decoder) = batching(DELAY, 3, 1 << 20);
+    rig.push((1..=3).map(|seq| row(seq, "a")));
+    assert_eq!(rig.batches(&mut decoder), [["1", "2", "3"]]);
+    // What waits fills a batch, and the rest of it goes with the next.
+    let (mut rig, mut decoder) = batching(DELAY, 10_000, 1 << 20);
+    let large = |seq: u64| {
+        let mut entry = entry(seq, "a");
+        entry.payload = format!("{seq:020000}").into();
+        row_of(entry)
+    };
+    rig.push((1..=4).map(large));
+    let sizes: Vec<_> = rig.batches(&mut decoder).iter().map(Vec::len).collect();
+    assert_eq!(sizes, [3]);
+    assert_eq!(rig.flow.waiting(), 1);
+    rig.now_us = 20_000;
+    assert_eq!(rig.batches(&mut decoder).len(), 1);
+}
+
+#[test]
+fn what_is_larger_than_a_batch_goes_alone_and_in_its_place() {
+    let (mut rig, mut decoder) = batching(Duration::ZERO, 100, 1 << 20);
+    let mut large = entry(2, "a");
+    large.payload = vec![b'x'; ferrule_batch::PLAIN_MAX].into();
+    rig.push([row(1, "a"), row_of(large), row(3, "a"), row(4, "a")]);
+    assert_eq!(rig.batches(&mut decoder), [vec!["1"], vec!["alone:x"], vec!["3", "4"]]);
+    // To a cloud that takes small packets a batch is one, too.
+    let (mut rig, mut decoder) = batching(Duration::ZERO, 100, 120);
+    rig.push((1..=20).map(|seq| row(seq, "a")));
+    let batches = rig.batches(&mut decoder);
+    assert!(batches.len() > 1, "{batches:?}");
+    assert_eq!(batches.concat(), (1..=20).map(|seq| seq.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_refused_message_costs_no_other() {
+    let (mut rig, mut decoder) = batching(Duration::ZERO, 100, 1 << 20);
+    let mut unanswered = entry(1, "a");
+    unanswered.qos = 0;
+    rig.push([row_of(unanswered), row(2, "a"), row(3, "b"), row(4, "c"), row(5, "d")]);
+    assert_eq!(rig.batches(&mut decoder), [["1", "2", "3", "4", "5"]]);
+    rig.flow.written();
+    assert_eq!(rig.answers(), yes(&[1]));
+    // One never, one not now; what makes no sense refuses nothing.
+    rig.ack_refusing(1, "1:135,3:151,77:135,x,0:135");
+    assert_eq!(
+        rig.answers(),
+        [(2, Delivered::Discarded(Reason::Refused)), (3, Delivered::Yes), (5, Delivered::Yes)]
+    );
+    rig.push([row(6, "c"), row(7, "d")]);
+    assert_eq!(rig.batches(&mut decoder), [["7"]]);
+    rig.ack(2, 0).unwrap();
+    rig.wait();
+    assert_eq!(rig.batches(&mut decoder), [["alone:4"]]);
+    rig.ack(3, 0).unwrap();
+    assert_eq!(rig.batches(&mut decoder), [["6"]]);
+}
+
+#[test]
+fn a_batch_that_is_refused_whole_goes_one_by_one() {
+    for reason in [0x83, 0x99, 0x87] {
+        let (mut rig, mut decoder) = batching(Duration::ZERO, 100, 1 << 20);
+        rig.push([row(1, "a"), row(2, "b")]);
+        assert_eq!(rig.batches(&mut decoder), [["1", "2"]]);
+        rig.ack(1, reason).unwrap();
+        assert_eq!(rig.answers(), []);
+        assert_eq!(rig.batches(&mut decoder), [["alone:1"], ["alone:2"]]);
+    }
+}
+
+#[test]
+fn a_lost_connection_sends_a_batchs_rows_again_in_order() {
+    let (mut rig, mut decoder) = batching(Duration::ZERO, 100, 1 << 20);
+    rig.push([row(1, "a"), row(2, "b")]);
+    assert_eq!(rig.batches(&mut decoder).len(), 1);
+    rig.push([row(3, "a")]);
+    assert_eq!(rig.batches(&mut decoder).len(), 1);
+    rig.ack(2, 0).unwrap();
+    rig.reconnect(4, None);
+    assert_eq!(rig.answers(), yes(&[3]));
+    // To a broker that knows none.
+    assert_eq!(rig.numbers(), [1, 2]);
+}
+
+#[test]
+fn what_the_broker_cannot_stand_is_looked_for_alone() {
+    let (mut rig, mut decoder) = batching(Duration::ZERO, 100, 1 << 20);
+    rig.push([row(1, "a"), row(2, "b")]);
+    assert_eq!(rig.batches(&mut decoder).len(), 1);
+    let fault = rig.receive(&disconnect(0x99, "")).unwrap_err();
+    rig.reconnect(4, Some(&fault));
+    assert_eq!(rig.numbers(), [1]);
+    rig.ack(1, 0).unwrap();
+    assert_eq!(rig.numbers(), [2]);
+    let fault = rig.receive(&disconnect(0x99, "")).unwrap_err();
+    rig.reconnect(4, Some(&fault));
+    assert_eq!(rig.answers(), [(1, Delivered::Yes), (2, Delivered::Discarded(Reason::Refused))]);
 }
 
 // === the forwarded message ===

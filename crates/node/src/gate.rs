@@ -82,6 +82,10 @@ struct Claim {
     edge: Option<String>,
     /// `ferrule-boot`.
     boot: Option<Box<str>>,
+    /// `ferrule-batch: 1`.
+    batch: bool,
+    /// `ferrule-dictionary`: it is the one that is here.
+    dictionary: bool,
 }
 
 impl Claim {
@@ -92,6 +96,10 @@ impl Claim {
                 "ferrule" => claim.ferrule = value == "1",
                 "ferrule-edge" => claim.edge = Some(value.into()),
                 "ferrule-boot" => claim.boot = Some(value.into()),
+                ferrule_batch::NAME => claim.batch = value == ferrule_batch::VERSION_TEXT,
+                ferrule_batch::DICTIONARY_NAME => {
+                    claim.dictionary = value == ferrule_batch::dictionary::name()
+                }
                 _ => {}
             }
         }
@@ -112,8 +120,17 @@ impl Claim {
                         ),
                     });
                 }
-                // Two short strings: they encode.
-                let _ = properties.push(Property::UserProperty("ferrule", "1"));
+                let mut say = |name, value| {
+                    // Two short strings: they encode.
+                    let _ = properties.push(Property::UserProperty(name, value));
+                };
+                say("ferrule", "1");
+                if self.batch {
+                    say(ferrule_batch::NAME, ferrule_batch::VERSION_TEXT);
+                    if self.dictionary {
+                        say(ferrule_batch::DICTIONARY_NAME, &ferrule_batch::dictionary::name());
+                    }
+                }
                 Role::Edge(edge_id)
             }
             // A gateway's user without a gateway's CONNECT is any client.

@@ -249,6 +249,7 @@ impl Hub {
                 outbox.error = Some(error);
                 outbox.queue.set_up(false, now);
             }
+            ConsumerEvent::Holds { rows } => outbox.queue.set_held(rows),
             ConsumerEvent::Reset => outbox.reset(),
             ConsumerEvent::Counted { what, by } => {
                 let count = outbox.counted.iter_mut().find(|(known, _)| *known == what);

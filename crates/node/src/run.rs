@@ -468,6 +468,7 @@ async fn status(about: &About) -> Result<Status, String> {
             connects: s.connects,
             failures: s.failures,
             sent: s.sent,
+            batches: s.batches,
             acknowledged: s.acknowledged,
             in_flight: s.in_flight,
             backlog,
@@ -675,5 +676,7 @@ fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> fer
     link.window_max = uplink.max_inflight;
     link.version = uplink.version;
     link.identity = uplink.identity;
+    link.batch = uplink.batch;
+    link.batch_delay = uplink.batch_delay;
     link
 }

@@ -14,6 +14,7 @@
 use crate::Reason;
 use ferrule_store::record::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A row handed to a consumer.
 #[derive(Debug, Clone)]
@@ -42,6 +43,12 @@ pub enum ConsumerEvent {
     Up {
         /// Rows.
         window: usize,
+    },
+    /// From now on rows may wait in the consumer for so long before they leave, to leave together: that time is none of the
+    /// destination's.
+    Holds {
+        /// How long.
+        rows: Duration,
     },
     /// The destination cannot be reached or refuses; the consumer keeps its rows and goes on trying.
     Down {

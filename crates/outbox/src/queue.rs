@@ -229,6 +229,8 @@ pub struct Queue<R> {
     admitted: bool,
     up: bool,
     last_answer_us: u64,
+    /// How long the consumer keeps rows before they leave.
+    held_us: u64,
     last_write_us: u64,
     smoothed_ack_us: u64,
     counters: Counters,
@@ -262,6 +264,7 @@ impl<R: Row> Queue<R> {
             admitted: true,
             up: false,
             last_answer_us: 0,
+            held_us: 0,
             last_write_us: 0,
             smoothed_ack_us: 0,
             counters: Counters::default(),
@@ -424,6 +427,11 @@ impl<R: Row> Queue<R> {
         self.last_answer_us = now.mono_us;
     }
 
+    /// The consumer keeps rows for so long before they leave: no sign that the destination is slow.
+    pub fn set_held(&mut self, held: Duration) {
+        self.held_us = us(held);
+    }
+
     /// Hands out up to `window` rows less those in flight, oldest first.
     pub fn take(&mut self, window: usize, now: Now, mut give: impl FnMut(u64, &R, bool)) {
         self.merge();
@@ -546,8 +554,9 @@ impl<R: Row> Queue<R> {
         if !self.up || behind {
             return if urgent { came } else { came.max(self.last_write_us + us(p.offline_interval)) };
         }
-        let linger = us(p.linger_min).max(3 * self.smoothed_ack_us).min(deadline);
-        let due = if urgent { linger.min(us(p.linger_min)) } else { linger };
+        let linger_min = us(p.linger_min) + self.held_us;
+        let linger = linger_min.max(3 * self.smoothed_ack_us).min(deadline);
+        let due = if urgent { linger.min(linger_min) } else { linger };
         (came + due).min(silent_from.max(came))
     }
 

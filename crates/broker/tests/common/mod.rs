@@ -23,6 +23,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use ferrule_batch::{Encoder, Item, REFUSED_NAME};
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
     Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Exchange, Features, Gate, Grant, Hook,
@@ -34,7 +35,9 @@ use ferrule_mqtt::{
     Version, Will, decode, topic,
 };
 use ferrule_outbox::{End, Outcome, Policy, Reason};
-use ferrule_store::{JointPart, MemoryStore, Now, Op, QueueId, Restored, Store, StoredRow, Ticket};
+use ferrule_store::{
+    Boot, JointPart, MemoryStore, MessageId, Now, Op, QueueId, Restored, Store, StoredRow, Ticket,
+};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -793,6 +796,7 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
     let mut out = Vec::new();
     let id = get("id").and_then(|id| id.parse().ok()).unwrap_or(0);
     let mut will_props = PropertiesBuf::new();
+    let mut payload;
     let mut filters = SubscribeFiltersBuf::new();
     let mut unfilters = UnsubscribeFiltersBuf::new();
     let first = words.first().and_then(|w| w.parse::<u16>().ok());
@@ -834,6 +838,43 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
                 will,
                 username: get("user"),
                 password: None,
+            })
+        }
+        "batch" => {
+            let mut encoder = Encoder::new(usize::MAX, get("plain") != Some("1")).unwrap();
+            for (at, message) in words.iter().filter_map(|w| w.strip_prefix("m=")).enumerate() {
+                let mut parts = message.split(':');
+                let item = Item {
+                    topic: parts.next().unwrap(),
+                    payload: parts.next().unwrap().as_bytes(),
+                    acknowledged: parts.next() != Some("0"),
+                    retain: parts.next() == Some("r"),
+                    id: MessageId { boot: Boot::new(7), class: 0, seq: at as u64 + 1 },
+                    client_id: "device",
+                    username: None,
+                    at_ms: 1_700_000_000_000,
+                    synced: true,
+                    age_ms: 5,
+                    hops: 1,
+                    properties: Properties::EMPTY,
+                };
+                assert!(encoder.push(&item));
+            }
+            payload = encoder.finish().to_vec();
+            match get("break") {
+                Some("version") => payload[0] = 9,
+                Some("cut") => payload.truncate(payload.len() - 1),
+                Some(other) => panic!("{other}"),
+                None => {}
+            }
+            Packet::Publish(Publish {
+                dup: false,
+                qos: get("q").map_or(QoS::AtMostOnce, qos),
+                retain: false,
+                topic: ferrule_batch::TOPIC,
+                packet_id: id,
+                properties: Properties::EMPTY,
+                payload: &payload,
             })
         }
         "publish" => {
@@ -934,7 +975,11 @@ pub fn show(packet: &Packet<'_>) -> String {
             AckType::Pubrel => "pubrel",
             AckType::Pubcomp => "pubcomp",
         };
+        let refused = ack.properties.user_properties().find(|(name, _)| *name == REFUSED_NAME);
         match ack.reason {
+            ReasonCode::SUCCESS if refused.is_some() => {
+                format!("{name} {} refused={}", ack.packet_id, refused.unwrap_or_default().1)
+            }
             ReasonCode::SUCCESS => format!("{name} {}", ack.packet_id),
             reason => format!("{name} {} {:02x}", ack.packet_id, reason.0),
         }

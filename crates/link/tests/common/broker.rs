@@ -322,6 +322,7 @@ impl Outbox {
                 self.window = window;
             }
             ConsumerEvent::Down { error } => self.downs.push(error),
+            ConsumerEvent::Holds { .. } => {}
             ConsumerEvent::Reset => panic!("the uplink keeps its rows"),
             ConsumerEvent::Counted { .. } => {}
             ConsumerEvent::Done(answers) => {

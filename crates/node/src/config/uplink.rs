@@ -1,13 +1,16 @@
 //! `[uplink]`.
 
-use super::UplinkConfig;
 use super::reader::{Reader, Section};
 use super::resolve::{int, read_password_file, seconds};
+use super::{UplinkConfig, units};
 use crate::auth::Secret;
 use ferrule_link::{IdentityMode, Proxy, Scheme, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// A device that is acknowledged later than after a second sends again.
+const BATCH_DELAY_MAX: Duration = Duration::from_millis(500);
 
 /// The section, if there is one; what is probably not meant goes to `warnings`.
 pub(super) fn read_uplink(
@@ -45,6 +48,19 @@ pub(super) fn read_uplink(
             "`identity = \"properties\"` needs `version = 5`: MQTT 3.1.1 has no user properties",
             None,
         );
+    }
+    let batch = s.or(r, "batch", true);
+    let batch_delay = s.or(r, "batch_delay", ferrule_link::config::BATCH_DELAY);
+    if batch_delay > BATCH_DELAY_MAX {
+        let message = format!(
+            "`batch_delay` is {}: it must be at most {}, since devices wait for it",
+            units::show_duration(batch_delay),
+            units::show_duration(BATCH_DELAY_MAX)
+        );
+        s.fail(r, "batch_delay", message, None);
+    }
+    if !batch && s.has("batch_delay") {
+        s.fail(r, "batch_delay", "`batch_delay` says nothing beside `batch = false`", None);
     }
     if version == Version::V3_1_1 && s.has("password_file") && !s.has("username") {
         // [MQTT-3.1.2-22]
@@ -86,6 +102,8 @@ pub(super) fn read_uplink(
         max_inflight,
         version,
         identity,
+        batch,
+        batch_delay,
     };
     present.then_some(config)
 }

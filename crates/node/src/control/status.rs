@@ -136,8 +136,10 @@ pub struct UplinkStatus {
     pub connects: u64,
     /// Connections that failed or ended since the start.
     pub failures: u64,
-    /// Publishes sent.
+    /// Messages sent.
     pub sent: u64,
+    /// Batches sent; their messages are among those.
+    pub batches: u64,
     /// Publishes acknowledged.
     pub acknowledged: u64,
     /// Publishes sent and not acknowledged.

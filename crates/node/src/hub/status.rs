@@ -36,6 +36,8 @@ impl Hub {
             ("delayed_refused", stats.delayed_refused),
             ("exclusive_refused", stats.exclusive_refused),
             ("payloads_refused", stats.payloads_refused),
+            ("batches", stats.batches),
+            ("batches_refused", stats.batches_refused),
             ("retained_refused", stats.retained_refused),
             ("events_dropped", events_dropped),
             ("loops", stats.loops + hub.rules.loops),

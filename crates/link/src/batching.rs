@@ -1,0 +1,197 @@
+//! Rows to a Ferrule cloud as batches ([`ferrule_batch`]): which rows go together, and what becomes of each.
+//!
+//! # Operation
+//! A batch is made when its first row has waited for `delay`, or at once when there is no reason to wait: what waits fills one, or the
+//! outbox has handed out all that it may and can add nothing. So a backlog is sent as fast as without batches. A row that fits
+//! into no batch goes alone, in its place.
+//!
+//! # Answers
+//! The PUBACK of a batch answers all its rows; those that it names ([`REFUSED_NAME`]) were refused, as by a PUBACK of their own with
+//! that reason. A batch that is refused whole (another version, a dictionary that is gone) costs nothing: from then on, on this
+//! connection, rows go one by one. Rows of QoS 0 are done when the bytes have left, as they are alone.
+
+use crate::client::{Accepted, Client, Outgoing, Sent, Verdict};
+use crate::flow::{Flight, Flow, Held};
+use crate::forward::Forwarder;
+use ferrule_batch::{Encoder, MESSAGES_MAX, PLAIN_MAX, REFUSED_NAME, TOPIC};
+use ferrule_mqtt::{Properties, QoS, ReasonCode};
+use ferrule_outbox::Delivered;
+use ferrule_store::Stamp;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of a PUBLISH around its payload: fixed header, topic, packet id, no properties.
+const AROUND: usize = 5 + 2 + TOPIC.len() + 2 + 1;
+
+/// Bytes that a row takes in a batch beside its texts and payload, at most about.
+const ROW: usize = 40;
+
+/// Of one connection.
+#[derive(Debug)]
+pub struct Batching {
+    encoder: Encoder,
+    delay_us: u64,
+    /// Rows that the outbox hands out at most.
+    window: usize,
+    retain: bool,
+}
+
+impl Batching {
+    /// For what a cloud agreed to; none if it knows no batches. `delay`: how long a row may wait for others; `window`: how many
+    /// rows may be unanswered.
+    ///
+    /// # Errors
+    /// When zstd has no memory.
+    pub fn new(accepted: &Accepted, delay: Duration, window: usize) -> io::Result<Option<Self>> {
+        if !accepted.ferrule || !accepted.batch {
+            return Ok(None);
+        }
+        let payload_max = accepted.max_packet_size.saturating_sub(AROUND);
+        let encoder = Encoder::new(payload_max, accepted.dictionary)?;
+        let delay_us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        Ok(Some(Self { encoder, delay_us, window, retain: accepted.retain_available }))
+    }
+}
+
+impl Flow {
+    /// Whether a batch is to be made now.
+    pub(crate) fn is_batch_due(&self, batching: &Batching, now_us: u64) -> bool {
+        self.batch_due_us(batching).is_some_and(|due_us| due_us <= now_us)
+    }
+
+    /// When a batch is to be made, if no row comes; none: nothing waits.
+    pub(crate) fn batch_due_us(&self, batching: &Batching) -> Option<u64> {
+        let first = self.queue.front()?;
+        let is_full = self.known.len() >= batching.window
+            || self.queue.len() >= MESSAGES_MAX
+            || self
+                .queue
+                .iter()
+                .map(size)
+                .scan(0, |sum, size| {
+                    *sum += size;
+                    Some(*sum)
+                })
+                .any(|sum| sum >= PLAIN_MAX);
+        Some(if is_full || self.hurried { 0 } else { first.came_us.saturating_add(batching.delay_us) })
+    }
+
+    /// Encodes one batch, or the row that goes alone. False: nothing more can be sent now.
+    pub(crate) fn send_batch(
+        &mut self,
+        batching: &mut Batching,
+        client: &mut Client<Flight>,
+        forwarder: &mut Forwarder,
+        now_us: u64,
+        stamp: &Stamp,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let mut rows = Vec::new();
+        let mut unanswered = Vec::new();
+        while let Some(row) = self.next_row() {
+            let entry = Arc::clone(&row.row.entry);
+            let mut item = match forwarder.item(&entry, stamp) {
+                Ok(item) => item,
+                Err(reason) => {
+                    self.settle(row, Delivered::Discarded(reason));
+                    continue;
+                }
+            };
+            item.retain &= batching.retain;
+            if batching.encoder.push(&item) {
+                if item.acknowledged {
+                    rows.push((batching.encoder.count() - 1, row));
+                } else {
+                    unanswered.push(row);
+                }
+                continue;
+            }
+            if batching.encoder.count() > 0 {
+                self.queue.push_front(row);
+                break;
+            }
+            // Larger than a batch, or none of MQTT's: alone it is sent, or told why not.
+            return match self.send(row, client, forwarder, now_us, stamp, out) {
+                Some(row) => {
+                    self.queue.push_front(row);
+                    false
+                }
+                None => true,
+            };
+        }
+        if batching.encoder.count() == 0 {
+            return false;
+        }
+        let qos = if rows.is_empty() { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+        let sent = (rows.len() + unanswered.len()) as u64;
+        let payload = batching.encoder.finish();
+        let message = Outgoing { qos, retain: false, topic: TOPIC, properties: &[], payload };
+        match client.publish(Flight::Batch(rows), &message, now_us, out) {
+            Sent::Awaiting | Sent::Unanswered(_) => {
+                self.sent += sent;
+                self.batches += 1;
+                self.unacked_qos_0 |= !unanswered.is_empty();
+                for row in unanswered {
+                    self.unwritten.push(row.row.seq);
+                    self.release(&row);
+                }
+                true
+            }
+            Sent::NoRoom(flight) | Sent::TooLarge(flight) | Sent::Invalid(flight, _) => {
+                // There was room, and the encoder keeps to the size: but a row is never lost over it.
+                debug_assert!(false, "a batch that cannot be sent");
+                unanswered.into_iter().chain(flight.into_rows()).for_each(|row| self.back(row));
+                false
+            }
+        }
+    }
+
+    /// The cloud's word on a batch.
+    pub(crate) fn batch_acked(
+        &mut self,
+        rows: Vec<(usize, Held)>,
+        reason: ReasonCode,
+        properties: Properties<'_>,
+        now_us: u64,
+    ) {
+        if reason.is_error() {
+            match Verdict::of(reason) {
+                Verdict::Later if reason != ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR => {
+                    rows.into_iter().for_each(|(_, row)| self.row_acked(row, reason, now_us));
+                }
+                _ => {
+                    tracing::warn!(%reason, "the cloud refuses a batch: its messages, and those after them, are sent one by one");
+                    self.batching = None;
+                    rows.into_iter().for_each(|(_, row)| self.back(row));
+                }
+            }
+            return;
+        }
+        let refused = properties.user_properties().find(|(name, _)| *name == REFUSED_NAME);
+        let mut refused: Vec<(usize, ReasonCode)> = refused.map_or_else(Vec::new, |(_, text)| parse(text));
+        refused.sort_unstable_by_key(|(place, _)| *place);
+        for (place, row) in rows {
+            let reason = match refused.binary_search_by_key(&place, |(place, _)| *place) {
+                Ok(at) => refused[at].1,
+                Err(_) => reason,
+            };
+            self.row_acked(row, reason, now_us);
+        }
+    }
+}
+
+/// What a row takes in a batch, about.
+fn size(row: &Held) -> usize {
+    let entry = &row.row.entry;
+    entry.payload.len() + entry.properties.len() + ROW
+}
+
+/// Reads [`REFUSED_NAME`]. What is no place and reason refuses nothing.
+fn parse(text: &str) -> Vec<(usize, ReasonCode)> {
+    let pair = |pair: &str| {
+        let (place, reason) = pair.split_once(':')?;
+        Some((place.parse().ok()?, ReasonCode(reason.parse().ok()?)))
+    };
+    text.split(',').filter_map(pair).collect()
+}

@@ -1,0 +1,93 @@
+//! The link between edge and cloud: what goes over it, and what becomes of it there.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use ferrule_mqtt::QoS;
+use ferrule_testkit::oracle::Copies;
+use ferrule_testkit::wire::Options;
+use ferrule_testkit::{Client, Config, Fleet, Node, Plan, node};
+use ferrule_tests::{
+    EDGE_RULES, PATIENCE, check_rows, cloud_rules, make_sqlite_table, open_sqlite, sqlite_rows,
+};
+use serde_json::Value;
+
+/// A counter of the edge's uplink.
+fn uplink(status: &Value, name: &str) -> u64 {
+    node::count(&status["uplink"], name)
+}
+
+/// A counter of the node.
+fn counter(status: &Value, name: &str) -> u64 {
+    node::count(&status["counters"], name)
+}
+
+#[test]
+fn batches_are_few_packets_and_each_message_is_a_row_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = folder.path().join("rows.db");
+    make_sqlite_table(&sqlite);
+    let cloud = Node::start(&Config::cloud().rules(cloud_rules(None, None, Some(&sqlite))));
+    let edge = Node::start(&Config::edge().rules(EDGE_RULES).uplink(cloud.addr()));
+    let fleet = Fleet::start(edge.addr(), Plan { devices: 20, messages: 200, window: 16, ..Plan::default() });
+    let ledger = fleet.finish(PATIENCE);
+    let status = edge.wait_drained(PATIENCE);
+    let cloud_status = cloud.wait_drained(PATIENCE);
+    check_rows("sqlite", &ledger, &sqlite_rows(&sqlite), Copies::One);
+
+    let batches = uplink(&status, "batches");
+    assert!((1..=1_000).contains(&batches), "{batches} batches");
+    assert_eq!(uplink(&status, "sent"), 4_000);
+    assert_eq!(counter(&cloud_status, "batches"), batches);
+    assert_eq!(counter(&cloud_status, "received"), 4_000);
+    // A PUBLISH of one, with its topic and identity, has more than 200 bytes.
+    let each = uplink(&status, "bytes_out") / 4_000;
+    assert!(each < 80, "{each} bytes a message");
+    edge.assert_quiet_log();
+    cloud.assert_quiet_log();
+}
+
+#[test]
+fn to_a_cloud_that_is_sent_none_it_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = folder.path().join("rows.db");
+    make_sqlite_table(&sqlite);
+    let cloud = Node::start(&Config::cloud().rules(cloud_rules(None, None, Some(&sqlite))));
+    // The last table of its configuration is [uplink].
+    let edge = Node::start(&Config::edge().rules(EDGE_RULES).uplink(cloud.addr()).extra("batch = false"));
+    let ledger =
+        Fleet::start(edge.addr(), Plan { devices: 4, messages: 50, ..Plan::default() }).finish(PATIENCE);
+    let status = edge.wait_drained(PATIENCE);
+    cloud.wait_drained(PATIENCE);
+    check_rows("sqlite", &ledger, &sqlite_rows(&sqlite), Copies::One);
+    assert_eq!((uplink(&status, "batches"), uplink(&status, "sent")), (0, 200));
+}
+
+#[test]
+fn what_the_cloud_refuses_of_a_batch_is_given_up_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = folder.path().join("rows.db");
+    make_sqlite_table(&sqlite);
+    // The last table of its configuration is the edge's [[user]].
+    let cloud = Config::cloud().rules(cloud_rules(None, None, Some(&sqlite)));
+    let cloud = Node::start(&cloud.extra("deny = [\"factory/secret\"]"));
+    let edge = Node::start(&Config::edge().rules(EDGE_RULES).uplink(cloud.addr()));
+    let mut device = Client::connect(edge.addr(), &Options::v5("press-1"));
+    for n in 0..40 {
+        let topic = if n % 4 == 0 { "factory/secret" } else { "factory/d" };
+        let payload = format!(r#"{{"device":"d","n":{n}}}"#);
+        device.publish(topic, payload.as_bytes(), QoS::AtLeastOnce, false);
+    }
+    let status = edge.wait_drained(PATIENCE);
+    cloud.wait_drained(PATIENCE);
+    let outbox = node::outbox(&status, "cloud");
+    assert_eq!((node::count(outbox, "delivered"), node::count(outbox, "discarded")), (30, 10));
+    assert_eq!(node::count(&outbox["discarded_by"], "refused"), 10);
+    assert_eq!(counter(&cloud.status(), "denied"), 10);
+    let rows: Vec<i64> = open_sqlite(&sqlite)
+        .prepare("select n from readings order by n")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(rows, (0..40).filter(|n| n % 4 != 0).collect::<Vec<_>>());
+}
