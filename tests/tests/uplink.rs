@@ -91,3 +91,83 @@ fn what_the_cloud_refuses_of_a_batch_is_given_up_alone() {
         .unwrap();
     assert_eq!(rows, (0..40).filter(|n| n % 4 != 0).collect::<Vec<_>>());
 }
+
+const DOWN: &str = "[[downlink]]\nfilter = \"commands/press-7/#\"\ntopic = \"commands/$1\"";
+
+#[test]
+fn commands_come_down_under_their_name_here() {
+    let cloud = Node::start(&Config::cloud());
+    let edge = Node::start(&Config::edge().uplink(cloud.addr()).extra(DOWN));
+    edge.wait_status(PATIENCE, "the uplink", node::uplink_is_up);
+    let mut device = Client::connect(edge.addr(), &Options::v5("device"));
+    device.subscribe("#", QoS::AtLeastOnce);
+    let mut operator = Client::connect(cloud.addr(), &Options::v5("operator"));
+    operator.publish("commands/press-8/start", b"not for us", QoS::AtLeastOnce, false);
+    for n in 0..200 {
+        let payload = n.to_string();
+        operator.publish("commands/press-7/line/start", payload.as_bytes(), QoS::AtLeastOnce, false);
+    }
+    for n in 0..200 {
+        let message = device.expect_message();
+        assert_eq!(
+            (message.topic.as_str(), message.payload),
+            ("commands/line/start", n.to_string().into_bytes())
+        );
+    }
+    assert_eq!(uplink(&edge.status(), "received"), 200);
+    edge.assert_quiet_log();
+    cloud.assert_quiet_log();
+}
+
+#[test]
+fn a_command_to_a_gateway_that_is_away_waits_in_the_cloud() {
+    let cloud = Node::start(&Config::cloud());
+    let mut edge = Node::start(&Config::edge().uplink(cloud.addr()).extra(DOWN));
+    edge.wait_status(PATIENCE, "the uplink", node::uplink_is_up);
+    let mut device = Client::connect(edge.addr(), &Options::v5("device").persistent());
+    device.subscribe("commands/#", QoS::AtLeastOnce);
+    let mut operator = Client::connect(cloud.addr(), &Options::v5("operator"));
+    // Its session is there: this one came down.
+    operator.publish("commands/press-7/0", b"", QoS::AtLeastOnce, false);
+    assert_eq!(device.expect_message().topic, "commands/0");
+    for n in 1..=50 {
+        if n == 10 {
+            edge.kill9();
+        }
+        operator.publish(&format!("commands/press-7/{n}"), b"", QoS::AtLeastOnce, false);
+    }
+    edge.restart();
+    let mut device = Client::connect(edge.addr(), &Options::v5("device").persistent());
+    let mut missing: std::collections::BTreeSet<String> =
+        (10..=50).map(|n| format!("commands/{n}")).collect();
+    while !missing.is_empty() {
+        missing.remove(&device.expect_message().topic);
+    }
+}
+
+#[test]
+fn what_goes_up_and_down_does_not_run_in_a_circle() {
+    // What the edge says to the cloud comes back under another name, and goes up again as what it was.
+    let rules = "CREATE RULE up AS INSERT INTO cloud.\"commands/press-7/x\" SELECT * FROM \"commands/x\";\n";
+    let turn = "CREATE RULE turn AS INSERT INTO local.\"commands/press-7/x\" SELECT * FROM \"circle\";\n";
+    let cloud = Node::start(&Config::cloud().rules(turn));
+    let circle = "CREATE RULE up AS INSERT INTO cloud.\"circle\" SELECT * FROM \"commands/x\";\n";
+    for (rules, entered, discarded) in [(rules, 1, 0), (circle, 5, 1)] {
+        let edge = Node::start(&Config::edge().rules(rules).uplink(cloud.addr()).extra(DOWN));
+        edge.wait_status(PATIENCE, "the uplink", node::uplink_is_up);
+        let mut device = Client::connect(edge.addr(), &Options::v5("device"));
+        device.subscribe("commands/#", QoS::AtMostOnce);
+        device.publish("commands/x", b"{}", QoS::AtLeastOnce, false);
+        // Each turn is two brokers more, and the last one would be more than eight.
+        let seen = |status: &Value| {
+            let outbox = node::outbox(status, "cloud");
+            (node::count(outbox, "entered"), node::count(outbox, "discarded"))
+        };
+        edge.wait_status(PATIENCE, "the circle's end", |status| seen(status) == (entered, discarded));
+        // What was under way has come before this.
+        let mut operator = Client::connect(cloud.addr(), &Options::v5("operator"));
+        operator.publish("commands/press-7/fence", b"", QoS::AtLeastOnce, false);
+        while device.expect_message().topic != "commands/fence" {}
+        assert_eq!(seen(&edge.wait_drained(PATIENCE)), (entered, discarded));
+    }
+}

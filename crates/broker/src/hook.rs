@@ -196,6 +196,11 @@ pub trait Hook {
         let _ = (event, ends, now);
     }
 
+    /// The last end of a message was said that came by [`crate::Shard::publish_from_link`].
+    fn said(&mut self, number: u64, outcome: Outcome) {
+        let _ = (number, outcome);
+    }
+
     /// Takes the first of the publishes that rules made: it is routed at once, or when the turn ends.
     fn next_local(&mut self) -> Option<LocalPublish>;
 

@@ -75,6 +75,8 @@ pub(crate) enum Owner {
     Publisher(Inbound),
     /// A message that was published later.
     Delayed(delayed::Key),
+    /// The node's link to another broker, by a number of its own ([`Hook::said`]).
+    Link(u64),
     /// A will that the store had: nobody is told.
     Will,
     /// Another shard.

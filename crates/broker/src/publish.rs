@@ -441,6 +441,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 return;
             }
             Owner::Will => return,
+            Owner::Link(number) => {
+                self.hook.said(number, outcome);
+                return;
+            }
             Owner::Peer { peer, number } => {
                 self.acknowledge_parcel(peer, number, outcome);
                 return;
@@ -854,6 +858,27 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.ended.extend(guard.map(|guard| (guard, Outcome::Delivered)));
     }
 
+    /// Routes a message of another broker, as a publish of this one. With a `number` the hook is told when it is safe
+    /// ([`Hook::said`]); `publish.end` is none.
+    pub fn publish_from_link(&mut self, publish: &LocalPublish, number: Option<u64>, now: Now) {
+        self.now = now;
+        if publish.hops > HOPS_MAX {
+            self.stats.loops += 1;
+            number.into_iter().for_each(|number| self.hook.said(number, Outcome::Discarded(Reason::Loop)));
+            return;
+        }
+        self.stats.received += 1;
+        let routed = self.route_or_delay(&local_message(publish), None, number.map(Owner::Link), None);
+        match routed.receipt {
+            None => number.into_iter().for_each(|number| self.hook.said(number, Outcome::Delivered)),
+            Some((_, guard)) => {
+                if let Some(done) = guard.and_then(|guard| self.receipts.resolve(guard, Outcome::Delivered)) {
+                    self.complete(done.owner, done.outcome);
+                }
+            }
+        }
+    }
+
     /// Routes what rules published.
     pub(crate) fn route_local(&mut self) {
         while self.local_left > 0
@@ -873,24 +898,28 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             return;
         }
-        let message = Message {
-            topic: &publish.topic,
-            payload: &publish.payload,
-            qos: publish.qos,
-            retain: publish.retain,
-            dup: false,
-            properties: publish.properties.as_properties(),
-            publisher: &publish.publisher,
-            received: publish.received,
-            hops: publish.hops,
-            path: publish.path,
-            attachment: publish.attachment.as_ref(),
-            hold: publish.hold,
-        };
+        let message = local_message(&publish);
         self.route_or_delay(&message, None, None, publish.end.as_ref());
         if let Some(end) = publish.end {
             self.ended.push((end, Outcome::Delivered));
         }
+    }
+}
+
+fn local_message(publish: &LocalPublish) -> Message<'_> {
+    Message {
+        topic: &publish.topic,
+        payload: &publish.payload,
+        qos: publish.qos,
+        retain: publish.retain,
+        dup: false,
+        properties: publish.properties.as_properties(),
+        publisher: &publish.publisher,
+        received: publish.received,
+        hops: publish.hops,
+        path: publish.path,
+        attachment: publish.attachment.as_ref(),
+        hold: publish.hold,
     }
 }
 
@@ -906,7 +935,7 @@ pub(crate) fn once(sessions: &Slots<marker::Session, Session>, owner: Owner) -> 
         }
         Owner::Delayed(key) => Some(Some(key.remove())),
         Owner::Will => Some(None),
-        Owner::Peer { .. } => None,
+        Owner::Link(_) | Owner::Peer { .. } => None,
     }
 }
 

@@ -62,6 +62,11 @@ pub struct ClientConfig {
     pub window_max: u16,
     /// Largest packet that is accepted from the server, in bytes.
     pub max_packet_size: u32,
+    /// How long the server keeps the session of a connection that is lost, in seconds (MQTT 5).
+    pub session_expiry_s: u32,
+    /// Receive Maximum that the server is told (MQTT 5); 0: none. With one, what is received is acknowledged by
+    /// [`Client::acknowledge`], not at once.
+    pub receive_max: u16,
     /// User properties of CONNECT (MQTT 5).
     pub user_properties: Vec<(String, String)>,
 }
@@ -270,6 +275,12 @@ impl<T> Client<T> {
         let mut properties = PropertiesBuf::new();
         if config.version == Version::V5 {
             properties.push(Property::MaximumPacketSize(config.max_packet_size.max(1)))?;
+            if config.session_expiry_s > 0 {
+                properties.push(Property::SessionExpiryInterval(config.session_expiry_s))?;
+            }
+            if config.receive_max > 0 {
+                properties.push(Property::ReceiveMaximum(config.receive_max))?;
+            }
             for (name, value) in &config.user_properties {
                 properties.push(Property::UserProperty(name, value))?;
             }
@@ -392,6 +403,14 @@ impl<T> Client<T> {
         self.next_request = self.next_request.checked_add(1).unwrap_or(FIRST_REQUEST_ID);
         self.last_sent_us = now_us;
         Ok(packet_id)
+    }
+
+    /// Appends the PUBACK of a message that was received.
+    pub fn acknowledge(&mut self, packet_id: u16, now_us: u64, out: &mut Vec<u8>) {
+        if self.state == State::Up {
+            encode_ack(out, self.config.version, AckType::Puback, packet_id, ReasonCode::SUCCESS);
+            self.last_sent_us = now_us;
+        }
     }
 
     /// Appends DISCONNECT (before MQTT 5 only a normal one can be said) and ends the connection.
@@ -531,7 +550,7 @@ impl<T> Client<T> {
                     return Err(Fault::Protocol("a message of QoS 2, and none was subscribed to"));
                 }
                 on(Event::Message(publish));
-                if publish.qos == QoS::AtLeastOnce {
+                if publish.qos == QoS::AtLeastOnce && self.config.receive_max == 0 {
                     let version = self.config.version;
                     encode_ack(out, version, AckType::Puback, publish.packet_id, ReasonCode::SUCCESS);
                     self.last_sent_us = now_us;

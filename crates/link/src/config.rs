@@ -1,6 +1,7 @@
 //! What an uplink needs to know, already valid: whoever holds an [`UplinkConfig`] can run it.
 
 use crate::address::{Proxy, Server};
+use crate::downlink::Downlink;
 use ferrule_mqtt::Version;
 use ferrule_store::{Boot, Origin, Stamp};
 use ferrule_transport::tls::ClientFiles;
@@ -39,6 +40,9 @@ pub struct TlsConfig {
 /// How long a row waits for others of its batch by default: what a second of 1,000 rows becomes 50 packets by, and less than a device
 /// that sends one message at a time notices, or that makes a row due on disk (50 ms).
 pub const BATCH_DELAY: Duration = Duration::from_millis(20);
+
+/// How long commands wait in the broker's session by default: a gateway is seldom away for more than a week.
+pub const SESSION_EXPIRY: Duration = Duration::from_secs(7 * 86_400);
 
 /// An uplink.
 #[derive(Clone)]
@@ -79,6 +83,10 @@ pub struct UplinkConfig {
     pub batch: bool,
     /// How long a row may wait for others of its batch.
     pub batch_delay: Duration,
+    /// What the broker is asked for.
+    pub downlinks: Vec<Downlink>,
+    /// How long the broker keeps for us what it is asked for while we are away; whole seconds.
+    pub session_expiry: Duration,
     /// Clock for the age of rows; its `mono_us` counts from the start of the process life that is `boot`.
     pub clock: Clock,
 }
@@ -127,6 +135,8 @@ impl UplinkConfig {
             identity: IdentityMode::default(),
             batch: true,
             batch_delay: BATCH_DELAY,
+            downlinks: Vec::new(),
+            session_expiry: SESSION_EXPIRY,
             clock,
         }
     }

@@ -14,6 +14,7 @@ use crate::channel::{Broken, Channel, Outgoing};
 use crate::client::{Accepted, Client, ClientConfig, Event, Fault, Retry};
 use crate::config::{IdentityMode, TlsConfig, UplinkConfig};
 use crate::credentials::Credentials;
+use crate::downlink::{Arrived, WINDOW};
 use crate::session::Session;
 use crate::stats::UplinkStats;
 use ferrule_transport::http::HttpError;
@@ -62,6 +63,8 @@ pub(crate) enum Cause {
     Speaks(&'static str, &'static str),
     #[error("{0}")]
     Mqtt(Fault),
+    #[error("a message from the broker found no room here: it is to be sent again")]
+    NoRoom,
     #[error("the uplink's configuration cannot be used: {0}")]
     Config(String),
 }
@@ -84,7 +87,7 @@ impl LinkError {
             Cause::Mqtt(fault) => fault.retry(),
             Cause::Layer(_, fault) => retry(fault),
             Cause::Config(_) | Cause::Certificates(_) | Cause::Speaks(..) => Retry::Operator,
-            Cause::Unread => Retry::Slowly,
+            Cause::Unread | Cause::NoRoom => Retry::Slowly,
             Cause::LookUp(..)
             | Cause::Connect(..)
             | Cause::Late { .. }
@@ -322,19 +325,25 @@ pub(crate) async fn enter(
         client: Client::new(client_config(config).map_err(error)?),
         out: Outgoing::default(),
         expires_s,
+        arrived: Vec::new(),
     };
     session
         .client
         .connect(micros(start), &mut session.out.bytes)
         .map_err(|e| error(Cause::Config(format!("CONNECT: {e}"))))?;
     let mut accepted = None;
+    let mut arrived = Vec::new();
     loop {
         session.write(stats)?;
         session.read(micros(start), stats, |event| {
-            if let Event::Connected(answer) = event {
-                accepted = Some(answer);
+            match event {
+                Event::Connected(answer) => accepted = Some(answer),
+                // What waited in the session may come with CONNACK.
+                Event::Message(publish) => arrived.push(Arrived::of(&publish)),
+                _ => {}
             }
         })?;
+        session.arrived.append(&mut arrived);
         if let Some(accepted) = accepted {
             return Ok((session, accepted));
         }
@@ -374,12 +383,19 @@ fn client_config(config: &UplinkConfig) -> Result<ClientConfig, Cause> {
         client_id: config.client_id.clone().unwrap_or_else(|| format!("ferrule-{}", config.edge)),
         username: config.username.clone(),
         password: config.password.clone(),
-        // The outbox is the memory: a session in the broker would only keep packet ids of rows that are sent anew.
-        clean_start: true,
+        // For rows the outbox is the memory: a session in the broker would only keep packet ids of what is sent anew. For what comes
+        // down the session is.
+        clean_start: config.downlinks.is_empty(),
         keep_alive_s,
         connack_timeout_us: u64::try_from(config.connect_timeout.as_micros()).unwrap_or(u64::MAX),
         window_max: config.window_max,
         max_packet_size: PACKET_MAX,
+        session_expiry_s: if config.downlinks.is_empty() {
+            0
+        } else {
+            u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX)
+        },
+        receive_max: if config.downlinks.is_empty() { 0 } else { WINDOW },
         user_properties,
     })
 }

@@ -4,6 +4,7 @@ use crate::address::Server;
 use crate::channel::{Broken, Channel, Outgoing, READ_CHUNK};
 use crate::client::{Client, Event, Fault};
 use crate::dial::{Cause, LinkError};
+use crate::downlink::Arrived;
 use crate::flow::Flight;
 use crate::stats::UplinkStats;
 use ferrule_mqtt::ReasonCode;
@@ -23,6 +24,8 @@ pub(crate) struct Session {
     pub(crate) out: Outgoing,
     /// When the certificate of ours that it was made with ends, in seconds since 1970.
     pub(crate) expires_s: Option<i64>,
+    /// Messages that came with CONNACK.
+    pub(crate) arrived: Vec<Arrived>,
 }
 
 impl Session {

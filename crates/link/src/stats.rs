@@ -41,6 +41,8 @@ pub struct UplinkStats {
     pub(crate) failures: AtomicU64,
     pub(crate) sent: AtomicU64,
     pub(crate) batches: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) received_unmatched: AtomicU64,
     pub(crate) acknowledged: AtomicU64,
     pub(crate) discarded: AtomicU64,
     pub(crate) deferred: AtomicU64,
@@ -69,6 +71,10 @@ pub struct UplinkSnapshot {
     pub sent: u64,
     /// Batches sent; their rows are among `sent`.
     pub batches: u64,
+    /// Messages received from the broker.
+    pub received: u64,
+    /// Those that no filter of ours asked for, or whose topic here would be none.
+    pub received_unmatched: u64,
     /// Rows answered with *delivered*.
     pub acknowledged: u64,
     /// Rows answered with *discarded*.
@@ -111,6 +117,8 @@ impl UplinkStats {
             failures: self.failures.load(Relaxed),
             sent: self.sent.load(Relaxed),
             batches: self.batches.load(Relaxed),
+            received: self.received.load(Relaxed),
+            received_unmatched: self.received_unmatched.load(Relaxed),
             acknowledged: self.acknowledged.load(Relaxed),
             discarded: self.discarded.load(Relaxed),
             deferred: self.deferred.load(Relaxed),

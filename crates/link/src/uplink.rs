@@ -37,6 +37,7 @@ use crate::client::{Accepted, Event, Fault, Retry};
 use crate::config::{IdentityMode, UplinkConfig};
 use crate::credentials::{Credentials, Watcher};
 use crate::dial::{Cause, LinkError, dial, enter, micros};
+use crate::downlink::{self, Arrived, Downlink, Ends};
 use crate::flow::Flow;
 use crate::forward::Forwarder;
 use crate::session::Session;
@@ -124,6 +125,11 @@ struct Uplink {
     stopped: bool,
     /// The last error told: the same one is told once.
     told: Option<String>,
+    down: Option<Ends>,
+    /// Which one this is.
+    connection: u64,
+    /// Of messages from the broker: their numbers, and whether they are safe.
+    said: Vec<(u64, bool)>,
 }
 
 /// Runs an uplink until the sender of `rows` is dropped.
@@ -135,6 +141,17 @@ pub async fn run(
     rows: mpsc::Receiver<Vec<OutRow>>,
     on_event: OnEvent,
     stats: Arc<UplinkStats>,
+) {
+    run_both(config, rows, on_event, stats, None).await;
+}
+
+/// The same, with the side that messages from the broker come out at (`config.downlinks`).
+pub async fn run_both(
+    config: UplinkConfig,
+    rows: mpsc::Receiver<Vec<OutRow>>,
+    on_event: OnEvent,
+    stats: Arc<UplinkStats>,
+    down: Option<Ends>,
 ) {
     // Jitter has to differ between edges and between lives; the boot is random.
     let seed = config.boot.get();
@@ -152,6 +169,9 @@ pub async fn run(
         batches: Vec::new(),
         stopped: false,
         told: None,
+        down,
+        connection: 0,
+        said: Vec::new(),
     };
     uplink.run().await;
     uplink.stats.set_state(LinkState::Stopped);
@@ -308,6 +328,11 @@ impl Uplink {
             None
         });
         self.flow.set_batching(batching);
+        self.connection += 1;
+        self.said.clear();
+        if let Err(error) = self.subscribe(&mut session) {
+            return Ended::Lost(error);
+        }
         self.up(&session.server, accepted);
         let since = Instant::now();
         let mut renewal = Renewal::Idle(since);
@@ -378,6 +403,8 @@ impl Uplink {
                     }
                 },
                 () = changed(&mut self.watcher) => {}
+                // Cancel-safe, too.
+                said = said(&mut self.down) => self.said.push(said),
                 () = sleep_until(deadline) => {}
             }
         }
@@ -436,14 +463,18 @@ impl Uplink {
     ) -> Result<(), LinkError> {
         let now_us = self.now_us();
         let flow = &mut self.flow;
-        let read = session.read(now_us, &self.stats, |event| {
-            if let Event::Acked { item, reason, properties } = event {
-                flow.acked(item, reason, properties, now_us);
-            }
+        let mut arrived = std::mem::take(&mut session.arrived);
+        let read = session.read(now_us, &self.stats, |event| match event {
+            Event::Acked { item, reason, properties } => flow.acked(item, reason, properties, now_us),
+            Event::Message(publish) => arrived.push(Arrived::of(&publish)),
+            Event::Subscribed { reasons, .. } => subscribed(reasons),
+            Event::Connected(_) => {}
         });
         // What was read before the connection broke counts.
         self.report();
+        self.receive(session, arrived, now_us);
         read?;
+        self.acknowledge(session, now_us)?;
         if let Err(fault) = session.client.tick(now_us, &mut session.out.bytes) {
             return Err(session.fault(fault));
         }
@@ -464,6 +495,56 @@ impl Uplink {
         }
         self.report();
         self.stats.in_flight.store(session.client.in_flight() as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Asks the broker for what comes down.
+    fn subscribe(&self, session: &mut Session) -> Result<(), LinkError> {
+        if self.config.downlinks.is_empty() {
+            return Ok(());
+        }
+        let filters = Downlink::filters(&self.config.downlinks, self.config.version);
+        let (client, out) = (&mut session.client, &mut session.out.bytes);
+        let asked = client.subscribe(filters.as_filters(), self.now_us(), out);
+        asked.map(drop).map_err(|e| LinkError::new(&session.server, Cause::Config(format!("SUBSCRIBE: {e}"))))
+    }
+
+    /// Gives messages to the broker here.
+    fn receive(&self, session: &mut Session, arrived: Vec<Arrived>, now_us: u64) {
+        for message in arrived {
+            self.stats.received.fetch_add(1, Relaxed);
+            let packet_id = message.packet_id;
+            match (message.mapped(&self.config.downlinks, self.connection), &self.down) {
+                (Some(received), Some(down)) => (down.on_message)(received),
+                _ => {
+                    self.stats.received_unmatched.fetch_add(1, Relaxed);
+                    // Nobody here will ever want it.
+                    if packet_id > 0 && !self.config.downlinks.is_empty() {
+                        session.client.acknowledge(packet_id, now_us, &mut session.out.bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Acknowledges what is safe here.
+    fn acknowledge(&mut self, session: &mut Session, now_us: u64) -> Result<(), LinkError> {
+        if let Some(down) = &mut self.down {
+            // At most what one Receive Maximum let through on each connection.
+            while let Ok(said) = down.said.try_recv() {
+                self.said.push(said);
+            }
+        }
+        for (number, is_safe) in self.said.drain(..) {
+            let (connection, packet_id) = downlink::split(number);
+            if connection != self.connection {
+                continue; // It comes again.
+            }
+            if !is_safe {
+                return Err(LinkError::new(&session.server, Cause::NoRoom));
+            }
+            session.client.acknowledge(packet_id, now_us, &mut session.out.bytes);
+        }
         Ok(())
     }
 
@@ -577,6 +658,24 @@ impl Uplink {
             Retry::Slowly => self.config.backoff_max / 4,
             Retry::Operator => self.config.backoff_max,
         }
+    }
+}
+
+/// The broker here says that a message is safe, or not.
+async fn said(down: &mut Option<Ends>) -> (u64, bool) {
+    if let Some(down) = down
+        && let Some(said) = down.said.recv().await
+    {
+        return said;
+    }
+    std::future::pending().await
+}
+
+/// The broker's answer to SUBSCRIBE.
+fn subscribed(reasons: &[u8]) {
+    for (place, &reason) in reasons.iter().enumerate().filter(|(_, reason)| **reason >= 0x80) {
+        let reason = ReasonCode(reason);
+        tracing::warn!(%reason, "the broker refuses [[downlink]] number {}: nothing comes by it", place + 1);
     }
 }
 

@@ -45,7 +45,14 @@ async fn rows_arrive_in_order_and_many_leave_in_one_write() {
     let connect = &seen.connects[0];
     assert_eq!((connect.version, connect.clean_start), (Version::V5, true));
     assert_eq!((&*connect.client_id, &connect.username), ("ferrule-press-7", &None));
-    let user = [("ferrule", "1"), ("ferrule-edge", "press-7"), ("ferrule-boot", "b007")];
+    let dictionary = ferrule_batch::dictionary::name();
+    let user = [
+        ("ferrule", "1"),
+        ("ferrule-edge", "press-7"),
+        ("ferrule-boot", "b007"),
+        ("ferrule-batch", "1"),
+        ("ferrule-dictionary", &*dictionary),
+    ];
     assert_eq!(connect.user, user.map(|(name, value)| (name.to_owned(), value.to_owned())));
     assert!(
         seen.messages[0].iter().all(|m| m.user.is_empty() && m.qos == 1),

@@ -26,17 +26,21 @@ mod status;
 use crate::control::Status;
 use crate::sys::Topic;
 use bytes::Bytes;
-use ferrule_broker::{Ends, Event, Hook, LocalPublish, Message, Place, RowElsewhere, Shard};
+use ferrule_broker::{Ends, Event, Hook, LocalPublish, Message, Place, Publisher, Role, RowElsewhere, Shard};
+use ferrule_link::downlink::Received;
 use ferrule_net::WorkerStats;
 use ferrule_outbox::{ConsumerEvent, End, OutRow, Outcome, Policy, Queue};
 use ferrule_rules::Rule;
-use ferrule_store::{Boot, Now, Op, Origin, QueueId, QueueSummary, Store, StoredRow, Ticket};
+use ferrule_store::{Boot, Now, Op, Origin, QueueId, QueueSummary, Stamp, Store, StoredRow, Ticket};
 use outbox::{Outbox, unpack};
 use rules::Rules;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+
+/// The client id that rules see of messages from the uplink's broker.
+const UPLINK: &str = "uplink";
 
 /// Batches on their way to a consumer.
 pub const BATCHES: usize = 64;
@@ -52,6 +56,8 @@ pub enum HubMessage {
         /// What it says.
         event: ConsumerEvent,
     },
+    /// A message from the uplink's broker, and who is told that it is safe.
+    Down(Box<Received>, mpsc::UnboundedSender<(u64, bool)>),
     /// New rules and sinks.
     Load(Box<Load>),
     /// The process has too much memory, or not any more.
@@ -112,6 +118,10 @@ pub struct Hub {
     elsewhere: Vec<RowElsewhere>,
     next_seq: u64,
     started: Now,
+    /// As whom messages of the uplink's broker are published here.
+    uplink: Arc<Publisher>,
+    /// Who is told that they are safe.
+    said: Option<mpsc::UnboundedSender<(u64, bool)>>,
 }
 
 impl Hub {
@@ -133,6 +143,13 @@ impl Hub {
             // Each shard draws every `of`-th number.
             next_seq: u64::from(node.place.index) + 1,
             started: now,
+            uplink: Arc::new(Publisher {
+                client_id: UPLINK.into(),
+                username: None,
+                host: None,
+                role: Role::Device,
+            }),
+            said: None,
             node,
         }
     }
@@ -191,6 +208,25 @@ impl Hub {
         match message {
             HubMessage::Consumer { outbox, generation, event } => {
                 shard.hook().consumer(&outbox, generation, event, now)
+            }
+            HubMessage::Down(received, said) => {
+                shard.hook().said = Some(said);
+                let Received { topic, payload, qos, retain, properties, hops, number } = *received;
+                let publish = LocalPublish {
+                    topic: topic.into(),
+                    payload: payload.into(),
+                    qos,
+                    retain,
+                    properties,
+                    publisher: Arc::clone(&shard.hook().uplink),
+                    received: Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true },
+                    hops,
+                    path: 0,
+                    attachment: None,
+                    hold: false,
+                    end: None,
+                };
+                shard.publish_from_link(&publish, number, now);
             }
             HubMessage::Load(load) => Self::load(shard, *load, now),
             HubMessage::Overloaded(overloaded) => shard.set_overloaded(overloaded),
@@ -272,6 +308,13 @@ impl Hook for Hub {
 
     fn event(&mut self, event: &Event, ends: &mut Ends<'_>, now: Now) {
         self.run_event(event, ends, now);
+    }
+
+    fn said(&mut self, number: u64, outcome: Outcome) {
+        if let Some(said) = &self.said {
+            // The uplink may have ended.
+            let _ = said.send((number, outcome != Outcome::Retry));
+        }
     }
 
     fn next_local(&mut self) -> Option<LocalPublish> {

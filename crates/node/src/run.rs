@@ -136,10 +136,14 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         let (generation, events) = loader.events(UPLINK);
         let (sender, rows) = mpsc::channel(BATCHES);
         loader.connect_uplink(generation, sender);
-        let config = link(uplink, &origin, boot, clock);
-        runtime.spawn(ferrule_link::run(config, rows, events, Arc::clone(&stats)))
+        (link(uplink, &origin, boot, clock), rows, events)
     });
     loader.load(&texts).map_err(RunError::Rules)?;
+    // Behind the rules: what comes down meets them.
+    let link = link.map(|(config, rows, events)| {
+        let down = (!config.downlinks.is_empty()).then(|| downlink(inboxes[0].clone()));
+        runtime.spawn(ferrule_link::run_both(config, rows, events, Arc::clone(&stats), down))
+    });
 
     let ended = Arc::new(tokio::sync::Notify::new());
     let mut threads = Vec::new();
@@ -469,6 +473,8 @@ async fn status(about: &About) -> Result<Status, String> {
             failures: s.failures,
             sent: s.sent,
             batches: s.batches,
+            received: s.received,
+            received_unmatched: s.received_unmatched,
             acknowledged: s.acknowledged,
             in_flight: s.in_flight,
             backlog,
@@ -661,6 +667,16 @@ fn policy(edge: bool, config: &BrokerConfig) -> Policy {
     }
 }
 
+/// What comes down goes to the first shard, and what it says of it back.
+fn downlink(inbox: Inbox<HubMessage>) -> ferrule_link::downlink::Ends {
+    // Each message has one answer, and the broker waits for them: never more than a window for each connection.
+    let (tell, said) = mpsc::unbounded_channel();
+    let on_message = move |received| {
+        inbox.post(Mail::App(HubMessage::Down(Box::new(received), tell.clone())));
+    };
+    ferrule_link::downlink::Ends { on_message: Arc::new(on_message), said }
+}
+
 fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> ferrule_link::UplinkConfig {
     let stamp: ferrule_link::Clock = Arc::new(move || {
         let now = clock.now();
@@ -678,5 +694,7 @@ fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> fer
     link.identity = uplink.identity;
     link.batch = uplink.batch;
     link.batch_delay = uplink.batch_delay;
+    link.downlinks = uplink.downlinks.clone();
+    link.session_expiry = uplink.session_expiry;
     link
 }

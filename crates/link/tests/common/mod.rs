@@ -58,6 +58,8 @@ pub fn client_config() -> ClientConfig {
         connack_timeout_us: 5 * SECOND,
         window_max: 100,
         max_packet_size: 1 << 20,
+        session_expiry_s: 0,
+        receive_max: 0,
         user_properties: vec![("ferrule".to_owned(), "1".to_owned())],
     }
 }

@@ -36,7 +36,7 @@ pub use units::{parse_duration, parse_size, show_duration, show_size};
 use crate::auth::{PasswordHash, Secret};
 use crate::scram::Verifier;
 use ferrule_broker::{Features, Strategy};
-use ferrule_link::{IdentityMode, Proxy, Server, TlsConfig};
+use ferrule_link::{Downlink, IdentityMode, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -216,6 +216,12 @@ pub struct UplinkConfig {
     /// Default 20 ms: 1,000 messages a second leave as 50 packets. It adds to the acknowledgement of a device that sends one message
     /// at a time.
     pub batch_delay: Duration,
+    /// `[[downlink]]`: what the broker is asked for, and what it is called here.
+    pub downlinks: Vec<Downlink>,
+    /// How long the broker keeps that while the edge is away.
+    ///
+    /// Default 7 days: a gateway is seldom away for longer, and a command is seldom meant then.
+    pub session_expiry: Duration,
 }
 
 /// `[outbox]`: what waits for a destination.

@@ -6,7 +6,7 @@ use super::features::read_features;
 use super::limits::{holds_a_packet, read_mqtt};
 use super::listener::{self, ListenerConfig};
 use super::reader::{Hidden, Reader, Section, Size};
-use super::uplink::read_uplink;
+use super::uplink::{read_downlinks, read_uplink};
 use super::{
     AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, NodeConfig, OutboxConfig, Product,
     UplinkConfig, User, UserRole, units,
@@ -142,7 +142,10 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     let outbox = read_outbox(product, root.section(r, "outbox"), largest, r);
     let mut warnings = Vec::new();
     let uplink = match product {
-        Product::Edge => read_uplink(root.section(r, "uplink"), r, &mut warnings),
+        Product::Edge => {
+            let uplink = read_uplink(root.section(r, "uplink"), r, &mut warnings);
+            read_downlinks(root.sections(r, "downlink"), uplink, r)
+        }
         Product::Cloud => None,
     };
     if users.is_empty() && !by_certificate && listeners.iter().all(|l| l.anonymous == Anonymous::Nobody) {
@@ -161,6 +164,8 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         &[
             advice,
             ("uplink", "only ferrule-edge has an uplink"),
+            ("downlink", "only ferrule-edge has an uplink, and what comes down it"),
+            ("downlinks", "write [[downlink]] for each"),
             ("sink", "sinks are declared in the rules file: CREATE SINK"),
             ("cluster", "clustering is not there yet"),
             ("listeners", "write [[listener]] for each"),

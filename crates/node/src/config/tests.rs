@@ -432,6 +432,47 @@ fn uplinks() {
 }
 
 #[test]
+fn downlinks() {
+    let down = |lines: &str| format!("[uplink]\nurl = \"mqtt://a\"\n[[downlink]]\n{lines}");
+    refused(&down(""), &["[[downlink]] needs `filter`"]);
+    refused(
+        &down("filter = \"a/#/b\""),
+        &["`filter`: \"a/#/b\" is no topic filter (a shared one cannot be asked for)"],
+    );
+    refused(
+        &down("filter = \"a/+\"\ntopic = \"b/$2\""),
+        &["`topic` uses $2, and `filter` has 1 of `+` and `#`"],
+    );
+    refused(&down("filter = \"a\"\nqos = 2"), &["`downlink.0.qos` is 2: it must be from 0 to 1"]);
+    refused(
+        &down("filter = \"a\"\n[[downlink]]\nfilter = \"a\""),
+        &["two [[downlink]] have the filter \"a\""],
+    );
+    refused("[[downlink]]\nfilter = \"a\"", &["[[downlink]] needs the [uplink] that its messages come by"]);
+    let many: String = (0..65).map(|n| format!("[[downlink]]\nfilter = \"a/{n}\"\n")).collect();
+    refused(
+        &format!("[uplink]\nurl = \"mqtt://a\"\n{many}"),
+        &["more than 64 [[downlink]]: use `+` and `#`"],
+    );
+    let text = down("filter = \"commands/+/#\"\ntopic = \"c/$2\"\nqos = 0\n[[downlink]]\nfilter = \"b\"");
+    let uplink = edge(&format!("{LISTENER}{text}")).unwrap().uplink.unwrap();
+    let expected = [("commands/+/#", Some("c/$2"), false), ("b", None, true)];
+    let expected = expected.map(|(filter, topic, qos)| Downlink::new(filter, topic, qos).unwrap());
+    assert_eq!(uplink.downlinks, expected);
+    assert_eq!(uplink.session_expiry, Duration::from_secs(7 * 86_400));
+    assert!(uplink.batch);
+    let batch = |lines: &str| format!("[uplink]\nurl = \"mqtt://a\"\n{lines}");
+    refused(
+        &batch("batch_delay = \"1s\""),
+        &["`batch_delay` is 1s: it must be at most 500ms, since devices wait for it"],
+    );
+    refused(
+        &batch("batch = false\nbatch_delay = \"1ms\""),
+        &["`batch_delay` says nothing beside `batch = false`"],
+    );
+}
+
+#[test]
 fn uplinks_over_tls() {
     let tls = |url: &str, tls: &str| format!("[uplink]\nurl = {url}\ntls = {{ {tls} }}");
     let secure = "\"wss://cloud\"";

@@ -1,13 +1,17 @@
-//! `[uplink]`.
+//! `[uplink]` and `[[downlink]]`.
 
 use super::reader::{Reader, Section};
 use super::resolve::{int, read_password_file, seconds};
 use super::{UplinkConfig, units};
 use crate::auth::Secret;
-use ferrule_link::{IdentityMode, Proxy, Scheme, Server, TlsConfig};
+use ferrule_link::downlink::DownlinkError;
+use ferrule_link::{Downlink, IdentityMode, Proxy, Scheme, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Filters in one SUBSCRIBE.
+const DOWNLINKS_MAX: usize = 64;
 
 /// A device that is acknowledged later than after a second sends again.
 const BATCH_DELAY_MAX: Duration = Duration::from_millis(500);
@@ -59,6 +63,13 @@ pub(super) fn read_uplink(
         );
         s.fail(r, "batch_delay", message, None);
     }
+    let session_expiry = seconds(
+        &mut s,
+        r,
+        "session_expiry",
+        ferrule_link::config::SESSION_EXPIRY,
+        1..=u64::from(u32::MAX) - 1,
+    );
     if !batch && s.has("batch_delay") {
         s.fail(r, "batch_delay", "`batch_delay` says nothing beside `batch = false`", None);
     }
@@ -104,8 +115,57 @@ pub(super) fn read_uplink(
         identity,
         batch,
         batch_delay,
+        downlinks: Vec::new(),
+        session_expiry,
     };
     present.then_some(config)
+}
+
+/// `[[downlink]]`, into the uplink that they come by.
+pub(super) fn read_downlinks(
+    sections: Vec<Section<'_>>,
+    mut uplink: Option<UplinkConfig>,
+    r: &mut Reader<'_>,
+) -> Option<UplinkConfig> {
+    let mut filters: Vec<String> = Vec::new();
+    for (number, mut s) in sections.into_iter().enumerate() {
+        let filter: Option<String> = s.get(r, "filter");
+        let topic: Option<String> = s.get(r, "topic");
+        let acknowledged = int(&mut s, r, "qos", 1u16, 0..=1) == 1;
+        if uplink.is_none() {
+            r.fail(s.place(), "[[downlink]] needs the [uplink] that its messages come by", None);
+        }
+        if number == DOWNLINKS_MAX {
+            r.fail(s.place(), format!("more than {DOWNLINKS_MAX} [[downlink]]: use `+` and `#`"), None);
+        }
+        match &filter {
+            None if !s.has("filter") => {
+                let help = "add filter = \"commands/press-7/#\": what is asked of the uplink's broker";
+                r.fail(s.place(), "[[downlink]] needs `filter`", Some(help));
+            }
+            Some(filter) if filters.contains(filter) => {
+                s.fail(r, "filter", format!("two [[downlink]] have the filter {filter:?}"), None);
+            }
+            _ => {}
+        }
+        if let Some(filter) = filter {
+            match Downlink::new(&filter, topic.as_deref(), acknowledged) {
+                Ok(link) => uplink.iter_mut().for_each(|uplink| uplink.downlinks.push(link.clone())),
+                Err(error @ DownlinkError::Filter(_)) => s.fail(r, "filter", error.to_string(), None),
+                Err(error) => s.fail(r, "topic", error.to_string(), None),
+            }
+            filters.push(filter);
+        }
+        s.end(
+            r,
+            &[
+                ("from", "the topics at the broker are its `filter`"),
+                ("to", "what they are called here is its `topic`"),
+                ("remap", "what the topics are called here is its `topic`, as in \"commands/$1\""),
+            ],
+        );
+    }
+    uplink
 }
 
 fn encrypted(servers: &[Server]) -> Option<&Server> {

@@ -136,6 +136,10 @@ pub struct UplinkStatus {
     pub connects: u64,
     /// Connections that failed or ended since the start.
     pub failures: u64,
+    /// Messages that came down.
+    pub received: u64,
+    /// Those that no `[[downlink]]` asks for (any more), or that have no topic here.
+    pub received_unmatched: u64,
     /// Messages sent.
     pub sent: u64,
     /// Batches sent; their messages are among those.

@@ -5,7 +5,7 @@
 
 use super::memory::{Memory, SHARED};
 use super::outbox::{How, parcel};
-use super::source::{Name, Pairs, Source, asked_properties, forwardable};
+use super::source::{Name, Pairs, Source, asked_properties, forwardable, local_properties};
 use super::stage::Stage;
 use super::{Hub, Load, events};
 use crate::control::RuleStatus;
@@ -445,7 +445,7 @@ impl Hub {
                         payload: body,
                         qos: row.qos.and_then(|q| QoS::try_from(q).ok()).unwrap_or(message.qos),
                         retain: row.retain.unwrap_or(false),
-                        properties: asked_properties(&row.properties),
+                        properties: local_properties(&row.properties, &origin),
                         publisher: Arc::clone(&loaded.publisher),
                         received: origin.received,
                         hops: message.hops + 1,

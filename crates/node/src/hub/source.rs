@@ -174,6 +174,18 @@ pub(super) fn asked_properties(asked: &[PublishProperty]) -> PropertiesBuf {
     out
 }
 
+/// The same, of a publish in this broker. What came from a gateway may go down to one again, which has to know of the way that it
+/// has made: or it would go up and down for ever.
+pub(super) fn local_properties(asked: &[PublishProperty], source: &Source) -> PropertiesBuf {
+    let mut out = asked_properties(asked);
+    if source.edge.is_some() {
+        let hops = source.hops.saturating_add(1).to_string();
+        // A short string: it encodes.
+        let _ = out.push(Property::UserProperty("ferrule-hops", &hops));
+    }
+    out
+}
+
 /// User properties for rules.
 pub(super) struct Pairs<'a>(pub(super) Properties<'a>);
 
