@@ -6,14 +6,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-report faults conformance fuzz soak faults-report
+.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-report faults conformance fuzz soak faults-report cross
 
 E2E := $(sort $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs)) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 # The faults among them.
-FAULTS := $(filter blackhole kill9 storm bad_input faults,$(E2E))
+FAULTS := $(filter blackhole kill9 storm bad_input faults emulated footprint,$(E2E))
 # Each test runs several servers, and there may be but two cores.
 THREADS ?= 2
 DEMO_SECONDS ?=
+# What `make cross` builds for.
+TARGETS ?= aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabihf x86_64-unknown-linux-musl
 # Each fuzz target runs this long.
 FUZZ_SECONDS ?= 300
 FUZZ := $(patsubst fuzz/fuzz_targets/%.rs,%,$(sort $(wildcard fuzz/fuzz_targets/*.rs)))
@@ -51,18 +53,23 @@ unit: tools ## unit and crate tests
 	cargo test --release --workspace --exclude ferrule-tests
 
 # Each with one worker a node, with three, and with three between which everything takes a random time; there without those that are
-# about libraries and proxies, to which that makes no difference.
+# about libraries, proxies and packages, to which that makes no difference.
 e2e: build ## end-to-end tests with real processes and real servers; E2E=kill9 runs one file
 	FERRULE_TEST_WORKERS=1 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 	FERRULE_TEST_WORKERS=3 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 	FERRULE_TEST_WORKERS=3 FERRULE_TEST_WORKER_DELAY=3ms \
-		cargo test --release --workspace $(addprefix --test ,$(or $(filter-out browser clients proxies,$(E2E)),$(E2E))) -- --test-threads=$(THREADS) --show-output
+		cargo test --release --workspace $(addprefix --test ,$(or $(filter-out browser clients emulated footprint package proxies,$(E2E)),$(E2E))) -- --test-threads=$(THREADS) --show-output
 
 # Half of the campaigns' nodes have one worker, half three. The page is made of what they write.
 faults: build ## the tests with faults at length: 1,000 power cuts, 1,000 kill -9, failing disks; FERRULE_FAULT_SEEDS=1000; the result goes to tests/results and docs/faults.md
-	FERRULE_FAULT_SEEDS=$${FERRULE_FAULT_SEEDS:-1000} FERRULE_FAULT_RESULTS="$(CURDIR)/tests/results" \
+	FERRULE_BACKLOG=$${FERRULE_BACKLOG:-1000000} FERRULE_FAULT_SEEDS=$${FERRULE_FAULT_SEEDS:-1000} FERRULE_FAULT_RESULTS="$(CURDIR)/tests/results" \
 		cargo test --release --workspace $(addprefix --test ,$(FAULTS)) -- --test-threads=1 --nocapture
 	$(MAKE) --no-print-directory faults-report
+
+cross: ## static ferrule-edge for ARM and x86_64 and its Debian packages into dist/; TARGETS=armv7-unknown-linux-musleabihf builds one
+	cross/build.sh $(TARGETS)
+	cross/sizes.py $(TARGETS)
+	cross/package.sh
 
 fix: tools ## formats, and applies what clippy can mend by itself
 	cargo clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged

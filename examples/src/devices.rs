@@ -162,8 +162,7 @@ fn payload(device: &str, n: u64, at_ms: u64, values: &Map<String, Value>) -> Str
 /// Milliseconds since 1970.
 #[must_use]
 pub fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(ferrule_clock::wall_ms()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The one place where a worker reads the clocks.
 
 use ferrule_store::Now;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// Both clocks; all users of one process share its start.
 #[derive(Debug, Clone, Copy)]
@@ -25,11 +25,7 @@ impl Clock {
     /// Reads both.
     #[must_use]
     pub fn now(self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now {
-            // 584,000 years of microseconds; 292 million years of milliseconds.
-            mono_us: self.mono_us(),
-            wall_ms: wall.as_millis() as i64,
-        }
+        // 584,000 years of microseconds.
+        Now { mono_us: self.mono_us(), wall_ms: ferrule_clock::wall_ms() }
     }
 }

@@ -30,7 +30,6 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 /// Where a broker without a configuration file listens.
 const LISTEN_PLAIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1883);
@@ -492,10 +491,6 @@ fn message(args: TestArgs) -> Result<TestMessage, Failure> {
         Some(file) => std::fs::read(file).map_err(|e| Failure::Text(format!("cannot read {file}: {e}")))?,
         None => args.payload.into_vec(),
     };
-    let now = || {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    };
     Ok(TestMessage {
         topic: args.topic,
         payload,
@@ -505,7 +500,7 @@ fn message(args: TestArgs) -> Result<TestMessage, Failure> {
         username: args.username,
         edge: args.edge,
         user_properties: args.user_properties,
-        timestamp_ms: args.timestamp.unwrap_or_else(now),
+        timestamp_ms: args.timestamp.unwrap_or_else(ferrule_clock::wall_ms),
         columns: None,
     })
 }

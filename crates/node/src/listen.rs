@@ -15,7 +15,7 @@ use listenfd::ListenFd;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How often files are looked at.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -272,7 +272,7 @@ impl Listening {
 /// Of certificates that have ended or soon will.
 #[must_use]
 pub fn warnings(certificates: &[CertificateInfo]) -> Vec<String> {
-    tls::warnings(certificates, now_s())
+    tls::warnings(certificates, ferrule_clock::wall_s())
 }
 
 /// A certificate as `status` shows it.
@@ -281,13 +281,8 @@ pub(crate) fn certificate_status(info: &CertificateInfo) -> CertificateStatus {
         file: info.file.display().to_string(),
         subject: info.subject.clone(),
         names: info.names.clone(),
-        days_left: (info.not_after_s - now_s()).div_euclid(86_400),
+        days_left: (info.not_after_s - ferrule_clock::wall_s()).div_euclid(86_400),
     }
-}
-
-fn now_s() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// What it guards is whole whatever happened to whoever held it.

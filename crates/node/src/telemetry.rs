@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// What is logged when nobody says.
 pub const LEVEL_DEFAULT: &str = "info";
@@ -26,9 +28,26 @@ pub fn init(filter: &str, no_color: bool) -> Result<(), ParseError> {
         .with_target(false)
         .with_ansi(ansi)
         .with_env_filter(filter)
+        .with_timer(WallClock)
         .with_writer(OneLine { ansi })
         .try_init();
     Ok(())
+}
+
+/// The time of an event, in UTC and microseconds.
+#[derive(Debug, Clone, Copy)]
+struct WallClock;
+
+impl FormatTime for WallClock {
+    fn format_time(&self, line: &mut Writer<'_>) -> std::fmt::Result {
+        write!(line, "{}", stamp(ferrule_clock::since_epoch()))
+    }
+}
+
+/// `2026-11-29T12:00:00.000000Z`; beyond the year 9999, the end of that year.
+fn stamp(since_epoch: Duration) -> impl std::fmt::Display {
+    let time = jiff::Timestamp::from_microsecond(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX));
+    time.unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
 }
 
 /// Writes each event as one line.
@@ -127,6 +146,18 @@ mod tests {
             ("é\n", false, "é\n"),
         ] {
             assert_eq!(String::from_utf8_lossy(&one_line(event.as_bytes(), ansi)), line);
+        }
+    }
+
+    #[test]
+    fn stamps() {
+        for (us, text) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (1_795_953_600_000_042, "2026-11-29T12:00:00.000042Z"),
+            (2_208_988_800_000_000, "2040-01-01T00:00:00.000000Z"),
+            (u64::MAX, "9999-12-30T22:00:00.999999Z"),
+        ] {
+            assert_eq!(stamp(Duration::from_micros(us)).to_string(), text);
         }
     }
 

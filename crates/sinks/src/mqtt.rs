@@ -22,7 +22,7 @@ use ferrule_link::{IdentityMode, Server, UplinkConfig};
 use ferrule_mqtt::Version;
 use ferrule_store::{Boot, Stamp};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tracing::Instrument as _;
 
 /// The connector `mqtt`.
@@ -202,8 +202,7 @@ fn own_client_id(name: &str, random: u64) -> String {
 /// Where that
 /// clock was not set, they count as new, so that none expires too early.
 fn clock() -> Stamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Stamp { wall_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX), mono_us: 0, synced: true }
+    Stamp { wall_ms: ferrule_clock::wall_ms(), mono_us: 0, synced: true }
 }
 
 impl Connector for Mqtt {

@@ -25,7 +25,7 @@ use rusqlite::ffi::ErrorCode;
 use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
 use rusqlite::{Connection, ToSql, params_from_iter};
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// The connector `sqlite`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -189,7 +189,8 @@ impl engine::Database for File {
     }
 
     async fn sweep(&mut self, table: &Table, dedupe_for: Duration) -> Result<bool, Fault> {
-        let before = now_ms().saturating_sub(i64::try_from(dedupe_for.as_millis()).unwrap_or(i64::MAX));
+        let before = ferrule_clock::wall_ms()
+            .saturating_sub(i64::try_from(dedupe_for.as_millis()).unwrap_or(i64::MAX));
         let seen = table.seen().quoted();
         self.with(|connection| {
             // Row ids ascend with the time, so the oldest are found without an index on it.
@@ -325,7 +326,7 @@ fn write(connection: &Connection, insert: Insert<'_>) -> Result<(), Error> {
         }
     } else {
         let mut seen = connection.prepare_cached(&seen_sql(&layout.table))?;
-        let now = now_ms();
+        let now = ferrule_clock::wall_ms();
         for row in insert.rows {
             let key = key(&row.key).into_iter().chain([Bound(ToSqlOutput::Owned(Owned::Integer(now)))]);
             if seen.execute(params_from_iter(key))? == 1 {
@@ -399,12 +400,6 @@ fn bind<'a>(insert: Insert<'a>, values: &'a [Value<'_>]) -> impl Iterator<Item =
         })
     })
 }
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -428,7 +423,7 @@ mod tests {
             .execute_batch(&format!(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) INSERT INTO t_ferrule_seen \
                  SELECT 'o', 1, 0, i, 1, 0, {} + i / 2001 * 86400000 FROM n",
-                now_ms() - 86_400_000
+                ferrule_clock::wall_ms() - 86_400_000
             ))
             .unwrap();
         assert_eq!(file.sweep(&table, day).await, Ok(true));

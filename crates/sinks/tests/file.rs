@@ -134,7 +134,7 @@ async fn files_are_rotated_by_size_and_kept_compressed() {
 async fn yesterdays_file_is_rotated_without_a_row() {
     let (dir, path) = file();
     fs::write(&path, "{\"n\":1}\n").unwrap();
-    let yesterday = std::time::SystemTime::now() - Duration::from_secs(86_400);
+    let yesterday = ferrule_clock::system_time() - Duration::from_secs(86_400);
     fs::File::options().append(true).open(&path).unwrap().set_modified(yesterday).unwrap();
     let mut sink = start(&path, &[("rotate_every", "1d")]);
     sink.until_up().await;

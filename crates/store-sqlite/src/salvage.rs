@@ -17,7 +17,6 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What was found damaged, and what is left of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +56,7 @@ pub(crate) fn finish_move(folder: &Path) -> Result<Option<PathBuf>, DbError> {
     if !salvaged.exists() {
         return Ok(None);
     }
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let seconds = ferrule_clock::wall_s();
     let mut aside = beside(&file, &format!(".corrupt-{seconds}"));
     let mut n = 1;
     while aside.exists() {

@@ -20,7 +20,7 @@ const HEAD: &str = "\n## Campaigns\n\n\
     broker ended before it answered, so the session was still there.\n";
 
 /// The faults that have a test of their own: fault, test, what it holds.
-const SINGLE: [(&str, &str, &str); 10] = [
+const SINGLE: [(&str, &str, &str); 12] = [
     (
         "store file damaged at the start",
         "`faults`: `a_damaged_store_is_salvaged_and_reported`",
@@ -55,6 +55,16 @@ const SINGLE: [(&str, &str, &str); 10] = [
         "fsync fails, and the power is cut while the log is copied",
         "`faults`: `a_cut_in_the_copy_after_a_failed_sync_damages_nothing`",
         "the store is whole",
+    ),
+    (
+        "kill -9 of the gateway, its backlog on disk, on ARM (emulated)",
+        "`emulated`: `aarch64_does_the_whole_job`, `armv7_does_the_whole_job`, `armv6_does_the_whole_job`; skipped without `make cross`",
+        "nothing acknowledged is missing at the native cloud's sink",
+    ),
+    (
+        "the year 2040 on 32 bits (emulated)",
+        "`emulated`: `armv7_runs_past_2038`; skipped without `make cross`",
+        "log, rules, `$SYS`, certificates, resumed TLS sessions and a restart after kill -9",
     ),
     (
         "a file sink's disk full; its file moved away, removed, torn by a crash",

@@ -107,6 +107,7 @@ pub struct Config {
     netns: Option<String>,
     env: Vec<(String, String)>,
     through: Vec<OsString>,
+    program: Option<PathBuf>,
     bare: bool,
     file: Option<PathBuf>,
 }
@@ -125,6 +126,7 @@ impl Config {
             netns: None,
             env: Vec::new(),
             through: Vec::new(),
+            program: None,
             bare: false,
             file: None,
         }
@@ -229,6 +231,13 @@ impl Config {
         self
     }
 
+    /// Another file to run than [`binary`]'s, such as one for another machine [`Self::through`] an emulator.
+    #[must_use]
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.program = Some(path.into());
+        self
+    }
+
     /// Writes all files into `folder` and says how to run the binary on them.
     fn write(&self, folder: &Path) -> (Launch, PathBuf) {
         let data_dir = self.data_dir.clone().unwrap_or_else(|| folder.join("data"));
@@ -244,7 +253,7 @@ impl Config {
         });
         let name = self.role.binary();
         let mut line = self.through.clone();
-        line.push(binary(name).into());
+        line.push(self.program.clone().unwrap_or_else(|| binary(name)).into());
         let mut launch = Launch::new(name, &line[0], folder.join("output.log")).args(&line[1..]).arg("run");
         launch = if self.bare {
             launch.arg("--listen").arg(self.listen.to_string()).arg("--data-dir").arg(&data_dir)

@@ -323,7 +323,8 @@ fn try_send_signal(name: &str, pid: u32) -> io::Result<Output> {
 }
 
 /// The pids whose parent is `parent`, from /proc.
-pub(crate) fn children(parent: u32) -> Vec<u32> {
+#[must_use]
+pub fn children(parent: u32) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries
         .filter_map(|entry| {

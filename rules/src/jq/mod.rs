@@ -9,6 +9,8 @@
 //! A program that runs rules calls [`enter`] first in its `main`: in a worker that never returns, elsewhere it says that the executable can be
 //! started as one. Where nobody has called it, a rule with `jq()` is refused when it is loaded.
 //!
+//! The interpreter is the feature `jq`, which small builds leave out: there nothing is offered.
+//!
 //! # One call
 //! ```text
 //! Jq::run --request--> worker: program from its cache, or compiled; outputs written as they come --answer--> JSON array, or why not
@@ -26,11 +28,14 @@
 mod pauses;
 mod process;
 mod programs;
+#[cfg_attr(not(feature = "jq"), allow(dead_code, reason = "the worker's side of it"))]
 mod wire;
+#[cfg(feature = "jq")]
 mod worker;
 
 pub(crate) use process::is_offered;
 pub use process::{enter, offer};
+#[cfg(feature = "jq")]
 pub use worker::serve;
 
 use std::time::{Duration, Instant};

@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::worker::serve;
-
 /// The argument that makes a worker of the executable. It is in no help: nobody but [`Process::start`] gives it.
 const WORD: &str = "jq-worker-of-ferrule";
 
@@ -22,13 +20,14 @@ static OFFERED: OnceLock<Vec<String>> = OnceLock::new();
 ///
 /// In a process that was started as a worker it does that work and never returns.
 pub fn enter() {
+    #[cfg(feature = "jq")]
     if std::env::args_os().nth(1).is_some_and(|first| first == WORD) {
-        serve();
+        super::serve();
     }
     offer(&[WORD]);
 }
 
-/// For executables whose `main` is not their own (tests): started with these arguments, it calls [`serve`].
+/// For executables whose `main` is not their own (tests): started with these arguments, it calls `serve`.
 pub fn offer(arguments: &[&str]) {
     // The first counts: an executable does not change.
     let _ = OFFERED.set(arguments.iter().map(|&argument| argument.to_owned()).collect());
@@ -36,7 +35,7 @@ pub fn offer(arguments: &[&str]) {
 
 /// Whether this executable can be started as a worker.
 pub(crate) fn is_offered() -> bool {
-    OFFERED.get().is_some()
+    cfg!(feature = "jq") && OFFERED.get().is_some()
 }
 
 /// How long a worker whose pipe is closed may take to be gone.

@@ -8,7 +8,11 @@ impl Jq {
     /// What is wrong with a call of `jq()` whatever the message is; `text` is that of the file.
     pub(crate) fn mistake(&mut self, name: &Name, args: &[Expr], text: &str) -> Option<Mistake> {
         if !is_offered() {
-            let message = "`jq` needs a process of its own, which this program cannot start";
+            let message = if cfg!(feature = "jq") {
+                "`jq` needs a process of its own, which this program cannot start"
+            } else {
+                "this build has no `jq`, as builds for small machines have not: one with the cargo feature `jq` has"
+            };
             return Some((name.span, message.to_owned(), None));
         }
         let Some(Expr { kind: ExprKind::Text(program), span, .. }) = args.first() else { return None };

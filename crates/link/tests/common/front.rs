@@ -11,7 +11,7 @@ use rcgen::{
 };
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,7 +22,7 @@ pub const HOUR_S: i64 = 3_600;
 // === certificates ===
 
 pub fn now_s() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
+    ferrule_clock::wall_s()
 }
 
 pub struct Authority {

@@ -23,7 +23,6 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// A common name's longest, in characters (RFC 5280, appendix A: ub-common-name).
 const NAME_CHARS_MAX: usize = 64;
@@ -77,8 +76,7 @@ struct Wanted {
 /// # Errors
 /// What is wrong, for people. Nothing was written, unless writing is what failed.
 pub(super) fn run(args: &CertArgs, out: &mut dyn Write) -> Result<(), String> {
-    let now_s =
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed());
+    let now_s = ferrule_clock::wall_s();
     let folder = Folder { dir: args.dir.clone() };
     let found = Authority::open(&folder.path("ca.crt"), &folder.path("ca.key"), now_s)?;
     let wanted = wanted(args, &folder, found.is_some())?;

@@ -17,7 +17,7 @@ use std::fs::OpenOptions;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use stopped::Stopped;
 
 /// What is done with outboxes.
@@ -372,8 +372,7 @@ fn export(source: &Source, args: &ExportArgs) -> Result<u8, Failure> {
 
 fn purge(flavor: &Flavor, source: &mut Source, args: &PurgeArgs) -> Result<u8, Failure> {
     let before_ms = args.older_than.map(|age| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX)
+        i64::try_from(ferrule_clock::since_epoch().saturating_sub(age).as_millis()).unwrap_or(i64::MAX)
     });
     let (found, last) = source.give_up(&args.name, before_ms, None, true)?;
     if found.rows == 0 {

@@ -211,7 +211,7 @@ fn ms_of(time: SystemTime) -> i64 {
 }
 
 pub(super) fn now_ms() -> i64 {
-    ms_of(SystemTime::now())
+    ferrule_clock::wall_ms()
 }
 
 #[cfg(test)]
@@ -323,13 +323,13 @@ mod tests {
         fs::write(&path, "a\n").unwrap();
         let modified = |days_ago: u32| {
             let file = File::options().append(true).open(&path).unwrap();
-            file.set_modified(SystemTime::now() - day * days_ago).unwrap();
+            file.set_modified(ferrule_clock::system_time() - day * days_ago).unwrap();
             drop(file);
             Output::open(&path, None, false).unwrap().0.is_over(day)
         };
         assert!(modified(1));
         let file = File::options().append(true).open(&path).unwrap();
-        file.set_modified(SystemTime::now() + day).unwrap();
+        file.set_modified(ferrule_clock::system_time() + day).unwrap();
         assert!(!Output::open(&path, None, false).unwrap().0.is_over(day), "a clock that was set back");
     }
 }

@@ -18,7 +18,7 @@ use rustls::pki_types::ServerName;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -207,7 +207,8 @@ impl Connection {
         let response = self.sender.send_request(request).await?;
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after = retry_after.and_then(|value| verdict::retry_after(value, SystemTime::now()));
+        let retry_after =
+            retry_after.and_then(|value| verdict::retry_after(value, ferrule_clock::system_time()));
         let text = match read(response).await {
             Ok((text, true)) => text,
             // The status stands, whatever became of the rest.

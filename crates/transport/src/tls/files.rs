@@ -7,6 +7,8 @@
 //! - Each server configuration has ticket keys of its own: after a load (of a new `client_ca`, a new `crl`) no session of
 //!   before is resumed, and everybody is verified again. A revoked client's connection that is open stays open; ending it is
 //!   the caller's.
+//! - Tickets carry the session itself, but in builds where std's clock ends in 2038 ([`ferrule_clock::STD_ENDS_IN_2038`]): there they name one
+//!   that is kept, of the last 1024.
 //! - A session can be resumed for 12 hours, also past the end of the client's certificate: it was verified when the session
 //!   began (OpenSSL does the same).
 //! - Revocation is checked for the whole chain below `client_ca`, and fails closed: without a list of an issuer, or with one
@@ -25,9 +27,10 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::{PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
 use rustls::{
     ClientConfig, InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion, version,
 };
@@ -47,7 +50,7 @@ pub const ALPN_HTTP: &[u8] = b"http/1.1";
 /// The largest file that is read: authorities of a whole system are 0.3 MiB, a list of 100 000 revoked certificates 6 MiB.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// Sessions kept for TLS 1.2 clients that know no tickets (embedded stacks); about 1 KiB each.
+/// Sessions kept for TLS 1.2 clients that know no tickets (embedded stacks), and where there are none for all; about 1 KiB each.
 const SESSIONS_MAX: usize = 1024;
 
 /// Tickets for each TLS 1.3 connection: a device holds one connection, and uses one ticket to make the next.
@@ -98,6 +101,16 @@ pub struct LoadError {
 
 pub(super) type Chain = Vec<CertificateDer<'static>>;
 
+/// Time for rustls, which would ask std.
+#[derive(Debug)]
+struct WallClock;
+
+impl TimeProvider for WallClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(ferrule_clock::since_epoch()))
+    }
+}
+
 // === impl ServerFiles ===
 
 impl ServerFiles {
@@ -124,7 +137,7 @@ impl ServerFiles {
             return Err(error(Path::new("tls"), "no certificate is given: set `cert` and `key`"));
         }
         let versions = if self.tls12 { BOTH } else { ONLY_13 };
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        let builder = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::new(WallClock))
             .with_protocol_versions(versions)
             .map_err(|e| error(Path::new("tls"), e))?;
         let builder = match (&self.client_ca, &self.crl) {
@@ -158,7 +171,10 @@ impl ServerFiles {
         };
         let mut config = builder.with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols.clone_from(&self.alpn);
-        config.ticketer = Ticketer::new().map_err(|e| error(Path::new("tls"), e))?;
+        // Its keys change by std's clock.
+        if !ferrule_clock::STD_ENDS_IN_2038 {
+            config.ticketer = Ticketer::new().map_err(|e| error(Path::new("tls"), e))?;
+        }
         config.send_tls13_tickets = TICKETS;
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
         Ok((Arc::new(config), infos))
@@ -212,7 +228,7 @@ impl ClientFiles {
         };
         let verifier =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        let builder = ClientConfig::builder_with_details(Arc::clone(&provider), Arc::new(WallClock))
             .with_protocol_versions(versions)
             .map_err(|e| error(Path::new("tls"), e))?;
         let verifier = verifier.map_err(|e| error(from, e))?;

@@ -140,7 +140,7 @@ fn one_command_makes_all_that_a_broker_and_its_clients_need() {
 fn extensions_are_those_of_the_profile() {
     let dir = Dir::new();
     dir.run("--server broker.example --client press-7 --days 30").unwrap();
-    let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().cast_signed();
+    let now_s = ferrule_clock::wall_s();
     let ders: Vec<_> = ["ca", "server", "press-7"]
         .map(|n| read_certificates(&dir.path(&format!("{n}.crt"))).unwrap().remove(0))
         .into();

@@ -12,7 +12,6 @@ use ferrule_store::QueueId;
 use ferrule_store_sqlite::{Look, Options};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::time::SystemTime;
 
 /// A store that nobody has open.
 pub(super) struct Stopped {
@@ -53,8 +52,7 @@ impl Stopped {
     }
 
     pub(super) fn list(&self) -> Result<Value, Failure> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        let now_ms = ferrule_clock::wall_ms();
         let mut outboxes = Vec::new();
         for summary in self.look.queues().map_err(Failure::Text)?.iter().filter(|s| s.queue.is_outbox()) {
             // The first that came is the oldest, but for rows of several gateways: near enough for a list.

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Builds ferrule-edge as one static file for small machines: dist/TARGET/ferrule-edge.
+#
+#   cross/build.sh [TARGET...]      without one: all of TARGETS below
+#
+# What it needs comes from package registries alone: zig (C compiler, linker, musl) and cargo-zigbuild from PyPI, crates from crates.io, and
+# Rust's std from the first of these that works:
+#   prebuilt   rustup target add
+#   src        rustup component add rust-src; std is built with the program (rustup has no std for every target everywhere)
+#   debian     apt-get install rustc-web cargo-web rust-web-src, and as src (root only: it installs packages)
+# STD=src (or another) allows that one alone. JOBS=2 is passed on to cargo. FEATURES="jq fast-regex": see edge/Cargo.toml.
+# Tools and target folders are kept in ${CARGO_TARGET_DIR:-target}/cross.
+set -euo pipefail
+
+TARGETS=(aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabihf x86_64-unknown-linux-musl)
+ZIG=0.17.1
+ZIGBUILD=0.24.0
+
+cd "$(dirname "$0")/.."
+[ $# -gt 0 ] || set -- "${TARGETS[@]}"
+for target in "$@"; do
+  case " ${TARGETS[*]} " in
+  *" $target "*) ;;
+  *) echo "cross/build.sh: $target is none of: ${TARGETS[*]}" >&2; exit 2 ;;
+  esac
+done
+
+cache=${CARGO_TARGET_DIR:-$PWD/target}/cross
+mkdir -p "$cache"
+log=$cache/std.log
+: >"$log"
+
+venv=$cache/zig-$ZIG-zigbuild-$ZIGBUILD
+if [ ! -e "$venv/complete" ]; then
+  python3 -m venv --clear "$venv" || {
+    echo "cross/build.sh: no Python with venv; type: sudo apt-get install -y python3-venv" >&2; exit 1; }
+  "$venv/bin/pip" --quiet install "ziglang==$ZIG" "cargo-zigbuild==$ZIGBUILD"
+  touch "$venv/complete"
+fi
+
+# LLVM's, which comes with rustc: it strips files of other machines.
+sysroot=$(rustc --print sysroot)
+objcopy=$(find "$sysroot/lib/rustlib" -path '*/bin/rust-objcopy' | head -n 1)
+[ -n "$objcopy" ] || { echo "cross/build.sh: this Rust has no rust-objcopy; rustup's have" >&2; exit 1; }
+
+prebuilt() { timeout 300 rustup target add "$1"; }
+src() { timeout 300 rustup component add rust-src; }
+debian() {
+  [ -x /usr/bin/cargo ] && [ -e /usr/lib/rustlib/src/rust/library/std ] && return
+  [ "$(id -u)" = 0 ] && apt-get -q update && apt-get -q install -y --no-install-recommends rustc-web cargo-web rust-web-src
+}
+
+build() (
+  target=$1 std=
+  for way in ${STD:-prebuilt src debian}; do
+    echo "== $target: $way" >>"$log"
+    if "$way" "$target" >>"$log" 2>&1; then std=$way; break; fi
+  done
+  [ -n "$std" ] || { echo "cross/build.sh: no std for $target, see $log" >&2; exit 1; }
+  echo "== $target (std: $std)" >&2
+
+  # The tools' folder comes first: cargo-zigbuild finds zig through its python3.
+  export PATH=$venv/bin:$PATH ZIG_GLOBAL_CACHE_DIR=$cache/zig CARGO_ZIGBUILD_CACHE_DIR=$cache/zigbuild
+  # They would replace the flags of the target that cargo-zigbuild sets.
+  unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+  # SQLite without what neither the store nor the SQLite sink uses: full-text search, R-trees, statistics as tables.
+  export LIBSQLITE3_FLAGS="-USQLITE_ENABLE_FTS3 -USQLITE_ENABLE_FTS3_PARENTHESIS -USQLITE_ENABLE_FTS5 -USQLITE_ENABLE_RTREE \
+    -USQLITE_ENABLE_DBSTAT_VTAB -USQLITE_ENABLE_STAT4 -USQLITE_SOUNDEX"
+  flags=()
+  if [ "$std" = debian ]; then
+    unset RUSTUP_TOOLCHAIN
+    export CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc
+  fi
+  if [ "$std" != prebuilt ]; then
+    # No startup files come with a std that is built here: zig's are used.
+    export RUSTC_BOOTSTRAP=1
+    name=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_RUSTFLAGS
+    export "$name=-Clink-self-contained=no"
+    flags+=("-Zbuild-std=std,panic_unwind")
+  fi
+  # One folder for each source of std: RUSTC_BOOTSTRAP makes everything be built anew.
+  cargo-zigbuild zigbuild --locked --target "$target" --target-dir "$cache/$std" --profile edge ${JOBS:+--jobs "$JOBS"} "${flags[@]}" \
+    --package ferrule-edge --no-default-features ${FEATURES:+--features "$FEATURES"}
+  mkdir -p "dist/$target"
+  # With its symbols beside it: what a panic's addresses mean, and the sizes of the parts.
+  cp "$cache/$std/$target/edge/ferrule-edge" "dist/$target/ferrule-edge.symbols"
+  LD_LIBRARY_PATH=$sysroot/lib "$objcopy" --strip-all "dist/$target/ferrule-edge.symbols" "dist/$target/ferrule-edge"
+)
+
+for target in "$@"; do build "$target"; done
