@@ -23,8 +23,8 @@ use crate::shared;
 use crate::sql::ast::{InsertInto, Literal, Name, Query, Setting, Statement, StatementKind};
 use crate::sql::statement::statements;
 use crate::{
-    Ack, ConnectorSchema, Diagnostic, Dialect, Durability, Host, Insert, Qos0, Rule, RuleSet, Severity,
-    SinkDecl, Source, Span, rule_id,
+    Ack, ConnectorSchema, Diagnostic, Dialect, Durability, Host, Insert, Priority, Qos0, Rule, RuleSet,
+    Severity, SinkDecl, Source, Span, rule_id,
 };
 use from::{SOURCES, filter_problem, filters_meet, no_event};
 pub(crate) use from::{filter_matches, forbidden_topic};
@@ -298,6 +298,7 @@ impl Checker<'_> {
             inserts: checked,
             ack: settings.ack,
             qos0: settings.qos0,
+            priority: settings.priority,
             durability: settings.durability,
             enabled: settings.enabled,
             file,
@@ -338,7 +339,7 @@ impl Checker<'_> {
     }
 
     fn rule_settings(&mut self, file: usize, settings: &[Setting]) -> RuleSettings {
-        const KNOWN: [&str; 6] = ["dialect", "ack", "qos0", "durability", "enabled", "format"];
+        const KNOWN: [&str; 7] = ["dialect", "ack", "qos0", "priority", "durability", "enabled", "format"];
         const LATER: [&str; 4] = ["time", "timestamp", "late", "dedupe_for"];
         let mut out = RuleSettings { enabled: true, ..RuleSettings::default() };
         self.duplicates(file, settings);
@@ -362,6 +363,12 @@ impl Checker<'_> {
                     "spool" => set(&mut out.qos0, Qos0::Spool),
                     "drop" => set(&mut out.qos0, Qos0::Drop),
                     _ => Some("'memory', 'spool' or 'drop'"),
+                },
+                "priority" => match word {
+                    "high" => set(&mut out.priority, Priority::High),
+                    "normal" => set(&mut out.priority, Priority::Normal),
+                    "low" => set(&mut out.priority, Priority::Low),
+                    _ => Some("'high', 'normal' or 'low'"),
                 },
                 "durability" => match word {
                     "exact" => set(&mut out.durability, Some(Durability::Exact)),
@@ -412,6 +419,7 @@ impl Checker<'_> {
 struct RuleSettings {
     ack: Ack,
     qos0: Qos0,
+    priority: Priority,
     durability: Option<Durability>,
     enabled: bool,
     format: Option<Payload>,

@@ -100,7 +100,7 @@ pub use outcome::{Counters, Failure, LastFailure, TypeError};
 pub use properties::PublishProperty;
 pub use row::{Body, OutRow, Rows};
 pub use ruleset::{
-    Ack, Dialect, Durability, Insert, Keeps, OptionValue, Qos0, Rule, RuleSet, SinkDecl, extend_rule_path,
-    rule_id,
+    Ack, Dialect, Durability, Insert, Keeps, OptionValue, Priority, Qos0, Rule, RuleSet, SinkDecl,
+    extend_rule_path, rule_id,
 };
 pub use step::{Now, RuleState, Scratch, Step, step};

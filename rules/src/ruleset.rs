@@ -105,6 +105,18 @@ pub enum Qos0 {
     Drop,
 }
 
+/// `priority = '...'`: which of a sink's rows leave first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Priority {
+    /// Before the others.
+    High,
+    /// After high, before low.
+    #[default]
+    Normal,
+    /// After the others.
+    Low,
+}
+
 /// `durability = '...'` of a rule with state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -140,6 +152,8 @@ pub struct Rule {
     pub ack: Ack,
     /// `WITH (qos0 = ...)`.
     pub qos0: Qos0,
+    /// `WITH (priority = ...)`.
+    pub priority: Priority,
     /// `WITH (durability = ...)`; `None`: the host's default.
     pub durability: Option<Durability>,
     /// `WITH (enabled = FALSE)` keeps the rule but gives it no messages; default true.

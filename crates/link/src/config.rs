@@ -83,6 +83,8 @@ pub struct UplinkConfig {
     pub batch: bool,
     /// How long a row may wait for others of its batch.
     pub batch_delay: Duration,
+    /// Rows that have waited longer are given up instead of sent.
+    pub age_max: Option<Duration>,
     /// What the broker is asked for.
     pub downlinks: Vec<Downlink>,
     /// How long the broker keeps for us what it is asked for while we are away; whole seconds.
@@ -135,6 +137,7 @@ impl UplinkConfig {
             identity: IdentityMode::default(),
             batch: true,
             batch_delay: BATCH_DELAY,
+            age_max: None,
             downlinks: Vec::new(),
             session_expiry: SESSION_EXPIRY,
             clock,

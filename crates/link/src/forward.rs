@@ -9,6 +9,7 @@ use ferrule_mqtt::{PacketType, Properties, PropertiesBuf, Property, PropertyId, 
 use ferrule_outbox::receipt::Reason;
 use ferrule_store::record::Entry;
 use ferrule_store::{Boot, Stamp};
+use std::time::Duration;
 
 /// A message that has passed more brokers than this runs in a circle.
 pub const HOPS_MAX: u8 = 8;
@@ -19,6 +20,7 @@ pub struct Forwarder {
     boot: Boot,
     /// Whether identity properties are sent on this connection.
     identity: bool,
+    age_max_ms: u64,
     properties: PropertiesBuf,
     /// What the device itself had set.
     own: PropertiesBuf,
@@ -32,16 +34,24 @@ impl Forwarder {
         Self {
             boot,
             identity,
+            age_max_ms: u64::MAX,
             properties: PropertiesBuf::new(),
             own: PropertiesBuf::new(),
             text: String::new(),
         }
     }
 
+    /// Rows that have waited longer are not sent.
+    #[must_use]
+    pub fn with_age_max(mut self, age_max: Option<Duration>) -> Self {
+        self.age_max_ms = age_max.map_or(u64::MAX, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
     /// The properties of `entry`, sent at `now`.
     ///
     /// # Errors
-    /// Why it must not be sent: [`Reason::Loop`], [`Reason::Expired`].
+    /// Why it must not be sent: [`Reason::Loop`], [`Reason::Expired`], [`Reason::Age`].
     pub fn properties(&mut self, entry: &Entry, now: &Stamp) -> Result<Properties<'_>, Reason> {
         let (hops, age_ms) = self.admit(entry, now)?;
         self.properties.clear();
@@ -68,7 +78,10 @@ impl Forwarder {
         if hops > HOPS_MAX {
             return Err(Reason::Loop);
         }
-        let age_ms = age_ms(entry, self.boot, now);
+        let age_ms = entry.age_ms(self.boot, now);
+        if age_ms > self.age_max_ms {
+            return Err(Reason::Age);
+        }
         self.own.clear();
         // Encoded by us when the row was made. Should they be damaged, the message is worth more than they are.
         let own = Properties::checked(&entry.properties, PropertyScope::Packet(PacketType::Publish));
@@ -124,21 +137,5 @@ fn item<'a>(entry: &'a Entry, hops: u8, age_ms: u64, own: &'a PropertiesBuf) -> 
         hops,
         properties: own.as_properties(),
         payload: &entry.payload,
-    }
-}
-
-/// Milliseconds since `entry` was received: exact within its boot; else at least this, since it was there before
-/// this process started, and what two set wall clocks say when that is more.
-#[must_use]
-pub fn age_ms(entry: &Entry, boot: Boot, now: &Stamp) -> u64 {
-    let received = &entry.received;
-    if entry.identity.boot == boot {
-        return now.mono_us.saturating_sub(received.mono_us) / 1000;
-    }
-    let at_least = now.mono_us / 1000;
-    if received.synced && now.synced {
-        at_least.max(u64::try_from(now.wall_ms.saturating_sub(received.wall_ms)).unwrap_or(0))
-    } else {
-        at_least
     }
 }

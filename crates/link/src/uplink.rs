@@ -321,7 +321,7 @@ impl Uplink {
                 IdentityMode::Properties => true,
                 IdentityMode::Never => false,
             };
-        let mut forwarder = Forwarder::new(self.config.boot, identity);
+        let mut forwarder = Forwarder::new(self.config.boot, identity).with_age_max(self.config.age_max);
         let batching = Batching::new(accepted, self.config.batch_delay, self.window(accepted));
         let batching = batching.unwrap_or_else(|error| {
             tracing::warn!("no batches to the cloud: {error}");

@@ -10,7 +10,7 @@ use common::{
 use ferrule_link::batching::Batching;
 use ferrule_link::client::{Client, Event, Fault};
 use ferrule_link::flow::{Flight, Flow};
-use ferrule_link::forward::{Forwarder, age_ms};
+use ferrule_link::forward::Forwarder;
 use ferrule_mqtt::{Ack, Packet, PropertiesBuf, Property, QoS, ReasonCode, Version, decode};
 use ferrule_outbox::receipt::Reason;
 use ferrule_outbox::{Delivered, OutRow};
@@ -640,6 +640,6 @@ fn the_age_is_exact_within_a_boot_and_a_lower_bound_across() {
         let mut entry = entry(1, "a");
         entry.received = received;
         entry.identity.boot = Boot::new(if same_boot { BOOT } else { BOOT + 1 });
-        assert_eq!(age_ms(&entry, Boot::new(BOOT), &now), age, "{same_boot} {received:?} {now:?}");
+        assert_eq!(entry.age_ms(Boot::new(BOOT), &now), age, "{same_boot} {received:?} {now:?}");
     }
 }

@@ -8,6 +8,7 @@
 
 use crate::hub::HubMessage;
 use crate::hub::backlog::{Ask, PAGE_BYTES, PAGE_ROWS, Shown};
+use crate::hub::outbox::{queue_of, split_name};
 use bytes::Bytes;
 use ferrule_broker::Place;
 use ferrule_net::{Inbox, Mail};
@@ -74,7 +75,7 @@ pub fn queue_id(name: &str) -> QueueId {
     let hex = name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     match u64::from_str_radix(name, 16) {
         Ok(id) if hex && QueueId(id).is_outbox() => QueueId(id),
-        _ => QueueId::outbox(name, 0),
+        _ => queue_of(name),
     }
 }
 
@@ -187,7 +188,7 @@ impl Backlog<'_> {
     }
 
     fn tell(&self, name: &str, ask: Ask) {
-        if let Some(inbox) = self.inboxes.get(usize::from(self.place.owner(name))) {
+        if let Some(inbox) = self.inboxes.get(usize::from(self.place.owner(split_name(name).0))) {
             inbox.post(Mail::App(HubMessage::Backlog(Box::new(ask))));
         }
     }

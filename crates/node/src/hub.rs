@@ -17,7 +17,9 @@
 pub mod backlog;
 mod events;
 mod memory;
-mod outbox;
+pub(crate) mod outbox;
+mod pace;
+mod report;
 mod rules;
 mod source;
 mod stage;
@@ -31,8 +33,12 @@ use ferrule_link::downlink::Received;
 use ferrule_net::WorkerStats;
 use ferrule_outbox::{ConsumerEvent, End, OutRow, Outcome, Policy, Queue};
 use ferrule_rules::Rule;
-use ferrule_store::{Boot, Now, Op, Origin, QueueId, QueueSummary, Stamp, Store, StoredRow, Ticket};
-use outbox::{Outbox, unpack};
+use ferrule_store::{
+    Boot, Identity, Now, Op, Origin, QueueId, QueueSummary, Stamp, Store, StoredRow, Ticket,
+};
+use outbox::{CLASSES, How, Outbox, class_name, split_name, unnumbered, unpack};
+use pace::Pace;
+use report::Report;
 use rules::Rules;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -103,6 +109,12 @@ pub struct Node {
     pub edge: bool,
     /// Bounds and times of outboxes.
     pub policy: Policy,
+    /// How long a row may wait in an outbox; none: for ever.
+    pub age_max: Option<Duration>,
+    /// Rows a second that leave an outbox; none: as many as its consumer takes.
+    pub rate_max: Option<u32>,
+    /// Where the uplink's broker is told what limits gave up; none: it is not.
+    pub report_topic: Option<Arc<str>>,
     /// Which of the node's shards this hub hangs on: an outbox belongs to the one that owns its name.
     pub place: Place,
 }
@@ -112,6 +124,11 @@ pub struct Hub {
     node: Node,
     rules: Rules,
     outboxes: Vec<Outbox>,
+    /// Some outboxes are of a class beside the normal one.
+    has_classes: bool,
+    /// How fast rows leave for each consumer.
+    paces: Vec<(Arc<str>, Pace)>,
+    report: Report,
     stored: Vec<QueueSummary>,
     local: VecDeque<LocalPublish>,
     /// For outboxes of other shards.
@@ -134,9 +151,13 @@ impl Hub {
         seed: u128,
         now: Now,
     ) -> Self {
+        let told = remembered.iter().find(|(rule, ..)| *rule == report::rule()).map(|(.., value)| &value[..]);
         Self {
+            report: Report::new(node.report_topic.clone(), told),
             rules: Rules::new(seed, remembered),
             outboxes: Vec::new(),
+            has_classes: false,
+            paces: Vec::new(),
             stored,
             local: VecDeque::new(),
             elsewhere: Vec::new(),
@@ -174,26 +195,38 @@ impl Hub {
         }
     }
 
-    fn outbox(&mut self, name: &Arc<str>) -> usize {
-        if let Some(index) = self.outboxes.iter().position(|o| o.name == *name) {
+    /// The outbox of a sink for a class; it is made when it is not there.
+    fn outbox(&mut self, sink: &Arc<str>, class: u16) -> usize {
+        if let Some(index) = self.outboxes.iter().position(|o| o.class == class && o.sink == *sink) {
             return index;
         }
-        let id = QueueId::outbox(name, 0);
-        let owner = self.node.place.owner(name);
+        let id = QueueId::outbox(sink, class);
+        let owner = self.node.place.owner(sink);
         let mine = owner == self.node.place.index;
         let stored = self.stored.iter().find(|s| mine && s.queue == id).copied();
+        let mut queue = Queue::new(id, self.node.policy, stored);
+        // The consumer may be there already, for another class.
+        let known = self.outboxes.iter().find(|o| o.sink == *sink);
+        queue.set_up(known.is_some_and(|o| o.queue.is_up()), self.started);
+        self.has_classes |= class != 0;
+        if let Some(rate_max) = self.node.rate_max.filter(|_| known.is_none()) {
+            self.paces.push((Arc::clone(sink), Pace::new(rate_max)));
+        }
         self.outboxes.push(Outbox {
-            name: Arc::clone(name),
+            name: class_name(sink, class),
+            sink: Arc::clone(sink),
+            class,
             owner,
-            queue: Queue::new(id, self.node.policy, stored),
-            generation: 0,
-            rows: None,
-            window: 0,
-            error: None,
+            queue,
+            generation: known.map_or(0, |o| o.generation),
+            rows: known.and_then(|o| o.rows.clone()),
+            window: known.map_or(0, |o| o.window),
+            error: known.and_then(|o| o.error.clone()),
             discarded: Vec::new(),
             given_up: BTreeSet::new(),
             counted: Vec::new(),
             ended: Vec::new(),
+            old_us: None,
         });
         self.outboxes.len() - 1
     }
@@ -243,9 +276,16 @@ impl Hub {
     /// Gives outboxes their consumers. Those that have none from now on keep their rows.
     fn connect(&mut self, outboxes: &[Connected], now: Now) {
         for connected in outboxes {
-            let index = self.outbox(&connected.name);
-            let outbox = &mut self.outboxes[index];
-            if let Some(rows) = &connected.rows {
+            self.outbox(&connected.name, 0);
+            for (class, _) in CLASSES {
+                let id = QueueId::outbox(&connected.name, class);
+                // What rules of another time left.
+                if self.stored.iter().any(|s| s.queue == id) {
+                    self.outbox(&connected.name, class);
+                }
+            }
+            let Some(rows) = &connected.rows else { continue };
+            for outbox in self.outboxes.iter_mut().filter(|o| o.sink == connected.name) {
                 outbox.rows = Some(rows.clone());
                 outbox.generation = connected.generation;
                 outbox.window = 0;
@@ -255,7 +295,7 @@ impl Hub {
             }
         }
         for outbox in &mut self.outboxes {
-            if !outboxes.iter().any(|c| c.name == outbox.name) && outbox.rows.take().is_some() {
+            if !outboxes.iter().any(|c| c.name == outbox.sink) && outbox.rows.take().is_some() {
                 outbox.generation += 1;
                 outbox.window = 0;
                 outbox.error = Some("its sink is not in the rules any more; its rows are kept".into());
@@ -265,39 +305,83 @@ impl Hub {
         }
     }
 
-    fn consumer(&mut self, name: &str, generation: u64, event: ConsumerEvent, now: Now) {
-        let Some(outbox) = self.outboxes.iter_mut().find(|o| *o.name == *name && o.generation == generation)
-        else {
-            return;
-        };
-        match event {
-            ConsumerEvent::Up { window } => {
-                if let Some(error) = outbox.error.take() {
-                    tracing::info!(outbox = name, after = error, "works again");
+    fn consumer(&mut self, sink: &str, generation: u64, mut event: ConsumerEvent, now: Now) {
+        for outbox in self.outboxes.iter_mut().filter(|o| *o.sink == *sink && o.generation == generation) {
+            match &mut event {
+                ConsumerEvent::Up { window } => {
+                    if let Some(error) = outbox.error.take() {
+                        tracing::info!(outbox = &*outbox.name, after = error, "works again");
+                    }
+                    outbox.window = *window;
+                    outbox.queue.set_up(true, now);
                 }
-                outbox.window = window;
-                outbox.queue.set_up(true, now);
-            }
-            ConsumerEvent::Down { error } => {
-                if outbox.error.is_none() {
-                    tracing::warn!(outbox = name, error, "cannot deliver: what comes is kept");
+                ConsumerEvent::Down { error } => {
+                    if outbox.error.is_none() {
+                        tracing::warn!(outbox = &*outbox.name, error, "cannot deliver: what comes is kept");
+                    }
+                    outbox.error = Some(error.clone());
+                    outbox.queue.set_up(false, now);
                 }
-                outbox.error = Some(error);
-                outbox.queue.set_up(false, now);
-            }
-            ConsumerEvent::Holds { rows } => outbox.queue.set_held(rows),
-            ConsumerEvent::Reset => outbox.reset(),
-            ConsumerEvent::Counted { what, by } => {
-                let count = outbox.counted.iter_mut().find(|(known, _)| *known == what);
-                match count {
-                    Some((_, count)) => *count += by,
-                    None => outbox.counted.push((what, by)),
+                ConsumerEvent::Holds { rows } => outbox.queue.set_held(*rows),
+                ConsumerEvent::Reset => outbox.reset(),
+                // Of the consumer, not of a class.
+                ConsumerEvent::Counted { .. } if outbox.class != 0 => {}
+                ConsumerEvent::Counted { what, by } => {
+                    let count = outbox.counted.iter_mut().find(|(known, _)| *known == *what);
+                    match count {
+                        Some((_, count)) => *count += *by,
+                        None => outbox.counted.push((*what, *by)),
+                    }
                 }
-            }
-            ConsumerEvent::Done(answers) => {
-                outbox.answers(answers, now);
+                ConsumerEvent::Done(answers) if self.has_classes => {
+                    let class = outbox.class;
+                    let mine = answers.extract_if(.., |(number, _)| unnumbered(*number).0 == class);
+                    outbox.answers(mine.map(|(number, answer)| (unnumbered(number).1, answer)), now);
+                }
+                ConsumerEvent::Done(answers) => outbox.answers(answers.drain(..), now),
             }
         }
+    }
+
+    /// See [`report`].
+    fn tell_given_up(&mut self, now: Now) {
+        let (node, seq) = (&self.node, self.next_seq);
+        let identity = || Identity { origin: Arc::clone(&node.origin), boot: node.boot, class: 0, seq };
+        let Some((entry, counts)) = self.report.row(&self.outboxes, identity, now) else { return };
+        self.next_seq += u64::from(node.place.of);
+        let Some(outbox) = self.outboxes.iter_mut().find(|o| o.is_uplink() && o.class == 0) else { return };
+        let how = How { until_answered: false, hold: false, droppable: false };
+        if outbox.push(Arc::new(entry), how, None, now).is_ok() {
+            self.report.sent(outbox.queue.last(), counts);
+        }
+    }
+
+    /// Hands out rows, those of higher classes first.
+    fn hand_out(&mut self, now: Now) {
+        if !self.has_classes && self.paces.is_empty() {
+            self.outboxes.iter_mut().for_each(|outbox| outbox.hand_out(0, None, now));
+            return;
+        }
+        for (class, _) in CLASSES {
+            for at in 0..self.outboxes.len() {
+                if self.outboxes[at].class != class {
+                    continue;
+                }
+                let sink = Arc::clone(&self.outboxes[at].sink);
+                let others =
+                    self.outboxes.iter().enumerate().filter(|(other, o)| *other != at && o.sink == sink);
+                let others = others.map(|(_, o)| o.in_hand()).sum();
+                let pace = self.paces.iter_mut().find(|(of, _)| *of == sink).map(|(_, pace)| pace);
+                self.outboxes[at].hand_out(others, pace, now);
+            }
+        }
+    }
+
+    /// When rows that wait only for their pace may leave, or are too old.
+    fn next_limit_us(&self) -> Option<u64> {
+        let waits = |sink: &Arc<str>| self.outboxes.iter().any(|o| o.sink == *sink && o.waits_for_pace());
+        let paced = self.paces.iter().filter(|(sink, _)| waits(sink)).map(|(_, pace)| pace.next_us());
+        paced.chain(self.outboxes.iter().filter_map(|o| o.old_us)).min()
     }
 }
 
@@ -341,7 +425,10 @@ impl Hook for Hub {
         // Rules may have reached the other shard first: the outbox is there from now on.
         let index = match self.outboxes.iter().position(|o| *o.name == *name) {
             Some(index) => index,
-            None => self.outbox(&name.into()),
+            None => {
+                let (sink, class) = split_name(name);
+                self.outbox(&sink.into(), class)
+            }
         };
         let end = ends.end();
         if let Err(end) = self.outboxes[index].push(entry, how, end, now) {
@@ -356,11 +443,12 @@ impl Hook for Hub {
 
     fn next_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64> {
         let rows = self.outboxes.iter().filter_map(|o| o.queue.next_due_us(urgent, smoothed_commit)).min();
-        [rows, self.rules.memory.next_due_us()].into_iter().flatten().min()
+        [rows, self.rules.memory.next_due_us(), self.next_limit_us()].into_iter().flatten().min()
     }
 
     fn write(&mut self, now: Now, batch: &mut Vec<Op>) {
         self.rules.write(batch);
+        self.report.write(&self.outboxes, now, batch);
         for outbox in &mut self.outboxes {
             outbox.queue.write(now, batch);
         }
@@ -393,7 +481,11 @@ impl Hook for Hub {
 
     fn turn(&mut self, now: Now, ended: &mut Vec<(End, Outcome)>, reads: &mut Vec<(QueueId, u64)>) {
         for outbox in &mut self.outboxes {
-            outbox.hand_out(now);
+            outbox.limit(self.node.age_max, self.node.boot, now);
+        }
+        self.tell_given_up(now);
+        self.hand_out(now);
+        for outbox in &mut self.outboxes {
             ended.append(&mut outbox.ended);
             reads.extend(outbox.queue.want_read().map(|from| (outbox.queue.id(), from)));
         }

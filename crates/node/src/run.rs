@@ -28,7 +28,7 @@ use ferrule_broker::shard::Parts;
 use ferrule_broker::{Limits, Place, Shard, introduce};
 use ferrule_link::UplinkStats;
 use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker};
-use ferrule_outbox::Policy;
+use ferrule_outbox::{Full, Policy};
 use ferrule_store::{Boot, Op, Origin, Restored, Stamp, Store, StoreEvent};
 use ferrule_store_sqlite::{Opened, Options as StoreOptions, SqliteStore, State, Writer};
 use serde_json::{Value, json};
@@ -136,7 +136,9 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         let (generation, events) = loader.events(UPLINK);
         let (sender, rows) = mpsc::channel(BATCHES);
         loader.connect_uplink(generation, sender);
-        (link(uplink, &origin, boot, clock), rows, events)
+        let mut link = link(uplink, &origin, boot, clock);
+        link.age_max = config.outbox.max_age;
+        (link, rows, events)
     });
     loader.load(&texts).map_err(RunError::Rules)?;
     // Behind the rules: what comes down meets them.
@@ -232,6 +234,8 @@ fn workers(
     let of = worker_count(config);
     let seed = random()? as u64;
     let stored: Vec<_> = opened.restored.queues.iter().filter(|q| q.queue.is_outbox()).copied().collect();
+    let report = config.outbox.report_topic.as_ref();
+    let report = report.map(|topic| Arc::from(topic.replace("${edge}", origin)));
     let mut polls = Vec::new();
     let mut inboxes = Vec::new();
     for _ in 0..of {
@@ -244,7 +248,16 @@ fn workers(
     for ((index, inbox), gate) in (0..of).zip(&inboxes).zip(gates) {
         let place = Place { index, of, seed };
         let policy = policy(product.edge, config);
-        let node = Node { origin: Arc::clone(origin), boot, edge: product.edge, policy, place };
+        let node = Node {
+            origin: Arc::clone(origin),
+            boot,
+            edge: product.edge,
+            policy,
+            age_max: config.outbox.max_age,
+            rate_max: config.outbox.max_rate,
+            report_topic: report.clone(),
+            place,
+        };
         let posts = inbox.clone();
         let parts = Parts {
             hook: Hub::new(node, stored.clone(), &opened.restored.state, random()?, clock.now()),
@@ -652,6 +665,8 @@ fn session_policy(config: &BrokerConfig, policy: Policy) -> Policy {
         unwritten_bytes: UNWRITTEN_BYTES,
         refuse_bytes: REFUSE_BYTES.max(2 * largest),
         disk_bytes: u64::MAX,
+        disk_rows: u64::MAX,
+        full: Full::Withhold,
         ..policy
     }
 }
@@ -663,6 +678,8 @@ fn policy(edge: bool, config: &BrokerConfig) -> Policy {
         offline_interval: outbox.offline_interval,
         unwritten_bytes: outbox.mem_max as usize,
         disk_bytes: outbox.max_bytes,
+        disk_rows: outbox.max_messages.unwrap_or(u64::MAX),
+        full: outbox.on_full,
         ..if edge { Policy::EDGE } else { Policy::CLOUD }
     }
 }

@@ -26,11 +26,14 @@
 //! # Operation
 //! `push` takes a row; `take` hands rows out; `answer` ends them; `due` says whether what waits must be written
 //! now, `write` appends it to the shard's batch, `submitted` and `committed` follow the ticket; `want_read` and
-//! `loaded` bring the backlog back; `page` and `give_up` are an operator's ([`backlog`]). All are pure: `now` is an argument.
+//! `loaded` bring the backlog back; `make_room` and `give_up_while` give up by limits ([`limits`]), `page` and `give_up` are an
+//! operator's ([`backlog`]). All are pure: `now` is an argument.
 
 mod backlog;
+mod limits;
 
 pub use backlog::{GivenUp, Next, Place, RANGES_MAX};
+pub use limits::Full;
 
 use crate::receipt::{End, Outcome, Reason};
 use bytes::Bytes;
@@ -103,9 +106,12 @@ pub struct Policy {
     pub unwritten_bytes: usize,
     /// Rows that are not on disk hold at most this many bytes at all: beyond it `push` refuses.
     pub refuse_bytes: usize,
-    /// Rows on disk hold at most this many bytes: beyond it rows are not written and their
-    /// acknowledgements are withheld.
+    /// Rows on disk hold at most this many bytes: beyond it [`Policy::full`] says what happens.
     pub disk_bytes: u64,
+    /// Rows on disk are at most this many: beyond it the same.
+    pub disk_rows: u64,
+    /// What happens to rows that must be written and have no room.
+    pub full: Full,
 }
 
 impl Policy {
@@ -120,6 +126,8 @@ impl Policy {
         unwritten_bytes: 4 << 20,
         refuse_bytes: 16 << 20,
         disk_bytes: 1 << 30,
+        disk_rows: u64::MAX,
+        full: Full::Withhold,
     };
 
     /// A cloud node's.
@@ -227,6 +235,8 @@ pub struct Queue<R> {
     purged: Vec<(u64, u64)>,
     /// The medium takes new rows.
     admitted: bool,
+    /// Nothing could be given up for rows that have no room, and nothing has changed since.
+    stuck: bool,
     up: bool,
     last_answer_us: u64,
     /// How long the consumer keeps rows before they leave.
@@ -262,6 +272,7 @@ impl<R: Row> Queue<R> {
             removal_since_us: None,
             purged: Vec::new(),
             admitted: true,
+            stuck: false,
             up: false,
             last_answer_us: 0,
             held_us: 0,
@@ -424,6 +435,7 @@ impl<R: Row> Queue<R> {
     /// The destination can be reached, or cannot.
     pub fn set_up(&mut self, up: bool, now: Now) {
         self.up = up;
+        self.stuck = false;
         self.last_answer_us = now.mono_us;
     }
 
@@ -463,6 +475,7 @@ impl<R: Row> Queue<R> {
             return;
         }
         self.answered += 1;
+        self.stuck = false;
         self.head_bytes -= slot.size;
         match outcome {
             Outcome::Delivered => self.counters.delivered += 1,
@@ -515,6 +528,7 @@ impl<R: Row> Queue<R> {
             }
         }
         self.cursor = 0;
+        self.stuck = false;
     }
 
     // --- the store's side ---
@@ -524,12 +538,18 @@ impl<R: Row> Queue<R> {
     pub fn next_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64> {
         let removal = self.removal_since_us.map(|since| since + us(self.policy.removal));
         if !self.has_room() {
-            return removal; // Full: only a removal can help, and there is no deadline for what cannot be written.
+            // Only a removal can help, or what the policy gives up; there is no deadline for what cannot be written.
+            return [removal, self.next_full_us()].into_iter().flatten().min();
         }
+        [removal, self.write_due_us(urgent, smoothed_commit)].into_iter().flatten().min()
+    }
+
+    /// When rows that are not on their way to the disk are due there.
+    fn write_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64> {
         let first = self.unsubmitted().next();
         let unawaited = first.filter(|s| s.end.is_none()).map(|s| s.came_us + us(self.policy.unawaited));
         let awaited = self.first_awaited_us().map(|came| self.awaited_due_us(came, urgent, smoothed_commit));
-        let mut due = [removal, unawaited, awaited].into_iter().flatten().min();
+        let mut due = [unawaited, awaited].into_iter().flatten().min();
         if self.unwritten_bytes >= self.policy.unwritten_bytes && first.is_some() {
             due = Some(0);
         }
@@ -562,8 +582,13 @@ impl<R: Row> Queue<R> {
 
     /// Whether the oldest row that is not on its way to disk fits there.
     fn has_room(&self) -> bool {
-        let next = self.unsubmitted().next().map_or(0, |slot| slot.size as u64);
-        self.admitted && self.disk_bytes + next <= self.policy.disk_bytes
+        self.admitted && self.unsubmitted().next().is_none_or(|slot| self.fits(slot.size))
+    }
+
+    /// Whether a row of `size` bytes is within the limits on disk.
+    fn fits(&self, size: usize) -> bool {
+        self.disk_bytes + size as u64 <= self.policy.disk_bytes
+            && self.counters.stored < self.policy.disk_rows
     }
 
     /// Whether the medium takes new rows. While it does not, rows wait in memory, their acknowledgements are withheld, and
@@ -613,7 +638,9 @@ impl<R: Row> Queue<R> {
         let fresh = self.fresh.partition_point(|s| s.seq <= from);
         for slot in self.head.range_mut(start..).chain(self.fresh.range_mut(fresh..)) {
             if let Some(row) = &slot.row {
-                if !self.admitted || self.disk_bytes + slot.size as u64 > self.policy.disk_bytes {
+                let fits = self.disk_bytes + slot.size as u64 <= self.policy.disk_bytes
+                    && self.counters.stored < self.policy.disk_rows;
+                if !self.admitted || !fits {
                     break; // Full: this row's acknowledgement, and all later ones', are withheld.
                 }
                 self.disk_bytes += slot.size as u64;
@@ -681,6 +708,7 @@ impl<R: Row> Queue<R> {
     /// Rows read back, at least one unless the disk holds none from the asked number on.
     pub fn loaded(&mut self, rows: Vec<StoredRow>, now: Now) {
         self.reading = false;
+        self.stuck = false;
         let Some(mut gap) = self.gap else { return };
         let mut seen = 0;
         for StoredRow { seq, head, body } in rows {

@@ -33,11 +33,13 @@ pub enum Reason {
     Removed,
     /// An operator gave it up.
     Purged,
+    /// It waited longer than rows may.
+    Age,
 }
 
 impl Reason {
     /// All of them. Shards tell each other places of this list: new ones go to its end.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TooLarge,
         Self::Refused,
         Self::Rule,
@@ -48,6 +50,7 @@ impl Reason {
         Self::Damaged,
         Self::Removed,
         Self::Purged,
+        Self::Age,
     ];
 
     /// The word.
@@ -64,6 +67,7 @@ impl Reason {
             Self::Damaged => "damaged",
             Self::Removed => "removed",
             Self::Purged => "purged",
+            Self::Age => "age",
         }
     }
 }

@@ -4,7 +4,7 @@
 //! format is specified and stable). A structure never changes: a new field is a new version of that record with an upgrade
 //! from the old one beside it ([`Record::upgrade`]), and `tests/golden.rs` keeps the bytes of every version that was ever written.
 
-use crate::{Identity, Origin, Stamp};
+use crate::{Boot, Identity, Origin, Stamp};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,23 @@ pub struct Entry {
 }
 
 impl Record for Entry {}
+
+impl Entry {
+    /// Milliseconds since it was received, in the process life `boot` at `now`: exact within the life that it was received in; else
+    /// at least this, since it was there before this process started, and what two set wall clocks say when that is more.
+    #[must_use]
+    pub fn age_ms(&self, boot: Boot, now: &Stamp) -> u64 {
+        if self.identity.boot == boot {
+            return now.mono_us.saturating_sub(self.received.mono_us) / 1_000;
+        }
+        let at_least = now.mono_us / 1_000;
+        if self.received.synced && now.synced {
+            at_least.max(u64::try_from(now.wall_ms.saturating_sub(self.received.wall_ms)).unwrap_or(0))
+        } else {
+            at_least
+        }
+    }
+}
 
 /// A message in a session's queue: the head of a queue row; its payload is the body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -38,6 +38,7 @@ use crate::scram::Verifier;
 use ferrule_broker::{Features, Strategy};
 use ferrule_link::{Downlink, IdentityMode, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
+use ferrule_outbox::Full;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -246,17 +247,20 @@ pub struct OutboxConfig {
     ///
     /// Default 800 ms: many device libraries send again after 1 s.
     pub ack_deadline: Duration,
-    /// What happens at `max_bytes`.
-    pub on_full: OnFull,
-}
-
-/// What happens when an outbox is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum OnFull {
-    /// No acknowledgement: publishers keep their messages until there is room.
-    #[default]
-    Withhold,
+    /// Messages on disk of each outbox; then `on_full`. None, the default: as many as `max_bytes` holds.
+    pub max_messages: Option<u64>,
+    /// How long a message may wait; then it is given up. None, the default: for ever.
+    pub max_age: Option<Duration>,
+    /// Messages a second that leave each outbox. None, the default: as fast as the destination takes them.
+    pub max_rate: Option<u32>,
+    /// Where the uplink's broker is told what limits gave up; `${edge}` is this edge's id. None: it is not told.
+    ///
+    /// Default `ferrule/${edge}/given_up`; a cloud has no uplink.
+    pub report_topic: Option<String>,
+    /// What happens at `max_bytes` and `max_messages`.
+    ///
+    /// Default: withhold.
+    pub on_full: Full,
 }
 
 /// A setting and where its value came from.
@@ -396,6 +400,9 @@ impl Anonymous {
 
 // === impl OutboxConfig ===
 
+/// Below what a gateway's devices use, and named for who speaks.
+const REPORT_TOPIC: &str = "ferrule/${edge}/given_up";
+
 impl OutboxConfig {
     /// `ferrule-edge`'s defaults.
     #[must_use]
@@ -405,14 +412,24 @@ impl OutboxConfig {
             mem_max: 4 << 20,
             offline_interval: Duration::from_millis(400),
             ack_deadline: Duration::from_millis(800),
-            on_full: OnFull::Withhold,
+            max_messages: None,
+            max_age: None,
+            max_rate: None,
+            report_topic: Some(REPORT_TOPIC.to_owned()),
+            on_full: Full::Withhold,
         }
     }
 
     /// `ferrule-cloud`'s defaults.
     #[must_use]
     pub fn cloud() -> Self {
-        Self { max_bytes: 64 << 30, mem_max: 16 << 20, offline_interval: Duration::ZERO, ..Self::edge() }
+        Self {
+            max_bytes: 64 << 30,
+            mem_max: 16 << 20,
+            offline_interval: Duration::ZERO,
+            report_topic: None,
+            ..Self::edge()
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
 use crate::auth::{PasswordHash, Secret};
 use crate::scram::Verifier;
 use ferrule_broker::Strategy;
+use ferrule_outbox::Full;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -437,6 +438,37 @@ pub(super) fn seconds(
     default
 }
 
+/// Messages a second that can be asked for at most: what no destination takes.
+const RATE_MAX: u64 = 10_000_000;
+
+fn report_topic(s: &mut Section<'_>, r: &mut Reader<'_>, default: String) -> Option<String> {
+    let topic = s.or(r, "report_topic", default);
+    if topic.is_empty() {
+        return None;
+    }
+    let plain = topic.replace("${edge}", "e");
+    if ferrule_mqtt::topic::validate_name(&plain).is_err() || plain.starts_with('$') {
+        let message = format!("`report_topic` = {topic:?} is no topic that can be published to");
+        s.fail(r, "report_topic", message, Some("\"\" tells nobody"));
+    }
+    Some(topic)
+}
+
+fn on_full(s: &mut Section<'_>, r: &mut Reader<'_>) -> Full {
+    match s.or(r, "on_full", "withhold".to_owned()).as_str() {
+        "withhold" => Full::Withhold,
+        "drop_oldest" => Full::DropOldest,
+        "drop_newest" => Full::DropNewest,
+        other => {
+            let message =
+                format!("expected on_full \"withhold\", \"drop_oldest\" or \"drop_newest\", found {other:?}");
+            let help = "to most client libraries a negative acknowledgement means that the message is dropped: withhold keeps it";
+            s.fail(r, "on_full", message, (other == "nack").then_some(help));
+            Full::Withhold
+        }
+    }
+}
+
 fn read_outbox(
     product: Product,
     mut s: Section<'_>,
@@ -452,21 +484,15 @@ fn read_outbox(
         mem_max: s.or(r, "mem_max", Size(d.mem_max)).0,
         offline_interval: s.or(r, "offline_interval", d.offline_interval),
         ack_deadline: s.or(r, "ack_deadline", d.ack_deadline),
-        on_full: d.on_full,
+        // 0 in the file: no limit.
+        max_messages: Some(s.or(r, "max_messages", d.max_messages.unwrap_or(0))).filter(|n| *n > 0),
+        max_age: Some(s.or(r, "max_age", d.max_age.unwrap_or_default())).filter(|age| !age.is_zero()),
+        max_rate: u32::try_from(s.number(r, "max_rate", d.max_rate.unwrap_or(0).into(), 0..=RATE_MAX))
+            .ok()
+            .filter(|rate| *rate > 0),
+        report_topic: d.report_topic.and_then(|default| report_topic(&mut s, r, default)),
+        on_full: on_full(&mut s, r),
     };
-    let on_full = s.or(r, "on_full", "withhold".to_owned());
-    match on_full.as_str() {
-        "withhold" => {}
-        "nack" | "drop_oldest" | "drop_newest" => {
-            s.fail(
-                r,
-                "on_full",
-                format!("on_full \"{on_full}\" is not there yet"),
-                Some("only \"withhold\" is"),
-            );
-        }
-        other => s.fail(r, "on_full", format!("expected on_full \"withhold\", found {other:?}"), None),
-    }
     holds_a_packet(&s, r, "max_bytes", outbox.max_bytes, packet_bytes);
     if outbox.mem_max > outbox.max_bytes {
         let (mem, max) = (units::show_size(outbox.mem_max), units::show_size(outbox.max_bytes));

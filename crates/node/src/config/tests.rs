@@ -175,8 +175,9 @@ fn values_and_relations() {
             "`offline_interval` = 400ms is more than `ack_deadline` = 300ms: an acknowledgement waits for the next commit",
         ],
     );
-    refused("[outbox]\non_full = \"nack\"", &["on_full \"nack\" is not there yet"]);
-    refused("[outbox]\non_full = \"explode\"", &["expected on_full \"withhold\", found \"explode\""]);
+    let expected = "expected on_full \"withhold\", \"drop_oldest\" or \"drop_newest\", found";
+    refused("[outbox]\non_full = \"nack\"", &[&format!("{expected} \"nack\"")]);
+    refused("[outbox]\non_full = \"explode\"", &[&format!("{expected} \"explode\"")]);
     refused(
         "[anonymous]\npublish = [\"a/#/b\"]",
         &[

@@ -1,20 +1,37 @@
 //! An outbox of the hub: its queue, its consumer, and rows on their way to it from other shards.
+//!
+//! # Classes
+//! Rules of one priority share an outbox; rules of another have one of their own beside it, with its own order and limits and the
+//! same consumer: `cloud` and `cloud:high`. Rows of a higher class leave first, behind those that the consumer has. To the
+//! consumer a row's number carries its class ([`numbered`]).
 
+use super::pace::Pace;
 use bytes::Bytes;
 use ferrule_outbox::{Delivered, End, GivenUp, OutRow, Outcome, Queue, Reason};
-use ferrule_store::Now;
+use ferrule_rules::Priority;
 use ferrule_store::record::{Entry, Record};
+use ferrule_store::{Boot, Now, QueueId, Stamp};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::control::OutboxStatus;
+
+/// Classes in the order in which their rows leave, with what their outboxes' names end in.
+pub(crate) const CLASSES: [(u16, &str); 3] = [(1, ":high"), (0, ""), (2, ":low")];
+
+/// Rows that are given up for their age in one turn, at most: a backlog of millions does not stop the worker.
+const OLD_ROWS: usize = 1_024;
 
 /// Rows in one batch: small enough that a consumer begins early, large enough that channels cost nothing.
 const BATCH_ROWS: usize = 512;
 
 pub(super) struct Outbox {
     pub(super) name: Arc<str>,
+    /// The name of its consumer: its own, but for the class.
+    pub(super) sink: Arc<str>,
+    pub(super) class: u16,
     /// Its shard. Of another's only the name is used.
     pub(super) owner: u16,
     pub(super) queue: Queue<Arc<Entry>>,
@@ -29,6 +46,50 @@ pub(super) struct Outbox {
     pub(super) counted: Vec<(&'static str, u64)>,
     /// Ends to be said when the turn ends, where the shard listens.
     pub(super) ended: Vec<(End, Outcome)>,
+    /// When a row may next be too old; none: nothing waits, or rows may wait for ever.
+    pub(super) old_us: Option<u64>,
+}
+
+/// The class of a rule's rows.
+pub(super) fn class(priority: Priority) -> u16 {
+    match priority {
+        Priority::High => 1,
+        Priority::Normal => 0,
+        Priority::Low => 2,
+    }
+}
+
+/// What the outbox of `sink` for a class is called.
+pub(super) fn class_name(sink: &Arc<str>, class: u16) -> Arc<str> {
+    match CLASSES.iter().find(|(known, _)| *known == class) {
+        Some((_, "")) | None => Arc::clone(sink),
+        Some((_, end)) => format!("{sink}{end}").into(),
+    }
+}
+
+/// An outbox's name as its sink's and a class.
+pub(crate) fn split_name(name: &str) -> (&str, u16) {
+    let known = CLASSES.iter().filter(|(_, end)| !end.is_empty());
+    known.into_iter().find_map(|(class, end)| Some((name.strip_suffix(end)?, *class))).unwrap_or((name, 0))
+}
+
+/// The queue of an outbox.
+pub(crate) fn queue_of(name: &str) -> QueueId {
+    let (sink, class) = split_name(name);
+    QueueId::outbox(sink, class)
+}
+
+/// Bits of a row's number that are its queue's: 2^56 rows are enough for a million a second for two thousand years.
+const NUMBER_BITS: u32 = 56;
+
+/// A row's number as its consumer knows it.
+fn numbered(class: u16, seq: u64) -> u64 {
+    u64::from(class) << NUMBER_BITS | seq
+}
+
+/// Class and number.
+pub(super) fn unnumbered(number: u64) -> (u16, u64) {
+    ((number >> NUMBER_BITS) as u16, number & ((1 << NUMBER_BITS) - 1))
 }
 
 /// How a row enters its outbox.
@@ -97,30 +158,50 @@ impl Outbox {
         Ok(())
     }
 
-    pub(super) fn hand_out(&mut self, now: Now) {
+    /// Whether its consumer is the uplink.
+    pub(super) fn is_uplink(&self) -> bool {
+        &*self.sink == "cloud"
+    }
+
+    /// Rows that its consumer has.
+    pub(super) fn in_hand(&self) -> usize {
+        self.queue.counters().in_flight as usize + self.given_up.len()
+    }
+
+    /// Rows wait, and the consumer has room for them.
+    pub(super) fn waits_for_pace(&self) -> bool {
+        self.rows.is_some() && self.queue.waits_in_memory() && self.in_hand() < self.window
+    }
+
+    /// Gives rows to the consumer, which has `others` of other classes.
+    pub(super) fn hand_out(&mut self, others: usize, mut pace: Option<&mut Pace>, now: Now) {
         let Some(channel) = &self.rows else { return };
         // Also while it is down: a sink that waits for one table goes on with the others, and keeps what it cannot deliver.
         loop {
             let in_flight = self.queue.counters().in_flight as usize;
-            let in_hand = in_flight + self.given_up.len();
-            let room = self.window.saturating_sub(in_hand).min(BATCH_ROWS);
+            let room = self.window.saturating_sub(self.in_hand() + others).min(BATCH_ROWS);
+            let room = pace.as_ref().map_or(room, |pace| room.min(pace.may(now)));
             if room == 0 || self.queue.counters().queued == 0 {
                 return;
             }
             // Without a place in the channel nothing is taken: an answer, which must come, brings the next turn.
             let Ok(place) = channel.try_reserve() else { return };
-            let mut batch = Vec::new();
+            let (mut batch, class) = (Vec::new(), self.class);
             self.queue.take(in_flight + room, now, |seq, entry, again| {
-                batch.push(OutRow { seq, entry: Arc::clone(entry), again });
+                batch.push(OutRow { seq: numbered(class, seq), entry: Arc::clone(entry), again });
             });
             if batch.is_empty() {
                 return; // The rest is on disk and being read.
+            }
+            if let Some(pace) = &mut pace {
+                pace.left(batch.len(), now);
             }
             place.send(batch);
         }
     }
 
-    pub(super) fn answers(&mut self, answers: Vec<(u64, Delivered)>, now: Now) {
+    /// Numbers without their class.
+    pub(super) fn answers(&mut self, answers: impl IntoIterator<Item = (u64, Delivered)>, now: Now) {
         for (seq, delivered) in answers {
             if self.given_up.remove(&seq) {
                 continue;
@@ -162,6 +243,30 @@ impl Outbox {
             self.count(Reason::Purged, given_up.rows);
         }
         given_up
+    }
+
+    /// Gives up what limits say: rows that are too old, and those that have no room or that make it.
+    pub(super) fn limit(&mut self, age_max: Option<Duration>, boot: Boot, now: Now) {
+        let mut taken = Vec::new();
+        let dropped = self.queue.make_room(now, &mut taken, &mut self.ended);
+        self.given_up.extend(taken);
+        self.drop_counted(Reason::Limit, dropped);
+        let Some(age_max) = age_max.filter(|_| self.old_us.is_none_or(|old_us| old_us <= now.mono_us)) else {
+            return;
+        };
+        let stamp = Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true };
+        let age_max_ms = age_max.as_millis() as u64;
+        let is_old = |entry: &Arc<Entry>| entry.age_ms(boot, &stamp) > age_max_ms;
+        let dropped = self.queue.give_up_while(is_old, OLD_ROWS, Reason::Age, now, &mut self.ended);
+        self.drop_counted(Reason::Age, dropped as u64);
+        let oldest = self.queue.oldest_waiting().map(|entry| entry.age_ms(boot, &stamp));
+        self.old_us = oldest.map(|age_ms| now.mono_us + (age_max_ms + 1).saturating_sub(age_ms) * 1_000);
+    }
+
+    fn drop_counted(&mut self, reason: Reason, rows: u64) {
+        if rows > 0 && self.count(reason, rows) {
+            tracing::warn!(outbox = &*self.name, rows, %reason, "rows were given up by a limit of [outbox]: counted from now on");
+        }
     }
 
     /// The consumer has no rows any more.

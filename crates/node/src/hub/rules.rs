@@ -4,7 +4,7 @@
 //! only what differs: filters of rules that stay are not touched, nor are their counters and state.
 
 use super::memory::{Memory, SHARED};
-use super::outbox::{How, parcel};
+use super::outbox::{How, class, parcel};
 use super::source::{Name, Pairs, Source, asked_properties, forwardable, local_properties};
 use super::stage::Stage;
 use super::{Hub, Load, events};
@@ -242,7 +242,7 @@ impl Hub {
                 .map(|insert| match insert.sink.as_str() {
                     "local" => Target::Local,
                     "log" => Target::Log,
-                    sink => Target::Outbox(hub.outbox(&sink.into())),
+                    sink => Target::Outbox(hub.outbox(&sink.into(), class(rule.priority))),
                 })
                 .collect();
             let mut before = hub.rules.loaded[place].take();
@@ -457,6 +457,7 @@ impl Hub {
                         let mut identity = origin.identity();
                         if self.node.edge {
                             identity.seq = self.next_seq;
+                            identity.class = self.outboxes[index].class;
                             self.next_seq += u64::from(self.node.place.of);
                         }
                         let properties = if row.properties.is_empty() {

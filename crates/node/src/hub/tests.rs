@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod limits;
+
 use super::*;
 use ferrule_broker::hook::Everything;
 use ferrule_broker::shard::Parts;
@@ -30,14 +32,32 @@ struct Bench {
     shard: Shard<Hub, MemoryStore>,
     rows: mpsc::Receiver<Vec<OutRow>>,
     now: Now,
+    sink: &'static str,
+}
+
+fn node(edge: bool) -> Node {
+    Node {
+        origin: "me".into(),
+        boot: Boot::new(7),
+        edge,
+        policy: if edge { Policy::EDGE } else { Policy::CLOUD },
+        age_max: None,
+        rate_max: None,
+        report_topic: None,
+        place: Place::ALONE,
+    }
 }
 
 impl Bench {
     /// A node with `rules`, whose sink `s` takes rows.
     fn new(edge: bool, rules: &str) -> Self {
+        Self::with(node(edge), "s", rules)
+    }
+
+    /// The same with a sink of another name.
+    fn with(node: Node, sink: &'static str, rules: &str) -> Self {
         let now = Now { mono_us: 1_000, wall_ms: 1_700_000_000_000 };
-        let policy = if edge { Policy::EDGE } else { Policy::CLOUD };
-        let node = Node { origin: "me".into(), boot: Boot::new(7), edge, policy, place: Place::ALONE };
+        let policy = node.policy;
         let hub = Hub::new(node, Vec::new(), &[], 1, now);
         let limits = Limits::default();
         let parts = Parts {
@@ -57,24 +77,24 @@ impl Bench {
             option: None,
             required: false,
         };
-        host.builtins.push(ferrule_rules::Builtin { name: "s", target, help: "a sink" });
+        host.builtins.push(ferrule_rules::Builtin { name: sink, target, help: "a sink" });
         let set =
             ferrule_rules::load(&[ferrule_rules::Source { name: "r.sql", text: rules }], &host).unwrap();
         let (sender, rows) = mpsc::channel(BATCHES);
-        let connected = Connected { name: "s".into(), generation: 1, rows: Some(sender) };
+        let connected = Connected { name: sink.into(), generation: 1, rows: Some(sender) };
         let load = Load {
             rules: set.rules.into_iter().map(Arc::new).collect(),
             files: vec!["r.sql".into()],
             outboxes: vec![connected],
         };
         Hub::message(&mut shard, &WorkerStats::default(), HubMessage::Load(Box::new(load)), now);
-        let mut bench = Self { shard, rows, now };
+        let mut bench = Self { shard, rows, now, sink };
         bench.consumer(ConsumerEvent::Up { window: 100 });
         bench
     }
 
     fn consumer(&mut self, event: ConsumerEvent) {
-        let message = HubMessage::Consumer { outbox: "s".into(), generation: 1, event };
+        let message = HubMessage::Consumer { outbox: self.sink.into(), generation: 1, event };
         Hub::message(&mut self.shard, &WorkerStats::default(), message, self.now);
         self.shard.end_turn(self.now);
     }
@@ -293,16 +313,10 @@ fn while_a_sink_says_down_it_still_gets_rows() {
 fn rows_of_sinks_that_no_rule_names_are_told() {
     let stored =
         |name| QueueSummary { queue: QueueId::outbox(name, 0), first: 1, last: 9, rows: 7, bytes: 70 };
-    let node = Node {
-        origin: "me".into(),
-        boot: Boot::new(7),
-        edge: false,
-        policy: Policy::CLOUD,
-        place: Place::ALONE,
-    };
+    let node = node(false);
     let mut hub = Hub::new(node, vec![stored("s"), stored("gone")], &[], 1, Now::default());
     assert_eq!(hub.unclaimed_rows(), 14);
-    hub.outbox(&"s".into());
+    hub.outbox(&"s".into(), 0);
     assert_eq!(hub.unclaimed_rows(), 7);
 }
 

@@ -95,6 +95,9 @@ impl Fixture {
             boot: Boot::new(1),
             edge: true,
             policy: Policy::EDGE,
+            age_max: None,
+            rate_max: None,
+            report_topic: None,
             place: Place::ALONE,
         };
         let stored = opened.restored.queues.clone();

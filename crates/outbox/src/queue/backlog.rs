@@ -57,7 +57,7 @@ pub struct GivenUp {
 }
 
 /// What became of one row.
-enum Gave {
+pub(super) enum Gave {
     Up {
         size: usize,
         sent: bool,
@@ -114,8 +114,8 @@ impl<R: Row> Queue<R> {
             let fresh = self.fresh.front().is_some_and(|slot| slot.seq <= seq);
             let gave = match (gap, fresh) {
                 (true, _) => self.give_up_stored(seq, size, now, ended),
-                (false, true) => self.give_up_fresh(seq, now, ended),
-                (false, false) => self.give_up_head(seq, in_flight, now, ended),
+                (false, true) => self.give_up_fresh(seq, Reason::Purged, now, ended),
+                (false, false) => self.give_up_head(seq, in_flight, Reason::Purged, now, ended),
             };
             match gave {
                 Gave::Up { size, sent } => {
@@ -137,7 +137,15 @@ impl<R: Row> Queue<R> {
         done
     }
 
-    fn give_up_head(&mut self, seq: u64, in_flight: bool, now: Now, ended: &mut Vec<(End, Outcome)>) -> Gave {
+    /// Of a row that is in memory in front of the gap.
+    pub(super) fn give_up_head(
+        &mut self,
+        seq: u64,
+        in_flight: bool,
+        reason: Reason,
+        now: Now,
+        ended: &mut Vec<(End, Outcome)>,
+    ) -> Gave {
         let Ok(index) = self.head.binary_search_by_key(&seq, |s| s.seq) else { return Gave::Nothing };
         let slot = &mut self.head[index];
         let (size, sent) = (slot.size, slot.sent_us.is_some());
@@ -150,12 +158,18 @@ impl<R: Row> Queue<R> {
             self.counters.in_flight -= 1;
             self.counters.queued += 1;
         }
-        self.answer(seq, Outcome::Discarded(Reason::Purged), now, ended);
+        self.answer(seq, Outcome::Discarded(reason), now, ended);
         Gave::Up { size, sent }
     }
 
     /// Of a row that is in memory behind the gap.
-    fn give_up_fresh(&mut self, seq: u64, now: Now, ended: &mut Vec<(End, Outcome)>) -> Gave {
+    pub(super) fn give_up_fresh(
+        &mut self,
+        seq: u64,
+        reason: Reason,
+        now: Now,
+        ended: &mut Vec<(End, Outcome)>,
+    ) -> Gave {
         let Ok(index) = self.fresh.binary_search_by_key(&seq, |s| s.seq) else { return Gave::Nothing };
         let submitted = self.fresh[index].disk != Disk::No;
         // The commit makes it part of what a gap's read returns.
@@ -172,7 +186,7 @@ impl<R: Row> Queue<R> {
             self.counters.stored -= 1;
         }
         if let Some(end) = slot.end.or_else(|| self.answers.remove(&seq)) {
-            ended.push((end, Outcome::Discarded(Reason::Purged)));
+            ended.push((end, Outcome::Discarded(reason)));
         }
         Gave::Up { size: slot.size, sent: false }
     }

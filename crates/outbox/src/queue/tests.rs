@@ -142,6 +142,64 @@ fn a_full_disk_has_no_deadline_that_nothing_can_meet() {
     assert!(q.due(at(3_000), false, Duration::ZERO), "there is room again");
 }
 
+/// The limits in rows and in bytes, with the destination away and 4 rows in its consumer's hands.
+#[test]
+fn what_has_no_room_is_given_up_as_the_policy_says() {
+    for (full, disk_rows, disk_bytes, kept) in [
+        (Full::DropNewest, 10, 4_000, (1..=10).collect::<Vec<u64>>()),
+        (Full::DropNewest, u64::MAX, 100, (1..=10).collect()),
+        // What the consumer has is older, and stays: it may arrive.
+        (Full::DropOldest, 10, 4_000, (1..=4).chain(35..=40).collect()),
+        (Full::DropOldest, u64::MAX, 100, (1..=4).chain(35..=40).collect()),
+        // Unless nothing else is left.
+        (Full::DropOldest, 3, 4_000, (38..=40).collect()),
+    ] {
+        let mut q = queue(Policy { full, disk_rows, disk_bytes, ..SMALL });
+        let mut store = MemoryStore::new();
+        let (mut taken, mut ended) = (Vec::new(), Vec::new());
+        let mut receipts = Receipts::new();
+        for number in 1..=40 {
+            let now = at(number * 500);
+            q.push(Text(number, 10), Some(receipts.open(number)), now).unwrap();
+            q.take(4, now, |_, _, _| {});
+            q.make_room(now, &mut taken, &mut ended);
+            let mut batch = Vec::new();
+            q.write(now, &mut batch);
+            let ticket = store.submit(batch);
+            q.submitted(ticket);
+            store.commit();
+            q.committed(ticket, &mut ended);
+            assert!(!q.is_withholding(), "{full:?} {disk_rows} {number}");
+        }
+        let stored: Vec<u64> = store.rows(QueueId(1)).iter().map(|row| row.seq).collect();
+        let c = q.counters();
+        assert_eq!(stored, kept, "{full:?}, {disk_rows} rows, {disk_bytes} bytes");
+        assert_eq!((c.discarded, c.stored), (40 - kept.len() as u64, kept.len() as u64));
+        let given_up =
+            ended.iter().filter(|(_, outcome)| *outcome == Outcome::Discarded(Reason::Limit)).count();
+        assert!(ended.len() == 40 && given_up <= 40 - kept.len(), "every publisher was told");
+        ended.into_iter().for_each(|(end, outcome)| drop(receipts.resolve(end, outcome)));
+    }
+}
+
+/// Nothing is given up while the destination is in time: no row needs the disk.
+#[test]
+fn a_limit_on_disk_costs_nothing_while_the_destination_answers() {
+    for full in [Full::DropOldest, Full::DropNewest] {
+        let mut q = queue(Policy { full, disk_rows: 1, ..SMALL });
+        q.set_up(true, at(0));
+        for number in 1..=100 {
+            q.push(Text(number, 10), None, at(number)).unwrap();
+            q.take(100, at(number), |_, _, _| {});
+            assert_eq!(q.make_room(at(number), &mut Vec::new(), &mut Vec::new()), 0);
+            if number > 20 {
+                q.answer(number - 20, Outcome::Delivered, at(number), &mut Vec::new());
+            }
+        }
+        assert_eq!((q.counters().discarded, q.counters().delivered, q.counters().written), (0, 80, 0));
+    }
+}
+
 #[test]
 fn a_held_row_and_those_behind_it_leave_after_its_commit() {
     let mut q = queue(Policy::EDGE);
@@ -236,6 +294,8 @@ enum Step {
     Wait(u64),
     /// Every so many rows that a page shows, from the one after so many, in flight or not.
     GiveUp(usize, usize, bool),
+    /// What came before so many others.
+    Old(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -250,6 +310,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Crash),
         2 => (0u64..900).prop_map(Step::Wait),
         1 => (1usize..4, 0usize..8, any::<bool>()).prop_map(|(of, after, all)| Step::GiveUp(of, after, all)),
+        1 => (0u64..60).prop_map(Step::Old),
     ];
     prop::collection::vec(step, 0..400)
 }
@@ -307,10 +368,12 @@ proptest! {
     /// Whatever the schedule: a publisher is told *delivered* only of rows that the destination or the disk has; after a
     /// crash every such row is delivered or comes back; order holds between resets; the counters add up.
     #[test]
-    fn acknowledged_is_safe(steps in steps()) {
+    fn acknowledged_is_safe(steps in steps(), full in 0usize..3, disk_rows in prop_oneof![Just(u64::MAX), 1u64..30]) {
+        let full = [Full::Withhold, Full::DropOldest, Full::DropNewest][full];
+        let policy = Policy { full, disk_rows, ..SMALL };
         let mut store = MemoryStore::new();
         let mut receipts: Receipts<u64> = Receipts::new();
-        let mut q = queue(SMALL);
+        let mut q = queue(policy);
         let (mut now, mut number) = (0, 0);
         let mut given: BTreeMap<u64, u64> = BTreeMap::new(); // in flight: seq -> number
         let mut last_given = 0;
@@ -344,16 +407,41 @@ proptest! {
                 Step::Reset => { q.reset(); given.clear(); last_given = 0; }
                 Step::Up(up) => q.set_up(up, at(now)),
                 Step::Write => {
+                    let before = shown(&q, &store);
+                    let mut taken = Vec::new();
+                    let given_up = q.make_room(at(now), &mut taken, &mut ended);
+                    let after = shown(&q, &store);
+                    prop_assert_eq!(before.len() - after.len(), given_up as usize);
+                    prop_assert!(given_up == 0 || full != Full::Withhold);
+                    for row in before.iter().filter(|row| !after.contains(row)) {
+                        prop_assert_eq!(given.remove(&row.0).is_some(), taken.contains(&row.0));
+                        discarded.insert(row.2);
+                    }
                     let mut batch = Vec::new();
                     q.write(at(now), &mut batch);
                     let ticket = store.submit(batch);
                     q.submitted(ticket);
+                    for urgent in [false, true] {
+                        prop_assert!(!q.due(at(now), urgent, Duration::ZERO), "or its worker would spin");
+                    }
+                }
+                Step::Old(rows) => {
+                    let before = shown(&q, &store);
+                    let old = |row: &Text| row.0 + rows < number;
+                    q.give_up_while(old, 5, Reason::Age, at(now), &mut ended);
+                    let after = shown(&q, &store);
+                    let gone: Vec<_> = before.iter().filter(|row| !after.contains(row)).collect();
+                    prop_assert!(gone.len() <= 5);
+                    for row in gone {
+                        prop_assert!(old(&Text(row.2, 0)) && !given.contains_key(&row.0));
+                        discarded.insert(row.2);
+                    }
                 }
                 Step::Commit => store.commit(),
                 Step::Crash => {
                     let restored = store.crash();
                     let summary = restored.queues.first().copied();
-                    std::mem::forget(std::mem::replace(&mut q, Queue::new(QueueId(1), SMALL, summary)));
+                    std::mem::forget(std::mem::replace(&mut q, Queue::new(QueueId(1), policy, summary)));
                     receipts = Receipts::new();
                     given.clear();
                     last_given = 0;
