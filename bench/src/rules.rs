@@ -237,7 +237,16 @@ fn foreach(dialect: &str, times: usize) -> Result<f64, String> {
 
 fn hub(rules: &str) -> Result<(Driven<Hub>, Load), String> {
     let place = Place::ALONE;
-    let node = Node { origin: "bench".into(), boot: Boot::new(1), edge: false, policy: Policy::CLOUD, place };
+    let node = Node {
+        origin: "bench".into(),
+        boot: Boot::new(1),
+        edge: false,
+        policy: Policy::CLOUD,
+        age_max: None,
+        rate_max: None,
+        report_topic: None,
+        place,
+    };
     let driven = Driven::with(8, |now| Hub::new(node, Vec::new(), &[], 1, now));
     let rules = loaded(rules)?.rules.into_iter().map(Arc::new).collect();
     Ok((driven, Load { rules, files: vec!["rules.sql".into()], outboxes: Vec::new() }))

@@ -362,17 +362,23 @@ impl Hub {
             self.outboxes.iter_mut().for_each(|outbox| outbox.hand_out(0, None, now));
             return;
         }
+        // Sinks whose rows of a higher class are not all on their way: lower ones wait, also while those are being read.
+        let mut first: Vec<Arc<str>> = Vec::new();
         for (class, _) in CLASSES {
             for at in 0..self.outboxes.len() {
-                if self.outboxes[at].class != class {
+                let outbox = &self.outboxes[at];
+                if outbox.class != class || first.contains(&outbox.sink) {
                     continue;
                 }
-                let sink = Arc::clone(&self.outboxes[at].sink);
+                let sink = Arc::clone(&outbox.sink);
                 let others =
                     self.outboxes.iter().enumerate().filter(|(other, o)| *other != at && o.sink == sink);
                 let others = others.map(|(_, o)| o.in_hand()).sum();
                 let pace = self.paces.iter_mut().find(|(of, _)| *of == sink).map(|(_, pace)| pace);
                 self.outboxes[at].hand_out(others, pace, now);
+                if self.outboxes[at].queue.counters().queued > 0 {
+                    first.push(sink);
+                }
             }
         }
     }
@@ -438,12 +444,14 @@ impl Hook for Hub {
 
     fn due(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool {
         self.rules.memory.is_due(now)
+            || self.report.next_due_us().is_some_and(|due_us| due_us <= now.mono_us)
             || self.outboxes.iter().any(|o| o.queue.due(now, urgent, smoothed_commit))
     }
 
     fn next_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64> {
         let rows = self.outboxes.iter().filter_map(|o| o.queue.next_due_us(urgent, smoothed_commit)).min();
-        [rows, self.rules.memory.next_due_us(), self.next_limit_us()].into_iter().flatten().min()
+        let others = [self.rules.memory.next_due_us(), self.next_limit_us(), self.report.next_due_us()];
+        others.into_iter().chain([rows]).flatten().min()
     }
 
     fn write(&mut self, now: Now, batch: &mut Vec<Op>) {
@@ -480,8 +488,9 @@ impl Hook for Hub {
     }
 
     fn turn(&mut self, now: Now, ended: &mut Vec<(End, Outcome)>, reads: &mut Vec<(QueueId, u64)>) {
-        for outbox in &mut self.outboxes {
-            outbox.limit(self.node.age_max, self.node.boot, now);
+        let limit = |outbox: &mut Outbox| outbox.limit(self.node.age_max, self.node.boot, now);
+        if self.outboxes.iter_mut().map(limit).sum::<u64>() > 0 {
+            self.report.changed(now);
         }
         self.tell_given_up(now);
         self.hand_out(now);

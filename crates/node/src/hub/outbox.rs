@@ -245,22 +245,23 @@ impl Outbox {
         given_up
     }
 
-    /// Gives up what limits say: rows that are too old, and those that have no room or that make it.
-    pub(super) fn limit(&mut self, age_max: Option<Duration>, boot: Boot, now: Now) {
+    /// Gives up what limits say, and says how many: rows that are too old, and those that have no room or that make it.
+    pub(super) fn limit(&mut self, age_max: Option<Duration>, boot: Boot, now: Now) -> u64 {
         let mut taken = Vec::new();
         let dropped = self.queue.make_room(now, &mut taken, &mut self.ended);
         self.given_up.extend(taken);
         self.drop_counted(Reason::Limit, dropped);
         let Some(age_max) = age_max.filter(|_| self.old_us.is_none_or(|old_us| old_us <= now.mono_us)) else {
-            return;
+            return dropped;
         };
         let stamp = Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true };
         let age_max_ms = age_max.as_millis() as u64;
         let is_old = |entry: &Arc<Entry>| entry.age_ms(boot, &stamp) > age_max_ms;
-        let dropped = self.queue.give_up_while(is_old, OLD_ROWS, Reason::Age, now, &mut self.ended);
-        self.drop_counted(Reason::Age, dropped as u64);
+        let old = self.queue.give_up_while(is_old, OLD_ROWS, Reason::Age, now, &mut self.ended) as u64;
+        self.drop_counted(Reason::Age, old);
         let oldest = self.queue.oldest_waiting().map(|entry| entry.age_ms(boot, &stamp));
         self.old_us = oldest.map(|age_ms| now.mono_us + (age_max_ms + 1).saturating_sub(age_ms) * 1_000);
+        dropped + old
     }
 
     fn drop_counted(&mut self, reason: Reason, rows: u64) {

@@ -5,7 +5,7 @@
 //! fails between the loss and the next connection.
 //!
 //! # Data
-//! What the outboxes of the uplink count, less what was told. The rest is in the store, under [`rule`], with what is written anyway.
+//! What the outboxes of the uplink count, less what was told. The rest is in the store, under [`rule`], within [`WRITE_US`].
 //!
 //! # Operation
 //! When the uplink is there, and not more often than every [`EVERY_US`], a row of the uplink's own outbox is made: it is delivered as
@@ -23,6 +23,9 @@ use std::sync::Arc;
 
 /// Of a gateway that gives up all the time: what a person looks at.
 const EVERY_US: u64 = 60_000_000;
+
+/// What changed is in the store by then, as rows are that nobody waits for.
+const WRITE_US: u64 = 1_000_000;
 
 /// What is told of.
 const REASONS: [Reason; 2] = [Reason::Limit, Reason::Age];
@@ -43,6 +46,8 @@ pub(super) struct Report {
     next_us: u64,
     /// As the store has it.
     stored: Counts,
+    /// Since when the store has had another.
+    changed_us: Option<u64>,
 }
 
 /// Whose memory it is in the store. Names of rules have no `$`.
@@ -63,6 +68,7 @@ impl Report {
             sent: None,
             next_us: 0,
             stored: before,
+            changed_us: None,
         }
     }
 
@@ -87,7 +93,7 @@ impl Report {
             return None;
         }
         let uplink = outboxes.iter().find(|o| o.is_uplink() && o.class == 0)?;
-        self.see(uplink.queue.first());
+        self.see(uplink.queue.first(), now);
         if self.sent.is_some() {
             return None;
         }
@@ -130,7 +136,7 @@ impl Report {
     }
 
     /// `first`: the lowest number that is not answered. The row on its way has been, when it is below.
-    fn see(&mut self, first: Option<u64>) {
+    fn see(&mut self, first: Option<u64>, now: Now) {
         let Some((_, counts)) = self.sent.take_if(|(sent, _)| first.is_none_or(|first| first > *sent)) else {
             return;
         };
@@ -138,10 +144,22 @@ impl Report {
             *told += more;
         }
         self.since_ms = None;
+        self.changed(now);
+    }
+
+    /// Rows were given up.
+    pub(super) fn changed(&mut self, now: Now) {
+        self.changed_us.get_or_insert(now.mono_us);
+    }
+
+    /// When it has to be written, if nothing else is.
+    pub(super) fn next_due_us(&self) -> Option<u64> {
+        self.changed_us.map(|since_us| since_us + WRITE_US)
     }
 
     /// What has changed goes to the store.
     pub(super) fn write(&mut self, outboxes: &[Outbox], now: Now, batch: &mut Vec<Op>) {
+        self.changed_us = None;
         let untold = self.untold(outboxes);
         if untold == self.stored {
             return;
@@ -175,9 +193,9 @@ mod tests {
         report.write(&[], Now::default(), &mut batch);
         assert_eq!(batch.len(), 0, "the store has it");
         report.sent(9, [3, 4]);
-        report.see(Some(9));
+        report.see(Some(9), Now::default());
         assert_eq!(report.untold(&[]), [3, 4], "it is still on its way");
-        report.see(Some(10));
+        report.see(Some(10), Now::default());
         assert_eq!(report.untold(&[]), [0, 0]);
         report.write(&[], Now::default(), &mut batch);
         assert!(matches!(batch[..], [Op::StateDelete { .. }]));
