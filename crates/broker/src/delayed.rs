@@ -199,7 +199,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             hops: message.hops,
             path: message.path,
             delay_s,
-            due_wall_ms: self.now.wall_ms.saturating_add(i64::from(delay_s) * 1_000),
+            due_wall_ms: self.steady.ms(self.now).saturating_add(i64::from(delay_s) * 1_000),
             payload: Bytes::copy_from_slice(message.payload),
         };
         self.delayed.last += 1;
@@ -233,7 +233,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let Ok(mut message) = record::Delayed::from_bytes(&head) else { continue };
             message.payload = body;
             let whole_ms = u64::from(message.delay_s) * 1_000;
-            let left_ms = message.due_wall_ms.saturating_sub(self.now.wall_ms).max(0) as u64;
+            let left_ms = message.due_wall_ms.saturating_sub(self.steady.ms(self.now)).max(0) as u64;
             let due_us = self.now.mono_us + left_ms.min(whole_ms) * 1_000;
             self.delayed.insert(Key { queue, seq }, message, due_us);
         }

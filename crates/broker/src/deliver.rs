@@ -11,6 +11,7 @@ use crate::session::{
 };
 use crate::shard::{Buffers, Shard, Stats};
 use crate::slots::Slots;
+use crate::steady::Steady;
 use crate::turn::{Batch, Wait};
 use crate::{ConnId, SessionKey, marker};
 use bytes::Bytes;
@@ -37,6 +38,7 @@ pub(crate) struct Delivering<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) pool: &'a mut Pool,
     pub(crate) now: Now,
+    pub(crate) steady: Steady,
 }
 
 /// Borrows a shard's fields one by one, so that its receipts can be borrowed beside them: a method would borrow all of it.
@@ -55,6 +57,7 @@ macro_rules! delivering {
             limits: &$shard.limits,
             pool: &mut $shard.pool,
             now: $shard.now,
+            steady: $shard.steady,
         }
     };
 }
@@ -548,7 +551,7 @@ impl Delivering<'_> {
     ) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id) else { return Err(Reason::Removed) };
         let key = conn.session;
-        if sent != Sent::Yes && expired(delivery.expires_wall_ms, self.now.wall_ms) {
+        if sent != Sent::Yes && expired(delivery.expires_wall_ms, self.steady.ms(self.now)) {
             self.stats.dropped_expired += 1;
             self.tell_dropped(key, Some(id), "expired", || Told::delivery(delivery));
             return Err(Reason::Expired);
@@ -561,7 +564,7 @@ impl Delivering<'_> {
         let mut extra = PropertiesBuf::new();
         if let Some(expires) = delivery.expires_wall_ms {
             // [MQTT-3.3.2-6]: the time that it waited is taken off.
-            let left = u32::try_from((expires - self.now.wall_ms).max(0) / 1_000).unwrap_or(u32::MAX);
+            let left = u32::try_from((expires - self.steady.ms(self.now)).max(0) / 1_000).unwrap_or(u32::MAX);
             let _ = extra.push(Property::MessageExpiryInterval(left));
         }
         let alias = conn.alias(&delivery.topic);

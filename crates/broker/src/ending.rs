@@ -262,7 +262,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             self.arm_session(key);
             self.touch(key);
-            if let Some((op, due)) = self.session_op(key, Some(self.now.wall_ms)) {
+            if let Some((op, due)) = self.session_op(key, Some(self.steady.ms(self.now))) {
                 self.op(op, due);
             }
         }

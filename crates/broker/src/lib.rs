@@ -53,6 +53,7 @@ mod session;
 pub mod shard;
 mod share;
 mod slots;
+mod steady;
 mod subscribe;
 mod turn;
 mod wheel;

@@ -587,9 +587,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         } else {
             message.properties
         };
-        let expires_wall_ms = properties
-            .message_expiry_interval()
-            .map(|seconds| message.received.wall_ms.saturating_add(i64::from(seconds) * 1_000));
+        let expires_wall_ms = properties.message_expiry_interval().map(|seconds| {
+            self.steady.since(message.received.wall_ms, self.now) + i64::from(seconds) * 1_000
+        });
         let message = &Message { properties, ..*message };
         let mut ends = match joined {
             Some(_) => Ends::joined(&mut self.receipts, joined),

@@ -4,6 +4,7 @@ use crate::alias::{Alias, Aliases};
 use crate::config::ClientLimits;
 use crate::hook::{Access, Publisher};
 use crate::pool::{Pace, Pool};
+use crate::steady::Steady;
 use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{QoS, ReasonCode, Version, topic};
@@ -465,11 +466,11 @@ impl Session {
     }
 
     /// When its connection ended, by what is left of its life.
-    pub(crate) fn ended_wall_ms(&self, now: Now) -> i64 {
+    pub(crate) fn ended_wall_ms(&self, steady: Steady, now: Now) -> i64 {
         let life_us = u64::from(self.expiry_s) * 1_000_000;
         let left_us = self.expires_us.saturating_sub(now.mono_us);
         let lived_us = if self.expires_us == 0 { 0 } else { life_us.saturating_sub(left_us) };
-        now.wall_ms.saturating_sub_unsigned(lived_us / 1_000)
+        steady.ms(now).saturating_sub_unsigned(lived_us / 1_000)
     }
 
     /// Its shared subscriptions.

@@ -15,6 +15,7 @@ use crate::routes::{self, Routes};
 use crate::session::{Conn, Kind, LateWill, Phase, Received, Session, Will};
 use crate::share::Shares;
 use crate::slots::Slots;
+use crate::steady::Steady;
 use crate::turn::Batch;
 use crate::wheel::Wheel;
 use crate::{ConnId, SessionKey, marker};
@@ -235,6 +236,8 @@ pub struct Shard<H, S> {
     /// Of connections that are not admitted yet: they share one.
     everything: Arc<dyn Access>,
     pub(crate) now: Now,
+    /// By what things run out.
+    pub(crate) steady: Steady,
     pub(crate) stats: Stats,
     pub(crate) failing: Option<String>,
     /// The store takes new rows.
@@ -364,6 +367,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             random: seed ^ u64::from(place.index),
             everything: Arc::new(Everything),
             now,
+            steady: Steady::new(restored, now),
             events: Events::default(),
             stats: Stats::default(),
             failing: None,
@@ -401,7 +405,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let client_id: Arc<str> = record.client_id.into();
             // Connected when the process died: its life begins to run out now.
             let away_ms =
-                record.ended_wall_ms.map_or(0, |ended| self.now.wall_ms.saturating_sub(ended).max(0));
+                record.ended_wall_ms.map_or(0, |ended| self.steady.ms(self.now).saturating_sub(ended).max(0));
             let life_us = u64::from(record.expiry_s) * 1_000_000;
             let mut left_us = life_us.saturating_sub(away_ms as u64 * 1_000);
             if left_us == 0 && record.will.is_some() {
@@ -474,8 +478,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// now, whatever the clock says.
     fn restored_will(&self, session: &Session, will: record::Will) -> LateWill {
         let whole_ms = u64::from(will.delay_s) * 1_000;
-        let left_ms =
-            will.due_wall_ms.map_or(whole_ms, |due| due.saturating_sub(self.now.wall_ms).max(0) as u64);
+        let left_ms = will
+            .due_wall_ms
+            .map_or(whole_ms, |due| due.saturating_sub(self.steady.ms(self.now)).max(0) as u64);
         let publisher = Arc::new(Publisher {
             client_id: Arc::clone(&session.client_id),
             username: session.username.clone(),
@@ -934,12 +939,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A session as it is now, for the store; `ended_wall_ms`: its connection has ended. Whether somebody waits for it: a will that is
     /// in the store and is not to be published any more.
     pub(crate) fn session_op(&mut self, key: SessionKey, ended_wall_ms: Option<i64>) -> Option<(Op, bool)> {
-        let now = self.now;
+        let (steady, now) = (self.steady, self.now);
         let session = self.sessions.get_mut(key)?;
         let Kind::Persistent { id, queue } = &session.kind else { return None };
         let late = session.late_will.as_ref().map(|late| {
             let left_ms = late.due_us.saturating_sub(now.mono_us) / 1_000;
-            late.will.to_record(Some(now.wall_ms.saturating_add_unsigned(left_ms)))
+            late.will.to_record(Some(steady.ms(now).saturating_add_unsigned(left_ms)))
         });
         let will = late.or_else(|| Some(session.will.as_ref()?.to_record(None)));
         let is_gone = std::mem::replace(&mut session.will_stored, will.is_some()) && will.is_none();

@@ -452,7 +452,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.stats.dropped_shared += 1;
                 continue;
             };
-            if expired(delivery.expires_wall_ms, self.now.wall_ms) {
+            if expired(delivery.expires_wall_ms, self.steady.ms(self.now)) {
                 self.stats.dropped_expired += 1;
                 continue;
             }
@@ -461,7 +461,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let own = Properties::checked(&delivery.properties, scope).unwrap_or(Properties::EMPTY);
             properties.extend(own, |_| true);
             if let Some(expires) = delivery.expires_wall_ms {
-                let left_s = (expires - self.now.wall_ms).max(0).div_euclid(1_000);
+                let left_s = (expires - self.steady.ms(self.now)).max(0).div_euclid(1_000);
                 let left_s = u32::try_from(left_s).unwrap_or(u32::MAX).max(1);
                 let _ = properties.push(Property::MessageExpiryInterval(left_s));
             }

@@ -250,7 +250,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(conn) = self.conns.get(id) else { return };
         let (Some(key), access) = (conn.session, Arc::clone(&conn.access)) else { return };
         let mut found: Vec<(Arc<str>, Arc<Retained>)> = Vec::new();
-        let now_ms = self.now.wall_ms;
+        let now_ms = self.steady.ms(self.now);
         let filter = topic::plain(filter);
         self.retained.matches(filter, |name, message| {
             if !expired(message.expires_wall_ms, now_ms) && access.receive(name) {

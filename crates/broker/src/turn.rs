@@ -331,6 +331,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.write_received(withheld, &mut batch);
             let parts = self.joint_parts(withheld);
             if !batch.is_empty() || !self.batch.waits.is_empty() || !parts.is_empty() {
+                if admitted {
+                    self.steady.write(now, &mut batch);
+                }
                 let ticket = match parts.is_empty() {
                     true => self.store.submit(batch),
                     false => self.store.submit_joint(batch, parts),
@@ -489,7 +492,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     fn drop_expired_retained(&mut self) {
         const A_TURN: usize = 100;
         for _ in 0..A_TURN {
-            let Some(topic) = self.retained.expired(self.now.wall_ms) else { return };
+            let Some(topic) = self.retained.expired(self.steady.ms(self.now)) else { return };
             let stamp = self.peers.next_stamp(self.now);
             self.retained.clear(&topic, stamp, false);
             if self.peers.place.owner(&topic) == self.peers.place.index {
@@ -640,7 +643,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.arm_session(key);
         if published {
             // Rows and the will's end in one batch.
-            let ended_wall_ms = self.sessions.get(key).map(|session| session.ended_wall_ms(self.now));
+            let ended_wall_ms =
+                self.sessions.get(key).map(|session| session.ended_wall_ms(self.steady, self.now));
             if let Some((op, due)) = self.session_op(key, ended_wall_ms) {
                 self.op(op, due);
             }

@@ -290,6 +290,66 @@ fn a_session_ends_while_the_process_is_down() {
     );
 }
 
+const BEFORE: &str = "s> connect id=s clean=0 v=5 expiry=100
+     commit
+     s< connack sp=0
+     s> subscribe id=1 f=x:1
+     commit
+     s< suback 1 01
+     p> connect id=p v=5
+     p< connack sp=0
+     wait 60000
+     drop s
+     p> publish t=x q=1 id=1 expiry=100 p=1
+     p> publish t=r q=1 id=2 r=1 expiry=100 p=2
+     wait 1000
+     commit
+     p< puback 1
+     p< puback 2
+     drop p
+";
+const AFTER: &str = "s> connect id=s clean=0 v=5 expiry=100
+     s< connack sp=1
+     s< publish x q1 id=1 expiry=LEFT 1
+     s> puback 1
+     o> connect id=o v=5
+     o< connack sp=0
+     o> subscribe id=1 f=r:0
+     o< suback 1 00
+     o< publish r q0 r expiry=LEFT 2
+     wait 80000
+     q> connect id=q v=5
+     q< connack sp=0
+     q> subscribe id=1 f=r:0
+     q< suback 1 00
+     q< -
+     drop s
+     commit
+     wait 101000
+     commit
+     s> connect id=s clean=0 v=5 expiry=100
+     commit
+     s< connack sp=0";
+
+/// Seven days either way, and 1970: a life of 100 s is one, of a session, a message that waits, a retained one.
+#[test]
+fn a_wall_clock_that_jumps_ends_nothing_early_or_late() {
+    for jump in ["604800000", "-604800000", "-1700000000000"] {
+        let after = AFTER.replace("LEFT", "79");
+        check(&format!("{BEFORE}\nclock {jump}\nwait 20000\n{after}"));
+    }
+}
+
+/// A gateway without a clock of its own starts in the past: the time goes on where the store had it.
+#[test]
+fn a_start_in_the_past_ends_nothing_early_or_late() {
+    for jump in ["-604800000", "-1700000000000"] {
+        // The second since it was written is not known.
+        let after = AFTER.replace("LEFT", "80");
+        check(&format!("{BEFORE}\nclock {jump}\ncrash\nwait 20000\n{after}"));
+    }
+}
+
 #[test]
 fn a_discarded_session_does_not_come_back() {
     check(

@@ -244,6 +244,7 @@ fn workers(
         inboxes.push(inbox);
     }
     let gates = gate::gates(config, &inboxes).map_err(system("authentication"))?;
+    let now = clock.now();
     let mut shards = Vec::new();
     for ((index, inbox), gate) in (0..of).zip(&inboxes).zip(gates) {
         let place = Place { index, of, seed };
@@ -260,7 +261,7 @@ fn workers(
         };
         let posts = inbox.clone();
         let parts = Parts {
-            hook: Hub::new(node, stored.clone(), &opened.restored.state, random()?, clock.now()),
+            hook: Hub::new(node, stored.clone(), &opened.restored.state, random()?, now),
             store: opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event)))),
             gate: Box::new(gate),
             limits: limits(config, of),
@@ -269,7 +270,7 @@ fn workers(
             seed,
             place,
         };
-        shards.push(Shard::new(parts, &opened.restored, clock.now()));
+        shards.push(Shard::new(parts, &opened.restored, now));
     }
     introduce(&mut shards, clock.now()).map_err(|e| RunError::Worker(e.to_string()))?;
     let delay = Some(config.node.worker_delay).filter(|delay| !delay.is_zero());

@@ -14,6 +14,7 @@
 //! deny publish|subscribe|receive x           the gate's access rules for clients admitted from now on
 //! gate later | gate refuse | admit a | refuse a
 //! listener a 1                               which listener it comes to from now on; 0 unless said
+//! clock -604800000                           somebody sets the wall clock, by so many milliseconds
 //! reads a 0 | reads a 100 | reads a all      how many bytes it takes each time that it has output, from now on
 //! overload on | overload off                 the process has too little memory
 //! count oversized 1                          so often in all shards ([`ferrule_broker::Stats`])
@@ -711,6 +712,7 @@ fn step(rig: &mut Rig, line: &str, number: usize) {
         ["commit"] => rig.commit(),
         ["wait", ms] => rig.wait(ms.parse().unwrap()),
         ["crash"] => rig.crash(),
+        ["clock", ms] => rig.now.wall_ms += ms.parse::<i64>().unwrap(),
         ["drop", name] => rig.drop_peer(name),
         ["rule", filter] => rig.rule(filter),
         ["hold"] => rig.hook.0.borrow_mut().does = Does::Hold,
