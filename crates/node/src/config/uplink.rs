@@ -92,9 +92,10 @@ pub(super) fn read_uplink(
         s.fail(r, "batch_delay", "`batch_delay` says nothing beside `batch = false`", None);
     }
     if metered.is_some() && s.has("batch_delay") {
-        let message =
-            "`batch_delay` says nothing beside `metered`, whose `time` it is that a message may wait";
-        s.fail(r, "batch_delay", message, None);
+        warnings.push(
+            "[uplink] `batch_delay` says nothing beside `metered`, whose `time` it is that a message may wait"
+                .to_owned(),
+        );
     }
     if version == Version::V3_1_1 && s.has("password_file") && !s.has("username") {
         // [MQTT-3.1.2-22]
