@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-report faults conformance fuzz soak faults-report cross
+.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-report faults conformance fuzz soak faults-report cross
 
 E2E := $(sort $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs)) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 # The faults among them.
@@ -117,6 +117,10 @@ bench: build ## Ferrule, mosquitto and the floor side by side: every figure and 
 
 bench-quick: build ## the same as a smoke test: every row runs, no figure means anything (two minutes)
 	target/release/ferrule-bench run --quick
+
+bench-wire: build ## bytes and delay of the link to the cloud, beside mosquitto's bridge; root (ten minutes)
+	target/release/ferrule-bench wire
+	target/release/ferrule-bench wire-report
 
 bench-report: build ## docs/benchmarks.md from the newest result of `make bench`
 	target/release/ferrule-bench report

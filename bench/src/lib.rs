@@ -9,6 +9,7 @@
 //! - [`run`] does the rounds; [`idle`] the rows of idle connections; [`handshakes`] those of TLS
 //!   handshakes, [`storm`] what others notice of very many at once; [`scale`] what one process without sockets can
 //!   hold; [`pipeline`] the rows that go through edge, cloud and a sink.
+//! - [`volume`] is another program: what the link to the cloud costs in bytes and in time.
 //! - [`result`] is what a run leaves in `bench/results/`; [`report`] makes a table and `docs/benchmarks.md` of it.
 #![forbid(unsafe_code)]
 
@@ -33,4 +34,5 @@ mod shard;
 pub mod stored;
 pub mod storm;
 pub mod tally;
+pub mod volume;
 pub mod wire;

@@ -11,7 +11,7 @@ use ferrule_bench::peer::Peer;
 use ferrule_bench::result::Run;
 use ferrule_bench::{
     carrier::Over, crowd, floor, handshakes, idle, load, pipeline, report, rows, rules, run, scale, stored,
-    storm,
+    storm, volume,
 };
 
 /// Load generator and side-by-side benchmarks. Without a command: `run`.
@@ -40,6 +40,10 @@ enum Command {
     Scale(scale::ScaleArgs),
     /// What rules cost, without sockets; prints what one round found.
     Rules(rules::RulesArgs),
+    /// The link to the cloud, beside mosquitto's bridge: bytes of IP packets and delay a message (root); writes a result file.
+    Wire(volume::WireArgs),
+    /// Writes docs/wire.md from the newest result file of `wire`.
+    WireReport,
     /// Writes docs/benchmarks.md from the newest result file.
     Report(ReportArgs),
 }
@@ -90,6 +94,8 @@ fn main() -> ExitCode {
         Command::Acceptor(args) => handshakes::accept(&args).map_err(Into::into),
         Command::Scale(args) => one_scale(&args),
         Command::Rules(args) => one_round_of_rules(&args),
+        Command::Wire(args) => the_link(&args),
+        Command::WireReport => write_wire_report(),
         Command::Report(args) => write_report(&args),
     };
     match result {
@@ -158,6 +164,22 @@ fn write_report(args: &ReportArgs) -> Result<(), Box<dyn Error>> {
     let (path, run) = Run::newest(&results)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     std::fs::write(&out, report::markdown(&run, &name))?;
+    println!("{} from {name}", out.display());
+    Ok(())
+}
+
+fn the_link(args: &volume::WireArgs) -> Result<(), Box<dyn Error>> {
+    let (path, run) = volume::run(args, &root(), |what| eprintln!("  {what}"))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    println!("{}\nwritten: {}", volume::markdown(&run, &name), path.display());
+    let failed: Vec<&str> = run.rows.iter().flat_map(|row| &row.errors).map(String::as_str).collect();
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
+}
+
+fn write_wire_report() -> Result<(), Box<dyn Error>> {
+    let (name, run) = volume::newest(&root().join("bench/results/wire"))?;
+    let out = root().join("docs/wire.md");
+    std::fs::write(&out, volume::markdown(&run, &name))?;
     println!("{} from {name}", out.display());
     Ok(())
 }

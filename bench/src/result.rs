@@ -364,7 +364,15 @@ pub fn commit(folder: &Path) -> String {
     };
     let Some(commit) = git(&["rev-parse", "--short=10", "HEAD"]) else { return "unknown".to_owned() };
     // The run's own products do not make the build another one.
-    let changes = git(&["status", "--porcelain", "--", ".", ":!bench/results", ":!docs/benchmarks.md"]);
+    let changes = git(&[
+        "status",
+        "--porcelain",
+        "--",
+        ".",
+        ":!bench/results",
+        ":!docs/benchmarks.md",
+        ":!docs/wire.md",
+    ]);
     if changes.is_none_or(|changes| changes.is_empty()) { commit } else { format!("{commit}-dirty") }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! # Operation
 //! A batch is made when its first row has waited for `delay`, or at once when there is no reason to wait: what waits fills one, or the
-//! outbox has handed out all that it may and can add nothing. So a backlog is sent as fast as without batches. A row that fits
-//! into no batch goes alone, in its place.
+//! outbox has handed out all that it may and can add nothing ([`crate::gathering`]). So a backlog is sent as fast as without batches. A
+//! row that fits into no batch goes alone, in its place.
 //!
 //! # Answers
 //! The PUBACK of a batch answers all its rows; those that it names ([`REFUSED_NAME`]) were refused, as by a PUBACK of their own with
@@ -13,6 +13,7 @@
 use crate::client::{Accepted, Client, Outgoing, Sent, Verdict};
 use crate::flow::{Flight, Flow, Held};
 use crate::forward::Forwarder;
+use crate::gathering::Gathering;
 use ferrule_batch::{Encoder, MESSAGES_MAX, PLAIN_MAX, REFUSED_NAME, TOPIC};
 use ferrule_mqtt::{Properties, QoS, ReasonCode};
 use ferrule_outbox::Delivered;
@@ -24,16 +25,12 @@ use std::time::Duration;
 /// Bytes of a PUBLISH around its payload: fixed header, topic, packet id, no properties.
 const AROUND: usize = 5 + 2 + TOPIC.len() + 2 + 1;
 
-/// Bytes that a row takes in a batch beside its texts and payload, at most about.
-const ROW: usize = 40;
-
 /// Of one connection.
 #[derive(Debug)]
 pub struct Batching {
     encoder: Encoder,
-    delay_us: u64,
-    /// Rows that the outbox hands out at most.
-    window: usize,
+    /// When one is made.
+    pub(crate) gathering: Gathering,
     retain: bool,
 }
 
@@ -49,34 +46,12 @@ impl Batching {
         }
         let payload_max = accepted.max_packet_size.saturating_sub(AROUND);
         let encoder = Encoder::new(payload_max, accepted.dictionary)?;
-        let delay_us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
-        Ok(Some(Self { encoder, delay_us, window, retain: accepted.retain_available }))
+        let gathering = Gathering::of_batches(delay, window, MESSAGES_MAX, PLAIN_MAX);
+        Ok(Some(Self { encoder, gathering, retain: accepted.retain_available }))
     }
 }
 
 impl Flow {
-    /// Whether a batch is to be made now.
-    pub(crate) fn is_batch_due(&self, batching: &Batching, now_us: u64) -> bool {
-        self.batch_due_us(batching).is_some_and(|due_us| due_us <= now_us)
-    }
-
-    /// When a batch is to be made, if no row comes; none: nothing waits.
-    pub(crate) fn batch_due_us(&self, batching: &Batching) -> Option<u64> {
-        let first = self.queue.front()?;
-        let is_full = self.known.len() >= batching.window
-            || self.queue.len() >= MESSAGES_MAX
-            || self
-                .queue
-                .iter()
-                .map(size)
-                .scan(0, |sum, size| {
-                    *sum += size;
-                    Some(*sum)
-                })
-                .any(|sum| sum >= PLAIN_MAX);
-        Some(if is_full || self.hurried { 0 } else { first.came_us.saturating_add(batching.delay_us) })
-    }
-
     /// Encodes one batch, or the row that goes alone. False: nothing more can be sent now.
     pub(crate) fn send_batch(
         &mut self,
@@ -179,12 +154,6 @@ impl Flow {
             self.row_acked(row, reason, now_us);
         }
     }
-}
-
-/// What a row takes in a batch, about.
-fn size(row: &Held) -> usize {
-    let entry = &row.row.entry;
-    entry.payload.len() + entry.properties.len() + ROW
 }
 
 /// Reads [`REFUSED_NAME`]. What is no place and reason refuses nothing.

@@ -2,6 +2,7 @@
 
 use crate::address::{Proxy, Server};
 use crate::downlink::Downlink;
+use crate::gathering::Metered;
 use ferrule_mqtt::Version;
 use ferrule_store::{Boot, Origin, Stamp};
 use ferrule_transport::tls::ClientFiles;
@@ -57,6 +58,9 @@ pub struct UplinkConfig {
     pub tls: TlsConfig,
     /// Through what all servers are reached.
     pub proxy: Option<Proxy>,
+    /// The network interface that connections leave by, whatever the routes say (Linux: `SO_BINDTODEVICE`); none: the routes decide.
+    /// Names are looked up as the system does.
+    pub interface: Option<String>,
     /// Keep alive, whole seconds up to 65,535; zero turns it off. A silent loss is noticed within 1.5 of it.
     pub keep_alive: Duration,
     /// Bound of each step of a dial: look-up, each TCP connect, proxy, TLS, WebSocket, CONNACK.
@@ -85,6 +89,8 @@ pub struct UplinkConfig {
     pub batch_delay: Duration,
     /// Rows that have waited longer are given up instead of sent.
     pub age_max: Option<Duration>,
+    /// Set on a link that is paid for by volume: rows wait for each other, and idle connections are not probed.
+    pub metered: Option<Metered>,
     /// What the broker is asked for.
     pub downlinks: Vec<Downlink>,
     /// How long the broker keeps for us what it is asked for while we are away; whole seconds.
@@ -122,6 +128,7 @@ impl UplinkConfig {
             password: None,
             tls: TlsConfig::default(),
             proxy: None,
+            interface: None,
             keep_alive: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(10),
             backoff_max: Duration::from_secs(10),
@@ -138,6 +145,7 @@ impl UplinkConfig {
             batch: true,
             batch_delay: BATCH_DELAY,
             age_max: None,
+            metered: None,
             downlinks: Vec::new(),
             session_expiry: SESSION_EXPIRY,
             clock,
@@ -153,6 +161,7 @@ impl fmt::Debug for UplinkConfig {
             .field("username", &self.username)
             .field("tls", &self.tls)
             .field("proxy", &self.proxy)
+            .field("interface", &self.interface)
             .field("keep_alive", &self.keep_alive)
             .field("window_max", &self.window_max)
             .field("edge", &self.edge)
@@ -161,6 +170,7 @@ impl fmt::Debug for UplinkConfig {
             .field("identity", &self.identity)
             .field("batch", &self.batch)
             .field("batch_delay", &self.batch_delay)
+            .field("metered", &self.metered)
             .finish_non_exhaustive()
     }
 }

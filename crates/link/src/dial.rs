@@ -27,8 +27,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout};
+
+/// "No such device", on every Linux.
+const ENODEV: i32 = 19;
 
 /// Largest packet accepted from the broker, in bytes: acknowledgements, and some day commands.
 const PACKET_MAX: u32 = 1024 * 1024;
@@ -47,6 +50,8 @@ pub(crate) enum Cause {
     LookUp(String, io::Error),
     #[error("{0} cannot be reached: {1}")]
     Connect(String, io::Error),
+    #[error("{}", no_interface(.0, .1))]
+    Interface(String, io::Error),
     #[error("{} within {bound:?} (`connect_timeout`)", late(*.step))]
     Late { step: Step, bound: Duration },
     #[error("{0}")]
@@ -90,6 +95,8 @@ impl LinkError {
             Cause::Unread | Cause::NoRoom => Retry::Slowly,
             Cause::LookUp(..)
             | Cause::Connect(..)
+            // A modem's comes and goes.
+            | Cause::Interface(..)
             | Cause::Late { .. }
             | Cause::Socket(_)
             | Cause::Closed(_) => Retry::Soon,
@@ -161,6 +168,20 @@ fn retry(fault: &stack::Fault) -> Retry {
         ) => Retry::Slowly,
         stack::Fault::Http(_) => Retry::Operator,
         stack::Fault::Tls(_) | stack::Fault::WebSocket(_) | stack::Fault::Proxy(_) => Retry::Slowly,
+    }
+}
+
+/// Why nothing can leave by the interface, and what to do about it.
+fn no_interface(name: &str, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(ENODEV) => format!(
+            "this machine has no network interface '{name}' (`interface`) now; `ip link` lists those that there are"
+        ),
+        _ if error.kind() == io::ErrorKind::PermissionDenied => format!(
+            "this process may not bind to the interface '{name}' (`interface`): before Linux 5.7 it needs CAP_NET_RAW, in the unit: \
+             AmbientCapabilities=CAP_NET_RAW"
+        ),
+        _ => format!("connections cannot be bound to the interface '{name}' (`interface`): {error}"),
     }
 }
 
@@ -270,7 +291,8 @@ async fn connect(config: &UplinkConfig, server: &Server) -> Result<TcpStream, Ca
     };
     let mut first_error = None;
     for address in addresses {
-        let stream = match timeout(config.connect_timeout, TcpStream::connect(address)).await {
+        let socket = open(address, config.interface.as_deref())?;
+        let stream = match timeout(config.connect_timeout, socket.connect(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 first_error.get_or_insert((address, error));
@@ -281,7 +303,7 @@ async fn connect(config: &UplinkConfig, server: &Server) -> Result<TcpStream, Ca
                 continue;
             }
         };
-        if let Err(error) = tune(&stream, config.keep_alive) {
+        if let Err(error) = tune(&stream, config.keep_alive, config.metered.is_none()) {
             // Not every platform and socket has all of these; the pings find a dead link too.
             tracing::debug!(%error, "socket options");
         }
@@ -293,15 +315,32 @@ async fn connect(config: &UplinkConfig, server: &Server) -> Result<TcpStream, Ca
     })
 }
 
+/// A socket that leaves by `interface`, if there is one.
+fn open(address: SocketAddr, interface: Option<&str>) -> Result<TcpSocket, Cause> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.map_err(Cause::Socket)?;
+    if let Some(name) = interface {
+        #[cfg(target_os = "linux")]
+        let bound = socket.bind_device(Some(name.as_bytes()));
+        #[cfg(not(target_os = "linux"))]
+        let bound: io::Result<()> = Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux can"));
+        bound.map_err(|error| Cause::Interface(name.to_owned(), error))?;
+    }
+    Ok(socket)
+}
+
 /// Batching is ours (no Nagle); what was written and not acknowledged by the peer's kernel ends the connection after
-/// 1.5 keep alives, as silence does, instead of after the kernel's 15 minutes.
-fn tune(stream: &TcpStream, keep_alive: Duration) -> io::Result<()> {
+/// 1.5 keep alives, as silence does, instead of after the kernel's 15 minutes. With `probes` the kernel asks, too, whether the peer is
+/// there: 80 to 104 bytes each time that nobody wants to pay for twice.
+fn tune(stream: &TcpStream, keep_alive: Duration, probes: bool) -> io::Result<()> {
     stream.set_nodelay(true)?;
     if keep_alive.is_zero() {
         return Ok(());
     }
     let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keep_alive).with_interval(keep_alive))?;
+    if probes {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keep_alive).with_interval(keep_alive))?;
+    }
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(keep_alive + keep_alive / 2))?;
     Ok(())

@@ -20,7 +20,8 @@
 //! for the consumer contract each row is a lane of its own.
 //!
 //! # Batches
-//! To a Ferrule cloud that knows them rows go in batches ([`crate::batching`]); what is said here of rows holds of them, too.
+//! To a Ferrule cloud that knows them rows go in batches ([`crate::batching`]); what is said here of rows holds of them, too. For a batch, and
+//! on a link that is paid for by volume, they wait for each other ([`crate::gathering`]).
 //!
 //! # Across connections
 //! Rows outlive the connection: [`Flow::lost`] puts what was in flight back in order, and the next connection
@@ -41,6 +42,7 @@ use crate::backoff::Backoff;
 use crate::batching::Batching;
 use crate::client::{Client, Fault, Outgoing, Sent, Verdict};
 use crate::forward::Forwarder;
+use crate::gathering::Gathering;
 use ferrule_mqtt::{Properties, QoS, ReasonCode};
 use ferrule_outbox::receipt::Reason;
 use ferrule_outbox::{Delivered, OutRow};
@@ -56,7 +58,7 @@ const STALL_MIN: Duration = Duration::from_millis(100);
 pub struct Held {
     pub(crate) row: OutRow,
     /// Ascends in the order in which the outbox handed rows out (not always that of `row.seq`: `live_first`).
-    order: u64,
+    pub(crate) order: u64,
     /// When the outbox handed it out.
     pub(crate) came_us: u64,
 }
@@ -86,7 +88,7 @@ pub struct Flow {
     pub(crate) queue: VecDeque<Held>,
     /// `row.seq` of every row that is here or in flight.
     pub(crate) known: HashSet<u64, foldhash::fast::RandomState>,
-    next_order: u64,
+    pub(crate) next_order: u64,
     stalls: HashMap<Box<str>, Stall>,
     /// Rows in stalls that are not in flight.
     stalled_rows: usize,
@@ -104,6 +106,10 @@ pub struct Flow {
     pub(crate) batches: u64,
     /// None: rows go one by one.
     pub(crate) batching: Option<Batching>,
+    /// None: a row leaves at once, or when a batch does.
+    pub(crate) metered: Option<Gathering>,
+    /// Rows whose `order` is below this wait for no others.
+    pub(crate) leaves_to: u64,
     /// No row waits for others.
     pub(crate) hurried: bool,
     /// PUBACKs that said "not now".
@@ -140,6 +146,8 @@ impl Flow {
             sent: 0,
             batches: 0,
             batching: None,
+            metered: None,
+            leaves_to: 0,
             hurried: false,
             deferred: 0,
             stall_max,
@@ -150,6 +158,11 @@ impl Flow {
     /// From now on, until [`Flow::lost`], rows go in batches, if there is a `batching`.
     pub fn set_batching(&mut self, batching: Option<Batching>) {
         self.batching = batching;
+    }
+
+    /// From now on rows wait until so many are together, on this connection and the next ones; none: they do not.
+    pub fn set_metered(&mut self, gathering: Option<Gathering>) {
+        self.metered = gathering;
     }
 
     /// From now on no row waits for others: there will be none.
@@ -183,18 +196,19 @@ impl Flow {
         if !self.stalls.is_empty() {
             self.probe(client, forwarder, now_us, stamp, out);
         }
-        if self.suspects == 0
-            && let Some(mut batching) = self.batching.take()
+        // What is suspected goes alone, and at once.
+        while out.len() < out_max && self.may_send(client) && (self.suspects > 0 || self.is_gathered(now_us))
         {
-            while out.len() < out_max
-                && self.may_send(client)
-                && self.is_batch_due(&batching, now_us)
-                && self.send_batch(&mut batching, client, forwarder, now_us, stamp, out)
-            {}
-            self.batching = Some(batching);
-            return;
-        }
-        while out.len() < out_max && self.may_send(client) {
+            if self.suspects == 0
+                && let Some(mut batching) = self.batching.take()
+            {
+                let is_sent = self.send_batch(&mut batching, client, forwarder, now_us, stamp, out);
+                self.batching = Some(batching);
+                if is_sent {
+                    continue;
+                }
+                break;
+            }
             let Some(row) = self.next_row() else { break };
             if let Some(row) = self.send(row, client, forwarder, now_us, stamp, out) {
                 self.queue.push_front(row);
@@ -287,7 +301,7 @@ impl Flow {
         std::mem::take(&mut self.answers)
     }
 
-    /// When a stalled key is to be tried again, or a batch to be made; none while it could not be sent: an acknowledgement comes first.
+    /// When a stalled key is to be tried again, or rows leave that wait for others; none while it could not be sent: an acknowledgement comes first.
     #[must_use]
     pub fn deadline_us(&self, client: &Client<Flight>) -> Option<u64> {
         if !self.may_send(client) {
@@ -295,8 +309,9 @@ impl Flow {
         }
         let stalls =
             self.stalls.values().filter(|stall| stall.probe.is_none()).map(|stall| stall.due_us).min();
-        let batch = self.batching.as_ref().and_then(|batching| self.batch_due_us(batching));
-        [stalls, batch].into_iter().flatten().min()
+        let waits = self.metered.is_some() || self.batching.is_some();
+        let gathered = if waits { self.gathered_us() } else { None };
+        [stalls, gathered].into_iter().flatten().min()
     }
 
     /// Rows that are here and not in flight.

@@ -3,6 +3,7 @@
 //! - [`client`]: one connection of the protocol, sans I/O: bytes in, bytes out, `now` an argument.
 //! - [`forward`]: what a row of the outbox looks like as a PUBLISH.
 //! - [`flow`]: which row goes next, which waits, which is answered: rows in, answers out. Pure. [`batching`]: several in one PUBLISH.
+//! - [`gathering`]: rows that wait for others, to leave with them.
 //! - [`downlink`]: messages from the broker down to here.
 //! - [`channel`], [`session`]: the socket with the layers between it and the protocol (TLS, WebSocket), and the client on it.
 //! - [`dial`]: from a URL to a connection, and every reason for which there is none; [`credentials`]: the certificates for it.
@@ -24,6 +25,7 @@ mod dial;
 pub mod downlink;
 pub mod flow;
 pub mod forward;
+pub mod gathering;
 mod session;
 pub mod stats;
 pub mod uplink;
@@ -31,5 +33,6 @@ pub mod uplink;
 pub use address::{Proxy, Scheme, Server, UrlError};
 pub use config::{Clock, IdentityMode, TlsConfig, UplinkConfig};
 pub use downlink::Downlink;
+pub use gathering::Metered;
 pub use stats::{LinkState, UplinkSnapshot, UplinkStats};
 pub use uplink::{run, run_both};

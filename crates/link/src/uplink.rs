@@ -40,6 +40,7 @@ use crate::dial::{Cause, LinkError, dial, enter, micros};
 use crate::downlink::{self, Arrived, Downlink, Ends};
 use crate::flow::Flow;
 use crate::forward::Forwarder;
+use crate::gathering::Gathering;
 use crate::session::Session;
 use crate::stats::{LinkState, UplinkStats};
 use ferrule_mqtt::{ReasonCode, Version};
@@ -328,6 +329,8 @@ impl Uplink {
             None
         });
         self.flow.set_batching(batching);
+        let window = self.window(accepted);
+        self.flow.set_metered(self.config.metered.map(|metered| Gathering::of_metered(&metered, window)));
         self.connection += 1;
         self.said.clear();
         if let Err(error) = self.subscribe(&mut session) {
@@ -624,15 +627,20 @@ impl Uplink {
         self.stats.connected_since_wall_ms.store((self.config.clock)().wall_ms, Relaxed);
         self.stats.connects.fetch_add(1, Relaxed);
         self.stats.set_state(LinkState::Up);
-        let holds = if accepted.ferrule && accepted.batch { self.config.batch_delay } else { Duration::ZERO };
+        let holds = match self.config.metered {
+            Some(metered) => metered.time,
+            None if accepted.ferrule && accepted.batch => self.config.batch_delay,
+            None => Duration::ZERO,
+        };
         (self.on_event)(ConsumerEvent::Holds { rows: holds });
         (self.on_event)(ConsumerEvent::Up { window: self.window(accepted) });
     }
 
-    /// Rows that may be unanswered: in batches more than PUBLISH packets.
+    /// Rows that may be unanswered: in batches more than PUBLISH packets, and while they wait to be paid for more than may be in flight.
     fn window(&self, accepted: &Accepted) -> usize {
         let batches = accepted.ferrule && accepted.batch;
-        usize::from(if batches { self.config.window_max } else { accepted.window })
+        let window = usize::from(if batches { self.config.window_max } else { accepted.window });
+        window.max(self.config.metered.map_or(0, |metered| metered.window()))
     }
 
     fn down(&mut self, error: &LinkError) {

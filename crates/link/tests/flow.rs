@@ -11,6 +11,7 @@ use ferrule_link::batching::Batching;
 use ferrule_link::client::{Client, Event, Fault};
 use ferrule_link::flow::{Flight, Flow};
 use ferrule_link::forward::Forwarder;
+use ferrule_link::gathering::{Gathering, Metered};
 use ferrule_mqtt::{Ack, Packet, PropertiesBuf, Property, QoS, ReasonCode, Version, decode};
 use ferrule_outbox::receipt::Reason;
 use ferrule_outbox::{Delivered, OutRow};
@@ -561,6 +562,113 @@ fn what_the_broker_cannot_stand_is_looked_for_alone() {
     let fault = rig.receive(&disconnect(0x99, "")).unwrap_err();
     rig.reconnect(4, Some(&fault));
     assert_eq!(rig.answers(), [(1, Delivered::Yes), (2, Delivered::Discarded(Reason::Refused))]);
+}
+
+// === a link that is paid for ===
+
+const METERED: Metered = Metered { bytes: 450, time: Duration::from_secs(60) };
+
+impl Rig {
+    fn metered(mut self) -> Self {
+        self.flow.set_metered(Some(Gathering::of_metered(&METERED, METERED.window())));
+        self
+    }
+}
+
+#[test]
+fn rows_wait_for_the_time_and_leave_in_one_burst_of_as_many_windows_as_it_takes() {
+    let mut rig = Rig::new(2).metered();
+    rig.push((1..=3).map(|seq| row(seq, "a")));
+    assert_eq!(rig.numbers(), [0; 0]);
+    assert_eq!(rig.flow.deadline_us(&rig.client), Some(60 * SECOND));
+    rig.now_us = 60 * SECOND - 1;
+    rig.push([row(4, "a")]);
+    assert_eq!(rig.numbers(), [0; 0]);
+    rig.now_us += 1;
+    assert_eq!(rig.numbers(), [1, 2]);
+    // Too late for this burst.
+    rig.push([row(5, "a")]);
+    for id in [1, 2] {
+        rig.ack(id, 0).unwrap();
+    }
+    assert_eq!(rig.numbers(), [3, 4]);
+    for id in [1, 2] {
+        rig.ack(id, 0).unwrap();
+    }
+    assert_eq!(rig.numbers(), [0; 0]);
+    assert_eq!(rig.flow.deadline_us(&rig.client), Some(120 * SECOND));
+    assert_eq!(rig.answers(), yes(&[1, 2, 3, 4]));
+    // Nobody comes any more.
+    rig.flow.hurry();
+    assert_eq!(rig.numbers(), [5]);
+}
+
+#[test]
+fn enough_bytes_wait_for_no_time() {
+    let mut rig = Rig::new(100).metered();
+    // Each counts 41.
+    rig.push((1..=9).map(|seq| row(seq, "a")));
+    rig.push([row(10, "a")]);
+    assert_eq!(rig.numbers(), [0; 0]);
+    rig.push([row(11, "a")]);
+    assert_eq!(rig.numbers(), (1..=11).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_number_of_small_rows_never_ends_the_wait_before_their_bytes_do() {
+    let mut rig = Rig::new(10).metered();
+    let empty = |seq| {
+        let mut entry = entry(seq, "a");
+        entry.payload = Bytes::new();
+        row_of(entry)
+    };
+    // As many as the outbox hands out, less one.
+    rig.push((1..METERED.window() as u64).map(empty));
+    assert_eq!(rig.pump().len(), 0);
+    rig.push([empty(99)]);
+    assert_eq!(rig.pump().len(), 10);
+}
+
+#[test]
+fn what_was_on_its_way_when_the_connection_was_lost_waits_no_second_time() {
+    let mut rig = Rig::new(10).metered();
+    rig.push([row(1, "a"), row(2, "a")]);
+    rig.now_us = 60 * SECOND;
+    assert_eq!(rig.numbers(), [1, 2]);
+    rig.push([row(3, "a")]);
+    rig.reconnect(10, None);
+    assert_eq!(rig.numbers(), [1, 2]);
+    assert_eq!(rig.flow.deadline_us(&rig.client), Some(120 * SECOND));
+}
+
+#[test]
+fn to_a_ferrule_cloud_a_burst_is_batches() {
+    let (rig, mut decoder) = batching(DELAY, 100, 1 << 20);
+    let mut rig = rig.metered();
+    rig.push([row(1, "a"), row(2, "b")]);
+    rig.now_us = SECOND;
+    rig.push([row(3, "a")]);
+    assert!(rig.batches(&mut decoder).is_empty());
+    rig.now_us = 60 * SECOND;
+    assert_eq!(rig.batches(&mut decoder), [["1", "2", "3"]]);
+    // Refused whole: one by one, and still together.
+    rig.ack(1, 0x83).unwrap();
+    assert_eq!(rig.batches(&mut decoder), [["alone:1"], ["alone:2"], ["alone:3"]]);
+    rig.push([row(4, "a")]);
+    assert!(rig.batches(&mut decoder).is_empty());
+}
+
+#[test]
+fn a_key_that_stalls_keeps_no_burst_open() {
+    let mut rig = Rig::new(10).metered();
+    rig.push([row(1, "a"), row(2, "b")]);
+    rig.now_us = 60 * SECOND;
+    assert_eq!(rig.numbers(), [1, 2]);
+    rig.ack(1, 0x97).unwrap();
+    rig.push([row(3, "b"), row(4, "a")]);
+    assert_eq!(rig.numbers(), [0; 0]);
+    rig.wait();
+    assert_eq!(rig.numbers(), [1], "a stalled row is tried when it is due");
 }
 
 // === the forwarded message ===

@@ -589,3 +589,60 @@ async fn stopping_in_the_middle_of_a_dial_ends_at_once() {
     until("it dials", || outbox.stats.snapshot().bytes_out > 0).await;
     outbox.stop().await;
 }
+
+// === the interface ===
+
+#[tokio::test]
+async fn connections_leave_by_the_interface_that_is_named() {
+    let broker = Broker::start(vec![Plan::Ack], &[]).await;
+    let mut config = config(&[&broker.server]);
+    config.interface = Some("lo".to_owned());
+    let mut outbox = Outbox::start(config, rows(10));
+    outbox.all("lo").await;
+    outbox.stop().await;
+}
+
+/// A link of the kernel's that leads nowhere. Removed when dropped.
+struct Dummy(String);
+
+impl Dummy {
+    fn ip(args: &str) -> bool {
+        std::process::Command::new("ip").args(args.split(' ')).output().is_ok_and(|out| out.status.success())
+    }
+
+    /// None, with a line on standard error, when this process may not.
+    fn new(name: &str) -> Option<Self> {
+        let made = Self::ip(&format!("link add {name} type dummy")).then(|| Self(name.to_owned()));
+        if made.is_none() {
+            eprintln!("half skipped: needs root (network interfaces)");
+        }
+        made.filter(|_| Self::ip(&format!("link set {name} up")))
+    }
+}
+
+impl Drop for Dummy {
+    fn drop(&mut self) {
+        Self::ip(&format!("link del {}", self.0));
+    }
+}
+
+#[tokio::test]
+async fn an_interface_that_is_not_there_is_told_by_name_and_waited_for() {
+    let name = format!("fl{}", std::process::id());
+    let broker = Broker::start(vec![Plan::Ack], &[]).await;
+    let mut config = config(&[&broker.server]);
+    config.interface = Some(name.clone());
+    config.connect_timeout = Duration::from_millis(300);
+    let mut outbox = Outbox::start(config, rows(1));
+    let stats = Arc::clone(&outbox.stats);
+    outbox.until("down", |outbox| !outbox.downs.is_empty()).await;
+    check(&outbox.downs[0], &[&format!("this machine has no network interface '{name}'"), "`ip link`"]);
+    until("it is tried again", || stats.snapshot().failures >= 2).await;
+    if let Some(_there) = Dummy::new(&name) {
+        // It leads nowhere, the broker least of all: that this is the error now says that it was asked.
+        outbox.until("the next error", |outbox| outbox.downs.len() >= 2).await;
+        check(&outbox.downs[1], &["cannot be reached"]);
+    }
+    outbox.stop().await;
+    assert!(outbox.answers.is_empty());
+}

@@ -705,6 +705,7 @@ fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> fer
     link.password = uplink.password.as_ref().map(|p| p.as_str().as_bytes().to_vec());
     link.tls = uplink.tls.clone();
     link.proxy = uplink.proxy.clone();
+    link.interface = uplink.interface.clone();
     link.keep_alive = uplink.keep_alive;
     link.connect_timeout = uplink.connect_timeout;
     link.window_max = uplink.max_inflight;
@@ -712,6 +713,7 @@ fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> fer
     link.identity = uplink.identity;
     link.batch = uplink.batch;
     link.batch_delay = uplink.batch_delay;
+    link.metered = uplink.metered;
     link.downlinks = uplink.downlinks.clone();
     link.session_expiry = uplink.session_expiry;
     link

@@ -570,13 +570,16 @@ impl<R: Row> Queue<R> {
         // Behind a backlog no answer can come in time.
         let behind = self.gap.is_some() || !self.fresh.is_empty();
         // A destination that has been silent for a deadline with rows in flight is not answering, whatever it says.
-        let silent_from = self.last_answer_us + us(p.ack_deadline);
+        let silent_from = self.last_answer_us + us(p.ack_deadline) + self.held_us;
         if !self.up || behind {
             return if urgent { came } else { came.max(self.last_write_us + us(p.offline_interval)) };
         }
         let linger_min = us(p.linger_min) + self.held_us;
         let linger = linger_min.max(3 * self.smoothed_ack_us).min(deadline);
-        let due = if urgent { linger.min(linger_min) } else { linger };
+        // A consumer that keeps rows for longer than that answers none in time: what is still gathered is a larger commit, and for that
+        // nobody is to stand still.
+        let urgent_min = if self.held_us < deadline { linger_min } else { us(p.linger_min) };
+        let due = if urgent { linger.min(urgent_min) } else { linger };
         (came + due).min(silent_from.max(came))
     }
 

@@ -19,7 +19,20 @@ use crate::proc::output;
 /// A MAC address (locally administered) that no interface here has.
 const NOBODY: &str = "02:00:00:00:00:99";
 
-/// A namespace. Removed, with its cable, when dropped.
+/// What went over a cable since it was made, as the machine's end counts it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets from the machine.
+    pub packets_in: u64,
+    /// Their bytes, Ethernet's headers (14 each) among them.
+    pub bytes_in: u64,
+    /// Packets from the namespace.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+}
+
+/// A namespace. Removed, with its cables, when dropped.
 #[derive(Debug)]
 pub struct NetNs {
     name: String,
@@ -52,6 +65,9 @@ impl NetNs {
         let (near, far) = (netns.near(), netns.far());
         ip(&format!("netns add {name}"));
         ip(&format!("link add {near} type veth peer name {far} netns {name}"));
+        // No word of IPv6, which nobody speaks here and the counters would count.
+        ip(&format!("link set dev {near} addrgenmode none"));
+        ip(&format!("-n {name} link set dev {far} addrgenmode none"));
         ip(&format!("addr add {outside}/30 dev {near}"));
         ip(&format!("link set {near} up"));
         ip(&format!("-n {name} addr add {inside}/30 dev {far}"));
@@ -64,6 +80,55 @@ impl NetNs {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What went over the first cable.
+    ///
+    /// # Panics
+    /// When the kernel has no such counters.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        let count = |name: &str| {
+            let path = format!("/sys/class/net/{}/statistics/{name}", self.near());
+            let text = std::fs::read_to_string(&path).expect("Linux counts for every interface");
+            text.trim().parse().expect("a number")
+        };
+        Traffic {
+            packets_in: count("tx_packets"),
+            bytes_in: count("tx_bytes"),
+            packets_out: count("rx_packets"),
+            bytes_out: count("rx_bytes"),
+        }
+    }
+
+    /// From now on packets are on the first cable as they are on a wire: none larger than its MTU, of which the kernel would make
+    /// several for a real one.
+    ///
+    /// # Panics
+    /// When a command of `ip` fails.
+    pub fn as_on_a_wire(&self) {
+        ip(&format!("link set dev {} gso_max_segs 1", self.near()));
+        ip(&format!("-n {} link set dev {} gso_max_segs 1", self.name, self.far()));
+    }
+
+    /// A second cable, for what is not to be counted on the first; the namespace's address on it.
+    ///
+    /// # Panics
+    /// When a command of `ip` fails, as at the second call.
+    #[must_use]
+    pub fn second_cable(&self) -> IpAddr {
+        let Self { name, outside, inside } = self;
+        let (near, far) = (format!("{name}c"), format!("{name}d"));
+        let beside = |address: &Ipv4Addr| {
+            let [first, second, third, last] = address.octets();
+            Ipv4Addr::new(first, second - 1, third, last)
+        };
+        ip(&format!("link add {near} type veth peer name {far} netns {name}"));
+        ip(&format!("addr add {}/30 dev {near}", beside(outside)));
+        ip(&format!("link set {near} up"));
+        ip(&format!("-n {name} addr add {}/30 dev {far}", beside(inside)));
+        ip(&format!("-n {name} link set {far} up"));
+        IpAddr::V4(beside(inside))
     }
 
     /// The address of what runs in it.

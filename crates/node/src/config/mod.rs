@@ -36,7 +36,7 @@ pub use units::{parse_duration, parse_size, show_duration, show_size};
 use crate::auth::{PasswordHash, Secret};
 use crate::scram::Verifier;
 use ferrule_broker::{Features, Strategy};
-use ferrule_link::{Downlink, IdentityMode, Proxy, Server, TlsConfig};
+use ferrule_link::{Downlink, IdentityMode, Metered, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use ferrule_outbox::Full;
 use std::net::{IpAddr, SocketAddr};
@@ -189,6 +189,10 @@ pub struct UplinkConfig {
     pub tls: TlsConfig,
     /// `proxy`, with `proxy_username` and `proxy_password_file`.
     pub proxy: Option<Proxy>,
+    /// The network interface that its connections leave by.
+    ///
+    /// Default none: the routes decide. With two ways out only one of which is to be paid for, they are not always what decides.
+    pub interface: Option<String>,
     /// Keep Alive, and how long a dead link goes unnoticed.
     ///
     /// Default 15 s: mobile networks forget an idle connection after 30 s and more; one ping is 4 bytes.
@@ -217,6 +221,10 @@ pub struct UplinkConfig {
     /// Default 20 ms: 1,000 messages a second leave as 50 packets. It adds to the acknowledgement of a device that sends one message
     /// at a time.
     pub batch_delay: Duration,
+    /// For a link that is paid for by volume: rows wait until so many bytes of them are there, or so long, and leave together.
+    ///
+    /// Default none; `metered = {}` is 16 KiB, at which a batch is a tenth of its messages, and 60 s.
+    pub metered: Option<Metered>,
     /// `[[downlink]]`: what the broker is asked for, and what it is called here.
     pub downlinks: Vec<Downlink>,
     /// How long the broker keeps that while the edge is away.

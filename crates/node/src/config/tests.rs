@@ -464,6 +464,24 @@ fn downlinks() {
     assert!(uplink.batch);
     let batch = |lines: &str| format!("[uplink]\nurl = \"mqtt://a\"\n{lines}");
     refused(
+        &batch("interface = \"wwan0/1\""),
+        &["`interface`: \"wwan0/1\" is no name of a network interface"],
+    );
+    let named = edge(&format!("{LISTENER}{}", batch("interface = \"wwan0\""))).unwrap().uplink.unwrap();
+    assert_eq!(named.interface.as_deref(), Some("wwan0"));
+    refused(&batch("metered = { bytes = \"1MiB\" }"), &["`bytes` is 1MiB: it must be from 1KiB to 256KiB"]);
+    refused(
+        &batch("metered = { time = \"90ms\" }"),
+        &["`time` is 90ms: it must be whole seconds from 1 to 86400"],
+    );
+    let paid = |lines: &str| edge(&format!("{LISTENER}{}", batch(lines))).unwrap().uplink.unwrap();
+    assert_eq!((paid("").metered, paid("").keep_alive), (None, Duration::from_secs(15)));
+    let metered = paid("metered = {}");
+    assert_eq!((metered.metered, metered.keep_alive), (Some(Metered::default()), Duration::from_secs(300)));
+    let metered = paid("metered = { bytes = \"4KiB\", time = \"5m\" }\nkeep_alive = \"60s\"");
+    let expected = Metered { bytes: 4096, time: Duration::from_secs(300) };
+    assert_eq!((metered.metered, metered.keep_alive), (Some(expected), Duration::from_secs(60)));
+    refused(
         &batch("batch_delay = \"1s\""),
         &["`batch_delay` is 1s: it must be at most 500ms, since devices wait for it"],
     );

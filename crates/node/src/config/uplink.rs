@@ -1,17 +1,32 @@
 //! `[uplink]` and `[[downlink]]`.
 
-use super::reader::{Reader, Section};
+use super::reader::{Reader, Section, Size};
 use super::resolve::{int, read_password_file, seconds};
 use super::{UplinkConfig, units};
 use crate::auth::Secret;
 use ferrule_link::downlink::DownlinkError;
-use ferrule_link::{Downlink, IdentityMode, Proxy, Scheme, Server, TlsConfig};
+use ferrule_link::gathering::{METERED_BYTES_MAX, METERED_KEEP_ALIVE};
+use ferrule_link::{Downlink, IdentityMode, Metered, Proxy, Scheme, Server, TlsConfig};
 use ferrule_mqtt::Version;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Filters in one SUBSCRIBE.
 const DOWNLINKS_MAX: usize = 64;
+
+/// Linux's IFNAMSIZ: the name and a zero.
+const INTERFACE_MAX: usize = 16;
+
+/// How long a dead link goes unnoticed, and how often an idle one is pinged.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What rows wait for on a link that is paid for: less would be no burst, more the outbox does not hand out.
+const METERED_BYTES: RangeInclusive<u64> = 1024..=METERED_BYTES_MAX as u64;
+
+/// And for how long: nothing shorter than a second is gathered for the price, and a message that is older than a day was not wanted in the
+/// cloud.
+const METERED_TIME_S: RangeInclusive<u64> = 1..=86_400;
 
 /// A device that is acknowledged later than after a second sends again.
 const BATCH_DELAY_MAX: Duration = Duration::from_millis(500);
@@ -28,7 +43,10 @@ pub(super) fn read_uplink(
     let password = read_secret(&mut s, r, "password_file");
     let tls = read_tls(s.section(r, "tls"), &servers, r);
     let proxy = read_proxy(&mut s, r);
-    let keep_alive = seconds(&mut s, r, "keep_alive", Duration::from_secs(15), 1..=65_535);
+    let interface = read_interface(&mut s, r);
+    let metered = read_metered(s.section(r, "metered"), r);
+    let keep_alive = metered.map_or(KEEP_ALIVE, |_| METERED_KEEP_ALIVE);
+    let keep_alive = seconds(&mut s, r, "keep_alive", keep_alive, 1..=65_535);
     let connect_timeout = s.or(r, "connect_timeout", Duration::from_secs(10));
     if connect_timeout.is_zero() {
         s.fail(r, "connect_timeout", "`connect_timeout` is 0s: no connection would ever be made", None);
@@ -73,6 +91,12 @@ pub(super) fn read_uplink(
     if !batch && s.has("batch_delay") {
         s.fail(r, "batch_delay", "`batch_delay` says nothing beside `batch = false`", None);
     }
+    if metered.is_some() && s.has("batch_delay") {
+        warnings.push(
+            "[uplink] `batch_delay` says nothing beside `metered`, whose `time` it is that a message may wait"
+                .to_owned(),
+        );
+    }
     if version == Version::V3_1_1 && s.has("password_file") && !s.has("username") {
         // [MQTT-3.1.2-22]
         s.fail(r, "password_file", "a password needs a `username` beside it in MQTT 3.1.1", None);
@@ -108,6 +132,7 @@ pub(super) fn read_uplink(
         password,
         tls,
         proxy,
+        interface,
         keep_alive,
         connect_timeout,
         max_inflight,
@@ -115,6 +140,7 @@ pub(super) fn read_uplink(
         identity,
         batch,
         batch_delay,
+        metered,
         downlinks: Vec::new(),
         session_expiry,
     };
@@ -264,6 +290,42 @@ fn read_proxy(s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<Proxy> {
             None
         }
     }
+}
+
+/// `metered = { bytes, time }`.
+fn read_metered(mut s: Section<'_>, r: &mut Reader<'_>) -> Option<Metered> {
+    let default = Metered::default();
+    let bytes = s.or(r, "bytes", Size(default.bytes as u64)).0;
+    if !METERED_BYTES.contains(&bytes) {
+        let message = format!(
+            "`bytes` is {}: it must be from {} to {}",
+            units::show_size(bytes),
+            units::show_size(*METERED_BYTES.start()),
+            units::show_size(*METERED_BYTES.end())
+        );
+        s.fail(r, "bytes", message, None);
+    }
+    let time = seconds(&mut s, r, "time", default.time, METERED_TIME_S);
+    let present = s.is_present();
+    s.end(r, &[("delay", "how long a message may wait is its `time`")]);
+    present.then_some(Metered { bytes: usize::try_from(bytes).unwrap_or(METERED_BYTES_MAX), time })
+}
+
+/// Whether there is such an interface is asked with each connection: a modem's may come later.
+fn read_interface(s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<String> {
+    let name: String = s.get(r, "interface")?;
+    let is_name = (1..INTERFACE_MAX).contains(&name.len())
+        && !name.bytes().any(|b| b == b'/' || b == 0 || b.is_ascii_whitespace());
+    if !is_name {
+        let help = "`ip link` lists the names, as in interface = \"wwan0\"";
+        s.fail(
+            r,
+            "interface",
+            format!("`interface`: {name:?} is no name of a network interface"),
+            Some(help),
+        );
+    }
+    Some(name)
 }
 
 fn read_secret(s: &mut Section<'_>, r: &mut Reader<'_>, key: &'static str) -> Option<Secret> {

@@ -84,6 +84,27 @@ fn rows_are_due_by_the_table() {
     }
 }
 
+/// A consumer that gathers rows for a minute: they are written before their deadline, in one commit, however long ago the last answer
+/// was; and a publisher that can send nothing more waits no longer than for a destination that answers at once.
+#[test]
+fn rows_that_a_consumer_gathers_are_written_together_at_their_deadline() {
+    let mut q = queue(Policy::EDGE);
+    let mut receipts = Receipts::new();
+    q.set_up(true, at(0));
+    q.set_held(Duration::from_secs(60));
+    let minute = 50_000;
+    for i in 0..8 {
+        q.push(Text(i, 10), Some(receipts.open(i)), at(minute + i * 100)).unwrap();
+        q.take(16, at(minute + i * 100), |_, _, _| ());
+        assert!(!q.due(at(minute + i * 100), false, Duration::ZERO), "row {i} alone");
+    }
+    assert_eq!(q.next_due_us(false, Duration::ZERO), Some((minute + 800) * 1_000));
+    assert_eq!(q.next_due_us(true, Duration::ZERO), Some((minute + 50) * 1_000));
+    let mut batch = Vec::new();
+    assert!(q.write(at(minute + 800), &mut batch));
+    assert_eq!(batch.len(), 8);
+}
+
 #[test]
 fn the_deadline_leaves_room_for_the_commit() {
     let mut receipts = Receipts::new();
