@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct Plan {
     /// How many devices; they are named d00, d01, ...
     pub devices: usize,
+    /// What their names begin with instead of `d`: for a second fleet beside the first.
+    pub prefix: &'static str,
     /// Messages of each.
     pub messages: u32,
     /// Unacknowledged messages of a device, at most.
@@ -46,6 +48,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             devices: 20,
+            prefix: "d",
             messages: 500,
             window: 16,
             per_second: None,
@@ -64,6 +67,7 @@ struct Shared {
     acknowledged: AtomicU64,
     connects: AtomicU64,
     refused: AtomicU64,
+    slowest_us: AtomicU64,
 }
 
 /// Running devices. Stopped when dropped.
@@ -91,10 +95,11 @@ impl Fleet {
             acknowledged: AtomicU64::new(0),
             connects: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            slowest_us: AtomicU64::new(0),
         });
         let devices = (0..shared.plan.devices)
             .map(|number| {
-                let name = format!("d{number:02}");
+                let name = format!("{}{number:02}", shared.plan.prefix);
                 let entries = Arc::new(Mutex::new(vec![Entry::default(); shared.plan.messages as usize]));
                 let device = Device {
                     name: name.clone(),
@@ -126,6 +131,12 @@ impl Fleet {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Relaxed)
+    }
+
+    /// The longest that an acknowledged message waited since it was last sent: a bound on what a row can have waited, whatever the machine did meanwhile.
+    #[must_use]
+    pub fn slowest(&self) -> Duration {
+        Duration::from_micros(self.shared.slowest_us.load(Ordering::Relaxed))
     }
 
     /// All messages of the plan.
@@ -311,6 +322,8 @@ impl Device {
     fn acknowledged(&mut self, packet_id: u16, success: bool) {
         let Some(at) = self.open.iter().position(|flight| flight.packet_id == packet_id) else { return };
         let flight = self.open.remove(at).expect("found at this place");
+        let took_us = u64::try_from(flight.sent_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.shared.slowest_us.fetch_max(took_us, Ordering::Relaxed);
         if success {
             lock(&self.entries)[flight.n as usize].acknowledged = true;
             self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
