@@ -54,6 +54,7 @@ pub mod shard;
 mod share;
 mod slots;
 mod subscribe;
+mod tempo;
 mod turn;
 mod wheel;
 

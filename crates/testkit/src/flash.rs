@@ -11,9 +11,9 @@ use crate::soak::{results, text};
 const HEAD: &str = "\n## What is written to flash\n\n\
     Devices publish QoS 1 messages with a payload of 200 bytes to `ferrule-edge`, whose one rule forwards them to `ferrule-cloud`, a SQLite sink there. Between the two a relay\n\
     delays each direction by half of the round trip and limits nothing; *offline* is a cloud that is not there until all is acknowledged. *Retained* is a client beside them with 20 retained\n\
-    messages of QoS 1 a second on 20 topics, which have to be stored. A *sensor* sends once a second, 20 of them 20 messages a second; *busy* devices 100 times a second each.\n\
-    Bytes are `write_bytes` of the edge's `/proc/PID/io` (pages that it dirtied: one that is written in part counts whole) between the first message and the last acknowledgement, after\n\
-    50 messages that do not count; rows are `written` of `ferrule-edge status`. *Slowest* is the longest that a device waited for an acknowledgement.\n\
+    messages of QoS 1 a second on 20 topics, which have to be stored. *Sensors* are 20 that send once a second each, one after the other; *busy* devices are 20 that send 100 times a second.\n\
+    Bytes are `write_bytes` of the edge's `/proc/PID/io` (pages that it dirtied: one that is written in part counts whole) without the first and the last tenth of the\n\
+    messages; rows are `written` of `ferrule-edge status`. *Slowest* is the longest that a device waited for an acknowledgement.\n\
     *Drained* is what came on top when the cloud was there and all of the backlog was removed again. The data folder is on a disk, not in memory.\n";
 
 fn number(value: &Value, digits: usize) -> String {

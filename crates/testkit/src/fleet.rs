@@ -36,6 +36,8 @@ pub struct Plan {
     pub window: usize,
     /// Messages a second of each device; None: as fast as acknowledgements come.
     pub per_second: Option<f64>,
+    /// With a pace: whether the devices' messages are spread over time; else all devices send at the same moments.
+    pub spread: bool,
     /// Sends each unacknowledged message again on the same connection whenever this has passed since it was last sent.
     pub resend_after: Option<Duration>,
     /// Bytes of padding in each message.
@@ -52,6 +54,7 @@ impl Default for Plan {
             messages: 500,
             window: 16,
             per_second: None,
+            spread: false,
             resend_after: None,
             pad: 40,
             v5: false,
@@ -97,7 +100,11 @@ impl Fleet {
             refused: AtomicU64::new(0),
             slowest_us: AtomicU64::new(0),
         });
-        let devices = (0..shared.plan.devices)
+        let started = Instant::now();
+        let plan = &shared.plan;
+        let period = plan.per_second.filter(|_| plan.spread).map_or(0.0, |rate| 1.0 / rate);
+        let offset = |number: usize| Duration::from_secs_f64(period * number as f64 / plan.devices as f64);
+        let devices = (0..plan.devices)
             .map(|number| {
                 let name = format!("{}{number:02}", shared.plan.prefix);
                 let entries = Arc::new(Mutex::new(vec![Entry::default(); shared.plan.messages as usize]));
@@ -107,7 +114,7 @@ impl Fleet {
                     entries: Arc::clone(&entries),
                     open: VecDeque::new(),
                     next: 0,
-                    started: Instant::now(),
+                    started: started + offset(number),
                 };
                 Running { name, entries, thread: Some(std::thread::spawn(move || device.run())) }
             })
@@ -133,10 +140,11 @@ impl Fleet {
         self.shared.refused.load(Ordering::Relaxed)
     }
 
-    /// The longest that an acknowledged message waited since it was last sent: a bound on what a row can have waited, whatever the machine did meanwhile.
+    /// The longest that an acknowledged message waited since it was last sent, of those acknowledged since this was last asked: a bound on what a row can have
+    /// waited, whatever the machine did meanwhile.
     #[must_use]
-    pub fn slowest(&self) -> Duration {
-        Duration::from_micros(self.shared.slowest_us.load(Ordering::Relaxed))
+    pub fn take_slowest(&self) -> Duration {
+        Duration::from_micros(self.shared.slowest_us.swap(0, Ordering::Relaxed))
     }
 
     /// All messages of the plan.
