@@ -26,7 +26,9 @@ const MATRIX: &str = "\n## Fault matrix\n\n\
     the edge on top; then it ends, and all that was acknowledged must be in the table. *Times* are faults done.\n\n\
     *Lost*: acknowledged, not there, and nobody said so. *Duplicated*: an outbox entry that is in the table twice (or, above, a QoS 2 message handed out twice). *Again*: rows that are there because a\n\
     device had sent its message again (its PUBACK had not reached it). *Withheld*: messages without an acknowledgement when the fault ended; they got it afterwards. *Refused*: publishes answered by an\n\
-    error. *Given up*: rows discarded and counted, and messages that a damaged file no longer had, which log and status said.\n";
+    error. *Given up*: rows discarded and counted, and messages that a damaged file no longer had, which log and status said.\n\n\
+    One fault is not held to *lost* 0: bytes of the store's file that change while it is stopped. Damage to the order of its pages, and to its journal, is noticed and told; a change within a row\n\
+    that leaves both in order is not, because rows have no checksum of their own. The message is then delivered as it has become, or under another name. Its test bounds that by the bytes changed.\n";
 
 /// Of each fault the result of the newest day, the longest of it when there are several; in the order of their names.
 fn newest(found: Vec<Value>) -> Vec<Value> {
@@ -75,6 +77,9 @@ fn matrix(folder: &Path) -> String {
         let mut fault = text(&row["fault"]);
         if let Some(peak) = row["peak_kib"].as_u64() {
             let _ = write!(fault, " (at most {:.1} MiB resident)", peak as f64 / 1_024.0);
+        }
+        if let Some(changed) = row["changed"].as_u64() {
+            let _ = write!(fault, " ({changed} arrived changed)");
         }
         let _ = write!(page, "| {fault} ");
         for name in [

@@ -140,7 +140,7 @@ pub(crate) fn loss(seed: &mut Seed) -> Option<Outcome> {
     }
     let ledger = fleet.finish(PATIENCE);
     outcome.given_up += drained(&edge) + drained(&cloud);
-    outcome.check(&ledger, &sqlite, false);
+    outcome.check(&ledger, &sqlite);
     Some(outcome)
 }
 
@@ -190,6 +190,6 @@ pub(crate) fn name_gone(seed: &mut Seed) -> Option<Outcome> {
     }
     let ledger = fleet.finish(PATIENCE);
     outcome.given_up += drained(&edge) + drained(&cloud);
-    outcome.check(&ledger, &sqlite, false);
+    outcome.check(&ledger, &sqlite);
     Some(outcome)
 }

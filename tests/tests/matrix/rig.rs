@@ -1,13 +1,14 @@
 //! Devices, edge, relay, cloud and its table; and what is counted over a fault.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ferrule_testkit::node::{assert_accounts, count, outboxes, uplink_is_up};
 use ferrule_testkit::oracle::{Copies, Ledger};
 use ferrule_testkit::random::Random;
 use ferrule_testkit::{Config, Fleet, Node, Plan, Relay};
-use ferrule_tests::{EDGE_RULES, PATIENCE, make_sqlite_table, sqlite_rows};
+use ferrule_tests::{EDGE_RULES, PATIENCE, make_sqlite_table, open_sqlite};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -32,6 +33,8 @@ pub(crate) struct Outcome {
     pub(crate) refused: u64,
     /// Rows given up and counted, and messages lost with damage that was reported.
     pub(crate) given_up: u64,
+    /// Messages that arrived as something else than what was sent: of damage that nobody noticed.
+    pub(crate) changed: u64,
     /// The most memory of the edge, where that is the point, in KiB.
     pub(crate) peak_kib: u64,
     /// Broken promises, in words.
@@ -50,6 +53,7 @@ impl Outcome {
         self.withheld += other.withheld;
         self.refused += other.refused;
         self.given_up += other.given_up;
+        self.changed += other.changed;
         self.peak_kib = self.peak_kib.max(other.peak_kib);
         self.faults.extend(other.faults);
     }
@@ -60,35 +64,82 @@ impl Outcome {
             "fault": fault, "seeds": seeds, "times": self.times, "published": self.published, "acknowledged": self.acknowledged,
             "lost": self.lost, "duplicated": self.duplicated, "again": self.again, "withheld": self.withheld,
             "refused": self.refused, "given_up": self.given_up,
-            "peak_kib": (self.peak_kib > 0).then_some(self.peak_kib), "faults": self.faults,
+            "changed": (self.changed > 0).then_some(self.changed), "peak_kib": (self.peak_kib > 0).then_some(self.peak_kib), "faults": self.faults,
         })
     }
 
-    /// Compares the table with what the devices did. `told`: losses were reported, as those of a damaged store are.
-    pub(crate) fn check(&mut self, ledger: &Ledger, sqlite: &std::path::Path, told: bool) {
-        let rows = sqlite_rows(sqlite);
-        let mut ids: Vec<&str> = rows.iter().map(|row| row.message_id.as_str()).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let twice = rows.len() - ids.len();
-        if twice > 0 {
-            self.duplicated += twice as u64;
-            self.faults.push(format!("{twice} outbox entries inserted twice"));
-        }
-        let known = |device: &str| ledger.devices.contains_key(device);
-        let rows = rows.iter().filter(|row| known(&row.device));
-        let report = ledger.check(rows.map(|row| (row.device.as_str(), row.n)), Copies::AsSent);
+    /// Compares the table with what the devices of `ledger` did.
+    pub(crate) fn check(&mut self, ledger: &Ledger, sqlite: &Path) {
+        let rows = rows(sqlite);
+        self.count_twice(rows.iter().map(|row| row.0.as_str()));
+        let own = rows.iter().filter_map(|(_, device, n)| Some((device.as_deref()?, (*n)?)));
+        let report =
+            ledger.check(own.filter(|(device, _)| ledger.devices.contains_key(*device)), Copies::AsSent);
         self.published += report.published;
         self.acknowledged += report.acknowledged;
         self.again += report.duplicates;
-        if told {
-            self.given_up += report.lost;
-        } else {
-            self.lost += report.lost;
-        }
-        let broken = report.faults.into_iter().filter(|fault| !told || !fault.contains("is lost"));
-        self.faults.extend(broken.filter(|fault| !(told && fault.starts_with("and "))));
+        self.lost += report.lost;
+        self.faults.extend(report.faults);
     }
+
+    fn count_twice<'a>(&mut self, ids: impl Iterator<Item = &'a str>) {
+        let mut ids: Vec<&str> = ids.collect();
+        let rows = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        if rows > ids.len() {
+            self.duplicated += (rows - ids.len()) as u64;
+            self.faults.push(format!("{} outbox entries inserted twice", rows - ids.len()));
+        }
+    }
+
+    /// The same after bytes of the store were changed, which may have become bytes of a message. `told`: the damage was reported; `others`: whose rows are in the table,
+    /// too. What is missing or changed is counted, and returned if nobody had reported anything.
+    pub(crate) fn check_damaged(
+        &mut self,
+        ledger: &Ledger,
+        others: &Ledger,
+        sqlite: &Path,
+        told: bool,
+    ) -> u64 {
+        let mut found = HashSet::new();
+        let mut changed = 0;
+        for (_, device, n) in rows(sqlite) {
+            let entry =
+                device.as_ref().and_then(|device| ledger.devices.get(device)?.get(usize::try_from(n?).ok()?));
+            if entry.is_some_and(|entry| entry.sent > 0) {
+                found.insert((device, n));
+            } else if device.is_none_or(|device| !others.devices.contains_key(&device)) {
+                changed += 1;
+            }
+        }
+        let mut missing = 0;
+        for (device, entries) in &ledger.devices {
+            for (n, entry) in (0u64..).zip(entries) {
+                self.published += u64::from(entry.sent > 0);
+                self.acknowledged += u64::from(entry.acknowledged);
+                missing += u64::from(entry.acknowledged && !found.contains(&(Some(device.clone()), Some(n))));
+            }
+        }
+        self.changed += changed;
+        if told {
+            self.given_up += missing;
+            return 0;
+        }
+        self.lost += missing;
+        missing
+    }
+}
+
+/// The rows of the table: message id, device, n. The latter two may be NULL, of a message that is no JSON any more.
+fn rows(sqlite: &Path) -> Vec<(String, Option<String>, Option<u64>)> {
+    let db = open_sqlite(sqlite);
+    let mut select = db.prepare("select message_id, device, n from readings order by id").unwrap();
+    let rows = select.query_map([], |row| {
+        let n: Option<i64> = row.get(2)?;
+        Ok((row.get(0)?, row.get(1)?, n.and_then(|n| u64::try_from(n).ok())))
+    });
+    rows.unwrap().collect::<Result<_, _>>().unwrap()
 }
 
 /// One seed's numbers, and how many workers its nodes have.
@@ -145,7 +196,7 @@ impl Seed {
     }
 
     /// A cloud's, with its table; `ack` is its rule's option.
-    pub(crate) fn cloud(&self, sqlite: &std::path::Path, ack: &str) -> Config {
+    pub(crate) fn cloud(&self, sqlite: &Path, ack: &str) -> Config {
         let rules = format!(
             "CREATE SINK s WITH (connector = 'sqlite', path = '{}', table = 'readings', columns = 'message_id text, device text, n bigint');\n\
              CREATE RULE to_sql WITH (ack = '{ack}') AS INSERT INTO s SELECT message_id, payload.device AS device, payload.n AS n FROM \"factory/#\";",
@@ -191,7 +242,7 @@ impl Rig {
         let ledger = fleet.finish(PATIENCE);
         outcome.refused += refused;
         self.drain(outcome);
-        outcome.check(&ledger, &self.sqlite(), false);
+        outcome.check(&ledger, &self.sqlite());
     }
 
     /// Nothing is on its way any more, and no row unaccounted for.
