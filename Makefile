@@ -6,11 +6,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-report faults conformance fuzz soak faults-report cross
+.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-report faults flash conformance fuzz soak faults-report cross
 
 E2E := $(sort $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs)) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 # The faults among them.
-FAULTS := $(filter blackhole kill9 storm bad_input faults emulated footprint,$(E2E))
+FAULTS := $(filter blackhole kill9 storm bad_input faults matrix emulated footprint,$(E2E))
 # Each test runs several servers, and there may be but two cores.
 THREADS ?= 2
 DEMO_SECONDS ?=
@@ -61,9 +61,15 @@ e2e: build ## end-to-end tests with real processes and real servers; E2E=kill9 r
 		cargo test --release --workspace $(addprefix --test ,$(or $(filter-out browser clients emulated footprint package proxies,$(E2E)),$(E2E))) -- --test-threads=$(THREADS) --show-output
 
 # Half of the campaigns' nodes have one worker, half three. The page is made of what they write.
-faults: build ## the tests with faults at length: 1,000 power cuts, 1,000 kill -9, failing disks; FERRULE_FAULT_SEEDS=1000; the result goes to tests/results and docs/faults.md
-	FERRULE_BACKLOG=$${FERRULE_BACKLOG:-1000000} FERRULE_FAULT_SEEDS=$${FERRULE_FAULT_SEEDS:-1000} FERRULE_FAULT_RESULTS="$(CURDIR)/tests/results" \
+faults: build ## the tests with faults at length: 1,000 power cuts, 1,000 kill -9, failing disks, the fault matrix; FERRULE_FAULT_SEEDS=1000, FERRULE_MATRIX_SEEDS=40; the result goes to tests/results and docs/faults.md
+	FERRULE_BACKLOG=$${FERRULE_BACKLOG:-1000000} FERRULE_FAULT_SEEDS=$${FERRULE_FAULT_SEEDS:-1000} \
+		FERRULE_MATRIX_SEEDS=$${FERRULE_MATRIX_SEEDS:-40} FERRULE_FAULT_RESULTS="$(CURDIR)/tests/results" \
 		cargo test --release --workspace $(addprefix --test ,$(FAULTS)) -- --test-threads=1 --nocapture
+	$(MAKE) --no-print-directory faults-report
+
+# The temporary folder must be on a disk: what is kept in memory is not written anywhere.
+flash: build ## what a gateway writes to its flash for 100,000 messages, over fast and slow links and offline (half an hour); the result goes to tests/results and docs/faults.md
+	FERRULE_FLASH_RESULTS="$(CURDIR)/tests/results" cargo test --release --workspace --test flash -- --nocapture
 	$(MAKE) --no-print-directory faults-report
 
 cross: ## static ferrule-edge for ARM and x86_64 and its Debian packages into dist/; TARGETS=armv7-unknown-linux-musleabihf builds one

@@ -55,6 +55,7 @@ mod share;
 mod slots;
 mod steady;
 mod subscribe;
+mod tempo;
 mod turn;
 mod wheel;
 

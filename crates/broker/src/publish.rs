@@ -374,7 +374,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             conn.waits = true;
             self.waiters.push((id, self.now.mono_us));
         }
-        conn.publishing.make().waiting.push_back(waiting);
+        let unordered = conn.unordered;
+        let publishing = conn.publishing.make();
+        // A gateway's rows are somebody else's: their publishers wait behind it, whatever its own tempo.
+        if !unordered {
+            publishing.tempo.published(self.now.mono_us, !publishing.waiting.is_empty());
+        }
+        publishing.waiting.push_back(waiting);
     }
 
     /// See [`content`].
@@ -424,8 +430,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     fn write_ack(&mut self, id: ConnId, packet_id: u16, qos2: bool, reason: ReasonCode) {
-        let has_batches = |conn: &Conn| conn.publishing.get().is_some_and(|p| !p.batches.is_empty());
-        if self.conns.get(id).is_some_and(has_batches) && self.acknowledge_batch(id, packet_id) {
+        let publishing = self.conns.get_mut(id).and_then(|conn| conn.publishing.get_mut());
+        let mut has_batches = false;
+        if let Some(publishing) = publishing {
+            publishing.tempo.acknowledged(self.now.mono_us);
+            has_batches = !publishing.batches.is_empty();
+        }
+        if has_batches && self.acknowledge_batch(id, packet_id) {
             return;
         }
         let kind = if qos2 { AckType::Pubrec } else { AckType::Puback };

@@ -638,6 +638,8 @@ pub(crate) struct Publishing {
     /// What its CONNECT is answered with, whatever it says.
     pub(crate) refusal: Option<ReasonCode>,
     pub(crate) next_serial: u64,
+    /// Of its publishes.
+    pub(crate) tempo: crate::tempo::Tempo,
     /// When it was told that it is connected, seconds since 1970, where somebody wants to know.
     pub(crate) connected_s: u32,
     /// QoS 2 publishes of this connection whose PUBREL has not come.

@@ -215,6 +215,8 @@ pub struct Shard<H, S> {
     pub(crate) waiters: Vec<(ConnId, u64)>,
     /// When the last turn ended.
     pub(crate) last_turn_us: u64,
+    /// When the first of `waiters` has been quiet for long enough.
+    pub(crate) quiet_at_us: u64,
     pub(crate) commands: Vec<Command>,
     /// Connections that a packet is due to that is larger than they take.
     pub(crate) speechless: Vec<ConnId>,
@@ -349,6 +351,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             buffers: Buffers::default(),
             waiters: Vec::new(),
             last_turn_us: 0,
+            quiet_at_us: u64::MAX,
             commands: Vec::new(),
             speechless: Vec::new(),
             touched: Vec::new(),

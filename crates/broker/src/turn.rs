@@ -8,6 +8,7 @@ use crate::peers::Late;
 use crate::publish::LOCAL_PER_TURN;
 use crate::session::{Kind, LateWill, Phase, Session};
 use crate::shard::{Command, Shard, Timer};
+use crate::tempo::NEVER_US;
 use crate::{ConnId, SessionKey};
 use ferrule_mqtt::ReasonCode;
 use ferrule_outbox::{End, Outcome, ReceiptId};
@@ -265,7 +266,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             at(Some(self.now.mono_us + ADMISSION_US));
         }
         if !self.waiters.is_empty() {
-            at(Some(self.now.mono_us + QUIET_US));
+            at(Some(self.quiet_at_us));
         }
         if !self.batch.ops.is_empty() {
             at(Some(self.batch.since_us + LAZY_US));
@@ -455,11 +456,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     /// Contract 2: a publisher whose window is full waits no longer than it must. Its window is full when half of it
-    /// waits, or when all that it sent waits and it sent nothing more in this turn.
+    /// waits, or when all that it sent waits and it sends nothing more ([`crate::tempo`]).
     fn mark_full_windows(&mut self) {
         let before = self.receipts.urgent_count();
-        // What it sent now is looked at again when a turn brings nothing more; till then it is stalled only when half its window
+        // What it sent now is looked at again when it has been quiet for long enough; till then it is stalled only when half its window
         // waits.
+        let mut quiet_at_us = u64::MAX;
         let clients = &self.limits.clients;
         let (now, last_us) = (self.now, self.last_turn_us);
         self.last_turn_us = now.mono_us;
@@ -475,13 +477,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if heard {
                 *since_us = now.mono_us;
             }
-            let quiet = now.since(*since_us) >= QUIET_US;
+            let quiet_us = publishing.tempo.quiet_us();
+            // By being quiet it never is at its window: it is looked at again when it sends.
+            let patient = quiet_us >= NEVER_US;
+            let quiet = !patient && now.since(*since_us) >= quiet_us;
             if quiet || (heard && publishing.waiting.len() >= half) {
                 publishing.waiting.iter().filter_map(|w| w.receipt).for_each(|r| receipts.set_urgent(r));
             }
-            conn.waits = !quiet;
-            !quiet
+            conn.waits = !quiet && !patient;
+            if conn.waits {
+                quiet_at_us = quiet_at_us.min(*since_us + quiet_us);
+            }
+            conn.waits
         });
+        self.quiet_at_us = quiet_at_us;
         if self.receipts.urgent_count() > before {
             self.hurry_peers();
         }
@@ -672,10 +681,6 @@ const PENDING_BYTES: usize = 64 << 20;
 
 /// While the store admits nothing it is asked again this often.
 const ADMISSION_US: u64 = 250_000;
-
-/// A publisher that sent nothing for this long has sent all that its window admits: 1 ms is far above a turn and far
-/// below the 50 ms that a row waits anyway.
-const QUIET_US: u64 = 1_000;
 
 /// What nobody waits for is written with the next commit, or after this: 1 s (contract 2).
 const LAZY_US: u64 = 1_000_000;

@@ -44,6 +44,8 @@ enum {
     WRITE_TIMES,
     SYNC_DELAY,  /* a sync takes a random time up to so many microseconds */
     SYNC_LIES,   /* a sync returns 0 and has done nothing */
+    SYNC_FLOOR,  /* a sync takes at least so many microseconds ... */
+    SYNC_SPIKE,  /* ... and one in 32 takes so many */
     KILL_AT,     /* the process is killed before its record of this number, when not 0 */
     RECORDS,     /* told: records so far */
     FAILED,      /* told: calls that failed by order */
@@ -477,6 +479,10 @@ static int sync_file(int fd, int call)
     int64_t number = record(SYNC_BEGIN, fd, 0, 0, 0);
     noise = noise * 6364136223846793005u + 1442695040888963407u;
     int64_t pause_us = orders[SYNC_DELAY] > 0 ? (int64_t)((noise >> 33) % (uint64_t)orders[SYNC_DELAY]) : 0;
+    if (pause_us < orders[SYNC_FLOOR])
+        pause_us = orders[SYNC_FLOOR];
+    if (orders[SYNC_SPIKE] && (noise >> 59) == 0)
+        pause_us = orders[SYNC_SPIKE];
     leave();
     if (pause_us) {
         struct timespec time = { pause_us / 1000000, pause_us % 1000000 * 1000 };

@@ -19,6 +19,87 @@ const HEAD: &str = "\n## Campaigns\n\n\
     again; or the client had asked to discard its session, and the\n\
     broker ended before it answered, so the session was still there.\n";
 
+/// What stands above the matrix.
+const MATRIX: &str = "\n## Fault matrix\n\n\
+    The upper rows sum up the campaigns below. The others are `tests/tests/matrix`: 3 to 10 devices (QoS 1; MQTT 3.1.1 and 5; windows of 1, 4 and 16; some send again after a second)\n\
+    publish to a `ferrule-edge`, which forwards to a `ferrule-cloud`, which stores to SQLite; the fault comes in the midst of that, by a seed, in many seeds with a kill -9 or a power cut of\n\
+    the edge on top; then it ends, and all that was acknowledged must be in the table. *Times* are faults done.\n\n\
+    *Lost*: acknowledged, not there, and nobody said so. *Duplicated*: an outbox entry that is in the table twice (or, above, a QoS 2 message handed out twice). *Again*: rows that are there because a\n\
+    device had sent its message again (its PUBACK had not reached it). *Withheld*: messages without an acknowledgement when the fault ended; they got it afterwards. *Refused*: publishes answered by an\n\
+    error. *Given up*: rows discarded and counted, and messages that a damaged file no longer had, which log and status said.\n\n\
+    One fault is not held to *lost* 0: bytes of the store's file that change while it is stopped. Damage to the order of its pages, and to its journal, is noticed and told; a change within a row\n\
+    that leaves both in order is not, because rows have no checksum of their own. The message is then delivered as it has become, or under another name. Its test bounds that by the bytes changed.\n";
+
+/// Of each fault the result of the newest day, the longest of it when there are several; in the order of their names.
+fn newest(found: Vec<Value>) -> Vec<Value> {
+    let mut rows: Vec<Value> = Vec::new();
+    for result in found {
+        for row in result["rows"].as_array().into_iter().flatten() {
+            let mut row = row.clone();
+            (row["date"], row["commit"]) = (result["date"].clone(), result["commit"].clone());
+            let same =
+                |other: &&mut Value| other["fault"] == row["fault"] && other["workers"] == row["workers"];
+            match rows.iter_mut().find(same) {
+                None => rows.push(row),
+                Some(other) => {
+                    let longer = row["times"].as_u64() > other["times"].as_u64();
+                    if row["date"] == other["date"] && longer {
+                        *other = row;
+                    }
+                }
+            }
+        }
+    }
+    rows.sort_by_key(|row| text(&row["fault"]));
+    rows
+}
+
+/// The newest of all campaigns as one table.
+fn matrix(folder: &Path) -> String {
+    let mut page = String::from(MATRIX);
+    page.push_str(
+        "\n| fault | times | messages | acknowledged | lost | duplicated | again | withheld | refused | given up | day, commit |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    let mut broker: Vec<Value> = Vec::new();
+    for row in newest(results(folder, "faults-")) {
+        // With one worker and with three.
+        match broker.last_mut().filter(|last| last["fault"] == row["fault"]) {
+            None => broker.push(row),
+            Some(last) => {
+                for name in ["times", "published", "acknowledged", "lost", "duplicated", "again"] {
+                    last[name] = (last[name].as_u64().unwrap_or(0) + row[name].as_u64().unwrap_or(0)).into();
+                }
+            }
+        }
+    }
+    for row in broker.iter().chain(&newest(results(folder, "matrix-"))) {
+        let cell = |name: &str| row[name].as_u64().map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let mut fault = text(&row["fault"]);
+        if let Some(peak) = row["peak_kib"].as_u64() {
+            let _ = write!(fault, " (at most {:.1} MiB resident)", peak as f64 / 1_024.0);
+        }
+        if let Some(changed) = row["changed"].as_u64() {
+            let _ = write!(fault, " ({changed} arrived changed)");
+        }
+        let _ = write!(page, "| {fault} ");
+        for name in [
+            "times",
+            "published",
+            "acknowledged",
+            "lost",
+            "duplicated",
+            "again",
+            "withheld",
+            "refused",
+            "given_up",
+        ] {
+            let _ = write!(page, "| {} ", cell(name));
+        }
+        let _ = writeln!(page, "| {}, {} |", text(&row["date"]), text(&row["commit"]));
+    }
+    page
+}
+
 /// The faults that have a test of their own: fault, test, what it holds.
 const SINGLE: [(&str, &str, &str); 12] = [
     (
@@ -86,7 +167,8 @@ const SINGLE: [(&str, &str, &str); 12] = [
 /// The campaigns of all results in `folder`, newest first, and the faults that have a test of their own.
 #[must_use]
 pub fn report(folder: &Path) -> String {
-    let mut page = String::from(HEAD);
+    let mut page = matrix(folder);
+    page.push_str(HEAD);
     let found = results(folder, "faults-");
     if found.is_empty() {
         page.push_str("\nNo result yet.\n");

@@ -28,12 +28,16 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct Plan {
     /// How many devices; they are named d00, d01, ...
     pub devices: usize,
+    /// What their names begin with instead of `d`: for a second fleet beside the first.
+    pub prefix: &'static str,
     /// Messages of each.
     pub messages: u32,
     /// Unacknowledged messages of a device, at most.
     pub window: usize,
     /// Messages a second of each device; None: as fast as acknowledgements come.
     pub per_second: Option<f64>,
+    /// With a pace: whether the devices' messages are spread over time; else all devices send at the same moments.
+    pub spread: bool,
     /// Sends each unacknowledged message again on the same connection whenever this has passed since it was last sent.
     pub resend_after: Option<Duration>,
     /// Bytes of padding in each message.
@@ -46,9 +50,11 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             devices: 20,
+            prefix: "d",
             messages: 500,
             window: 16,
             per_second: None,
+            spread: false,
             resend_after: None,
             pad: 40,
             v5: false,
@@ -64,6 +70,7 @@ struct Shared {
     acknowledged: AtomicU64,
     connects: AtomicU64,
     refused: AtomicU64,
+    slowest_us: AtomicU64,
 }
 
 /// Running devices. Stopped when dropped.
@@ -91,10 +98,15 @@ impl Fleet {
             acknowledged: AtomicU64::new(0),
             connects: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            slowest_us: AtomicU64::new(0),
         });
-        let devices = (0..shared.plan.devices)
+        let started = Instant::now();
+        let plan = &shared.plan;
+        let period = plan.per_second.filter(|_| plan.spread).map_or(0.0, |rate| 1.0 / rate);
+        let offset = |number: usize| Duration::from_secs_f64(period * number as f64 / plan.devices as f64);
+        let devices = (0..plan.devices)
             .map(|number| {
-                let name = format!("d{number:02}");
+                let name = format!("{}{number:02}", shared.plan.prefix);
                 let entries = Arc::new(Mutex::new(vec![Entry::default(); shared.plan.messages as usize]));
                 let device = Device {
                     name: name.clone(),
@@ -102,7 +114,7 @@ impl Fleet {
                     entries: Arc::clone(&entries),
                     open: VecDeque::new(),
                     next: 0,
-                    started: Instant::now(),
+                    started: started + offset(number),
                 };
                 Running { name, entries, thread: Some(std::thread::spawn(move || device.run())) }
             })
@@ -126,6 +138,13 @@ impl Fleet {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Relaxed)
+    }
+
+    /// The longest that an acknowledged message waited since it was last sent, of those acknowledged since this was last asked: a bound on what a row can have
+    /// waited, whatever the machine did meanwhile.
+    #[must_use]
+    pub fn take_slowest(&self) -> Duration {
+        Duration::from_micros(self.shared.slowest_us.swap(0, Ordering::Relaxed))
     }
 
     /// All messages of the plan.
@@ -311,6 +330,8 @@ impl Device {
     fn acknowledged(&mut self, packet_id: u16, success: bool) {
         let Some(at) = self.open.iter().position(|flight| flight.packet_id == packet_id) else { return };
         let flight = self.open.remove(at).expect("found at this place");
+        let took_us = u64::try_from(flight.sent_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.shared.slowest_us.fetch_max(took_us, Ordering::Relaxed);
         if success {
             lock(&self.entries)[flight.n as usize].acknowledged = true;
             self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);

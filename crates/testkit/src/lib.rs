@@ -23,9 +23,11 @@ use std::time::{Duration, Instant};
 
 pub mod certs;
 pub mod churn;
+pub mod clock;
 pub mod dial;
 pub mod disk;
 pub mod faults;
+pub mod flash;
 pub mod fleet;
 pub mod netns;
 pub mod node;

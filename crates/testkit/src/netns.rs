@@ -155,6 +155,36 @@ impl NetNs {
         ip(&format!("-n {name} neigh replace {outside} lladdr {NOBODY} dev {} nud permanent", self.far()));
     }
 
+    /// Loses `percent` of the packets, each way and each for itself; false, with a line on standard error, where there is no nftables to do it.
+    /// (The queueing discipline that is made for this, netem, is not in every kernel; nftables' dice are in most.)
+    #[must_use]
+    pub fn lose(&self, percent: u32) -> bool {
+        let dice = |hook: &str| {
+            format!(
+                "chain {hook} {{ type filter hook {hook} priority 0; numgen random mod 100 < {percent} drop; }};"
+            )
+        };
+        let table = format!("table ip loss {{ {} {} }}", dice("input"), dice("output"));
+        let done = Command::new("ip").args(["netns", "exec", &self.name, "nft", &table]).output();
+        let said = match done {
+            Ok(done) if done.status.success() => return true,
+            Ok(done) => String::from_utf8_lossy(&done.stderr).into_owned(),
+            Err(error) => error.to_string(),
+        };
+        eprintln!(
+            "skipped: no nftables that can drop packets by chance; type: apt-get install -y nftables ({said})"
+        );
+        false
+    }
+
+    /// Ends [`Self::lose`].
+    ///
+    /// # Panics
+    /// When `nft` fails.
+    pub fn lose_none(&self) {
+        output(Command::new("ip").args(["netns", "exec", &self.name, "nft", "delete table ip loss"]));
+    }
+
     /// Lets packets through again.
     ///
     /// # Panics

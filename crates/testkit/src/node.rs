@@ -158,6 +158,13 @@ impl Config {
         self
     }
 
+    /// The uplink by a name that has to be looked up.
+    #[must_use]
+    pub fn uplink_name(mut self, host: &str, port: u16) -> Self {
+        self.uplink = Some(format!("mqtt://{host}:{port}"));
+        self
+    }
+
     /// Where it listens, instead of a free port of 127.0.0.1; beyond the loopback only known users are let in.
     #[must_use]
     pub fn listen(mut self, bind: SocketAddr) -> Self {
@@ -378,11 +385,37 @@ impl Node {
     /// When the system does not tell.
     #[must_use]
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it has had, in bytes.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    #[must_use]
+    pub fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.process.pid());
         let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        kib.unwrap_or_else(|| panic!("no VmRSS in {path}")) * 1024
+        kib.unwrap_or_else(|| panic!("no {name} in {path}")) * 1024
+    }
+
+    /// Bytes that it has caused to be written to block devices since its start: pages that it dirtied, so a page of 4 KiB that is written in
+    /// part counts whole, and once however often it changes before it goes to the medium. Nothing in a folder that is kept in memory counts.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    #[must_use]
+    pub fn write_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/io", self.process.pid());
+        let io = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let line = io.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+        line.and_then(|line| line.trim().parse().ok()).unwrap_or_else(|| panic!("no write_bytes in {path}"))
     }
 
     /// Its data folder.

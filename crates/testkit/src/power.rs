@@ -58,6 +58,8 @@ pub enum Order {
     WriteTimes,
     SyncDelayUs,
     SyncLies,
+    SyncFloorUs,
+    SyncSpikeUs,
     KillAt,
     Records,
     Failed,
@@ -66,30 +68,32 @@ pub enum Order {
 /// How many there are.
 const ORDERS: u64 = Order::Failed as u64 + 1;
 
-/// The compiled shim, made when there is none of this source yet.
+/// The disk's shim.
+fn shim() -> &'static Path {
+    static SHIM: OnceLock<PathBuf> = OnceLock::new();
+    SHIM.get_or_init(|| compiled("disk", include_str!("../shim/disk.c")))
+}
+
+/// A library of this C source, made when there is none of it yet.
 ///
 /// # Panics
 /// When the C compiler refuses.
-fn shim() -> &'static Path {
-    static SHIM: OnceLock<PathBuf> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let source = include_str!("../shim/disk.c");
-        let mut hasher = DefaultHasher::new();
-        source.hash(&mut hasher);
-        // Beside the test itself, in the build folder; the name says which source it is of.
-        let own = std::env::current_exe().expect("Linux knows a process's executable");
-        let folder = own.parent().expect("an executable is in a folder");
-        let library = folder.join(format!("disk-shim-{:016x}.so", hasher.finish()));
-        if !library.is_file() {
-            let scratch = tempfile::tempdir_in(folder).expect("the build folder can be written");
-            let (file, made) = (scratch.path().join("disk.c"), scratch.path().join("disk.so"));
-            fs::write(&file, source).expect("the build folder can be written");
-            let flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"];
-            output(Command::new("cc").args(flags).arg(&made).arg(&file).args(["-ldl", "-lpthread"]));
-            fs::rename(&made, &library).expect("the same folder");
-        }
-        library
-    })
+pub(crate) fn compiled(name: &str, source: &str) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    source.hash(&mut hasher);
+    // Beside the test itself, in the build folder; the name says which source it is of.
+    let own = std::env::current_exe().expect("Linux knows a process's executable");
+    let folder = own.parent().expect("an executable is in a folder");
+    let library = folder.join(format!("{name}-shim-{:016x}.so", hasher.finish()));
+    if !library.is_file() {
+        let scratch = tempfile::tempdir_in(folder).expect("the build folder can be written");
+        let (file, made) = (scratch.path().join("shim.c"), scratch.path().join("shim.so"));
+        fs::write(&file, source).expect("the build folder can be written");
+        let flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"];
+        output(Command::new("cc").args(flags).arg(&made).arg(&file).args(["-ldl", "-lpthread"]));
+        fs::rename(&made, &library).expect("the same folder");
+    }
+    library
 }
 
 /// A data folder with the shim's log and orders beside it.

@@ -153,6 +153,7 @@ pub fn report(folder: &Path) -> String {
          or fail there; `make faults` runs them at length. `make fuzz` feeds arbitrary bytes to the codecs and to a whole shard, `make soak` is the long run.\n",
     );
     page.push_str(&crate::faults::report(folder));
+    page.push_str(&crate::flash::report(folder));
     page.push_str(
         "\n## Soak\n\n\
          Clients that come and go in all manners (MQTT 3.1.1 and 5, clean and persistent sessions, wills, QoS 0, 1 and 2, take-overs, resets, garbage, not\n\
