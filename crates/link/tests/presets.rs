@@ -110,6 +110,7 @@ async fn the_fake_ends_the_connection_over_what_the_preset_holds_back() {
     let config = preset(&server, Preset::AwsIotCore, |config| config.preset = None);
     let mut outbox = Outbox::start(config, rows);
     outbox.until("down", |outbox| !outbox.downs.is_empty()).await;
+    until("the breach is told", || !fake.breaches().is_empty()).await;
     assert!(fake.breaches()[0].contains("8 slashes"), "{:?}", fake.breaches());
 }
 
@@ -177,6 +178,7 @@ async fn a_wrong_key_is_refused_and_told() {
     outbox.until("down", |outbox| !outbox.downs.is_empty()).await;
     assert_eq!((outbox.ups, fake.connects()), (0, 0));
     assert!(outbox.downs[0].contains("Not authorized"), "{:?}", outbox.downs);
+    until("the breach is told", || !fake.breaches().is_empty()).await;
     assert!(fake.breaches()[0].contains("another key"), "{:?}", fake.breaches());
 }
 

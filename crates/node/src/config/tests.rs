@@ -620,6 +620,7 @@ fn uplinks_over_tls() {
         ca: Some(dir.path().join("ca.crt")),
         certificate: Some((dir.path().join("c.crt"), "/k.key".into())),
         server_name: TlsConfig::server_name("n"),
+        ..TlsConfig::default()
     };
     assert_eq!((uplink.tls, uplink.proxy), (expected, None));
     assert_eq!(uplink.servers[1].to_string(), "ws://b:80/x");
