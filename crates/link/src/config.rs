@@ -3,6 +3,7 @@
 use crate::address::{Proxy, Server};
 use crate::downlink::Downlink;
 use crate::gathering::Metered;
+use crate::preset::{Preset, TOKEN_LIFE};
 use ferrule_mqtt::Version;
 use ferrule_store::{Boot, Origin, Stamp};
 use ferrule_transport::tls::ClientFiles;
@@ -27,6 +28,18 @@ pub enum IdentityMode {
     Never,
 }
 
+/// The protocol that is named in a TLS handshake for MQTT (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Alpn {
+    /// `mqtt`, as registered.
+    #[default]
+    Mqtt,
+    /// Another one.
+    Named(&'static [u8]),
+    /// None.
+    Off,
+}
+
 /// Certificates. The default trusts the system's authorities and shows none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsConfig {
@@ -36,6 +49,8 @@ pub struct TlsConfig {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// The name that the server's certificate must be for, instead of the URL's host.
     pub server_name: Option<ServerName<'static>>,
+    /// What is asked for where MQTT is right in TLS.
+    pub alpn: Alpn,
 }
 
 /// How long a row waits for others of its batch by default: what a second of 1,000 rows becomes 50 packets by, and less than a device
@@ -56,6 +71,12 @@ pub struct UplinkConfig {
     pub password: Option<Vec<u8>>,
     /// Certificates, for servers over TLS.
     pub tls: TlsConfig,
+    /// Whose broker it is, when that is one which demands more than MQTT does.
+    pub preset: Option<Preset>,
+    /// The key that tokens are signed with, which are the password then (Azure).
+    pub shared_key: Option<Vec<u8>>,
+    /// How long a token is good for; over [`RENEW_AHEAD_S`](crate::uplink::RENEW_AHEAD_S).
+    pub token_life: Duration,
     /// Through what all servers are reached.
     pub proxy: Option<Proxy>,
     /// The network interface that connections leave by, whatever the routes say (Linux: `SO_BINDTODEVICE`); none: the routes decide.
@@ -73,7 +94,7 @@ pub struct UplinkConfig {
     pub drain: Duration,
     /// This edge's id.
     pub edge: Origin,
-    /// The client id; none: `ferrule-<edge>`.
+    /// The client id; none: `ferrule-<edge>`, with a preset the edge's id.
     pub client_id: Option<String>,
     /// This process life.
     pub boot: Boot,
@@ -127,6 +148,9 @@ impl UplinkConfig {
             username: None,
             password: None,
             tls: TlsConfig::default(),
+            preset: None,
+            shared_key: None,
+            token_life: TOKEN_LIFE,
             proxy: None,
             interface: None,
             keep_alive: Duration::from_secs(15),
@@ -151,15 +175,27 @@ impl UplinkConfig {
             clock,
         }
     }
+
+    /// The client id.
+    #[must_use]
+    pub fn client_id(&self) -> String {
+        match (&self.client_id, self.preset) {
+            (Some(id), _) => id.clone(),
+            // A thing's or a device's name, which is what policies there are about.
+            (None, Some(_)) => self.edge.to_string(),
+            (None, None) => format!("ferrule-{}", self.edge),
+        }
+    }
 }
 
-/// Without the password.
+/// Without password and key.
 impl fmt::Debug for UplinkConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UplinkConfig")
             .field("servers", &self.servers)
             .field("username", &self.username)
             .field("tls", &self.tls)
+            .field("preset", &self.preset)
             .field("proxy", &self.proxy)
             .field("interface", &self.interface)
             .field("keep_alive", &self.keep_alive)

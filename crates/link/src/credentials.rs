@@ -7,7 +7,7 @@
 //! - A connection keeps the certificate it was made with; moving it is [`crate::uplink`]'s.
 //! - Looking and loading run on tokio's blocking threads: a dying SD card stalls them, not the uplink.
 
-use crate::config::{Clock, TlsConfig};
+use crate::config::{Alpn, Clock, TlsConfig};
 use crate::stats::UplinkStats;
 use ferrule_transport::files::Files;
 use ferrule_transport::tls::{ALPN_HTTP, ALPN_MQTT, CertificateInfo, warnings};
@@ -104,6 +104,7 @@ async fn watch(
     for tick in 0u64.. {
         ticks.tick().await;
         let retry = credentials.current.is_none() && tick.is_multiple_of(RETRY_LOOKS);
+        let alpn = config.alpn;
         let config = config.clone();
         let work = spawn_blocking(move || {
             let loaded = (files.have_changed() || retry).then(|| config.files().load());
@@ -119,7 +120,8 @@ async fn watch(
                         tracing::info!("the uplink's certificates are loaded anew");
                     }
                     (infos, warn_at) = (found, tick);
-                    credentials = Credentials { current: Some(Current::new(&config, &infos)), problem: None };
+                    credentials =
+                        Credentials { current: Some(Current::new(&config, &infos, alpn)), problem: None };
                 }
                 Err(error) => {
                     let problem = error.to_string();
@@ -143,14 +145,19 @@ async fn watch(
 // === impl Current ===
 
 impl Current {
-    fn new(config: &Arc<ClientConfig>, infos: &[CertificateInfo]) -> Self {
+    fn new(config: &Arc<ClientConfig>, infos: &[CertificateInfo], alpn: Alpn) -> Self {
         // A listener that speaks several protocols tells them by their registered names (RFC 7301, 6).
-        let speaking = |protocol: &[u8]| {
+        let speaking = |protocol: Option<&[u8]>| {
             let mut config = ClientConfig::clone(config);
-            config.alpn_protocols = vec![protocol.to_vec()];
+            config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
             Arc::new(config)
         };
         let expires_s = infos.iter().map(|info| info.not_after_s).min();
-        Self { mqtt: speaking(ALPN_MQTT), websocket: speaking(ALPN_HTTP), expires_s }
+        let mqtt = match alpn {
+            Alpn::Mqtt => Some(ALPN_MQTT),
+            Alpn::Named(name) => Some(name),
+            Alpn::Off => None,
+        };
+        Self { mqtt: speaking(mqtt), websocket: speaking(Some(ALPN_HTTP)), expires_s }
     }
 }

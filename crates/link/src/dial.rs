@@ -15,6 +15,7 @@ use crate::client::{Accepted, Client, ClientConfig, Event, Fault, Retry};
 use crate::config::{IdentityMode, TlsConfig, UplinkConfig};
 use crate::credentials::Credentials;
 use crate::downlink::{Arrived, WINDOW};
+use crate::preset;
 use crate::session::Session;
 use crate::stats::UplinkStats;
 use ferrule_transport::http::HttpError;
@@ -348,7 +349,7 @@ fn tune(stream: &TcpStream, keep_alive: Duration, probes: bool) -> io::Result<()
 
 // === entering ===
 
-/// Says CONNECT and waits for CONNACK. `expires_s` is when the certificate ends that was shown, `start` the zero of the client's clock. Cancel-safe as [`dial`].
+/// Says CONNECT and waits for CONNACK. `expires_s` is when the certificate ends that was shown, or the token that is, `start` the zero of the client's clock. Cancel-safe as [`dial`].
 pub(crate) async fn enter(
     config: &UplinkConfig,
     server: &Server,
@@ -361,7 +362,7 @@ pub(crate) async fn enter(
     let mut session = Session {
         server: server.clone(),
         channel,
-        client: Client::new(client_config(config).map_err(error)?),
+        client: Client::new(client_config(config, server, expires_s).map_err(error)?),
         out: Outgoing::default(),
         expires_s,
         arrived: Vec::new(),
@@ -397,7 +398,15 @@ pub(crate) async fn enter(
     }
 }
 
-fn client_config(config: &UplinkConfig) -> Result<ClientConfig, Cause> {
+fn client_config(
+    config: &UplinkConfig,
+    server: &Server,
+    expires_s: Option<i64>,
+) -> Result<ClientConfig, Cause> {
+    let client_id = config.client_id();
+    let username = config.username.clone().or_else(|| config.preset?.username(server.host(), &client_id));
+    let token = config.shared_key.as_ref().zip(expires_s);
+    let token = token.map(|(key, until_s)| preset::token(server.host(), &client_id, key, until_s));
     let keep_alive_s = u16::try_from(config.keep_alive.as_secs())
         .map_err(|_| Cause::Config(format!("keep_alive {:?} is over 65535 s", config.keep_alive)))?;
     if keep_alive_s == 0 && !config.keep_alive.is_zero() {
@@ -419,9 +428,9 @@ fn client_config(config: &UplinkConfig) -> Result<ClientConfig, Cause> {
     }
     Ok(ClientConfig {
         version: config.version,
-        client_id: config.client_id.clone().unwrap_or_else(|| format!("ferrule-{}", config.edge)),
-        username: config.username.clone(),
-        password: config.password.clone(),
+        client_id,
+        username,
+        password: token.map(String::into_bytes).or_else(|| config.password.clone()),
         // For rows the outbox is the memory: a session in the broker would only keep packet ids of what is sent anew. For what comes
         // down the session is.
         clean_start: config.downlinks.is_empty(),

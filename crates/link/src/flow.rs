@@ -43,10 +43,12 @@ use crate::batching::Batching;
 use crate::client::{Client, Fault, Outgoing, Sent, Verdict};
 use crate::forward::Forwarder;
 use crate::gathering::Gathering;
+use crate::preset::Preset;
 use ferrule_mqtt::{Properties, QoS, ReasonCode};
 use ferrule_outbox::receipt::Reason;
 use ferrule_outbox::{Delivered, OutRow};
 use ferrule_store::Stamp;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -106,6 +108,8 @@ pub struct Flow {
     pub(crate) batches: u64,
     /// None: rows go one by one.
     pub(crate) batching: Option<Batching>,
+    /// Whose broker it is, and what we are called there.
+    preset: Option<(Preset, String)>,
     /// None: a row leaves at once, or when a batch does.
     pub(crate) metered: Option<Gathering>,
     /// Rows whose `order` is below this wait for no others.
@@ -146,6 +150,7 @@ impl Flow {
             sent: 0,
             batches: 0,
             batching: None,
+            preset: None,
             metered: None,
             leaves_to: 0,
             hurried: false,
@@ -158,6 +163,11 @@ impl Flow {
     /// From now on, until [`Flow::lost`], rows go in batches, if there is a `batching`.
     pub fn set_batching(&mut self, batching: Option<Batching>) {
         self.batching = batching;
+    }
+
+    /// From now on rows are sent as this broker takes them, to which we are the device of this name.
+    pub fn set_preset(&mut self, preset: Option<(Preset, String)>) {
+        self.preset = preset;
     }
 
     /// From now on rows wait until so many are together, on this connection and the next ones; none: they do not.
@@ -360,10 +370,22 @@ impl Flow {
                 return None;
             }
         };
+        let shaped = match &self.preset {
+            Some((preset, device)) => preset.shape(device, &entry, properties),
+            None => Ok((Cow::Borrowed(&*entry.target), entry.retain)),
+        };
+        let (topic, retain) = match shaped {
+            Ok(shaped) => shaped,
+            Err(reason) => {
+                tracing::warn!(topic = %entry.target, bytes = entry.payload.len(), ?reason, "the broker would end the connection over the message, it is discarded");
+                self.settle(row, Delivered::Discarded(reason));
+                return None;
+            }
+        };
         let message = Outgoing {
             qos: QoS::try_from(entry.qos).unwrap_or(QoS::AtLeastOnce),
-            retain: entry.retain,
-            topic: &entry.target,
+            retain,
+            topic: &topic,
             properties: &[properties],
             payload: &entry.payload,
         };

@@ -4,6 +4,7 @@
 //! - [`forward`]: what a row of the outbox looks like as a PUBLISH.
 //! - [`flow`]: which row goes next, which waits, which is answered: rows in, answers out. Pure. [`batching`]: several in one PUBLISH.
 //! - [`gathering`]: rows that wait for others, to leave with them.
+//! - [`preset`]: what the brokers of cloud providers demand beyond MQTT.
 //! - [`downlink`]: messages from the broker down to here.
 //! - [`channel`], [`session`]: the socket with the layers between it and the protocol (TLS, WebSocket), and the client on it.
 //! - [`dial`]: from a URL to a connection, and every reason for which there is none; [`credentials`]: the certificates for it.
@@ -26,13 +27,15 @@ pub mod downlink;
 pub mod flow;
 pub mod forward;
 pub mod gathering;
+pub mod preset;
 mod session;
 pub mod stats;
 pub mod uplink;
 
 pub use address::{Proxy, Scheme, Server, UrlError};
-pub use config::{Clock, IdentityMode, TlsConfig, UplinkConfig};
+pub use config::{Alpn, Clock, IdentityMode, TlsConfig, UplinkConfig};
 pub use downlink::Downlink;
 pub use gathering::Metered;
+pub use preset::Preset;
 pub use stats::{LinkState, UplinkSnapshot, UplinkStats};
 pub use uplink::{run, run_both};

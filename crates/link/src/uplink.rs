@@ -27,6 +27,8 @@
 //! [MQTT-3.1.4-3]. Nothing is in flight then, so nothing is sent twice; only what the broker has not acknowledged within
 //! `connect_timeout` is sent again.
 //!
+//! The same for tokens that are the password ([`crate::preset`]), of which there is always a next one.
+//!
 //! `on_event` is called on this task: it must not block.
 
 use crate::address::Server;
@@ -306,7 +308,12 @@ impl Uplink {
         let (config, stats, server) = (Arc::clone(&self.config), Arc::clone(&self.stats), server.clone());
         let start = self.start;
         Box::pin(async move {
-            let Dialled { channel, expires_s } = dialled;
+            let Dialled { channel, mut expires_s } = dialled;
+            if config.shared_key.is_some() {
+                let life_s = i64::try_from(config.token_life.as_secs()).unwrap_or(i64::MAX);
+                let until_s = ((config.clock)().wall_ms / 1000).saturating_add(life_s);
+                expires_s = Some(until_s);
+            }
             enter(&config, &server, channel, expires_s, start, &stats).await.map(Box::new)
         })
     }
@@ -330,6 +337,7 @@ impl Uplink {
         });
         self.flow.set_batching(batching);
         let window = self.window(accepted);
+        self.flow.set_preset(self.config.preset.map(|preset| (preset, self.config.client_id())));
         self.flow.set_metered(self.config.metered.map(|metered| Gathering::of_metered(&metered, window)));
         self.connection += 1;
         self.said.clear();
@@ -400,7 +408,7 @@ impl Uplink {
                     }
                     Progress::Entered(Ok(next)) => return Ended::Renewed(next),
                     Progress::Dialled(Err(error)) | Progress::Entered(Err(error)) => {
-                        tracing::warn!("the uplink cannot move to its new certificate, the connection stays: {error}");
+                        tracing::warn!("the uplink cannot move to its new certificate or token, the connection stays: {error}");
                         self.stats.set_error(Some(error.to_string()));
                         *renewal = Renewal::Idle(Instant::now() + self.config.backoff_max);
                     }
@@ -421,7 +429,7 @@ impl Uplink {
                 let due = self.until_renewal(session).map(|left| (now + left).max(not_before));
                 *renewal = match due {
                     Some(due) if due <= now => {
-                        tracing::info!(server = %session.server, "the uplink moves to its new certificate");
+                        tracing::info!(server = %session.server, "the uplink moves to its new certificate or token");
                         Renewal::Dialling(self.dialling(&session.server))
                     }
                     _ => Renewal::Idle(not_before),
@@ -448,9 +456,11 @@ impl Uplink {
     /// How long until the connection should move; none: there is nothing better to move to.
     fn until_renewal(&self, session: &Session) -> Option<Duration> {
         let mine_s = session.expires_s?;
-        let next_s = self.credentials()?.current?.expires_s?;
         let wall = (self.config.clock)();
-        if next_s <= mine_s || !wall.synced {
+        // A token there is always a next one of; a certificate only when somebody brought it.
+        let is_next = self.config.shared_key.is_some()
+            || self.credentials()?.current?.expires_s.is_some_and(|next_s| next_s > mine_s);
+        if !is_next || !wall.synced {
             return None;
         }
         let left_ms = (mine_s - RENEW_AHEAD_S).saturating_mul(1000).saturating_sub(wall.wall_ms);

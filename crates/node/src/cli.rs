@@ -380,6 +380,9 @@ fn check(flavor: &Flavor, args: &CheckArgs) -> Result<u8, Failure> {
     for warning in &broker.warnings {
         writeln!(out, "{}: warning: {warning}", args.config.display()).map_err(failed)?;
     }
+    for note in &broker.notes {
+        writeln!(out, "{}: note: {note}", args.config.display()).map_err(failed)?;
+    }
     for line in settings(&broker, args) {
         writeln!(out, "{line}").map_err(failed)?;
     }

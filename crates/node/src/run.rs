@@ -177,6 +177,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         writer: Arc::new(opened.writer),
     };
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    config.notes.iter().for_each(|note| tracing::info!("{note}"));
     tracing::info!("memory: {}", worst_case(product.edge, config, sinks));
     if let Some(max) = memory::memory_max(config, memory::machine()) {
         runtime.spawn(watch_memory(max, inboxes.clone()));
@@ -704,6 +705,9 @@ fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> fer
     link.username = uplink.username.clone();
     link.password = uplink.password.as_ref().map(|p| p.as_str().as_bytes().to_vec());
     link.tls = uplink.tls.clone();
+    link.preset = uplink.preset;
+    link.client_id = uplink.client_id.clone();
+    link.shared_key = uplink.shared_key.as_ref().and_then(|key| ferrule_link::preset::key(key.as_str()));
     link.proxy = uplink.proxy.clone();
     link.interface = uplink.interface.clone();
     link.keep_alive = uplink.keep_alive;

@@ -177,7 +177,12 @@ fn read(name: &str, options: &Options) -> Result<UplinkConfig, Vec<String>> {
     let mut config = UplinkConfig::new(servers, name.into(), Boot::new(random), Arc::new(clock));
     config.username = options.get("username").map(str::to_owned);
     config.password = options.get("password").map(|password| password.as_bytes().to_vec());
-    config.tls = TlsConfig { ca: options.get("tls_ca").map(Into::into), certificate, server_name };
+    config.tls = TlsConfig {
+        ca: options.get("tls_ca").map(Into::into),
+        certificate,
+        server_name,
+        ..TlsConfig::default()
+    };
     config.keep_alive = keep_alive;
     config.connect_timeout = timeout;
     config.backoff_max = BACKOFF_MAX;

@@ -36,7 +36,7 @@ pub use units::{parse_duration, parse_size, show_duration, show_size};
 use crate::auth::{PasswordHash, Secret};
 use crate::scram::Verifier;
 use ferrule_broker::{Features, Strategy};
-use ferrule_link::{Downlink, IdentityMode, Metered, Proxy, Server, TlsConfig};
+use ferrule_link::{Downlink, IdentityMode, Metered, Preset, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use ferrule_outbox::Full;
 use std::net::{IpAddr, SocketAddr};
@@ -92,6 +92,8 @@ pub struct BrokerConfig {
     pub outbox: OutboxConfig,
     /// What works, but probably not as meant; to be logged.
     pub warnings: Vec<String>,
+    /// What was decided without being written, for people.
+    pub notes: Vec<String>,
     /// Every setting that was looked for, in order of the file's documentation.
     pub settings: Vec<Setting>,
 }
@@ -179,6 +181,14 @@ pub struct AccessLists {
 pub struct UplinkConfig {
     /// Where it is; when one cannot be reached, the next. At least one.
     pub servers: Vec<Server>,
+    /// Whose broker it is, when it is one that demands more than MQTT: the defaults are then its own.
+    pub preset: Option<Preset>,
+    /// The client id in CONNECT.
+    ///
+    /// Default `ferrule-<edge id>`, with a preset the edge id.
+    pub client_id: Option<String>,
+    /// The device's key at an IoT hub, in base64, from `shared_key_file`.
+    pub shared_key: Option<Secret>,
     /// The name in CONNECT.
     pub username: Option<String>,
     /// The password in CONNECT, from `password_file`.

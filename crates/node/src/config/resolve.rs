@@ -141,10 +141,10 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     let packets = listeners.iter().map(|listener| listener.clients.packet_bytes);
     let largest = packets.max().unwrap_or(mqtt.clients.packet_bytes);
     let outbox = read_outbox(product, root.section(r, "outbox"), largest, r);
-    let mut warnings = Vec::new();
+    let (mut warnings, mut notes) = (Vec::new(), Vec::new());
     let uplink = match product {
         Product::Edge => {
-            let uplink = read_uplink(root.section(r, "uplink"), r, &mut warnings);
+            let uplink = read_uplink(root.section(r, "uplink"), r, &mut warnings, &mut notes);
             read_downlinks(root.sections(r, "downlink"), uplink, r)
         }
         Product::Cloud => None,
@@ -186,6 +186,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         features: features.into(),
         outbox,
         warnings,
+        notes,
         settings: std::mem::take(&mut r.settings),
     };
     (broker, uplink)

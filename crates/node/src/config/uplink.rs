@@ -1,12 +1,14 @@
 //! `[uplink]` and `[[downlink]]`.
 
+mod preset;
+
 use super::reader::{Reader, Section, Size};
 use super::resolve::{int, read_password_file, seconds};
 use super::{UplinkConfig, units};
 use crate::auth::Secret;
 use ferrule_link::downlink::DownlinkError;
 use ferrule_link::gathering::{METERED_BYTES_MAX, METERED_KEEP_ALIVE};
-use ferrule_link::{Downlink, IdentityMode, Metered, Proxy, Scheme, Server, TlsConfig};
+use ferrule_link::{Downlink, IdentityMode, Metered, Preset, Proxy, Scheme, Server, TlsConfig};
 use ferrule_mqtt::Version;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -14,6 +16,9 @@ use std::time::Duration;
 
 /// Filters in one SUBSCRIBE.
 const DOWNLINKS_MAX: usize = 64;
+
+/// A text of MQTT has at most 65,535 bytes; what any broker takes is far less.
+const CLIENT_ID_MAX: usize = 256;
 
 /// Linux's IFNAMSIZ: the name and a zero.
 const INTERFACE_MAX: usize = 16;
@@ -31,28 +36,41 @@ const METERED_TIME_S: RangeInclusive<u64> = 1..=86_400;
 /// A device that is acknowledged later than after a second sends again.
 const BATCH_DELAY_MAX: Duration = Duration::from_millis(500);
 
-/// The section, if there is one; what is probably not meant goes to `warnings`.
+/// The section, if there is one; what is probably not meant goes to `warnings`, what was decided for
+/// people to `notes`.
 pub(super) fn read_uplink(
     mut s: Section<'_>,
     r: &mut Reader<'_>,
     warnings: &mut Vec<String>,
+    notes: &mut Vec<String>,
 ) -> Option<UplinkConfig> {
     let present = s.is_present();
-    let servers = read_servers(&mut s, r);
+    let preset = read_preset(&mut s, r);
+    let servers = read_servers(&mut s, r, preset);
+    let client_id = read_client_id(&mut s, r);
     let username: Option<String> = s.get(r, "username");
     let password = read_secret(&mut s, r, "password_file");
-    let tls = read_tls(s.section(r, "tls"), &servers, r);
+    let shared_key = read_shared_key(&mut s, r, preset, warnings);
+    let mut tls = read_tls(s.section(r, "tls"), &servers, r);
+    if let Some(preset) = preset {
+        tls.alpn = preset::alpn(preset, &servers);
+        preset::demand(preset, &s, &servers, tls.certificate.is_some(), shared_key.is_some(), r);
+    }
     let proxy = read_proxy(&mut s, r);
     let interface = read_interface(&mut s, r);
     let metered = read_metered(s.section(r, "metered"), r);
-    let keep_alive = metered.map_or(KEEP_ALIVE, |_| METERED_KEEP_ALIVE);
+    let keep_alive = match preset {
+        _ if metered.is_some() => METERED_KEEP_ALIVE,
+        Some(_) => preset::KEEP_ALIVE,
+        None => KEEP_ALIVE,
+    };
     let keep_alive = seconds(&mut s, r, "keep_alive", keep_alive, 1..=65_535);
     let connect_timeout = s.or(r, "connect_timeout", Duration::from_secs(10));
     if connect_timeout.is_zero() {
         s.fail(r, "connect_timeout", "`connect_timeout` is 0s: no connection would ever be made", None);
     }
-    let max_inflight = int(&mut s, r, "max_inflight", 1_024u16, 1..=65_535);
-    let version = match s.or(r, "version", 5u64) {
+    let max_inflight = int(&mut s, r, "max_inflight", preset::max_inflight(preset), 1..=65_535);
+    let version = match s.or(r, "version", preset::version(preset)) {
         5 => Version::V5,
         4 => Version::V3_1_1,
         other => {
@@ -63,6 +81,8 @@ pub(super) fn read_uplink(
     };
     let words = [("negotiated", IdentityMode::Negotiated), ("properties", IdentityMode::Properties)];
     let identity = s.word(r, "identity", &words, IdentityMode::Negotiated);
+    // Such a broker is no Ferrule: it is told nothing that only one understands.
+    let identity = if preset.is_some() && !s.has("identity") { IdentityMode::Never } else { identity };
     if version == Version::V3_1_1 && identity == IdentityMode::Properties {
         s.fail(
             r,
@@ -81,13 +101,17 @@ pub(super) fn read_uplink(
         );
         s.fail(r, "batch_delay", message, None);
     }
-    let session_expiry = seconds(
-        &mut s,
-        r,
-        "session_expiry",
-        ferrule_link::config::SESSION_EXPIRY,
-        1..=u64::from(u32::MAX) - 1,
-    );
+    let session_expiry =
+        seconds(&mut s, r, "session_expiry", preset::session_expiry(preset), 1..=u64::from(u32::MAX) - 1);
+    if let Some(preset) = preset {
+        let known = ["version", "max_inflight", "keep_alive", "session_expiry", "identity"];
+        let unset =
+            known.into_iter().filter(|key| !s.has(key) && !(*key == "keep_alive" && metered.is_some()));
+        notes.push(preset::note(preset, &servers, tls.alpn, &unset.collect::<Vec<_>>()));
+        if preset == Preset::AzureIotHub && version == Version::V5 {
+            s.fail(r, "version", "`version` is 5: an IoT hub speaks 3.1.1 only, leave it out", None);
+        }
+    }
     if !batch && s.has("batch_delay") {
         s.fail(r, "batch_delay", "`batch_delay` says nothing beside `batch = false`", None);
     }
@@ -131,6 +155,9 @@ pub(super) fn read_uplink(
         username,
         password,
         tls,
+        preset,
+        client_id,
+        shared_key,
         proxy,
         interface,
         keep_alive,
@@ -175,6 +202,9 @@ pub(super) fn read_downlinks(
             _ => {}
         }
         if let Some(filter) = filter {
+            if let Some(preset) = uplink.as_ref().and_then(|uplink| uplink.preset) {
+                preset::downlink(preset, number, &filter, &s, r);
+            }
             match Downlink::new(&filter, topic.as_deref(), acknowledged) {
                 Ok(link) => uplink.iter_mut().for_each(|uplink| uplink.downlinks.push(link.clone())),
                 Err(error @ DownlinkError::Filter(_)) => s.fail(r, "filter", error.to_string(), None),
@@ -198,12 +228,12 @@ fn encrypted(servers: &[Server]) -> Option<&Server> {
     servers.iter().find(|server| server.scheme().is_tls())
 }
 
-fn read_servers(s: &mut Section<'_>, r: &mut Reader<'_>) -> Vec<Server> {
+fn read_servers(s: &mut Section<'_>, r: &mut Reader<'_>, preset: Option<Preset>) -> Vec<Server> {
     let texts: Option<Vec<String>> = s.get(r, "url");
     let mut servers: Vec<Server> = Vec::new();
     for text in texts.iter().flatten() {
         match text.parse() {
-            Ok(server) => servers.push(server),
+            Ok(server) => servers.push(preset::server(preset, text, server)),
             Err(error) => s.fail(r, "url", format!("`url`: {error}"), None),
         }
     }
@@ -258,7 +288,7 @@ fn read_tls(mut s: Section<'_>, servers: &[Server], r: &mut Reader<'_>) -> TlsCo
             ("key_password", "an encrypted key cannot be read: `openssl pkey -in client.key -out plain.key`"),
         ],
     );
-    TlsConfig { ca, certificate: cert.zip(key), server_name }
+    TlsConfig { ca, certificate: cert.zip(key), server_name, ..TlsConfig::default() }
 }
 
 fn read_proxy(s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<Proxy> {
@@ -290,6 +320,54 @@ fn read_proxy(s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<Proxy> {
             None
         }
     }
+}
+
+fn read_preset(s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<Preset> {
+    let name: String = s.get(r, "preset")?;
+    let found = preset::ALL.into_iter().find(|preset| preset.name() == name);
+    if found.is_none() {
+        let names = preset::ALL.map(|preset| format!("{:?}", preset.name())).join(" or ");
+        s.fail(r, "preset", format!("`preset` is {name:?}: it must be {names}, or be left out"), None);
+    }
+    found
+}
+
+fn read_client_id(s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<String> {
+    let id: String = s.get(r, "client_id")?;
+    if id.is_empty() || id.len() > CLIENT_ID_MAX {
+        let message = format!("`client_id` has {} bytes: it must have from 1 to {CLIENT_ID_MAX}", id.len());
+        s.fail(r, "client_id", message, None);
+    }
+    Some(id)
+}
+
+/// A device's key at an IoT hub.
+fn read_shared_key(
+    s: &mut Section<'_>,
+    r: &mut Reader<'_>,
+    preset: Option<Preset>,
+    warnings: &mut Vec<String>,
+) -> Option<Secret> {
+    let text = read_secret(s, r, "shared_key_file")?;
+    match preset {
+        Some(Preset::AzureIotHub) => {
+            if ferrule_link::preset::key(text.as_str()).is_none() {
+                let help = "the file holds one line: the device's primary key, as the hub shows it";
+                s.fail(r, "shared_key_file", "`shared_key_file` holds no key in base64", Some(help));
+            }
+            return Some(text);
+        }
+        Some(Preset::AwsIotCore) => {
+            warnings.push(
+                "[uplink] `shared_key_file` says nothing beside `preset = \"aws-iot-core\"`".to_owned(),
+            );
+        }
+        None => {
+            let help = "other brokers' passwords are in `password_file`";
+            s.fail(r, "shared_key_file", "`shared_key_file` needs `preset = \"azure-iot-hub\"`", Some(help));
+        }
+    }
+    None
 }
 
 /// `metered = { bytes, time }`.
