@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-report faults flash conformance fuzz soak faults-report cross
+.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-report faults flash conformance fuzz soak faults-report cross cross-test
 
 E2E := $(sort $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs)) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 # The faults among them.
@@ -76,6 +76,10 @@ cross: ## static ferrule-edge for ARM and x86_64 and its Debian packages into di
 	cross/build.sh $(TARGETS)
 	cross/sizes.py $(TARGETS)
 	cross/package.sh
+
+cross-test: build ## what `make cross` built, really run: the whole job under qemu, the Debian package in a booted Debian, memory; root
+	tests/servers/install.sh --cross
+	FERRULE_CROSS=1 cargo test --release --workspace --test emulated --test footprint --test package -- --test-threads=1 --nocapture
 
 fix: tools ## formats, and applies what clippy can mend by itself
 	cargo clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged

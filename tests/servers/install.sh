@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: `tests/servers/install.sh`.
+# With --cross also what those of the ARM builds and Debian packages need.
 #
 # Debian's packages (as root, or by `sudo -n`), the jars of a real Kafka (Maven), paho-mqtt (PyPI) in a virtual
 # environment, and the drivers of other people's clients (tests/clients). What is already there is not touched, and when everything is
@@ -40,6 +41,14 @@ need g++ c++
 have psql || missing+=(postgresql-client-15)
 [ -x /usr/lib/postgresql/15/bin/postgres ] && [ -x /usr/lib/postgresql/15/bin/initdb ] || missing+=(postgresql-15)
 if ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then missing+=(python3 python3-venv); fi
+
+if [ "${1:-}" = --cross ]; then
+  need qemu-user qemu-arm
+  need qemu-user-static qemu-arm-static qemu-aarch64-static
+  need debootstrap debootstrap
+  need systemd-container systemd-nspawn
+  [ -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 ] || missing+=(faketime)
+fi
 
 if [ ${#missing[@]} -gt 0 ]; then
   say "installing ${missing[*]}"

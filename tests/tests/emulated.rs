@@ -15,7 +15,7 @@ use ferrule_testkit::node::{assert_accounts, count, outbox};
 use ferrule_testkit::oracle::Copies;
 use ferrule_testkit::wire::Options;
 use ferrule_testkit::{Certs, Client, Config, Dial, Fleet, Node, Plan, until};
-use ferrule_tests::{EDGE_RULES, PATIENCE, check_rows, cloud_rules, make_sqlite_table, sqlite_rows};
+use ferrule_tests::{EDGE_RULES, PATIENCE, check_rows, cloud_rules, make_sqlite_table, skipped, sqlite_rows};
 
 /// A target of `cross/build.sh`, and how it is emulated.
 struct Machine {
@@ -39,11 +39,11 @@ fn edge(machine: &Machine) -> Option<Config> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let binary = root.join("dist").join(machine.target).join("ferrule-edge");
     if !binary.is_file() {
-        eprintln!("skipped: {} is not there; type: make cross", binary.display());
+        skipped(&format!("{} is not there; type: make cross", binary.display()));
         return None;
     }
     if find(machine.emulator[0]).is_none() {
-        eprintln!("skipped: no {}; type: apt-get install -y qemu-user qemu-user-static", machine.emulator[0]);
+        skipped(&format!("no {}; type: apt-get install -y qemu-user qemu-user-static", machine.emulator[0]));
         return None;
     }
     Some(Config::edge().through(machine.emulator).program(binary))
@@ -124,7 +124,7 @@ fn armv6_does_the_whole_job() {
 fn armv7_runs_past_2038() {
     let Some(config) = edge(&ARMV7_IN_2040) else { return };
     if !Path::new(FAKETIME).is_file() {
-        eprintln!("skipped: no {FAKETIME}; type: apt-get install -y faketime");
+        skipped(&format!("no {FAKETIME}; type: apt-get install -y faketime"));
         return;
     }
     // Longer than until 2040; a list of revoked ones would not be.

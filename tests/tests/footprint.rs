@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ferrule_testkit::node::{count, outbox};
 use ferrule_testkit::{Config, Fleet, Node, Plan};
-use ferrule_tests::PATIENCE;
+use ferrule_tests::{PATIENCE, skipped};
 
 const MIB: u64 = 1 << 20;
 /// Idle.
@@ -29,7 +29,7 @@ fn small() -> Option<Config> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let binary = root.join("dist/x86_64-unknown-linux-musl/ferrule-edge");
     if !binary.is_file() {
-        eprintln!("skipped: {} is not there; type: make cross", binary.display());
+        skipped(&format!("{} is not there; type: make cross", binary.display()));
         return None;
     }
     // A gateway has one worker, whatever a test run has.

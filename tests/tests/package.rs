@@ -13,6 +13,7 @@ use ferrule_mqtt::QoS;
 use ferrule_testkit::proc::{Launch, Process, children, output};
 use ferrule_testkit::wire::Options;
 use ferrule_testkit::{Client, is_root, port, until};
+use ferrule_tests::skipped;
 use tempfile::TempDir;
 
 /// How long a machine may take to boot and a service to come back, on a busy one.
@@ -36,18 +37,18 @@ impl Machine {
     fn boot() -> Option<Self> {
         let binary = root().join("dist").join(TARGET).join("ferrule-edge");
         if !binary.is_file() {
-            eprintln!("skipped: {} is not there; type: make cross", binary.display());
+            skipped(&format!("{} is not there; type: make cross", binary.display()));
             return None;
         }
         if !is_root() {
-            eprintln!("skipped: needs root");
+            skipped("needs root");
             return None;
         }
         for (program, package) in [("debootstrap", "debootstrap"), ("systemd-nspawn", "systemd-container")] {
             let found =
                 ["/usr/sbin", "/usr/bin"].iter().any(|folder| Path::new(folder).join(program).is_file());
             if !found {
-                eprintln!("skipped: no {program}; type: apt-get install -y {package}");
+                skipped(&format!("no {program}; type: apt-get install -y {package}"));
                 return None;
             }
         }
