@@ -27,8 +27,8 @@ const MATRIX: &str = "\n## Fault matrix\n\n\
     *Lost*: acknowledged, not there, and nobody said so. *Duplicated*: an outbox entry that is in the table twice (or, above, a QoS 2 message handed out twice). *Again*: rows that are there because a\n\
     device had sent its message again (its PUBACK had not reached it). *Withheld*: messages without an acknowledgement when the fault ended; they got it afterwards. *Refused*: publishes answered by an\n\
     error. *Given up*: rows discarded and counted, and messages that a damaged file no longer had, which log and status said.\n\n\
-    One fault is not held to *lost* 0: bytes of the store's file that change while it is stopped. Damage to the order of its pages, and to its journal, is noticed and told; a change within a row\n\
-    that leaves both in order is not, because rows have no checksum of their own. The message is then delivered as it has become, or under another name. Its test bounds that by the bytes changed.\n";
+    One fault is not held to *lost* 0: bytes of the store's file that change while it is stopped. Most of it is noticed and told (the order of the pages, the journal's checksums); a change within\n\
+    a row that leaves the tables in order is not, because rows have no checksum of their own. The message is then delivered as it has become, or under another name. Its test bounds that by the bytes changed.\n";
 
 /// Of each fault the result of the newest day, the longest of it when there are several; in the order of their names.
 fn newest(found: Vec<Value>) -> Vec<Value> {

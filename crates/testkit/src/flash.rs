@@ -53,7 +53,9 @@ pub fn report(folder: &Path) -> String {
     let machine = &result["machine"];
     let _ = writeln!(
         page,
-        "\nOn {}, commit {}, {} processors ({}), {} GiB, {}, {}. A day is that of 20 messages a second, as the sensors send them; at other rates a commit has another number of rows.",
+        "\nOn {}, commit {}, {} processors ({}), {} GiB, {}, {}. A day is that of 20 messages a second, as the sensors send them; at other rates a commit has another number of rows.\n\n\
+         A commit takes along everything that waits, due or not. So beside retained messages rows are written that the cloud would have acknowledged in time, and now and then behind the\n\
+         removal of rows that were written before (10 s after them at the latest, and then again behind the removal of these).",
         text(&result["date"]),
         text(&result["commit"]),
         machine["processors"],
