@@ -186,6 +186,21 @@ pub struct RowElsewhere {
     pub end: Option<End>,
 }
 
+/// Which of a hook's rows a batch takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All that wait: something in the batch must not be on disk without what it became, or the process ends.
+    All,
+    /// Those of queues that are due by these measures, or that will be written whatever happens: of others the destination may still
+    /// answer in time, and then they need not be.
+    Due {
+        /// As in [`Hook::due`].
+        urgent: bool,
+        /// As in [`Hook::due`].
+        smoothed_commit: Duration,
+    },
+}
+
 /// Rules and outboxes: what the shard calls while it routes, and around the store's batch.
 pub trait Hook {
     /// A publish that matches the filters of `matched`, each hook once. Called while it is routed: nothing here may block.
@@ -218,8 +233,8 @@ pub trait Hook {
         let _ = admitted;
     }
 
-    /// Adds all that waits to the turn's batch.
-    fn write(&mut self, now: Now, batch: &mut Vec<Op>);
+    /// Adds what waits to the turn's batch, as `which` says.
+    fn write(&mut self, now: Now, which: Which, batch: &mut Vec<Op>);
 
     /// Whether rows are left that the last `write` could not add, since their queue is full (`Queue::is_withholding`).
     fn withholds(&self) -> bool {
@@ -370,7 +385,7 @@ impl Hook for NoHook {
     fn next_due_us(&self, _: bool, _: Duration) -> Option<u64> {
         None
     }
-    fn write(&mut self, _: Now, _: &mut Vec<Op>) {}
+    fn write(&mut self, _: Now, _: Which, _: &mut Vec<Op>) {}
     fn submitted(&mut self, _: Ticket) {}
     fn committed(&mut self, _: Ticket, _: &mut Vec<(End, Outcome)>) {}
     fn rows(&mut self, _: QueueId, _: Vec<StoredRow>, _: Now) {}

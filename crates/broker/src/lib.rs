@@ -64,7 +64,7 @@ pub use events::{Connection, Event, EventKind, Told};
 pub use features::{AutoSubscription, Features};
 pub use hook::{
     Access, Attachment, ConnectRequest, Ends, Exchange, Gate, Grant, Hook, LocalPublish, Message, Publisher,
-    Refusal, Role, RowElsewhere, Step,
+    Refusal, Role, RowElsewhere, Step, Which,
 };
 pub use parcel::ParcelError;
 pub use peers::{Place, introduce};

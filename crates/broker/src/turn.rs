@@ -2,7 +2,7 @@
 
 use crate::config::{self, ClientLimits};
 use crate::ending::Why;
-use crate::hook::Hook;
+use crate::hook::{Hook, Which};
 use crate::parcel::{Number, Parcel};
 use crate::peers::Late;
 use crate::publish::LOCAL_PER_TURN;
@@ -61,6 +61,8 @@ pub(crate) struct Batch {
     pub(crate) ops: Vec<Op>,
     /// Somebody waits for them.
     pub(crate) due: bool,
+    /// The next batch takes all rows, due or not.
+    all: bool,
     since_us: u64,
     pub(crate) waits: Vec<Wait>,
     /// Packet ids of QoS 2 publishes, to be written with what was made of them and never before.
@@ -241,7 +243,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A last turn before the store is shut down: all that waits is handed to it, also what nobody waits for and what is not
     /// due yet.
     pub fn write_all(&mut self, now: Now) {
-        self.batch.due = true;
+        (self.batch.due, self.batch.all) = (true, true);
         self.end_turn(now);
     }
 
@@ -320,7 +322,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     None => Op::RetainDelete { topic },
                 });
             }
-            self.hook.write(now, &mut batch);
+            // What must not be known twice goes with what it became, whether that is due or not.
+            let joint = !self.batch.received.is_empty() || !self.batch.opens.is_empty();
+            let which = match joint || std::mem::take(&mut self.batch.all) {
+                true => Which::All,
+                false => Which::Due { urgent, smoothed_commit: smoothed },
+            };
+            self.hook.write(now, which, &mut batch);
             let mut withheld = self.hook.withholds();
             for &key in &self.touched {
                 if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key)

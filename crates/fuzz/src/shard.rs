@@ -20,7 +20,7 @@ use std::time::Duration;
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
     Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Gate, Grant, Hook, Limits, LocalPublish,
-    Message, Place, Publisher, Refusal, Role, Shard,
+    Message, Place, Publisher, Refusal, Role, Shard, Which,
 };
 use ferrule_mqtt::{PropertiesBuf, QoS, ReasonCode, Version, topic};
 use ferrule_outbox::{End, Outcome, Policy, Reason};
@@ -116,7 +116,7 @@ impl Hook for ScriptedHook {
     fn next_due_us(&self, _: bool, _: Duration) -> Option<u64> {
         None
     }
-    fn write(&mut self, _: Now, _: &mut Vec<Op>) {}
+    fn write(&mut self, _: Now, _: Which, _: &mut Vec<Op>) {}
     fn submitted(&mut self, _: Ticket) {}
     fn committed(&mut self, _: Ticket, _: &mut Vec<(End, Outcome)>) {}
     fn rows(&mut self, _: QueueId, _: Vec<StoredRow>, _: Now) {}

@@ -28,7 +28,9 @@ mod status;
 use crate::control::Status;
 use crate::sys::Topic;
 use bytes::Bytes;
-use ferrule_broker::{Ends, Event, Hook, LocalPublish, Message, Place, Publisher, Role, RowElsewhere, Shard};
+use ferrule_broker::{
+    Ends, Event, Hook, LocalPublish, Message, Place, Publisher, Role, RowElsewhere, Shard, Which,
+};
 use ferrule_link::downlink::Received;
 use ferrule_net::WorkerStats;
 use ferrule_outbox::{ConsumerEvent, End, OutRow, Outcome, Policy, Queue};
@@ -454,11 +456,18 @@ impl Hook for Hub {
         others.into_iter().chain([rows]).flatten().min()
     }
 
-    fn write(&mut self, now: Now, batch: &mut Vec<Op>) {
+    fn write(&mut self, now: Now, which: Which, batch: &mut Vec<Op>) {
         self.rules.write(batch);
         self.report.write(&self.outboxes, now, batch);
-        for outbox in &mut self.outboxes {
-            outbox.queue.write(now, batch);
+        for Outbox { queue, .. } in &mut self.outboxes {
+            match which {
+                Which::Due { urgent, smoothed_commit }
+                    if !queue.takes_along(now, urgent, smoothed_commit) =>
+                {
+                    queue.write_removals(batch);
+                }
+                _ => drop(queue.write(now, batch)),
+            }
         }
     }
 

@@ -630,12 +630,30 @@ impl<R: Row> Queue<R> {
         self.head.range(head..).chain(self.fresh.range(fresh..))
     }
 
+    /// Whether a commit takes rows along: when one is due, or must not leave before it is on disk, or when they will be written whatever
+    /// happens. Of all others the destination may still answer, and then they need not be written.
+    #[must_use]
+    pub fn takes_along(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool {
+        let behind = self.gap.is_some() || !self.fresh.is_empty();
+        !self.up
+            || behind
+            || self.write_due_us(urgent, smoothed_commit).is_some_and(|due_us| due_us <= now.mono_us)
+            || self.unsubmitted().any(|slot| slot.held)
+    }
+
+    /// Appends removals of rows that are answered, and no others.
+    pub fn write_removals(&mut self, batch: &mut Vec<Op>) -> bool {
+        self.removal_since_us = None;
+        let before = batch.len();
+        batch.extend(self.removals.drain(..).map(|(first, last)| Op::Remove { queue: self.id, first, last }));
+        batch.len() > before
+    }
+
     /// Appends all that waits to `batch`: rows that are not on disk and removals of rows that are answered.
     /// Returns whether it added anything; [`Queue::submitted`] must follow.
     pub fn write(&mut self, now: Now, batch: &mut Vec<Op>) -> bool {
         let before = batch.len();
-        self.removal_since_us = None;
-        batch.extend(self.removals.drain(..).map(|(first, last)| Op::Remove { queue: self.id, first, last }));
+        self.write_removals(batch);
         let from = self.submitted_to;
         let start = self.head.partition_point(|s| s.seq <= from);
         let fresh = self.fresh.partition_point(|s| s.seq <= from);

@@ -28,7 +28,7 @@ use ferrule_batch::{Encoder, Item, REFUSED_NAME};
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
     Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Exchange, Features, Gate, Grant, Hook,
-    Limits, LocalPublish, Message, Place, Refusal, Role, Shard, Step, introduce,
+    Limits, LocalPublish, Message, Place, Refusal, Role, Shard, Step, Which, introduce,
 };
 use ferrule_mqtt::{
     Ack, AckType, Auth, Connect, Disconnect, Packet, Properties, PropertiesBuf, Property, Publish, QoS,
@@ -112,7 +112,7 @@ impl Hook for ScriptedHook {
     fn next_due_us(&self, _: bool, _: Duration) -> Option<u64> {
         None
     }
-    fn write(&mut self, _: Now, _: &mut Vec<Op>) {}
+    fn write(&mut self, _: Now, _: Which, _: &mut Vec<Op>) {}
     fn submitted(&mut self, _: Ticket) {}
     fn committed(&mut self, _: Ticket, _: &mut Vec<(End, Outcome)>) {}
     fn rows(&mut self, _: QueueId, _: Vec<StoredRow>, _: Now) {}

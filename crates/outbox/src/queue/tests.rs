@@ -304,6 +304,42 @@ fn a_row_without_an_answer_does_not_keep_the_room_of_those_behind_it() {
     }
 }
 
+fn batch_of_removals(q: &Queue<Text>) -> usize {
+    q.removals.len()
+}
+
+/// A row that the destination may still answer in time is not written because another one's removal, or a retained message, is.
+#[test]
+fn a_commit_for_something_else_takes_no_row_along_that_may_be_answered() {
+    let mut receipts = Receipts::new();
+    let mut q = queue(Policy::EDGE);
+    q.set_up(true, at(0));
+    let (mut batch, mut ended) = (Vec::new(), Vec::new());
+    let mut push = |q: &mut Queue<Text>, ms| {
+        let end = receipts.open(());
+        q.push(Text(ms, 10), Some(end), at(ms)).unwrap();
+        q.take(9, at(ms), |_, _, _| {});
+    };
+    push(&mut q, 0);
+    assert!(q.takes_along(at(50), false, Duration::ZERO));
+    q.write(at(50), &mut batch);
+    q.submitted(Ticket(1));
+    q.committed(Ticket(1), &mut ended);
+    q.answer(1, Outcome::Delivered, at(60), &mut ended);
+    push(&mut q, 10_050);
+    assert!(q.due(at(10_060), false, Duration::ZERO), "the removal is");
+    assert!(!q.takes_along(at(10_060), false, Duration::ZERO));
+    batch.clear();
+    assert!(q.write_removals(&mut batch) && matches!(batch[..], [Op::Remove { first: 1, last: 1, .. }]));
+    assert!(!q.due(at(10_060), false, Duration::ZERO));
+    // When the destination is away, or the row is due, it goes along.
+    assert!(q.takes_along(at(10_240), false, Duration::ZERO));
+    q.set_up(false, at(10_060));
+    assert!(q.takes_along(at(10_060), false, Duration::ZERO));
+    std::mem::forget(q);
+    std::mem::forget(ended);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Push(usize, bool),
@@ -312,6 +348,8 @@ enum Step {
     Reset,
     Up(bool),
     Write,
+    /// A commit that is made for something else.
+    Along(bool),
     Commit,
     Crash,
     Wait(u64),
@@ -329,6 +367,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Reset),
         1 => any::<bool>().prop_map(Step::Up),
         4 => Just(Step::Write),
+        2 => any::<bool>().prop_map(Step::Along),
         4 => Just(Step::Commit),
         1 => Just(Step::Crash),
         2 => (0u64..900).prop_map(Step::Wait),
@@ -447,6 +486,22 @@ proptest! {
                     for urgent in [false, true] {
                         prop_assert!(!q.due(at(now), urgent, Duration::ZERO), "or its worker would spin");
                     }
+                }
+                Step::Along(urgent) => {
+                    let mut batch = Vec::new();
+                    let was_due = q.due(at(now), urgent, Duration::ZERO);
+                    let removals = batch_of_removals(&q);
+                    if q.takes_along(at(now), urgent, Duration::ZERO) {
+                        q.write(at(now), &mut batch);
+                    } else {
+                        q.write_removals(&mut batch);
+                        prop_assert!(batch.len() == removals && q.is_up());
+                    }
+                    if full == Full::Withhold {
+                        prop_assert!(!q.due(at(now), urgent, Duration::ZERO), "or its worker would spin: {}", was_due);
+                    }
+                    let ticket = store.submit(batch);
+                    q.submitted(ticket);
                 }
                 Step::Old(rows) => {
                     let before = shown(&q, &store);
