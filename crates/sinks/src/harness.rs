@@ -126,7 +126,7 @@ impl Harness {
             }
             ConsumerEvent::Down { error } => self.downs.push(error.clone()),
             ConsumerEvent::Counted { what, by } => *self.counted.entry(what).or_default() += by,
-            ConsumerEvent::Up { .. } | ConsumerEvent::Reset => {}
+            ConsumerEvent::Up { .. } | ConsumerEvent::Holds { .. } | ConsumerEvent::Reset => {}
         }
     }
 
