@@ -1,9 +1,12 @@
 //! What other people's programs do beyond `clients`: mosquitto_pub's files of lines, and a mosquitto behind an edge's uplink.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use ferrule_mqtt::QoS;
 use ferrule_testkit::wire::Options;
-use ferrule_testkit::{Client, Config, Mosquitto, Node};
+use ferrule_testkit::{Client, Config, Mosquitto, Node, node};
 use ferrule_tests::mosquitto::Reach;
 use ferrule_tests::{EDGE_RULES, PATIENCE};
 
@@ -53,4 +56,44 @@ fn an_edge_brings_its_rows_to_a_mosquitto() {
     got.sort_unstable();
     got.dedup();
     assert_eq!(got, (0..50).collect::<Vec<_>>());
+}
+
+#[test]
+fn commands_come_down_from_a_mosquitto_in_both_versions_and_wait_there_for_an_edge_that_is_away() {
+    for version in ["5", "4"] {
+        let mut mosquitto = Mosquitto::start();
+        let down = format!(
+            "version = {version}\n[[downlink]]\nfilter = \"commands/press-7/#\"\ntopic = \"commands/$1\""
+        );
+        let mut edge = Node::start(&Config::edge().uplink(mosquitto.addr()).extra(&down));
+        edge.wait_status(PATIENCE, "the uplink", node::uplink_is_up);
+        let mut device = Client::connect(edge.addr(), &Options::v5("device").persistent());
+        device.subscribe("commands/#", QoS::AtLeastOnce);
+        let mut operator = Client::connect(mosquitto.addr(), &Options::v4("operator"));
+        // Until the edge has subscribed, nobody keeps anything for it.
+        let mut first = None;
+        while first.is_none() {
+            operator.publish("commands/press-7/first", b"", QoS::AtLeastOnce, false);
+            first = device.recv_message(Duration::from_millis(200)).ok();
+        }
+        assert_eq!(first.unwrap().topic, "commands/first", "version {version}");
+        for n in 0..40 {
+            match n {
+                10 => edge.kill9(),
+                20 => {
+                    mosquitto.terminate(); // saves its sessions
+                    mosquitto.restart();
+                    operator = Client::connect(mosquitto.addr(), &Options::v4("operator"));
+                }
+                30 => edge.restart(),
+                _ => {}
+            }
+            operator.publish(&format!("commands/press-7/{n}"), b"", QoS::AtLeastOnce, false);
+        }
+        let mut device = Client::connect(edge.addr(), &Options::v5("device").persistent());
+        let mut missing: BTreeSet<String> = (10..40).map(|n| format!("commands/{n}")).collect();
+        while !missing.is_empty() {
+            missing.remove(&device.expect_message().topic);
+        }
+    }
 }

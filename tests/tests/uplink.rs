@@ -171,3 +171,42 @@ fn what_goes_up_and_down_does_not_run_in_a_circle() {
         assert_eq!(seen(&edge.wait_drained(PATIENCE)), (entered, discarded));
     }
 }
+
+/// What may be acknowledged is on disk meanwhile; enough bytes, or the end of the edge, send it.
+#[test]
+fn on_a_link_that_is_paid_for_devices_do_not_wait_for_the_burst() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = folder.path().join("rows.db");
+    make_sqlite_table(&sqlite);
+    let cloud = Node::start(&Config::cloud().rules(cloud_rules(None, None, Some(&sqlite))));
+    let metered = "metered = { bytes = \"4KiB\", time = \"1h\" }";
+    let edge = Config::edge().rules(EDGE_RULES).uplink(cloud.addr()).extra(metered);
+    let mut edge = Node::start(&edge);
+    edge.wait_status(PATIENCE, "the uplink", node::uplink_is_up);
+    let mut device = Client::connect(edge.addr(), &Options::v5("d"));
+    let mut publish = |n: u32| {
+        let payload = format!(r#"{{"device":"d","n":{n},"text":"{}"}}"#, "x".repeat(100));
+        // Returns when it is acknowledged.
+        device.publish("factory/d", payload.as_bytes(), QoS::AtLeastOnce, false);
+    };
+    (0..10).for_each(&mut publish);
+    let status = edge.status();
+    assert_eq!((uplink(&status, "sent"), uplink(&status, "backlog")), (0, 10), "{status:#}");
+    assert_eq!(node::count(node::outbox(&status, "cloud"), "stored"), 10);
+    // Each counts 170 bytes and more.
+    (10..30).for_each(&mut publish);
+    edge.wait_status(PATIENCE, "a burst", |status| uplink(status, "acknowledged") >= 20);
+    (30..35).for_each(&mut publish);
+    let status = edge.status();
+    assert!(uplink(&status, "sent") < 35 && uplink(&status, "batches") == 1, "{status:#}");
+    edge.terminate();
+    cloud.wait_drained(PATIENCE);
+    let rows: Vec<i64> = open_sqlite(&sqlite)
+        .prepare("select n from readings order by n")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(rows, (0..35).collect::<Vec<_>>());
+}

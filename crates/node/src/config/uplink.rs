@@ -105,8 +105,8 @@ pub(super) fn read_uplink(
         seconds(&mut s, r, "session_expiry", preset::session_expiry(preset), 1..=u64::from(u32::MAX) - 1);
     if let Some(preset) = preset {
         let known = ["version", "max_inflight", "keep_alive", "session_expiry", "identity"];
-        let unset =
-            known.into_iter().filter(|key| !(s.has(key) || *key == "keep_alive" && metered.is_some()));
+        let unset = known.into_iter().filter(|key| !s.has(key));
+        let unset = unset.filter(|key| metered.is_none() || *key != "keep_alive");
         notes.push(preset::note(preset, &servers, tls.alpn, &unset.collect::<Vec<_>>()));
         if preset == Preset::AzureIotHub && version == Version::V5 {
             s.fail(r, "version", "`version` is 5: an IoT hub speaks 3.1.1 only, leave it out", None);
