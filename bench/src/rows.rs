@@ -124,6 +124,12 @@ pub fn variants(quick: bool, edge: &Path) -> Row {
     }
 }
 
+/// The row of [`republish`].
+pub const REPUBLISH: &str = "1 to 2, QoS 1, JSON";
+
+/// What the CPU time of its second entry is to the first's, at most.
+pub const REPUBLISH_RATIO_MAX: f64 = 1.3;
+
 /// A message to two subscribers, and to one of whom the other one has it from a rule.
 #[must_use]
 pub fn republish(quick: bool, edge: &Path) -> Row {
@@ -132,7 +138,7 @@ pub fn republish(quick: bool, edge: &Path) -> Row {
     let name = "ferrule, a rule publishes to the second";
     let rule = Peer::ferrule_rule(edge.to_owned(), name, include_str!("../peers/rule-again.sql"));
     Row {
-        name: "1 to 2, QoS 1, JSON",
+        name: REPUBLISH,
         target: None,
         pinned: true,
         entries: vec![(Peer::ferrule_edge(edge.to_owned()), plan), (rule, again)],

@@ -76,7 +76,8 @@ pub const FIGURES: [(&str, &str, Option<f64>); 17] = [
     ("FOREACH of EMQX's dialect, a row", "ns", Some(150.0)),
     (SECOND, "ns", None),
     (REPUBLISH, "ns", None),
-    ("republish to second subscriber", "ratio", Some(1.3)),
+    // In a shard alone, beside which reading and writing a message's bytes cost nothing: the row of whole brokers has the target.
+    ("republish to second subscriber", "ratio", None),
     (FEW, "ns", None),
     (MANY, "ns", None),
     ("10,000 rules to 5", "ratio", Some(1.5)),

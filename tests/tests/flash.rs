@@ -35,12 +35,12 @@ fn due(rtt_ms: u64) -> Duration {
 const WARM_UP_PER_CENT: u64 = 30;
 /// The same in a long run.
 const WARM_UP_PER_CENT_LONG: u64 = 10;
-/// Rows of the beginning that were written are removed after so many seconds at the latest, and that commit takes along what waits, whose removal does the same.
-const REMOVAL_S: u64 = 10;
 /// Nor do those after so many.
 const UP_TO_PER_CENT: u64 = 90;
 /// Retained messages a second beside the devices.
 const RETAINED: u32 = 20;
+/// Rows that the uplink has on their way at most: `max_inflight`.
+const WINDOW: f64 = 1_024.0;
 /// Devices of a run.
 const DEVICES: usize = 20;
 /// Round trips; none is a cloud that is away.
@@ -141,7 +141,6 @@ fn measure(run: Run) -> Value {
         v5: true,
         ..Plan::default()
     };
-    let began = Instant::now();
     let fleet = Fleet::start(edge.addr(), plan);
     let limit = PATIENCE + Duration::from_secs_f64(f64::from(each) / run.per_second * 2.0);
     // By then each device has been heard several times, and the edge knows how long an acknowledgement takes.
@@ -152,7 +151,6 @@ fn measure(run: Run) -> Value {
     fleet.wait_acknowledged(fleet.total() * UP_TO_PER_CENT / 100, limit);
     let (seconds, acknowledged) = (started.elapsed().as_secs_f64(), fleet.acknowledged());
     let after = sample(&edge);
-    let removals = began.elapsed().as_secs() / REMOVAL_S;
     let slowest = fleet.take_slowest();
     let ledger = fleet.finish(limit);
     let retained = beside.map_or(0, Beside::finish);
@@ -174,13 +172,12 @@ fn measure(run: Run) -> Value {
 
     let (bytes, written, messages) =
         (after.bytes - before.bytes, after.written - before.written, acknowledged - begun);
-    // (A commit for something else takes along what waits, so beside retained messages rows are written that were not due.)
-    if let Some(due) = run.rtt_ms.filter(|_| !run.retained).map(due) {
-        // What waits when a removal's commit comes: all that the devices send in the time to an acknowledgement.
-        let waits = (run.per_second * DEVICES as f64 * slowest.as_secs_f64()).ceil() as u64 + 1;
+    // Also beside retained messages, whose commits are one each. A busy machine may be late itself; and with a window full there is a backlog.
+    let in_flight = run.per_second * DEVICES as f64 * (run.rtt_ms.unwrap_or(0) as f64 / 1_000.0);
+    if let Some(due) = run.rtt_ms.filter(|_| in_flight < WINDOW).map(due) {
         assert!(
-            slowest >= due || written <= removals * waits,
-            "{run:?}: {written} rows written, none of them due before {due:?}, in {removals} removals at most, and no device waited longer than {slowest:?}"
+            slowest >= due || written == 0,
+            "{run:?}: {written} rows written, none of them due before {due:?}, and no device waited longer than {slowest:?}"
         );
     }
     if run.rtt_ms.is_none() {

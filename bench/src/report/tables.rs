@@ -2,7 +2,7 @@
 
 use crate::handshakes::{self, HandshakesOutcome};
 use crate::result::{self, HandshakesResult, RowResult, Run};
-use crate::rows::{RSS_BYTES_MAX, WORKERS};
+use crate::rows::{REPUBLISH, REPUBLISH_RATIO_MAX, RSS_BYTES_MAX, WORKERS};
 use crate::rules::FIGURES;
 use crate::scale::{FILTERS_RATIO_MAX, FiltersResult};
 use crate::{stored, storm};
@@ -279,6 +279,10 @@ pub(super) fn targets(run: &Run) -> Table {
             "filters: all to those that match".to_owned(),
             bound(Some(ratio), FILTERS_RATIO_MAX, 2),
         ));
+    }
+    for row in run.variants.iter().filter(|row| row.row == REPUBLISH && row.peer != OURS) {
+        let found = ratio(row, of(&run.variants, row, OURS));
+        rows.push(single(format!("{REPUBLISH}: {}", row.peer), bound(found, REPUBLISH_RATIO_MAX, 2)));
     }
     for (name, unit, at_most) in FIGURES {
         let figure = run.rules.as_ref().and_then(|rules| rules.median(name));

@@ -54,8 +54,8 @@ pub fn report(folder: &Path) -> String {
     let _ = writeln!(
         page,
         "\nOn {}, commit {}, {} processors ({}), {} GiB, {}, {}. A day is that of 20 messages a second, as the sensors send them; at other rates a commit has another number of rows.\n\n\
-         A commit takes along everything that waits, due or not. So beside retained messages rows are written that the cloud would have acknowledged in time, and now and then behind the\n\
-         removal of rows that were written before (10 s after them at the latest, and then again behind the removal of these).",
+         A commit that is made for something else, as for a retained message, takes no row along that the cloud may still acknowledge in time. At 600 ms the busy devices have more on its way\n\
+         than `max_inflight` admits, so that there is a backlog, which is written.",
         text(&result["date"]),
         text(&result["commit"]),
         machine["processors"],
