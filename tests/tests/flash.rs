@@ -172,13 +172,12 @@ fn measure(run: Run) -> Value {
 
     let (bytes, written, messages) =
         (after.bytes - before.bytes, after.written - before.written, acknowledged - begun);
-    // Beside retained messages, whose commits are one each, hardly any: their publisher may wait for them, and then rows of others are due
-    // after 50 ms, too. A busy machine may be late itself; and with a window full there is a backlog.
-    let most = if run.retained { messages / 20 } else { 0 };
+    // (Not beside retained messages: their publisher may wait for its commits, and then rows of others are due after 50 ms, too.) A busy machine may
+    // be late itself; and with a window full there is a backlog.
     let in_flight = run.per_second * DEVICES as f64 * (run.rtt_ms.unwrap_or(0) as f64 / 1_000.0);
-    if let Some(due) = run.rtt_ms.filter(|_| in_flight < WINDOW).map(due) {
+    if let Some(due) = run.rtt_ms.filter(|_| !run.retained && in_flight < WINDOW).map(due) {
         assert!(
-            slowest >= due || written <= most,
+            slowest >= due || written == 0,
             "{run:?}: {written} rows written, none of them due before {due:?}, and no device waited longer than {slowest:?}"
         );
     }
