@@ -33,6 +33,7 @@ use clap::Args;
 use ferrule_testkit::netns::{NetNs, Traffic};
 use ferrule_testkit::node::{EDGE_PASSWORD, uplink_is_up};
 use ferrule_testkit::proc::{Launch, Process};
+use ferrule_testkit::random::Random;
 use ferrule_testkit::{Config, Node, port};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -358,22 +359,9 @@ fn sonde(number: usize) -> String {
     format!("sonde-{number:02}")
 }
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Around `middle`, by up to `spread`.
-    fn near(&mut self, middle: f64, spread: f64) -> f64 {
-        middle + spread * ((self.next() % 20_001) as f64 / 10_000.0 - 1.0)
-    }
+/// Around `middle`, by up to `spread`.
+fn near(random: &mut Random, middle: f64, spread: f64) -> f64 {
+    middle + spread * (random.below(20_001) as f64 / 10_000.0 - 1.0)
 }
 
 /// What a gauge in a harbour says: [`PAYLOAD`] bytes, the last some of them hexadecimal noise.
@@ -382,18 +370,18 @@ fn message(device: usize, number: u64, due_us: u64, random: &mut Random) -> Stri
     let text = format!(
         "{{\"um\":{due_us:016},\"lfd\":{number},\"sonde\":\"{}\",\"pegel_cm\":{:.2},\"wellen\":{{\"h\":{:.2},\"per\":{:.1},\"ri\":{:.0}}},\"boe\":{{\"v\":{:.1},\"ri\":{:.0}}},\"salz\":{:.3},\"truebung\":{:.2},\"akku_mv\":{:.0},\"pruef\":\"",
         sonde(device),
-        random.near(480.0 + 11.0 * place, 2.5),
-        random.near(0.9, 0.4),
-        random.near(4.8, 0.9),
-        random.near(214.0, 9.0),
-        random.near(13.0, 5.0),
-        random.near(229.0, 12.0),
-        random.near(8.2 + 0.1 * place, 0.03),
-        random.near(3.6, 0.5),
-        random.near(12_700.0, 60.0),
+        near(random, 480.0 + 11.0 * place, 2.5),
+        near(random, 0.9, 0.4),
+        near(random, 4.8, 0.9),
+        near(random, 214.0, 9.0),
+        near(random, 13.0, 5.0),
+        near(random, 229.0, 12.0),
+        near(random, 8.2 + 0.1 * place, 0.03),
+        near(random, 3.6, 0.5),
+        near(random, 12_700.0, 60.0),
     );
     let noise = PAYLOAD.saturating_sub(text.len() + 2);
-    let digits = format!("{:016x}{:016x}", random.next(), random.next());
+    let digits = format!("{:016x}{:016x}", random.number(), random.number());
     format!("{text}{}\"}}", &digits[..noise.min(digits.len())])
 }
 

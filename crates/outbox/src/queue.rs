@@ -130,6 +130,11 @@ impl Policy {
         full: Full::Withhold,
     };
 
+    /// Whether a row of `size` bytes is within the limits on disk, beside so many bytes and rows.
+    fn fits(&self, size: usize, disk_bytes: u64, disk_rows: u64) -> bool {
+        disk_bytes + size as u64 <= self.disk_bytes && disk_rows < self.disk_rows
+    }
+
     /// A cloud node's.
     pub const CLOUD: Self = Self {
         offline_interval: Duration::ZERO,
@@ -567,11 +572,9 @@ impl<R: Row> Queue<R> {
     fn awaited_due_us(&self, came: u64, urgent: bool, smoothed_commit: Duration) -> u64 {
         let p = &self.policy;
         let deadline = us(p.ack_deadline).saturating_sub(2 * us(smoothed_commit));
-        // Behind a backlog no answer can come in time.
-        let behind = self.gap.is_some() || !self.fresh.is_empty();
         // A destination that has been silent for a deadline with rows in flight is not answering, whatever it says.
         let silent_from = self.last_answer_us + us(p.ack_deadline) + self.held_us;
-        if !self.up || behind {
+        if !self.up || self.is_behind() {
             return if urgent { came } else { came.max(self.last_write_us + us(p.offline_interval)) };
         }
         let linger_min = us(p.linger_min) + self.held_us;
@@ -585,13 +588,13 @@ impl<R: Row> Queue<R> {
 
     /// Whether the oldest row that is not on its way to disk fits there.
     fn has_room(&self) -> bool {
-        self.admitted && self.unsubmitted().next().is_none_or(|slot| self.fits(slot.size))
+        let fits = |slot: &Slot<R>| self.policy.fits(slot.size, self.disk_bytes, self.counters.stored);
+        self.admitted && self.unsubmitted().next().is_none_or(fits)
     }
 
-    /// Whether a row of `size` bytes is within the limits on disk.
-    fn fits(&self, size: usize) -> bool {
-        self.disk_bytes + size as u64 <= self.policy.disk_bytes
-            && self.counters.stored < self.policy.disk_rows
+    /// Whether there is a backlog: no answer to what comes behind it can come in time.
+    fn is_behind(&self) -> bool {
+        self.gap.is_some() || !self.fresh.is_empty()
     }
 
     /// Whether the medium takes new rows. While it does not, rows wait in memory, their acknowledgements are withheld, and
@@ -634,9 +637,8 @@ impl<R: Row> Queue<R> {
     /// happens. Of all others the destination may still answer, and then they need not be written.
     #[must_use]
     pub fn takes_along(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool {
-        let behind = self.gap.is_some() || !self.fresh.is_empty();
         !self.up
-            || behind
+            || self.is_behind()
             || self.write_due_us(urgent, smoothed_commit).is_some_and(|due_us| due_us <= now.mono_us)
             || self.unsubmitted().any(|slot| slot.held)
     }
@@ -659,8 +661,7 @@ impl<R: Row> Queue<R> {
         let fresh = self.fresh.partition_point(|s| s.seq <= from);
         for slot in self.head.range_mut(start..).chain(self.fresh.range_mut(fresh..)) {
             if let Some(row) = &slot.row {
-                let fits = self.disk_bytes + slot.size as u64 <= self.policy.disk_bytes
-                    && self.counters.stored < self.policy.disk_rows;
+                let fits = self.policy.fits(slot.size, self.disk_bytes, self.counters.stored);
                 if !self.admitted || !fits {
                     break; // Full: this row's acknowledgement, and all later ones', are withheld.
                 }

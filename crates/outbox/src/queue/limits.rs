@@ -153,7 +153,7 @@ impl<R: Row> Queue<R> {
         let (mut bytes, mut rows) = (self.disk_bytes, self.counters.stored);
         let mut chosen = Vec::new();
         for slot in self.unsubmitted() {
-            if bytes + slot.size as u64 <= self.policy.disk_bytes && rows < self.policy.disk_rows {
+            if self.policy.fits(slot.size, bytes, rows) {
                 bytes += slot.size as u64;
                 rows += 1;
             } else if slot.sent_us.is_none() || !self.up {
