@@ -84,13 +84,15 @@ fn the_newest_are_given_up() {
 fn what_is_too_old_is_given_up() {
     let addr = port::free_addr();
     let config =
-        Config::edge().id("press-7").rules(EDGE_RULES).uplink(addr).extra("[outbox]\nmax_age = \"1s\"\n");
+        Config::edge().id("press-7").rules(EDGE_RULES).uplink(addr).extra("[outbox]\nmax_age = \"5s\"\n");
     let edge = Node::start(&config);
     publish(&edge, "factory/press", 0..20);
     edge.wait_status(PATIENCE, "all to be given up", |status| {
         outbox(status, "cloud")["discarded_by"]["age"] == 20
     });
     let (_cloud, mut reader) = cloud(addr);
+    // Its pauses between attempts have grown: what comes before it is up again may grow too old as well.
+    edge.wait_status(PATIENCE, "the uplink", |status| status["uplink"]["state"] == "up");
     publish(&edge, "factory/press", 20..21);
     let came = read(&mut reader, 2);
     let mut topics: Vec<&str> = came.iter().map(|(topic, _)| &**topic).collect();
