@@ -5,7 +5,7 @@
 use crate::error::DbError;
 use crate::journal::{self, Journal, side_from_byte, side_to_byte};
 use crate::net::{Net, REMOVED_ROWS_MAX};
-use crate::{Options, schema};
+use crate::{Options, schema, sum};
 use bytes::Bytes;
 use ferrule_store::{Body, BodyId, Op, QueueId, QueueSummary, Restored, SessionId, StoredRow};
 use rusqlite::config::DbConfig;
@@ -99,8 +99,21 @@ impl Db {
         let application: i32 = self.conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
         let found: u32 = self.conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
         let tables: i64 = self.conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        // Both numbers are in the file's head, where a changed byte looks like another program, or like a newer release.
+        let again: Option<u32> = self
+            .conn
+            .query_row("SELECT version FROM control", [], |row| row.get(0))
+            .optional()
+            .ok()
+            .flatten();
         if application != schema::APPLICATION_ID && tables > 0 {
-            return Err(DbError::Foreign);
+            return Err(match again {
+                Some(_) => DbError::Check("the application's id has changed".into()),
+                None => DbError::Foreign,
+            });
+        }
+        if again.is_some_and(|version| version != found) {
+            return Err(DbError::Check("the schema's version has changed".into()));
         }
         if found > schema::VERSION {
             return Err(DbError::Newer(found));
@@ -113,6 +126,9 @@ impl Db {
             tx.execute_batch(sql)?;
             tx.pragma_update(None, "application_id", schema::APPLICATION_ID)?;
             tx.pragma_update(None, "user_version", version)?;
+            if version >= schema::SUMS_FROM {
+                tx.execute("UPDATE control SET version = ?1", [version])?;
+            }
             tx.commit()?;
         }
         Ok(())
@@ -123,21 +139,31 @@ impl Db {
         &self.conn
     }
 
-    /// Reads the whole file when it is small; damage is an error.
+    /// Reads the whole file when it is small, and of a larger one what a start needs in memory; damage is an error.
     pub(crate) fn check(&self) -> Result<(), DbError> {
-        if self.file_bytes()? > CHECK_BYTES_MAX {
-            return Ok(());
+        let whole = self.file_bytes()? <= CHECK_BYTES_MAX;
+        if whole {
+            let said: String = self.conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+            if said != "ok" {
+                return Err(DbError::Check(said));
+            }
         }
-        match self.conn.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0))?.as_str() {
-            "ok" => Ok(()),
-            said => Err(DbError::Check(said.to_owned())),
+        let changed = |table: &str, holds: &str| -> Result<(), DbError> {
+            let sql = format!("SELECT count(*) FROM {table} WHERE NOT ({holds})");
+            match self.conn.query_row(&sql, [], |row| row.get::<_, i64>(0))? {
+                0 => Ok(()),
+                rows => Err(DbError::Check(format!("{rows} rows of {table} are not what was written"))),
+            }
+        };
+        for table in schema::TABLES.iter().filter(|table| whole || table.small) {
+            changed(table.name, &format!("sum IS ferrule_sum({})", table.summed))?;
         }
+        schema::COUNTED.iter().try_for_each(|(table, holds)| changed(table, holds))
     }
 
     /// Folds what the journal holds into the tables. `tolerant`: damage ends the journal instead of being an error.
     pub(crate) fn recover(&mut self, tolerant: bool) -> Result<(), DbError> {
-        let generation: u32 =
-            self.conn.query_row("SELECT generation FROM control WHERE id = 0", [], |row| row.get(0))?;
+        let generation = generation(&self.conn)?;
         let found: Vec<Vec<u8>> = self
             .conn
             .prepare("SELECT data FROM journal ORDER BY slot")?
@@ -383,8 +409,11 @@ impl Db {
         let removed = self.net.removed.get(&queue);
         let end_of = |seq: u64| removed.and_then(|r| r.end_of(seq));
         let mut select = self.conn.prepare_cached(
-            "SELECT r.seq, r.head, coalesce(r.body, b.data) FROM queue_row r LEFT JOIN body b ON b.id = r.shared
-             WHERE r.queue = ?1 AND r.seq >= ?2 AND (r.shared IS NULL OR b.id IS NOT NULL) ORDER BY r.seq",
+            "SELECT r.seq, r.head, coalesce(r.body, b.data),
+                    r.sum IS ferrule_sum(r.queue, r.seq, r.size, r.shared, r.head, r.body)
+                    AND (r.shared IS NULL OR b.sum IS ferrule_sum(b.id, b.data))
+             FROM queue_row r LEFT JOIN body b ON b.id = r.shared
+             WHERE r.queue = ?1 AND r.seq >= ?2 ORDER BY r.seq",
         )?;
         let (mut rows, mut bytes, mut at) = (Vec::new(), 0, from);
         'seek: loop {
@@ -401,6 +430,12 @@ impl Db {
                     at = seq;
                     continue 'seek;
                 }
+                if !row.get(3)? {
+                    return Err(DbError::Check(format!(
+                        "row {seq} of queue {} is not what was written",
+                        queue.0
+                    )));
+                }
                 let (head, body) = (blob(row, 1)?, blob(row, 2)?);
                 bytes += head.len() + body.len();
                 rows.push(StoredRow { seq, head, body });
@@ -408,8 +443,21 @@ impl Db {
                     return Ok((rows, false));
                 }
             }
+            self.check_count(queue)?;
             return Ok((rows, true));
         }
+    }
+
+    /// An index whose entries changed may hide rows: whether there are as many as were counted.
+    fn check_count(&self, queue: QueueId) -> Result<(), DbError> {
+        let mut count = self.conn.prepare_cached(
+            "SELECT (SELECT count(*) FROM queue_row WHERE queue = ?1)
+                  = coalesce((SELECT count FROM queue WHERE queue = ?1), 0)",
+        )?;
+        if count.query_row([sql(queue.0)], |row| row.get(0))? {
+            return Ok(());
+        }
+        Err(DbError::Check(format!("queue {} has not as many rows as were counted", queue.0)))
     }
 
     /// What a start needs in memory. The journal must be folded.
@@ -477,10 +525,12 @@ impl Db {
 pub(crate) fn connect(file: &Path, vfs: Option<&str>) -> Result<Connection, DbError> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Ok(match vfs {
+    let conn = match vfs {
         Some(vfs) => Connection::open_with_flags_and_vfs(file, flags, vfs)?,
         None => Connection::open_with_flags(file, flags)?,
-    })
+    };
+    sum::register(&conn)?;
+    Ok(conn)
 }
 
 /// SQL's integers are signed. Numbers of rows, rules and bodies have 63 bits; only an open end is more.
@@ -493,8 +543,19 @@ fn blob(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
 }
 
 fn set_generation(conn: &Connection, generation: u32) -> Result<(), DbError> {
-    conn.prepare_cached("UPDATE control SET generation = ?1 WHERE id = 0")?.execute([generation])?;
+    conn.prepare_cached("UPDATE control SET generation = ?1, sum = ferrule_sum(?1) WHERE id = 0")?
+        .execute([generation])?;
     Ok(())
+}
+
+/// The journal's, of the slots that count.
+pub(crate) fn generation(conn: &Connection) -> Result<u32, DbError> {
+    let (generation, whole): (u32, bool) = conn.query_row(
+        "SELECT generation, sum IS ferrule_sum(generation) FROM control WHERE id = 0",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    if whole { Ok(generation) } else { Err(DbError::Check("the journal's generation has changed".into())) }
 }
 
 /// Applies a net to the tables; returns about how many pages that changes.
@@ -515,14 +576,16 @@ fn apply(conn: &Connection, net: &Net, page_bytes: usize) -> Result<u64, DbError
     }
     for (&session, record) in &net.sessions {
         fold.run(
-            "INSERT INTO session VALUES (?1, ?2) ON CONFLICT DO UPDATE SET record = excluded.record",
+            "INSERT INTO session VALUES (?1, ?2, ferrule_sum(?1, ?2))
+                 ON CONFLICT DO UPDATE SET record = excluded.record, sum = excluded.sum",
             params![sql(session.0), &record[..]],
         )?;
     }
     for ((session, filter), record) in &net.subscriptions {
         match record {
             Some(record) => fold.run(
-                "INSERT INTO subscription VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET record = excluded.record",
+                "INSERT INTO subscription VALUES (?1, ?2, ?3, ferrule_sum(?1, ?2, ?3))
+                 ON CONFLICT DO UPDATE SET record = excluded.record, sum = excluded.sum",
                 params![sql(session.0), filter, &record[..]],
             )?,
             None => fold.run(
@@ -535,7 +598,8 @@ fn apply(conn: &Connection, net: &Net, page_bytes: usize) -> Result<u64, DbError
         let (session, side) = (sql(session.0), side_to_byte(side));
         match record {
             Some(record) => fold.run(
-                "INSERT INTO inflight VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET record = excluded.record",
+                "INSERT INTO inflight VALUES (?1, ?2, ?3, ?4, ferrule_sum(?1, ?2, ?3, ?4))
+                 ON CONFLICT DO UPDATE SET record = excluded.record, sum = excluded.sum",
                 params![session, side, packet_id, &record[..]],
             )?,
             None => fold.run(
@@ -547,7 +611,8 @@ fn apply(conn: &Connection, net: &Net, page_bytes: usize) -> Result<u64, DbError
     for (topic, record) in &net.retained {
         match record {
             Some(record) => fold.run(
-                "INSERT INTO retained VALUES (?1, ?2) ON CONFLICT DO UPDATE SET record = excluded.record",
+                "INSERT INTO retained VALUES (?1, ?2, ferrule_sum(?1, ?2))
+                 ON CONFLICT DO UPDATE SET record = excluded.record, sum = excluded.sum",
                 params![topic, &record[..]],
             )?,
             None => fold.run("DELETE FROM retained WHERE topic = ?1", params![topic])?,
@@ -557,7 +622,8 @@ fn apply(conn: &Connection, net: &Net, page_bytes: usize) -> Result<u64, DbError
     for ((rule, key), value) in &net.state {
         match value {
             Some(value) => fold.run(
-                "INSERT INTO state VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET value = excluded.value",
+                "INSERT INTO state VALUES (?1, ?2, ?3, ferrule_sum(?1, ?2, ?3))
+                 ON CONFLICT DO UPDATE SET value = excluded.value, sum = excluded.sum",
                 params![sql(*rule), &key[..], &value[..]],
             )?,
             None => {
@@ -568,7 +634,8 @@ fn apply(conn: &Connection, net: &Net, page_bytes: usize) -> Result<u64, DbError
     }
     for (key, value) in &net.meta {
         fold.run(
-            "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value",
+            "INSERT INTO meta VALUES (?1, ?2, ferrule_sum(?1, ?2))
+                 ON CONFLICT DO UPDATE SET value = excluded.value, sum = excluded.sum",
             params![key, &value[..]],
         )?;
     }
@@ -601,12 +668,18 @@ impl<'a> Fold<'a> {
         let range = params![sql(queue.0), sql(first), sql(last)];
         let (mut rows, mut size) = (0, 0);
         {
-            let mut select = self
-                .statement("SELECT size, shared FROM queue_row WHERE queue = ?1 AND seq BETWEEN ?2 AND ?3")?;
+            // A body that loses a row which was not its own would be lost to one that is.
+            let mut select = self.statement(
+                "SELECT size, shared, shared IS NULL OR sum IS ferrule_sum(queue, seq, size, shared, head, body)
+                 FROM queue_row WHERE queue = ?1 AND seq BETWEEN ?2 AND ?3",
+            )?;
             let mut found = select.query(range)?;
             while let Some(row) = found.next()? {
                 rows += 1;
                 size += row.get::<_, i64>(0)?;
+                if !row.get(2)? {
+                    return Err(DbError::Check("a row that is to go is not what was written".into()));
+                }
                 if let Some(body) = row.get(1)? {
                     *self.releases.entry(body).or_insert(0) += 1;
                 }
@@ -629,7 +702,8 @@ impl<'a> Fold<'a> {
         };
         let inserted = self
             .statement(
-                "INSERT INTO queue_row (queue, seq, size, shared, head, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                "INSERT INTO queue_row (queue, seq, size, shared, head, body, sum)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ferrule_sum(?1, ?2, ?3, ?4, ?5, ?6))
                  ON CONFLICT (queue, seq) DO NOTHING",
             )?
             .execute(params![sql(queue.0), sql(seq), size, shared, &head[..], inline])?;
@@ -642,9 +716,14 @@ impl<'a> Fold<'a> {
         self.bytes += head.len() + inline.map_or(0, <[u8]>::len);
         if let Some(id) = shared {
             // The body is bound only when it is new: for the others the bytes would be copied for nothing.
-            let known = self.statement("UPDATE body SET refs = refs + 1 WHERE id = ?1")?.execute([id])?;
+            let known = self
+                .statement("UPDATE body SET refs = refs + 1, refs_again = refs_again + 1 WHERE id = ?1")?
+                .execute([id])?;
             if known == 0 {
-                self.run("INSERT INTO body VALUES (?1, 1, ?2)", params![id, &body.bytes()[..]])?;
+                self.run(
+                    "INSERT INTO body VALUES (?1, 1, ?2, ferrule_sum(?1, ?2), 1)",
+                    params![id, &body.bytes()[..]],
+                )?;
                 self.bytes += body.bytes().len();
             }
         }
@@ -654,19 +733,29 @@ impl<'a> Fold<'a> {
     fn finish(mut self, page_bytes: usize) -> Result<u64, DbError> {
         // After the appends: a body that loses its last row and gains one in the same fold stays where it is.
         for (body, rows) in std::mem::take(&mut self.releases) {
-            let left: Option<i64> = self
-                .statement("UPDATE body SET refs = refs - ?2 WHERE id = ?1 RETURNING refs")?
-                .query_row([body, rows], |row| row.get(0))
+            let left: Option<(i64, bool)> = self
+                .statement(
+                    "UPDATE body SET refs = refs - ?2, refs_again = refs_again - ?2 WHERE id = ?1
+                     RETURNING refs, refs IS refs_again",
+                )?
+                .query_row([body, rows], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
-            if left.is_some_and(|refs| refs <= 0) {
-                self.run("DELETE FROM body WHERE id = ?1", [body])?;
+            match left {
+                Some((_, false)) => {
+                    return Err(DbError::Check("a body's count of rows has changed".into()));
+                }
+                Some((..=0, true)) => self.run("DELETE FROM body WHERE id = ?1", [body])?,
+                Some(_) | None => {}
             }
         }
         for (queue, (rows, size)) in std::mem::take(&mut self.counts) {
             let left: i64 = self
                 .statement(
-                    "INSERT INTO queue VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE
-                     SET count = count + excluded.count, size = size + excluded.size RETURNING count",
+                    "INSERT INTO queue VALUES (?1, ?2, ?3, ferrule_sum(?1, ?2, ?3)) ON CONFLICT DO UPDATE
+                     SET count = count + excluded.count, size = size + excluded.size,
+                         sum = CASE WHEN sum IS ferrule_sum(queue, count, size)
+                               THEN ferrule_sum(queue, count + excluded.count, size + excluded.size) ELSE NULL END
+                     RETURNING count",
                 )?
                 .query_row([sql(queue.0), rows, size], |row| row.get(0))?;
             if left <= 0 {

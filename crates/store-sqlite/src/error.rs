@@ -93,7 +93,7 @@ pub(crate) enum DbError {
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Journal(#[from] crate::journal::Damaged),
-    /// What `quick_check` said.
+    /// What a check found.
     #[error("{0}")]
     Check(String),
     #[error("schema {0} is newer than this program")]
@@ -109,6 +109,12 @@ pub(crate) enum DbError {
 impl DbError {
     pub(crate) fn kind(&self) -> Kind {
         match self {
+            // A number in the file's head that no SQLite has written yet; the only error of its kind without a code.
+            Self::Sqlite(rusqlite::Error::SqliteFailure(_, Some(said)))
+                if said == "unsupported file format" =>
+            {
+                Kind::Corrupt
+            }
             Self::Sqlite(rusqlite::Error::SqliteFailure(e, _)) => match e.code {
                 ErrorCode::DiskFull => Kind::Full,
                 ErrorCode::ReadOnly | ErrorCode::PermissionDenied => Kind::ReadOnly,

@@ -164,26 +164,10 @@ fn replay_stream(stream: &[u8], generation: [u8; 4]) -> (Vec<Op>, Result<(), Dam
     (ops, result)
 }
 
-/// CRC-32 as of IEEE 802.3 (reflected, polynomial 0xEDB88320) over the parts.
 fn checksum(parts: [&[u8]; 3]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
-        let mut i = 0;
-        while i < 256 {
-            let (mut crc, mut bit) = (i as u32, 0);
-            while bit < 8 {
-                crc = if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 };
-                bit += 1;
-            }
-            table[i] = crc;
-            i += 1;
-        }
-        table
-    };
-    !parts
-        .into_iter()
-        .flatten()
-        .fold(!0, |crc: u32, &byte| (crc >> 8) ^ TABLE[((crc ^ u32::from(byte)) & 0xff) as usize])
+    let mut crc = crc32fast::Hasher::new();
+    parts.into_iter().for_each(|part| crc.update(part));
+    crc.finalize()
 }
 
 // === ops as bytes ===

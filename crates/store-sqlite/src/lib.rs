@@ -60,6 +60,8 @@ mod net;
 mod salvage;
 mod schema;
 mod space;
+mod sum;
+mod wal;
 mod writer;
 
 pub use error::OpenError;

@@ -7,7 +7,7 @@
 
 use crate::db::Db;
 use crate::error::{DbError, OpenError};
-use crate::{FILE, Options};
+use crate::{FILE, Options, schema};
 use bytes::Bytes;
 use ferrule_store::{Op, QueueId, QueueSummary, SessionId, Side, StoredRow};
 use rusqlite::{Connection, Row, ToSql, params};
@@ -290,6 +290,14 @@ fn faults(conn: &Connection) -> Result<Vec<String>, DbError> {
     let mut check = conn.prepare(&format!("PRAGMA integrity_check({FAULTS})"))?;
     let said = check.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
     faults.extend(said.into_iter().filter(|said| said != "ok"));
+    for table in schema::TABLES {
+        let sql =
+            format!("SELECT count(*) FROM {} WHERE sum IS NOT ferrule_sum({})", table.name, table.summed);
+        let rows: i64 = conn.query_row(&sql, [], |row| row.get(0))?;
+        if rows > 0 {
+            faults.push(format!("rows of {} that are not what was written: {rows}", table.name));
+        }
+    }
     for (sql, what) in [
         (
             "SELECT session FROM subscription s WHERE NOT EXISTS (SELECT 1 FROM session WHERE session = s.session)",
@@ -304,11 +312,11 @@ fn faults(conn: &Connection) -> Result<Vec<String>, DbError> {
             "a row whose body is not there",
         ),
         (
-            "SELECT id FROM body b WHERE refs <> (SELECT count(*) FROM queue_row WHERE shared = b.id)",
+            "SELECT id FROM body b WHERE refs IS NOT refs_again OR refs <> (SELECT count(*) FROM queue_row WHERE shared = b.id)",
             "a body with a wrong count of rows",
         ),
         (
-            "SELECT queue FROM queue q WHERE count <> (SELECT count(*) FROM queue_row WHERE queue = q.queue)",
+            "SELECT queue FROM queue q WHERE sum IS NOT ferrule_sum(queue, count, size) OR count <> (SELECT count(*) FROM queue_row WHERE queue = q.queue)",
             "a queue with a wrong count of rows",
         ),
         (

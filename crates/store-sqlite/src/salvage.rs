@@ -1,5 +1,9 @@
 //! A damaged file is moved aside and what can be read of it is kept.
 //!
+//! A row that is not what was written (`sum.rs`) is not kept: it stays in the old file, for whoever wants to look.
+//! A WAL with a changed byte in it would end there for SQLite, which takes it for the end of a commit that a power cut
+//! interrupted; it is mended first (`wal.rs`), so that only the changed page is in question.
+//!
 //! Steps, in an order that a kill between any two of them does not hurt:
 //! 1. copy the readable rows into `ferrule.db.salvage` (begun anew when killed here);
 //! 2. rename that to `ferrule.db.salvaged`: from here on the decision stands, and a start finishes the rest;
@@ -7,10 +11,10 @@
 //!    made by ourselves);
 //! 4. rename `ferrule.db.salvaged` to `ferrule.db`.
 
-use crate::db::{Db, connect};
+use crate::db::{Db, connect, generation};
 use crate::error::{DbError, Kind};
 use crate::net::Net;
-use crate::{FILE, Options, beside, journal, schema};
+use crate::{FILE, Options, beside, journal, schema, wal};
 use rusqlite::types::Value;
 use rusqlite::{Connection, config::DbConfig, params_from_iter};
 use std::fmt;
@@ -19,7 +23,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// What was found damaged, and what is left of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Damage {
     /// What SQLite or the journal's checksum said.
     pub reason: String,
@@ -29,6 +33,8 @@ pub struct Damage {
     pub kept: Vec<(&'static str, u64)>,
     /// Tables that could not be read to their end, with what was said: rows of these are lost.
     pub incomplete: Vec<(&'static str, String)>,
+    /// Rows that were not what was written, by table: lost.
+    pub changed: Vec<(&'static str, u64)>,
     /// Queue rows given up because the body that they share is gone.
     pub without_body: u64,
 }
@@ -39,8 +45,11 @@ impl fmt::Display for Damage {
         for (table, rows) in self.kept.iter().filter(|(_, rows)| *rows > 0) {
             write!(f, " {rows} of {table},")?;
         }
-        if self.incomplete.is_empty() && self.without_body == 0 {
+        if self.incomplete.is_empty() && self.changed.is_empty() && self.without_body == 0 {
             return f.write_str(" nothing was found missing");
+        }
+        for (table, rows) in &self.changed {
+            write!(f, " {rows} of {table} were not what was written and are lost,")?;
         }
         for (table, said) in &self.incomplete {
             write!(f, " {table} could not be read to its end ({said}),")?;
@@ -63,7 +72,7 @@ pub(crate) fn finish_move(folder: &Path) -> Result<Option<PathBuf>, DbError> {
         aside = beside(&file, &format!(".corrupt-{seconds}-{n}"));
         n += 1;
     }
-    for suffix in ["-wal", "-shm", ""] {
+    for suffix in [wal::AS_FOUND, "-wal", "-shm", ""] {
         move_if_there(&beside(&file, suffix), &beside(&aside, suffix))?;
     }
     fs::rename(&salvaged, &file)?;
@@ -93,8 +102,7 @@ pub(crate) fn salvage(
             _ => {}
         }
     }
-    let mut damage =
-        Damage { reason, aside: PathBuf::new(), kept: Vec::new(), incomplete: Vec::new(), without_body: 0 };
+    let mut damage = Damage { reason, ..Damage::default() };
     let mut new = Db::open(&fresh, options)?;
     new.recover(false)?;
     if empty {
@@ -113,11 +121,14 @@ pub(crate) fn salvage(
 }
 
 fn copy_all(old: &Connection, new: &mut Db, damage: &mut Damage) -> Result<(), DbError> {
+    // By the columns that there are: the version in the file's head may be what has changed.
+    let has_sums = old.prepare("SELECT version, sum FROM control").is_ok();
     new.transact(|tx| {
-        for &(table, columns, key) in schema::SALVAGED {
-            let (rows, result) = copy_table(old, tx, table, columns, key)?;
-            damage.kept.push((table, rows));
-            damage.incomplete.extend(result.err().map(|said| (table, said)));
+        for table in schema::TABLES {
+            let copied = copy_table(old, tx, table, has_sums)?;
+            damage.kept.push((table.name, copied.kept));
+            damage.incomplete.extend(copied.said.map(|said| (table.name, said)));
+            damage.changed.extend((copied.changed > 0).then_some((table.name, copied.changed)));
         }
         Ok(())
     })?;
@@ -142,33 +153,53 @@ fn copy_all(old: &Connection, new: &mut Db, damage: &mut Damage) -> Result<(), D
                  WHERE shared IS NOT NULL GROUP BY shared;
              DELETE FROM body WHERE id NOT IN (SELECT id FROM refs);
              UPDATE body SET refs = (SELECT n FROM refs WHERE refs.id = body.id);
+             UPDATE body SET refs_again = refs;
              DROP TABLE refs;
              DELETE FROM queue;
-             INSERT INTO queue SELECT queue, count(*), sum(size) FROM queue_row GROUP BY queue;",
+             INSERT INTO queue (queue, count, size) SELECT queue, count(*), sum(size) FROM queue_row GROUP BY queue;
+             UPDATE queue SET sum = ferrule_sum(queue, count, size);",
         )?;
         Ok(lost as u64)
     })?;
     Ok(())
 }
 
-/// Walks a table from its low end, and when that meets damage, from its high end. The inner error is the old
-/// file's, the outer one the new file's.
+/// What came of one table.
+#[derive(Default)]
+struct Copied {
+    kept: u64,
+    /// Rows that were not what was written: left out.
+    changed: u64,
+    /// Why its end was not reached from one side.
+    said: Option<String>,
+}
+
+/// Walks a table from its low end, and when that meets damage, from its high end. The error is the new file's.
 fn copy_table(
     old: &Connection,
     new: &Connection,
-    table: &str,
-    columns: &str,
-    key: &[&str],
-) -> Result<(u64, Result<(), String>), DbError> {
+    table: &schema::Table,
+    has_sums: bool,
+) -> Result<Copied, DbError> {
+    let &schema::Table { name, key, summed, beside, .. } = table;
+    let columns = [summed, beside].into_iter().filter(|c| !c.is_empty()).collect::<Vec<_>>().join(", ");
+    let places = |columns: &str| {
+        (1..=columns.split(',').count()).map(|i| format!("?{i}")).collect::<Vec<_>>().join(", ")
+    };
+    let mut insert = new.prepare(&format!(
+        "INSERT OR IGNORE INTO {name} ({columns}, sum) VALUES ({}, ferrule_sum({}))",
+        places(&columns),
+        places(summed)
+    ))?;
     let count = columns.split(',').count();
-    let places: Vec<String> = (1..=count).map(|i| format!("?{i}")).collect();
-    let mut insert =
-        new.prepare(&format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES ({})", places.join(", ")))?;
-    let mut kept = 0;
-    let mut said = String::new();
+    // The sum of a file of before sums is not asked for: there is no such column.
+    let whole = if has_sums { format!("sum IS ferrule_sum({summed})") } else { "1".into() };
+    let mut copied = Copied::default();
     for direction in ["ASC", "DESC"] {
         let order: Vec<String> = key.iter().map(|k| format!("{k} {direction}")).collect();
-        let select = format!("SELECT {columns} FROM {table} ORDER BY {}", order.join(", "));
+        let select = format!("SELECT {columns}, {whole} FROM {name} ORDER BY {}", order.join(", "));
+        // Those that the walk from the other end has met are met again where it meets no damage.
+        let mut changed = 0;
         let mut walk = || -> Result<rusqlite::Result<()>, DbError> {
             let mut select = match old.prepare(&select) {
                 Ok(select) => select,
@@ -180,30 +211,35 @@ fn copy_table(
             };
             loop {
                 match rows.next() {
-                    Ok(Some(row)) => {
-                        let values: rusqlite::Result<Vec<Value>> = (0..count).map(|i| row.get(i)).collect();
-                        match values {
-                            Ok(values) => kept += insert.execute(params_from_iter(values))? as u64,
-                            Err(e) => return Ok(Err(e)),
+                    Ok(Some(row)) => match row.get(count) {
+                        Ok(true) => {
+                            let values: rusqlite::Result<Vec<Value>> =
+                                (0..count).map(|i| row.get(i)).collect();
+                            match values {
+                                Ok(values) => copied.kept += insert.execute(params_from_iter(values))? as u64,
+                                Err(e) => return Ok(Err(e)),
+                            }
                         }
-                    }
+                        Ok(false) => changed += 1,
+                        Err(e) => return Ok(Err(e)),
+                    },
                     Ok(None) => return Ok(Ok(())),
                     Err(e) => return Ok(Err(e)),
                 }
             }
         };
-        match walk()? {
-            Ok(()) => return Ok((kept, if said.is_empty() { Ok(()) } else { Err(said) })),
-            Err(e) => said = e.to_string(),
+        let walked = walk()?;
+        copied.changed += changed;
+        match walked {
+            Ok(()) => return Ok(copied),
+            Err(e) => copied.said = Some(e.to_string()),
         }
     }
-    Ok((kept, Err(said)))
+    Ok(copied)
 }
 
 /// The journal up to its first unreadable slot.
 fn read_journal(old: &Connection) -> Result<(Vec<ferrule_store::Op>, Result<(), DbError>), DbError> {
-    let generation: u32 =
-        old.query_row("SELECT generation FROM control WHERE id = 0", [], |row| row.get(0))?;
     let mut select = old.prepare("SELECT data FROM journal ORDER BY slot")?;
     let mut rows = select.query([])?;
     let mut slots: Vec<Vec<u8>> = Vec::new();
@@ -221,7 +257,12 @@ fn read_journal(old: &Connection) -> Result<(Vec<ferrule_store::Op>, Result<(), 
     let Some(length) = slots.first().map(Vec::len).filter(|&n| n > 0) else {
         return Ok((Vec::new(), result));
     };
-    let (ops, replayed) = journal::replay(&slots.concat(), length, generation);
+    // Without `control` what the first slot says: if that was folded already, applying it again changes nothing.
+    let generation = generation(old).ok().or_else(|| {
+        let first = slots.first()?.first_chunk()?;
+        Some(u32::from_le_bytes(*first))
+    });
+    let (ops, replayed) = journal::replay(&slots.concat(), length, generation.unwrap_or_default());
     Ok((ops, replayed.map_err(DbError::from).and(result)))
 }
 
@@ -237,12 +278,13 @@ pub(crate) fn open(
         damage = Some(Damage {
             reason: "found in the last run, which did not end in order".into(),
             aside,
-            kept: Vec::new(),
             incomplete: vec![("some tables", "see the log of the last run".into())],
-            without_body: 0,
+            ..Damage::default()
         });
     }
-    if let Some(reason) = force {
+    // Before SQLite opens the WAL, copies what it takes for whole, and empties it.
+    let mended = wal::mend(&file)?;
+    if let Some(reason) = force.or(mended) {
         damage = Some(salvage(folder, options, reason, false)?);
     }
     let attempt = || {

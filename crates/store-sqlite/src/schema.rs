@@ -2,12 +2,14 @@
 //!
 //! | table | holds |
 //! |---|---|
-//! | `control` | the journal's generation |
+//! | `control` | the journal's generation, and the schema's version once more: a changed byte must not look like a newer release |
 //! | `journal` | the slots, a page each (see `journal.rs`) |
 //! | `queue_row` | rows that were in the journal at a fold and still lived; a rowid table, so that a row of up to a page stays in one page, in the order of folds, with an index over (queue, seq) |
 //! | `queue` | rows and bytes of each non-empty queue, kept at folds, so that a start need not count a million rows |
 //! | `body` | bodies that several rows hold, with their number |
 //! | `session`, `subscription`, `inflight`, `retained`, `state`, `meta` | what their ops name |
+//!
+//! Every row has its `sum` (`sum.rs`). A body's says nothing of `refs`, which changes without the bytes being read: that is there twice.
 
 /// Marks the file as ours: "FrrL".
 pub(crate) const APPLICATION_ID: i32 = 0x4672_724C;
@@ -38,16 +40,63 @@ pub(crate) const UPGRADES: &[&str] = &["
     CREATE TABLE retained (topic TEXT NOT NULL PRIMARY KEY, record BLOB NOT NULL);
     CREATE TABLE state (rule INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (rule, key));
     CREATE TABLE meta (key TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+", "
+    ALTER TABLE control ADD COLUMN sum INTEGER;
+    ALTER TABLE control ADD COLUMN version INTEGER;
+    ALTER TABLE queue_row ADD COLUMN sum INTEGER;
+    ALTER TABLE queue ADD COLUMN sum INTEGER;
+    ALTER TABLE body ADD COLUMN sum INTEGER;
+    ALTER TABLE body ADD COLUMN refs_again INTEGER;
+    ALTER TABLE session ADD COLUMN sum INTEGER;
+    ALTER TABLE subscription ADD COLUMN sum INTEGER;
+    ALTER TABLE inflight ADD COLUMN sum INTEGER;
+    ALTER TABLE retained ADD COLUMN sum INTEGER;
+    ALTER TABLE state ADD COLUMN sum INTEGER;
+    ALTER TABLE meta ADD COLUMN sum INTEGER;
+    UPDATE control SET sum = ferrule_sum(generation);
+    UPDATE queue_row SET sum = ferrule_sum(queue, seq, size, shared, head, body);
+    UPDATE queue SET sum = ferrule_sum(queue, count, size);
+    UPDATE body SET sum = ferrule_sum(id, data), refs_again = refs;
+    UPDATE session SET sum = ferrule_sum(session, record);
+    UPDATE subscription SET sum = ferrule_sum(session, filter, record);
+    UPDATE inflight SET sum = ferrule_sum(session, side, packet_id, record);
+    UPDATE retained SET sum = ferrule_sum(topic, record);
+    UPDATE state SET sum = ferrule_sum(rule, key, value);
+    UPDATE meta SET sum = ferrule_sum(key, value);
 "];
 
-/// What salvage copies: table, columns, key by which to walk it from either end. `queue` is counted anew.
-pub(crate) const SALVAGED: &[(&str, &str, &[&str])] = &[
-    ("queue_row", "id, queue, seq, size, shared, head, body", &["id"]),
-    ("body", "id, refs, data", &["id"]),
-    ("session", "session, record", &["session"]),
-    ("subscription", "session, filter, record", &["session", "filter"]),
-    ("inflight", "session, side, packet_id, record", &["session", "side", "packet_id"]),
-    ("retained", "rowid, topic, record", &["rowid"]),
-    ("state", "rowid, rule, key, value", &["rowid"]),
-    ("meta", "key, value", &["key"]),
+/// The first version whose rows have sums.
+pub(crate) const SUMS_FROM: u32 = 2;
+
+/// A table that salvage copies.
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    /// By which to walk it from either end.
+    pub(crate) key: &'static [&'static str],
+    /// What is in the sum.
+    pub(crate) summed: &'static str,
+    /// What is copied beside it.
+    pub(crate) beside: &'static str,
+    /// So small that a start reads all of it into memory.
+    pub(crate) small: bool,
+}
+
+/// All but `control` and `journal`, which salvage begins anew, and `queue`, which it counts.
+#[rustfmt::skip]
+pub(crate) const TABLES: &[Table] = &[
+    Table { name: "queue_row", key: &["id"], summed: "queue, seq, size, shared, head, body", beside: "id", small: false },
+    Table { name: "body", key: &["id"], summed: "id, data", beside: "refs, refs_again", small: false },
+    Table { name: "session", key: &["session"], summed: "session, record", beside: "", small: true },
+    Table { name: "subscription", key: &["session", "filter"], summed: "session, filter, record", beside: "", small: true },
+    Table { name: "inflight", key: &["session", "side", "packet_id"], summed: "session, side, packet_id, record", beside: "", small: true },
+    Table { name: "retained", key: &["rowid"], summed: "topic, record", beside: "rowid", small: true },
+    Table { name: "state", key: &["rowid"], summed: "rule, key, value", beside: "rowid", small: true },
+    Table { name: "meta", key: &["key"], summed: "key, value", beside: "", small: true },
+];
+
+/// What must be so of every row of `control` and `queue`, which are not copied.
+pub(crate) const COUNTED: &[(&str, &str)] = &[
+    ("control", "sum IS ferrule_sum(generation)"),
+    ("queue", "sum IS ferrule_sum(queue, count, size)"),
+    ("body", "refs IS refs_again"),
 ];

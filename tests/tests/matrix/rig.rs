@@ -33,8 +33,6 @@ pub(crate) struct Outcome {
     pub(crate) refused: u64,
     /// Rows given up and counted, and messages lost with damage that was reported.
     pub(crate) given_up: u64,
-    /// Messages that arrived as something else than what was sent: of damage that nobody noticed.
-    pub(crate) changed: u64,
     /// The most memory of the edge, where that is the point, in KiB.
     pub(crate) peak_kib: u64,
     /// Broken promises, in words.
@@ -53,7 +51,6 @@ impl Outcome {
         self.withheld += other.withheld;
         self.refused += other.refused;
         self.given_up += other.given_up;
-        self.changed += other.changed;
         self.peak_kib = self.peak_kib.max(other.peak_kib);
         self.faults.extend(other.faults);
     }
@@ -64,7 +61,7 @@ impl Outcome {
             "fault": fault, "seeds": seeds, "times": self.times, "published": self.published, "acknowledged": self.acknowledged,
             "lost": self.lost, "duplicated": self.duplicated, "again": self.again, "withheld": self.withheld,
             "refused": self.refused, "given_up": self.given_up,
-            "changed": (self.changed > 0).then_some(self.changed), "peak_kib": (self.peak_kib > 0).then_some(self.peak_kib), "faults": self.faults,
+            "peak_kib": (self.peak_kib > 0).then_some(self.peak_kib), "faults": self.faults,
         })
     }
 
@@ -93,24 +90,17 @@ impl Outcome {
         }
     }
 
-    /// The same after bytes of the store were changed, which may have become bytes of a message. `told`: the damage was reported; `others`: whose rows are in the table,
-    /// too. What is missing or changed is counted, and returned if nobody had reported anything.
-    pub(crate) fn check_damaged(
-        &mut self,
-        ledger: &Ledger,
-        others: &Ledger,
-        sqlite: &Path,
-        told: bool,
-    ) -> u64 {
+    /// The same after bytes of the store were changed. `told`: the damage was reported, and then what is missing counts as given up;
+    /// `others`: whose rows are in the table, too.
+    pub(crate) fn check_damaged(&mut self, ledger: &Ledger, others: &Ledger, sqlite: &Path, told: bool) {
         let mut found = HashSet::new();
-        let mut changed = 0;
         for (_, device, n) in rows(sqlite) {
             let entry =
                 device.as_ref().and_then(|device| ledger.devices.get(device)?.get(usize::try_from(n?).ok()?));
             if entry.is_some_and(|entry| entry.sent > 0) {
                 found.insert((device, n));
-            } else if device.is_none_or(|device| !others.devices.contains_key(&device)) {
-                changed += 1;
+            } else if device.as_ref().is_none_or(|device| !others.devices.contains_key(device)) {
+                self.faults.push(format!("{device:?} never sent {n:?}: a message has changed"));
             }
         }
         let mut missing = 0;
@@ -121,13 +111,12 @@ impl Outcome {
                 missing += u64::from(entry.acknowledged && !found.contains(&(Some(device.clone()), Some(n))));
             }
         }
-        self.changed += changed;
         if told {
             self.given_up += missing;
-            return 0;
+        } else if missing > 0 {
+            self.lost += missing;
+            self.faults.push(format!("{missing} messages are gone and nobody said so"));
         }
-        self.lost += missing;
-        missing
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod changed;
 mod faults;
 mod kill;
 mod model;
