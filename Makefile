@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-report faults flash conformance fuzz soak faults-report cross cross-test
+.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-backlog bench-report faults flash conformance fuzz soak faults-report cross cross-test
 
 E2E := $(sort $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs)) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 # The faults among them.
@@ -131,6 +131,9 @@ bench-quick: build ## the same as a smoke test: every row runs, no figure means 
 bench-wire: build ## bytes and delay of the link to the cloud, beside mosquitto's bridge; root (ten minutes)
 	target/release/ferrule-bench wire
 	target/release/ferrule-bench wire-report
+
+bench-backlog: build ## a gateway without its cloud, beside bare SQLite, and how fast a backlog leaves (ten minutes)
+	target/release/ferrule-bench backlog
 
 bench-report: build ## docs/benchmarks.md from the newest result of `make bench`
 	target/release/ferrule-bench report

@@ -10,9 +10,11 @@
 //!   handshakes, [`storm`] what others notice of very many at once; [`scale`] what one process without sockets can
 //!   hold; [`pipeline`] the rows that go through edge, cloud and a sink.
 //! - [`volume`] is another program: what the link to the cloud costs in bytes and in time.
+//! - [`backlog`] another: what a gateway without its cloud costs, and how fast a backlog leaves.
 //! - [`result`] is what a run leaves in `bench/results/`; [`report`] makes a table and `docs/benchmarks.md` of it.
 #![forbid(unsafe_code)]
 
+pub mod backlog;
 pub mod carrier;
 pub mod crowd;
 #[cfg(test)]

@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use ferrule_bench::peer::Peer;
 use ferrule_bench::result::Run;
 use ferrule_bench::{
-    carrier::Over, crowd, floor, handshakes, idle, load, pipeline, report, rows, rules, run, scale, stored,
-    storm, volume,
+    backlog, carrier::Over, crowd, floor, handshakes, idle, load, pipeline, report, rows, rules, run, scale,
+    stored, storm, volume,
 };
 
 /// Load generator and side-by-side benchmarks. Without a command: `run`.
@@ -42,6 +42,8 @@ enum Command {
     Rules(rules::RulesArgs),
     /// The link to the cloud, beside mosquitto's bridge: bytes of IP packets and delay a message (root); writes a result file.
     Wire(volume::WireArgs),
+    /// A gateway without its cloud, and the backlog afterwards; writes a result file.
+    Backlog(backlog::BacklogArgs),
     /// Writes docs/wire.md from the newest result file of `wire`.
     WireReport,
     /// Writes docs/benchmarks.md from the newest result file.
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         Command::Scale(args) => one_scale(&args),
         Command::Rules(args) => one_round_of_rules(&args),
         Command::Wire(args) => the_link(&args),
+        Command::Backlog(args) => the_backlog(&args),
         Command::WireReport => write_wire_report(),
         Command::Report(args) => write_report(&args),
     };
@@ -174,6 +177,12 @@ fn the_link(args: &volume::WireArgs) -> Result<(), Box<dyn Error>> {
     println!("{}\nwritten: {}", volume::markdown(&run, &name), path.display());
     let failed: Vec<&str> = run.rows.iter().flat_map(|row| &row.errors).map(String::as_str).collect();
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
+}
+
+fn the_backlog(args: &backlog::BacklogArgs) -> Result<(), Box<dyn Error>> {
+    let (path, found) = backlog::run(args, &root(), |what| eprintln!("  {what}"))?;
+    println!("{}written: {}", found.table(), path.display());
+    Ok(())
 }
 
 fn write_wire_report() -> Result<(), Box<dyn Error>> {

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use ferrule_mqtt::QoS;
+use ferrule_testkit::clock::Clock;
+use ferrule_testkit::node::{Role, run_to_exit};
 use ferrule_testkit::oracle::Copies;
 use ferrule_testkit::wire::Options;
-use ferrule_testkit::{Client, Config, Fleet, Node, Plan, node};
+use ferrule_testkit::{Certs, Client, Config, Fleet, Node, Plan, node, until};
 use ferrule_tests::{
     EDGE_RULES, PATIENCE, check_rows, cloud_rules, make_sqlite_table, open_sqlite, sqlite_rows,
 };
@@ -209,4 +211,33 @@ fn on_a_link_that_is_paid_for_devices_do_not_wait_for_the_burst() {
         .collect::<Result<_, _>>()
         .unwrap();
     assert_eq!(rows, (0..35).collect::<Vec<_>>());
+}
+
+/// A gateway without a battery, and nobody there who knows the time. The cloud's certificate is of today.
+#[test]
+fn in_1970_it_reaches_its_cloud_by_tls_and_keeps_what_that_tells_of_the_time() {
+    let Some(clock) = Clock::new() else { return };
+    clock.set(1_000);
+    let certs = Certs::local(&[]);
+    let tls = format!("[[listener]]\nbind = \"127.0.0.1:0\"\nanonymous = true\n{}\n", certs.tls(""));
+    let cloud = Node::start(&Config::cloud().extra(&tls));
+    let mut reader = Client::connect(cloud.addr(), &Options::v5("reader"));
+    reader.subscribe("factory/#", QoS::AtLeastOnce);
+    let ca = format!("tls = {{ ca = {:?} }}", certs.path("ca.crt"));
+    let config =
+        Config::edge().rules(EDGE_RULES).uplink_tls("localhost", cloud.listener(1).port()).extra(&ca);
+    let mut edge = Node::start(&clock.config(config));
+    for _ in 0..2 {
+        let mut device = Client::connect(edge.addr(), &Options::v5("press-7"));
+        device.publish("factory/press", b"{}", QoS::AtLeastOnce, false);
+        edge.wait_drained(PATIENCE);
+        assert_eq!(reader.expect_message().topic, "factory/press");
+        until(PATIENCE, "it is stored", || {
+            let folder = edge.data_dir().to_str().unwrap();
+            let dump = run_to_exit(Role::Edge, &["store", "dump", "--data-dir", folder]).output;
+            dump.contains("known_time_s").then_some(())
+        });
+        edge.kill9();
+        edge.restart();
+    }
 }

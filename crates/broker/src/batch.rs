@@ -20,7 +20,7 @@ use ferrule_mqtt::{
     Ack, AckType, Packet, Properties, PropertiesBuf, Property, Publish, QoS, ReasonCode, encode_ack,
 };
 use ferrule_outbox::{End, Outcome};
-use ferrule_store::{Stamp, Store};
+use ferrule_store::Store;
 
 /// A batch that is not acknowledged yet.
 #[derive(Debug)]
@@ -150,7 +150,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             dup: batch.dup,
             properties: publish.properties,
             publisher,
-            received: Stamp { wall_ms: self.now.wall_ms, mono_us: self.now.mono_us, synced: true },
+            received: self.now.stamp(),
             hops: 0,
             path: 0,
             attachment: None,

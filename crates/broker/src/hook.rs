@@ -75,7 +75,7 @@ impl<'a> Message<'a> {
             dup: false,
             properties: Properties::EMPTY,
             publisher,
-            received: Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true },
+            received: now.stamp(),
             hops: 0,
             path: 0,
             attachment: None,

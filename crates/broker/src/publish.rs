@@ -23,7 +23,7 @@ use ferrule_mqtt::{
 };
 use ferrule_outbox::{Outcome, Reason, ReceiptId};
 use ferrule_store::record::{self, Record, Retained};
-use ferrule_store::{BodyId, Now, Op, Side, Stamp, Store};
+use ferrule_store::{BodyId, Now, Op, Side, Store};
 use foldhash::fast::FixedState;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -183,7 +183,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             dup: publish.dup,
             properties: publish.properties,
             publisher: &publisher,
-            received: Stamp { wall_ms: self.now.wall_ms, mono_us: self.now.mono_us, synced: true },
+            received: self.now.stamp(),
             hops: 0,
             path: 0,
             attachment: None,

@@ -11,10 +11,22 @@
 //! given to them (rustls, tracing-subscriber) or not used where it would be wrong ([`STD_ENDS_IN_2038`]). What still asks (a hash's seed) gets a clock that stands
 //! still then (`edge/src/clock32.c`). `tests/tests/emulated.rs` runs the ARMv7
 //! binary in 2040. Monotonic clocks count from the machine's start and are none of this.
+//!
+//! # What is known of the time
+//! A gateway without a battery starts in 1970. [`known_s`] is a time that has passed for certain: this code was written, and certificates
+//! were issued whose chain was verified ([`learn`]). It is not the latest time that the clock showed: a clock that was a year ahead once would
+//! make every certificate expire a year early. A clock that shows less is wrong, and then certificates are judged by what is known.
 #![forbid(unsafe_code)]
 
 use rustix::time::{ClockId, clock_gettime};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
+
+/// 2026-01-01T00:00:00Z: no clock that is right shows less.
+pub const WRITTEN_S: u32 = 1_767_225_600;
+
+/// Seconds since 1970, up to 2106.
+static KNOWN_S: AtomicU32 = AtomicU32::new(WRITTEN_S);
 
 /// Whether `SystemTime::now()` is wrong from 2038 on in this build, also in a dependency.
 pub const STD_ENDS_IN_2038: bool = cfg!(all(target_env = "musl", target_pointer_width = "32"));
@@ -46,6 +58,29 @@ pub fn wall_s() -> i64 {
 #[must_use]
 pub fn wall_ms() -> i64 {
     i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Seconds since 1970 that have passed for certain.
+#[must_use]
+pub fn known_s() -> u32 {
+    KNOWN_S.load(Ordering::Relaxed)
+}
+
+/// Somebody who can be believed says that `seconds` since 1970 have passed.
+pub fn learn(seconds: u32) {
+    KNOWN_S.fetch_max(seconds, Ordering::Relaxed);
+}
+
+/// Whether the wall clock shows a time that is over for certain: it has not been set.
+#[must_use]
+pub fn is_behind() -> bool {
+    since_epoch().as_secs() < u64::from(known_s())
+}
+
+/// The time that certificates are judged by: the wall clock's, and never less than what is known.
+#[must_use]
+pub fn for_certificates() -> Duration {
+    since_epoch().max(Duration::from_secs(known_s().into()))
 }
 
 #[cfg(test)]

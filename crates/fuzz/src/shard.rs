@@ -24,7 +24,7 @@ use ferrule_broker::{
 };
 use ferrule_mqtt::{PropertiesBuf, QoS, ReasonCode, Version, topic};
 use ferrule_outbox::{End, Outcome, Policy, Reason};
-use ferrule_store::{MemoryStore, Now, Op, QueueId, Restored, Stamp, Store, StoreEvent, StoredRow, Ticket};
+use ferrule_store::{MemoryStore, Now, Op, QueueId, Restored, Store, StoreEvent, StoredRow, Ticket};
 
 use crate::Input;
 use crate::monitor::Monitor;
@@ -605,7 +605,7 @@ impl Stage {
                 host: None,
                 role: Role::Device,
             }),
-            received: Stamp { wall_ms: self.now.wall_ms, mono_us: self.now.mono_us, synced: true },
+            received: self.now.stamp(),
             hops: flags >> 4,
             path: 0,
             attachment: None,

@@ -35,9 +35,7 @@ use ferrule_link::downlink::Received;
 use ferrule_net::WorkerStats;
 use ferrule_outbox::{ConsumerEvent, End, OutRow, Outcome, Policy, Queue};
 use ferrule_rules::Rule;
-use ferrule_store::{
-    Boot, Identity, Now, Op, Origin, QueueId, QueueSummary, Stamp, Store, StoredRow, Ticket,
-};
+use ferrule_store::{Boot, Identity, Now, Op, Origin, QueueId, QueueSummary, Store, StoredRow, Ticket};
 use outbox::{CLASSES, How, Outbox, class_name, split_name, unnumbered, unpack};
 use pace::Pace;
 use report::Report;
@@ -254,7 +252,7 @@ impl Hub {
                     retain,
                     properties,
                     publisher: Arc::clone(&shard.hook().uplink),
-                    received: Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true },
+                    received: now.stamp(),
                     hops,
                     path: 0,
                     attachment: None,

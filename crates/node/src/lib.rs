@@ -10,6 +10,7 @@ pub mod connectors;
 pub mod control;
 pub mod gate;
 pub mod hub;
+mod known_time;
 pub mod listen;
 pub mod loader;
 pub mod memory;

@@ -18,6 +18,7 @@ use crate::connectors::{self, Connectors};
 use crate::control::{Control, ControlError, DataDirLock, Status, StoreStatus, UplinkStatus};
 use crate::gate;
 use crate::hub::{BATCHES, Hub, HubMessage, Node};
+use crate::known_time;
 use crate::listen::{self, Listeners};
 use crate::loader::{self, Loader, UPLINK};
 use crate::memory::{self, Shape, WorstCase};
@@ -29,7 +30,7 @@ use ferrule_broker::{Limits, Place, Shard, introduce};
 use ferrule_link::UplinkStats;
 use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker};
 use ferrule_outbox::{Full, Policy};
-use ferrule_store::{Boot, Op, Origin, Restored, Stamp, Store, StoreEvent};
+use ferrule_store::{Boot, Op, Origin, Restored, Store, StoreEvent};
 use ferrule_store_sqlite::{Opened, Options as StoreOptions, SqliteStore, State, Writer};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -115,6 +116,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     let boot = Boot::new(random()? as u64);
 
     let (workers, inboxes, place) = workers(product, config, clock, sockets, &opened, (&origin, boot))?;
+    let known_s = known_time::restore(&opened.restored);
     drop(opened.restored);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -182,6 +184,7 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     if let Some(max) = memory::memory_max(config, memory::machine()) {
         runtime.spawn(watch_memory(max, inboxes.clone()));
     }
+    runtime.spawn(known_time::keep(Arc::clone(&about.writer), known_s));
     let stopped = runtime.block_on(async {
         let control = Control::bind(&lock)?;
         tracing::info!(
@@ -699,7 +702,7 @@ fn downlink(inbox: Inbox<HubMessage>) -> ferrule_link::downlink::Ends {
 fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> ferrule_link::UplinkConfig {
     let stamp: ferrule_link::Clock = Arc::new(move || {
         let now = clock.now();
-        Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true }
+        now.stamp()
     });
     let mut link = ferrule_link::UplinkConfig::new(uplink.servers.clone(), Arc::clone(origin), boot, stamp);
     link.username = uplink.username.clone();

@@ -9,7 +9,16 @@ pub struct Now {
     pub wall_ms: i64,
 }
 
+/// 2026-01-01T00:00:00Z in milliseconds since 1970: a clock that shows less has not been set.
+const SET_FROM_MS: i64 = 1_767_225_600_000;
+
 impl Now {
+    /// For a message that is received now.
+    #[must_use]
+    pub fn stamp(self) -> Stamp {
+        Stamp { wall_ms: self.wall_ms, mono_us: self.mono_us, synced: self.wall_ms >= SET_FROM_MS }
+    }
+
     /// Microseconds since `earlier`; 0 when that is later.
     #[must_use]
     pub fn since(self, earlier_us: u64) -> u64 {
@@ -24,6 +33,19 @@ pub struct Stamp {
     pub wall_ms: i64,
     /// Microseconds since that process started; comparable only within one boot.
     pub mono_us: u64,
-    /// Whether the wall clock was known to be set when it was read.
+    /// False: the wall clock had not been set when it was read, for sure.
     pub synced: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_never_set_is_said_to_be() {
+        for (wall_ms, synced) in [(0, false), (SET_FROM_MS - 1, false), (SET_FROM_MS, true)] {
+            let stamp = Now { mono_us: 7, wall_ms }.stamp();
+            assert_eq!(stamp, Stamp { wall_ms, mono_us: 7, synced });
+        }
+    }
 }

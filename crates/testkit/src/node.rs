@@ -165,6 +165,13 @@ impl Config {
         self
     }
 
+    /// The uplink by TLS: the keys of its table's `tls` (`ca = ...`) go into [`Self::extra`].
+    #[must_use]
+    pub fn uplink_tls(mut self, host: &str, port: u16) -> Self {
+        self.uplink = Some(format!("mqtts://{host}:{port}"));
+        self
+    }
+
     /// Where it listens, instead of a free port of 127.0.0.1; beyond the loopback only known users are let in.
     #[must_use]
     pub fn listen(mut self, bind: SocketAddr) -> Self {

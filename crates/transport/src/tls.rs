@@ -28,6 +28,7 @@ mod any_name;
 mod certificate;
 mod error;
 mod files;
+mod known_time;
 mod resolver;
 
 pub use self::certificate::{CertificateInfo, Kind, NameFrom, WARN_BEFORE_S, date, warnings};

@@ -5,7 +5,7 @@ use super::rules::HOPS_MAX;
 use super::source::Source;
 use ferrule_broker::{Ends, Event, EventKind, Message, Publisher, Role, Told};
 use ferrule_mqtt::{PacketType, Properties, Property, PropertyScope, QoS, Version};
-use ferrule_store::{Now, Stamp};
+use ferrule_store::Now;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl Hub {
             dup: false,
             properties: Properties::EMPTY,
             publisher: &publisher,
-            received: Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true },
+            received: now.stamp(),
             // A rule that makes another message of each that was delivered is a loop like any other.
             hops: told.and_then(|told| told.source.as_ref()).map_or(0, |source| source.hops),
             path: 0,

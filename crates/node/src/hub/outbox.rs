@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ferrule_outbox::{Delivered, End, GivenUp, OutRow, Outcome, Queue, Reason};
 use ferrule_rules::Priority;
 use ferrule_store::record::{Entry, Record};
-use ferrule_store::{Boot, Now, QueueId, Stamp};
+use ferrule_store::{Boot, Now, QueueId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -254,7 +254,7 @@ impl Outbox {
         let Some(age_max) = age_max.filter(|_| self.old_us.is_none_or(|old_us| old_us <= now.mono_us)) else {
             return dropped;
         };
-        let stamp = Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true };
+        let stamp = now.stamp();
         let age_max_ms = age_max.as_millis() as u64;
         let is_old = |entry: &Arc<Entry>| entry.age_ms(boot, &stamp) > age_max_ms;
         let old = self.queue.give_up_while(is_old, OLD_ROWS, Reason::Age, now, &mut self.ended) as u64;

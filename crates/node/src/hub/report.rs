@@ -17,7 +17,7 @@ use bytes::Bytes;
 use ferrule_outbox::Reason;
 use ferrule_rules::rule_id;
 use ferrule_store::record::Entry;
-use ferrule_store::{Identity, Now, Op, Stamp};
+use ferrule_store::{Identity, Now, Op};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -122,7 +122,7 @@ impl Report {
             username: None,
             topic: Arc::clone(topic),
             edge: None,
-            received: Stamp { wall_ms: now.wall_ms, mono_us: now.mono_us, synced: true },
+            received: now.stamp(),
             hops: 0,
             properties: Bytes::new(),
             payload: told.to_string().into(),

@@ -22,8 +22,10 @@
 
 use super::any_name::AnyName;
 use super::certificate::CertificateInfo;
+use super::known_time::KnownTime;
 use super::resolver::ByName;
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::{PemObject, SectionKind};
@@ -107,7 +109,7 @@ struct WallClock;
 
 impl TimeProvider for WallClock {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(ferrule_clock::since_epoch()))
+        Some(UnixTime::since_unix_epoch(ferrule_clock::for_certificates()))
     }
 }
 
@@ -232,10 +234,11 @@ impl ClientFiles {
             .with_protocol_versions(versions)
             .map_err(|e| error(Path::new("tls"), e))?;
         let verifier = verifier.map_err(|e| error(from, e))?;
-        let builder = match any_name {
-            true => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(verifier))),
-            false => builder.with_webpki_verifier(verifier),
+        let verifier: Arc<dyn ServerCertVerifier> = match any_name {
+            true => Arc::new(AnyName(verifier)),
+            false => Arc::new(KnownTime { verifier, is_behind: ferrule_clock::is_behind }),
         };
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match &self.certificate {
             Some((cert, key)) => {
                 let pair = certified(cert, key, &provider, &mut infos)?;

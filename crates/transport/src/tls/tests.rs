@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod files;
+mod known_time;
 mod layer;
 mod peers;
 
