@@ -97,7 +97,7 @@ fn live_rows_arrive_ahead_of_a_backlog() {
     let own = outbox(&status, "cloud");
     assert_eq!((count(own, "ahead"), count(own, "again")), (LIVE, 0), "{own:#}");
     assert_accounts(&status);
-    edge.assert_quiet_log();
+    cloud.assert_quiet_log();
 }
 
 #[test]

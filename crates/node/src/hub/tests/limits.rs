@@ -156,6 +156,8 @@ fn what_comes_goes_ahead_of_a_backlog_which_is_told_that_it_is_late() {
     let policy = Policy { order: Order::LiveFirst, ..Policy::EDGE };
     let node = Node { policy, ..node(true) };
     let mut bench = Bench::with(node, "s", "CREATE RULE r AS INSERT INTO s SELECT * FROM \"a\";");
+    bench.consumer(ConsumerEvent::Up { window: 0 });
+    bench.consumer(ConsumerEvent::Down { error: "away".into() });
     let device = bench.connect("d", None);
     (1..=4).for_each(|id| bench.publish(device, "a", &id.to_string(), id, &[]));
     bench.consumer(ConsumerEvent::Up { window: 1 });
