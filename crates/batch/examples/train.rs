@@ -297,6 +297,7 @@ fn main() {
                 synced: true,
                 age_ms: random.below(60) as u64,
                 hops: 1,
+                late: false,
                 properties: Properties::EMPTY,
                 payload: payload.as_bytes(),
             };

@@ -1,8 +1,8 @@
 //! One payload in, messages out: all of them, or an error.
 
 use crate::{
-    HAS_PROPERTIES, HAS_USER, HEAD, Item, MESSAGES_MAX, PLAIN_MAX, QOS_1, RETAIN, SAME_DEVICE, SAME_LIFE,
-    SAME_TOPIC, SYNCED, TEXTS_MAX, VERSION, dictionary,
+    HAS_PROPERTIES, HAS_USER, HEAD, Item, LATE, MESSAGES_MAX, PLAIN_MAX, QOS_1, RETAIN, SAME_DEVICE,
+    SAME_LIFE, SAME_TOPIC, SYNCED, TEXTS_MAX, VERSION, dictionary,
 };
 use ferrule_mqtt::{PacketType, Properties, PropertyId, PropertyScope, topic};
 use ferrule_store::{Boot, MessageId};
@@ -67,6 +67,7 @@ struct Entry {
     at_ms: i64,
     age_ms: u64,
     hops: u8,
+    late: bool,
     topic: Range<usize>,
     client_id: Range<usize>,
     username: Option<Range<usize>>,
@@ -174,6 +175,7 @@ impl<'a> Batch<'a> {
             synced: entry.flags & SYNCED != 0,
             age_ms: entry.age_ms,
             hops: entry.hops,
+            late: entry.late,
             properties: Properties::checked(properties, PropertyScope::Packet(PacketType::Publish))
                 .unwrap_or(Properties::EMPTY),
             payload: &self.body[entry.payload.clone()],
@@ -209,7 +211,9 @@ fn read(body: &[u8], texts: &mut Vec<u8>, entries: &mut Vec<Entry>) -> Result<()
         let at_ms = last_at_ms.wrapping_add(heads.zigzag()?);
         let sent = sent_ms.unwrap_or(at_ms).wrapping_add(heads.zigzag()?);
         (last_at_ms, sent_ms) = (at_ms, Some(sent));
-        let hops = u8::try_from(heads.varint()?).map_err(|_| DecodeError::Damaged("too many hops"))?;
+        let hops = heads.varint()?;
+        let late = hops & LATE != 0;
+        let hops = u8::try_from(hops & !LATE).map_err(|_| DecodeError::Damaged("too many hops"))?;
         if flags & SAME_TOPIC == 0 {
             topic = heads.front(&topic, texts)?;
             let name = std::str::from_utf8(&texts[topic.clone()]).map_err(|_| NOT_UTF8)?;
@@ -243,6 +247,7 @@ fn read(body: &[u8], texts: &mut Vec<u8>, entries: &mut Vec<Entry>) -> Result<()
             at_ms,
             age_ms: sent.wrapping_sub(at_ms) as u64,
             hops,
+            late,
             topic: topic.clone(),
             client_id: client_id.clone(),
             username: username.clone(),

@@ -1,8 +1,8 @@
 //! Messages in, one payload out.
 
 use crate::{
-    HAS_PROPERTIES, HAS_USER, HEAD, Item, MESSAGES_MAX, PLAIN_MAX, QOS_1, RETAIN, SAME_DEVICE, SAME_LIFE,
-    SAME_TOPIC, SYNCED, TEXTS_MAX, VERSION, dictionary,
+    HAS_PROPERTIES, HAS_USER, HEAD, Item, LATE, MESSAGES_MAX, PLAIN_MAX, QOS_1, RETAIN, SAME_DEVICE,
+    SAME_LIFE, SAME_TOPIC, SYNCED, TEXTS_MAX, VERSION, dictionary,
 };
 use ferrule_mqtt::topic;
 use ferrule_store::MessageId;
@@ -168,7 +168,7 @@ impl Encoder {
         zigzag(out, item.at_ms.wrapping_sub(last.at_ms));
         let sent_ms = item.at_ms.wrapping_add(item.age_ms as i64);
         zigzag(out, sent_ms.wrapping_sub(last.sent_ms.unwrap_or(item.at_ms)));
-        varint(out, u64::from(item.hops));
+        varint(out, u64::from(item.hops) | if item.late { LATE } else { 0 });
         if !same_topic {
             front(out, &last.topic, item.topic);
         }

@@ -27,6 +27,8 @@ pub struct Item<'a> {
     pub age_ms: u64,
     /// Brokers that it has passed, the edge included.
     pub hops: u8,
+    /// It was sent from a backlog ahead of which live data went.
+    pub late: bool,
     /// What the device itself had set, without `ferrule-*`.
     pub properties: Properties<'a>,
     /// Payload.
@@ -55,5 +57,8 @@ impl Item<'_> {
         say(into, "ferrule-at", format_args!("{}{unsure}", self.at_ms));
         say(into, "ferrule-age", format_args!("{}", self.age_ms));
         say(into, "ferrule-hops", format_args!("{}", self.hops));
+        if self.late {
+            put(into, "ferrule-late", "1");
+        }
     }
 }

@@ -22,7 +22,7 @@
 //!     zigzag  seq, less the one before and 1
 //!     zigzag  received at (ms since 1970), less the one before
 //!     zigzag  age (ms) and received at together, less the same of the one before; of the first: its age
-//!     varint  brokers that it has passed
+//!     varint  brokers that it has passed (a byte), and 256 more when it is late ([`Item::late`])
 //!     [front-coded topic]              unless 8
 //!     [front-coded client id]          unless 16
 //!     [varint bytes, user name]        unless 16, if 32
@@ -90,3 +90,6 @@ const SAME_DEVICE: u8 = 16;
 const HAS_USER: u8 = 32;
 const HAS_PROPERTIES: u8 = 64;
 const SAME_LIFE: u8 = 128;
+
+/// Beside a message's hops, which are a byte. A peer that does not know it refuses the batch, and is sent rows one by one.
+const LATE: u64 = 256;

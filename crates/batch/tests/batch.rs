@@ -22,6 +22,7 @@ struct Owned {
     synced: bool,
     age_ms: u64,
     hops: u8,
+    late: bool,
     user_properties: Vec<(String, String)>,
     payload: Vec<u8>,
 }
@@ -48,6 +49,7 @@ impl Owned {
             synced: self.synced,
             age_ms: self.age_ms,
             hops: self.hops,
+            late: self.late,
             properties: properties.as_properties(),
             payload: &self.payload,
         }
@@ -59,7 +61,8 @@ fn owned() -> impl Strategy<Value = Owned> {
     let device = prop_oneof![Just(String::new()), "[a-b]{0,3}"];
     let names = proptest::collection::vec(("[a-d]{0,3}", "[a-d]{0,3}"), 0..2);
     let numbers = (0..3u64, prop_oneof![Just(0u16), 0..=i16::MAX as u16], 0..=i64::MAX as u64, any::<i64>());
-    let rest = (any::<bool>(), any::<u64>(), any::<u8>(), proptest::collection::vec(any::<u8>(), 0..40));
+    let hops = any::<(u8, bool)>();
+    let rest = (any::<bool>(), any::<u64>(), hops, proptest::collection::vec(any::<u8>(), 0..40));
     (any::<(bool, bool)>(), topic, device, proptest::option::of("[a-b]{0,2}"), numbers, names, rest).prop_map(
         |(flags, topic, client_id, username, (boot, class, seq, at_ms), user_properties, rest)| Owned {
             acknowledged: flags.0,
@@ -71,7 +74,8 @@ fn owned() -> impl Strategy<Value = Owned> {
             at_ms,
             synced: rest.0,
             age_ms: rest.1,
-            hops: rest.2,
+            hops: rest.2.0,
+            late: rest.2.1,
             user_properties,
             payload: rest.3,
         },
@@ -141,6 +145,7 @@ fn message(topic: &str, payload: &[u8]) -> Owned {
         synced: true,
         age_ms: 0,
         hops: 1,
+        late: false,
         user_properties: Vec::new(),
         payload: payload.into(),
     }

@@ -66,7 +66,7 @@ impl Flow {
         let mut unanswered = Vec::new();
         while let Some(row) = self.next_row() {
             let entry = Arc::clone(&row.row.entry);
-            let mut item = match forwarder.item(&entry, stamp) {
+            let mut item = match forwarder.item(&entry, row.row.late, stamp) {
                 Ok(item) => item,
                 Err(reason) => {
                     self.settle(row, Delivered::Discarded(reason));

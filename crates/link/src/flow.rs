@@ -363,7 +363,7 @@ impl Flow {
         out: &mut Vec<u8>,
     ) -> Option<Held> {
         let entry = std::sync::Arc::clone(&row.row.entry);
-        let properties = match forwarder.properties(&entry, stamp) {
+        let properties = match forwarder.properties(&entry, row.row.late, stamp) {
             Ok(properties) => properties,
             Err(reason) => {
                 self.settle(row, Delivered::Discarded(reason));

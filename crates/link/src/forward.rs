@@ -48,15 +48,15 @@ impl Forwarder {
         self
     }
 
-    /// The properties of `entry`, sent at `now`.
+    /// The properties of `entry`, sent at `now`; `late`: ahead of it rows went that came after it.
     ///
     /// # Errors
     /// Why it must not be sent: [`Reason::Loop`], [`Reason::Expired`], [`Reason::Age`].
-    pub fn properties(&mut self, entry: &Entry, now: &Stamp) -> Result<Properties<'_>, Reason> {
+    pub fn properties(&mut self, entry: &Entry, late: bool, now: &Stamp) -> Result<Properties<'_>, Reason> {
         let (hops, age_ms) = self.admit(entry, now)?;
         self.properties.clear();
         if self.identity {
-            item(entry, hops, age_ms, &self.own).say(&mut self.text, &mut self.properties);
+            item(entry, late, hops, age_ms, &self.own).say(&mut self.text, &mut self.properties);
         }
         self.properties.extend(self.own.as_properties(), |_| true);
         Ok(self.properties.as_properties())
@@ -66,9 +66,9 @@ impl Forwarder {
     ///
     /// # Errors
     /// As [`Forwarder::properties`].
-    pub fn item<'a>(&'a mut self, entry: &'a Entry, now: &Stamp) -> Result<Item<'a>, Reason> {
+    pub fn item<'a>(&'a mut self, entry: &'a Entry, late: bool, now: &Stamp) -> Result<Item<'a>, Reason> {
         let (hops, age_ms) = self.admit(entry, now)?;
-        Ok(item(entry, hops, age_ms, &self.own))
+        Ok(item(entry, late, hops, age_ms, &self.own))
     }
 
     /// Brokers passed and age, if it may be sent; what the device itself had set is in `own` then.
@@ -123,7 +123,7 @@ impl Forwarder {
     }
 }
 
-fn item<'a>(entry: &'a Entry, hops: u8, age_ms: u64, own: &'a PropertiesBuf) -> Item<'a> {
+fn item<'a>(entry: &'a Entry, late: bool, hops: u8, age_ms: u64, own: &'a PropertiesBuf) -> Item<'a> {
     Item {
         acknowledged: entry.qos > 0,
         retain: entry.retain,
@@ -135,6 +135,7 @@ fn item<'a>(entry: &'a Entry, hops: u8, age_ms: u64, own: &'a PropertiesBuf) -> 
         synced: entry.received.synced,
         age_ms,
         hops,
+        late,
         properties: own.as_properties(),
         payload: &entry.payload,
     }

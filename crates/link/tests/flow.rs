@@ -674,8 +674,12 @@ fn a_key_that_stalls_keeps_no_burst_open() {
 // === the forwarded message ===
 
 fn forwarded(entry: &ferrule_store::record::Entry, identity: bool, now: Stamp) -> Vec<String> {
+    said(entry, identity, false, now)
+}
+
+fn said(entry: &ferrule_store::record::Entry, identity: bool, late: bool, now: Stamp) -> Vec<String> {
     let mut forwarder = Forwarder::new(Boot::new(BOOT), identity);
-    let properties = forwarder.properties(entry, &now).unwrap();
+    let properties = forwarder.properties(entry, late, &now).unwrap();
     properties
         .iter()
         .map(|property| match property {
@@ -683,6 +687,29 @@ fn forwarded(entry: &ferrule_store::record::Entry, identity: bool, now: Stamp) -
             other => format!("{other:?}"),
         })
         .collect()
+}
+
+#[test]
+fn a_row_that_others_went_ahead_of_says_so_where_identities_are_said() {
+    let entry = row(1, "a").entry;
+    let is_late = |said: &[String]| said.iter().any(|property| property == "ferrule-late=1");
+    let now = Stamp::default();
+    for (identity, late) in [(true, true), (true, false), (false, true)] {
+        assert_eq!(is_late(&said(&entry, identity, late, now)), identity && late);
+    }
+    // In a batch as alone.
+    let (mut rig, mut decoder) = batching(Duration::ZERO, 16, 1 << 20);
+    let mut rows = [row(1, "a"), row(2, "b")];
+    rows[0].late = true;
+    rig.push(rows);
+    let mut forwarder = Forwarder::new(Boot::new(BOOT), true);
+    let (client, out) = (&mut rig.client, &mut rig.out);
+    rig.flow.pump(client, &mut forwarder, 0, &now, out, usize::MAX);
+    let Some((Packet::Publish(publish), _)) = decode(out, Some(Version::V5), usize::MAX).unwrap() else {
+        panic!("no batch")
+    };
+    let batch = decoder.decode(publish.payload).unwrap();
+    assert_eq!(batch.items().map(|item| item.late).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]

@@ -29,7 +29,7 @@ use ferrule_broker::shard::Parts;
 use ferrule_broker::{Limits, Place, Shard, introduce};
 use ferrule_link::UplinkStats;
 use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker};
-use ferrule_outbox::{Full, Policy};
+use ferrule_outbox::{Full, Order, Policy};
 use ferrule_store::{Boot, Op, Origin, Restored, Store, StoreEvent};
 use ferrule_store_sqlite::{Opened, Options as StoreOptions, SqliteStore, State, Writer};
 use serde_json::{Value, json};
@@ -644,14 +644,15 @@ pub fn worst_case(edge: bool, config: &BrokerConfig, sinks: usize) -> WorstCase 
     };
     let policy = policy(edge, config);
     let sessions = session_policy(config, policy);
-    // The front in memory, and as many rows as are refused when they cannot be written; of a session's queue, which has an end
+    // The front in memory (and as much that is live), and as many rows as are refused when they cannot be written; of a session's queue, which has an end
     // of its own, its front alone, and half as much again that is read back.
+    let front = if policy.order == Order::LiveFirst { 2 * policy.head_bytes } else { policy.head_bytes };
     let shape = Shape {
         workers: worker_count(config).into(),
         connections: came(&|_| true),
         layered: came(&|listener| listener.tls.is_some() || listener.websocket.is_some()),
         outboxes: sinks as u64 + u64::from(edge),
-        outbox_bytes: (policy.head_bytes + policy.refuse_bytes) as u64,
+        outbox_bytes: (front + policy.refuse_bytes) as u64,
         session_bytes: (sessions.head_bytes + sessions.head_bytes / 2) as u64,
         machine: memory::machine(),
     };
@@ -672,6 +673,7 @@ fn session_policy(config: &BrokerConfig, policy: Policy) -> Policy {
         disk_bytes: u64::MAX,
         disk_rows: u64::MAX,
         full: Full::Withhold,
+        order: Order::InOrder,
         ..policy
     }
 }
@@ -685,6 +687,7 @@ fn policy(edge: bool, config: &BrokerConfig) -> Policy {
         disk_bytes: outbox.max_bytes,
         disk_rows: outbox.max_messages.unwrap_or(u64::MAX),
         full: outbox.on_full,
+        order: outbox.order,
         ..if edge { Policy::EDGE } else { Policy::CLOUD }
     }
 }

@@ -1,6 +1,6 @@
 //! The consumer's side of an outbox: the contract of the uplink and of every sink.
 //!
-//! The outbox hands rows to a consumer in order, at most `window` of them unanswered, and the consumer answers
+//! The outbox hands rows to a consumer in order (with `live_first` in two, see [`crate::queue`]), at most `window` of them unanswered, and the consumer answers
 //! each exactly once with [`Delivered::Yes`] or [`Delivered::Discarded`]. Inside, a consumer may deal rows out to
 //! **lanes** (Kafka: a partition; SQL: a table); rows of one order key are always in one lane. In a lane
 //! results are a prefix: a row is answered only after all earlier rows of its lane, so that trying again never lets a
@@ -25,6 +25,8 @@ pub struct OutRow {
     pub entry: Arc<Entry>,
     /// True when it may have been handed out before (by an earlier connection or process life).
     pub again: bool,
+    /// True when rows that came after it were handed out before it, or may have been (`live_first`).
+    pub late: bool,
 }
 
 /// The last word on one row.

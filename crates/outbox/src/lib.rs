@@ -15,5 +15,5 @@ pub mod queue;
 pub mod receipt;
 
 pub use consumer::{ConsumerEvent, Delivered, OutRow};
-pub use queue::{Counters, Full, GivenUp, Next, Place, Policy, Queue, Row};
+pub use queue::{Counters, Full, GivenUp, Mark, Next, Order, Place, Policy, Queue, Row};
 pub use receipt::{Completed, End, Outcome, Reason, ReceiptId, Receipts};

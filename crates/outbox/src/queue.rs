@@ -13,11 +13,12 @@
 //!                                     |                                  | committed
 //! ```
 //! Without a backlog there is only `head`. When head is full, or while there is a gap, rows enter `fresh`. When the
-//! gap has been read, fresh becomes part of head.
+//! gap has been read, fresh becomes part of head. With [`Order::LiveFirst`] rows of fresh may leave ahead of the others ([`live`]).
 //!
 //! # Invariants
 //! - Numbers ascend from head through gap to fresh; the next number is above all of them.
-//! - A row leaves for the consumer in order of its number; after [`Queue::reset`] again from the oldest unanswered.
+//! - A row leaves for the consumer in order of its number, but for [`Order::LiveFirst`]; after [`Queue::reset`] again from the oldest
+//!   unanswered.
 //! - A row's end is resolved once: by its destination's answer or by its commit, whichever is first.
 //! - A row that was written is removed from disk only after its answer.
 //! - One row that is not answered keeps its own room in head, not that of those behind it.
@@ -31,14 +32,17 @@
 
 mod backlog;
 mod limits;
+mod live;
 
 pub use backlog::{GivenUp, Next, Place, RANGES_MAX};
 pub use limits::Full;
+pub use live::{Mark, Order};
 
 use crate::receipt::{End, Outcome, Reason};
 use bytes::Bytes;
 use ferrule_store::record::{Entry, Record, RecordError};
 use ferrule_store::{Body, Now, Op, QueueId, QueueSummary, StoredRow, Ticket};
+use live::{Live, Spot};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -112,6 +116,8 @@ pub struct Policy {
     pub disk_rows: u64,
     /// What happens to rows that must be written and have no room.
     pub full: Full,
+    /// Which rows leave first.
+    pub order: Order,
 }
 
 impl Policy {
@@ -128,6 +134,7 @@ impl Policy {
         disk_bytes: 1 << 30,
         disk_rows: u64::MAX,
         full: Full::Withhold,
+        order: Order::InOrder,
     };
 
     /// Whether a row of `size` bytes is within the limits on disk, beside so many bytes and rows.
@@ -171,6 +178,8 @@ pub struct Counters {
     pub again: u64,
     /// Rows that were refused because memory was full.
     pub refused: u64,
+    /// Rows that left before others that had come earlier.
+    pub ahead: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +203,34 @@ struct Slot<R> {
     again: bool,
     /// Not handed out before it is on disk.
     held: bool,
+    /// It was handed out in this process life.
+    handed: bool,
+    /// Others that came after it had been handed out before it.
+    late: bool,
+    /// It never becomes a part of the gap.
+    apart: bool,
+}
+
+impl<R> Slot<R> {
+    /// Whether it may be handed out, as far as the disk is concerned.
+    fn may_leave(&self) -> bool {
+        !self.held || self.disk == Disk::Yes
+    }
+}
+
+/// What is left of a slot whose row has its last word.
+struct Over {
+    seq: u64,
+    size: usize,
+    end: Option<End>,
+    sent_us: Option<u64>,
+    disk: Disk,
+}
+
+impl Over {
+    fn of<R>(slot: &mut Slot<R>) -> Self {
+        Self { seq: slot.seq, size: slot.size, end: slot.end.take(), sent_us: slot.sent_us, disk: slot.disk }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -236,8 +273,10 @@ pub struct Queue<R> {
     /// Answered rows that are on disk, as ranges to remove.
     removals: Vec<(u64, u64)>,
     removal_since_us: Option<u64>,
-    /// Rows of the gap that were given up, as ascending ranges.
+    /// Rows of the gap, or of what becomes the gap, that were given up or are set apart, as ascending ranges.
     purged: Vec<(u64, u64)>,
+    /// Of [`Order::LiveFirst`] alone.
+    live: Option<Box<Live<R>>>,
     /// The medium takes new rows.
     admitted: bool,
     /// Nothing could be given up for rows that have no room, and nothing has changed since.
@@ -276,6 +315,7 @@ impl<R: Row> Queue<R> {
             removals: Vec::new(),
             removal_since_us: None,
             purged: Vec::new(),
+            live: None,
             admitted: true,
             stuck: false,
             up: false,
@@ -285,7 +325,11 @@ impl<R: Row> Queue<R> {
             smoothed_ack_us: 0,
             counters: Counters::default(),
         };
-        if let Some(stored) = stored.filter(|s| s.rows > 0) {
+        let stored = stored.filter(|s| s.rows > 0);
+        if policy.order == Order::LiveFirst {
+            queue.live = Some(Box::new(Live::new(stored.map(|s| s.last))));
+        }
+        if let Some(stored) = stored {
             queue.gap = Some(Gap { first: stored.first, last: stored.last, rows: stored.rows });
             queue.next_seq = stored.last + 1;
             queue.handed_to = stored.last;
@@ -313,7 +357,11 @@ impl<R: Row> Queue<R> {
     /// Whether nothing waits, is in flight or is left to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.gap.is_none() && self.fresh.is_empty() && self.removals.is_empty()
+        self.head.is_empty()
+            && self.gap.is_none()
+            && self.fresh.is_empty()
+            && self.ahead().next().is_none()
+            && self.removals.is_empty()
     }
 
     /// Whether a deadline, a commit or a read of the backlog still concerns the queue.
@@ -332,9 +380,9 @@ impl<R: Row> Queue<R> {
         self.head[index].row.as_ref()
     }
 
-    /// Rows that are in memory and not answered, in their order.
+    /// Rows that are in memory and not answered: in their order, but for those that are set apart.
     pub fn rows(&self) -> impl Iterator<Item = &R> {
-        self.head.iter().chain(&self.fresh).filter_map(|s| s.row.as_ref())
+        self.head.iter().chain(self.ahead()).chain(&self.fresh).filter_map(|s| s.row.as_ref())
     }
 
     /// Whether the destination was said to be reachable.
@@ -357,7 +405,7 @@ impl<R: Row> Queue<R> {
     /// Bytes that wait, in memory and on disk, and for how many microseconds the oldest row in memory has.
     #[must_use]
     pub fn backlog(&self, now: Now) -> (u64, u64) {
-        let oldest = self.head.front().or(self.fresh.front());
+        let oldest = self.head.front().or(self.ahead().next()).or(self.fresh.front());
         (self.disk_bytes + self.unwritten_bytes as u64, oldest.map_or(0, |slot| now.since(slot.came_us)))
     }
 
@@ -393,8 +441,13 @@ impl<R: Row> Queue<R> {
             disk: Disk::No,
             again: false,
             held: false,
+            handed: false,
+            late: false,
+            apart: false,
         };
-        if self.gap.is_some() || !self.fresh.is_empty() || self.head_bytes >= self.policy.head_bytes {
+        let in_line =
+            self.gap.is_some() || !self.fresh.is_empty() || self.head_bytes >= self.policy.head_bytes;
+        if in_line || (self.is_live(seq) && self.has_backlog_in_head()) {
             self.fresh.push_back(slot);
         } else {
             self.head_bytes += size;
@@ -439,6 +492,9 @@ impl<R: Row> Queue<R> {
 
     /// The destination can be reached, or cannot.
     pub fn set_up(&mut self, up: bool, now: Now) {
+        if let Some(live) = self.live.as_mut().filter(|_| up && !self.up) {
+            live.from = self.next_seq;
+        }
         self.up = up;
         self.stuck = false;
         self.last_answer_us = now.mono_us;
@@ -449,44 +505,94 @@ impl<R: Row> Queue<R> {
         self.held_us = us(held);
     }
 
-    /// Hands out up to `window` rows less those in flight, oldest first.
+    /// Hands out up to `window` rows less those in flight: number, row, and whether it may have been handed out before.
     pub fn take(&mut self, window: usize, now: Now, mut give: impl FnMut(u64, &R, bool)) {
+        self.hand_out(window, now, |seq, row, mark| give(seq, row, mark.again));
+    }
+
+    /// As [`Queue::take`], with all that is to be known.
+    pub fn hand_out(&mut self, window: usize, now: Now, mut give: impl FnMut(u64, &R, Mark)) {
         self.merge();
+        self.pass_backlog();
         while self.counters.in_flight < window as u64 {
-            let Some(slot) = self.head.get_mut(self.cursor) else { break };
-            if slot.held && slot.disk != Disk::Yes {
-                break;
-            }
-            self.cursor += 1;
-            self.handed_to = self.handed_to.max(slot.seq);
-            let Some(row) = slot.row.as_ref().filter(|_| slot.sent_us.is_none()) else { continue };
+            self.skip_sent();
+            let Some(spot) = self.next_out() else { break };
+            let ahead = !matches!(spot, Spot::Head(_));
+            let Some(slot) = self.at(spot) else { break };
+            let late = self.live.as_ref().is_some_and(|live| live.is_late(slot));
+            let (seq, again) = (slot.seq, slot.again);
+            let passes = ahead && !slot.handed && self.passes(seq);
             if self.counters.in_flight == 0 {
                 // Time without anything to answer is not silence.
                 self.last_answer_us = now.mono_us;
             }
-            slot.sent_us = Some(now.mono_us);
             self.counters.in_flight += 1;
             self.counters.queued -= 1;
-            self.counters.again += u64::from(slot.again);
-            give(slot.seq, row, slot.again);
+            self.counters.again += u64::from(again);
+            self.counters.ahead += u64::from(passes);
+            if let Some(live) = &mut self.live {
+                live.handed(seq, ahead);
+            }
+            if !ahead {
+                self.handed_to = self.handed_to.max(seq);
+                self.cursor += 1;
+            }
+            let Some(slot) = self.at_mut(spot) else { break };
+            slot.sent_us = Some(now.mono_us);
+            (slot.handed, slot.late) = (true, late);
+            if let Some(row) = &slot.row {
+                give(seq, row, Mark { again, late, ahead });
+            }
+            if !ahead && self.live.is_some() {
+                // What is next in fresh may be of the backlog.
+                self.merge();
+            }
+        }
+    }
+
+    /// Moves the cursor to the first row of head that waits.
+    fn skip_sent(&mut self) {
+        while let Some(slot) = self.head.get(self.cursor)
+            && (slot.row.is_none() || slot.sent_us.is_some())
+        {
+            self.handed_to = self.handed_to.max(slot.seq);
+            self.cursor += 1;
         }
     }
 
     /// The destination's last word on row `seq`. An unknown or answered number is ignored: it was answered before a reset.
     pub fn answer(&mut self, seq: u64, outcome: Outcome, now: Now, ended: &mut Vec<(End, Outcome)>) {
-        let Ok(index) = self.head.binary_search_by_key(&seq, |s| s.seq) else { return };
-        let slot = &mut self.head[index];
-        if slot.row.take().is_none() {
-            return;
+        let Some(spot) = self.spot(seq) else { return };
+        // Of fresh only what is set apart can have been handed out.
+        if !matches!(spot, Spot::Fresh(index) if !self.fresh[index].apart) {
+            self.finish(spot, outcome, now, ended);
         }
-        self.answered += 1;
+    }
+
+    /// A row has its last word.
+    fn finish(&mut self, spot: Spot, outcome: Outcome, now: Now, ended: &mut Vec<(End, Outcome)>) {
+        let over = match spot {
+            Spot::Head(index) => {
+                let slot = &mut self.head[index];
+                if slot.row.take().is_none() {
+                    return;
+                }
+                self.answered += 1;
+                self.head_bytes -= slot.size;
+                Some(Over::of(slot))
+            }
+            Spot::Ahead(seq) => {
+                self.live.as_mut().and_then(|live| live.remove(seq)).map(|mut slot| Over::of(&mut slot))
+            }
+            Spot::Fresh(index) => self.fresh.remove(index).map(|mut slot| Over::of(&mut slot)),
+        };
+        let Some(over) = over else { return };
         self.stuck = false;
-        self.head_bytes -= slot.size;
         match outcome {
             Outcome::Delivered => self.counters.delivered += 1,
             Outcome::Discarded(_) | Outcome::Retry => self.counters.discarded += 1,
         }
-        if let Some(sent_us) = slot.sent_us {
+        if let Some(sent_us) = over.sent_us {
             self.counters.in_flight -= 1;
             let took = now.since(sent_us);
             // RFC 6298's gain of 1/8.
@@ -496,18 +602,17 @@ impl<R: Row> Queue<R> {
         } else {
             self.counters.queued -= 1;
         }
-        if let Some(end) = slot.end.take().or_else(|| self.answers.remove(&seq)) {
+        if let Some(end) = over.end.or_else(|| self.answers.remove(&over.seq)) {
             ended.push((end, outcome));
         }
-        let (size, disk) = (slot.size, slot.disk);
-        if disk == Disk::No {
-            self.unwritten_bytes -= size;
+        if over.disk == Disk::No {
+            self.unwritten_bytes -= over.size;
         } else {
-            self.remove(seq, now);
-            self.disk_bytes = self.disk_bytes.saturating_sub(size as u64);
+            self.remove(over.seq, now);
+            self.disk_bytes = self.disk_bytes.saturating_sub(over.size as u64);
             self.counters.stored -= 1;
-            if disk == Disk::Submitted {
-                self.unwritten_bytes -= size;
+            if over.disk == Disk::Submitted {
+                self.unwritten_bytes -= over.size;
             }
         }
         while self.head.pop_front_if(|s| s.row.is_none()).is_some() {
@@ -525,12 +630,16 @@ impl<R: Row> Queue<R> {
 
     /// The consumer lost its rows: all that is unanswered waits again, oldest first.
     pub fn reset(&mut self) {
-        for slot in self.head.iter_mut().filter(|s| s.row.is_some()) {
+        let ahead = self.live.iter_mut().flat_map(|live| live.ahead.values_mut());
+        for slot in self.head.iter_mut().chain(ahead).chain(&mut self.fresh).filter(|s| s.row.is_some()) {
             if slot.sent_us.take().is_some() {
                 slot.again = true;
                 self.counters.in_flight -= 1;
                 self.counters.queued += 1;
             }
+        }
+        if let Some(live) = &mut self.live {
+            live.reset();
         }
         self.cursor = 0;
         self.stuck = false;
@@ -553,7 +662,8 @@ impl<R: Row> Queue<R> {
     fn write_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64> {
         let first = self.unsubmitted().next();
         let unawaited = first.filter(|s| s.end.is_none()).map(|s| s.came_us + us(self.policy.unawaited));
-        let awaited = self.first_awaited_us().map(|came| self.awaited_due_us(came, urgent, smoothed_commit));
+        let awaited = self.first_awaited();
+        let awaited = awaited.map(|(seq, came)| self.awaited_due_us(seq, came, urgent, smoothed_commit));
         let mut due = [unawaited, awaited].into_iter().flatten().min();
         if self.unwritten_bytes >= self.policy.unwritten_bytes && first.is_some() {
             due = Some(0);
@@ -568,13 +678,13 @@ impl<R: Row> Queue<R> {
         self.next_due_us(urgent, smoothed_commit).is_some_and(|due| due <= now.mono_us)
     }
 
-    /// Contract 2's table: when a row that came at `came` and is waited for is due on disk.
-    fn awaited_due_us(&self, came: u64, urgent: bool, smoothed_commit: Duration) -> u64 {
+    /// Contract 2's table: when row `seq`, which came at `came` and is waited for, is due on disk.
+    fn awaited_due_us(&self, seq: u64, came: u64, urgent: bool, smoothed_commit: Duration) -> u64 {
         let p = &self.policy;
         let deadline = us(p.ack_deadline).saturating_sub(2 * us(smoothed_commit));
         // A destination that has been silent for a deadline with rows in flight is not answering, whatever it says.
         let silent_from = self.last_answer_us + us(p.ack_deadline) + self.held_us;
-        if !self.up || self.is_behind() {
+        if !self.up || (self.is_behind() && !self.is_live(seq)) {
             return if urgent { came } else { came.max(self.last_write_us + us(p.offline_interval)) };
         }
         let linger_min = us(p.linger_min) + self.held_us;
@@ -592,7 +702,7 @@ impl<R: Row> Queue<R> {
         self.admitted && self.unsubmitted().next().is_none_or(fits)
     }
 
-    /// Whether there is a backlog: no answer to what comes behind it can come in time.
+    /// Whether there is a backlog: no answer to what comes behind it, and is not live, can come in time.
     fn is_behind(&self) -> bool {
         self.gap.is_some() || !self.fresh.is_empty()
     }
@@ -614,12 +724,12 @@ impl<R: Row> Queue<R> {
         self.after(self.submitted_to).filter(|s| s.row.is_some())
     }
 
-    /// When the oldest row came that is not submitted and that somebody waits for. Asked several times a turn, perhaps behind
-    /// thousands of rows that nobody waits for: ends only ever go, so what was passed once is not looked at again.
-    fn first_awaited_us(&self) -> Option<u64> {
+    /// The oldest row that is not submitted and that somebody waits for: its number, and when it came. Asked several times a turn, perhaps
+    /// behind thousands of rows that nobody waits for: ends only ever go, so what was passed once is not looked at again.
+    fn first_awaited(&self) -> Option<(u64, u64)> {
         for slot in self.after(self.submitted_to.max(self.unawaited_to.get())) {
             if slot.end.is_some() {
-                return Some(slot.came_us);
+                return Some((slot.seq, slot.came_us));
             }
             self.unawaited_to.set(slot.seq);
         }
@@ -637,8 +747,9 @@ impl<R: Row> Queue<R> {
     /// happens. Of all others the destination may still answer, and then they need not be written.
     #[must_use]
     pub fn takes_along(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool {
+        let live = self.unsubmitted().next().is_some_and(|slot| self.is_live(slot.seq));
         !self.up
-            || self.is_behind()
+            || (self.is_behind() && !live)
             || self.write_due_us(urgent, smoothed_commit).is_some_and(|due_us| due_us <= now.mono_us)
             || self.unsubmitted().any(|slot| slot.held)
     }
@@ -714,6 +825,7 @@ impl<R: Row> Queue<R> {
             if let Some(end) = slot.end.take() {
                 ended.push((end, Outcome::Delivered));
             }
+            let Some(slot) = self.keep_ahead(slot) else { continue };
             let gap = self.gap.get_or_insert(Gap { first: slot.seq, last: slot.seq, rows: 0 });
             gap.last = slot.seq;
             gap.rows += 1;
@@ -757,6 +869,9 @@ impl<R: Row> Queue<R> {
                         disk: Disk::Yes,
                         again: seq <= self.handed_to,
                         held: false,
+                        handed: false,
+                        late: false,
+                        apart: false,
                     });
                 }
                 Err(_) => {
@@ -805,7 +920,14 @@ impl<R: Row> Queue<R> {
         if self.gap.is_some() {
             return;
         }
+        if self.live.is_some() {
+            self.skip_sent();
+        }
         while self.head_bytes < self.policy.head_bytes {
+            let Some(first) = self.fresh.front() else { break };
+            if self.is_live(first.seq) && self.has_backlog_in_head() {
+                break; // There it would wait for its turn.
+            }
             let Some(slot) = self.fresh.pop_front() else { break };
             self.head_bytes += slot.size;
             self.head.push_back(slot);

@@ -19,7 +19,7 @@ fn rows(from: u64, to: u64) -> Vec<OutRow> {
     let rows = (from..to).map(|n| {
         let mut entry = entry(n, "t", n.to_string());
         entry.key = format!("dev-{}", n % 50).into();
-        OutRow { seq: n, entry: Arc::new(entry), again: false }
+        OutRow { seq: n, entry: Arc::new(entry), again: false, late: false }
     });
     rows.collect()
 }
@@ -81,7 +81,11 @@ async fn a_record_carries_its_identity(broker: &Broker) {
     let mut sink = start(broker, &[("topic", "t")]);
     let mut keyless = entry(2, "t", "two");
     (keyless.key, keyless.username) = ("".into(), Some("u".into()));
-    sink.send(vec![row(1, "", "one"), OutRow { seq: 2, entry: Arc::new(keyless), again: false }]).await;
+    sink.send(vec![
+        row(1, "", "one"),
+        OutRow { seq: 2, entry: Arc::new(keyless), again: false, late: false },
+    ])
+    .await;
     sink.until_answered(2).await;
     assert!(sink.stop().await.values().all(|d| *d == YES));
     let records = broker.read("t");

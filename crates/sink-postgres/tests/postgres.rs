@@ -80,7 +80,7 @@ async fn rows_go_in_whole(server: &Server) {
         direct.edge = None;
         vec![
             row(1, "", r#"{"a": 1}"#),
-            OutRow { seq: 2, entry: Arc::new(direct), again: false },
+            OutRow { seq: 2, entry: Arc::new(direct), again: false, late: false },
             row(3, "", r#"{"a":"\u0000"}"#),
             row(4, "", "1e200000"),
             row(5, "", deep.as_bytes()),

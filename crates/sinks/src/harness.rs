@@ -44,7 +44,7 @@ pub fn entry(seq: u64, target: &str, payload: impl Into<Vec<u8>>) -> Entry {
 /// [`entry`] as the outbox hands it out.
 #[must_use]
 pub fn row(seq: u64, target: &str, payload: impl Into<Vec<u8>>) -> OutRow {
-    OutRow { seq, entry: Arc::new(entry(seq, target, payload)), again: false }
+    OutRow { seq, entry: Arc::new(entry(seq, target, payload)), again: false, late: false }
 }
 
 /// A running sink, and what it has said.

@@ -19,7 +19,7 @@ fn start(broker: &Mosquitto, options: &[(&str, &str)]) -> Harness {
 fn row(seq: u64, qos: u8, retain: bool) -> OutRow {
     let mut entry = entry(seq, &format!("up/{}", seq % 3), format!("{seq}"));
     (entry.qos, entry.retain) = (qos, retain);
-    OutRow { seq, entry: Arc::new(entry), again: false }
+    OutRow { seq, entry: Arc::new(entry), again: false, late: false }
 }
 
 /// A door before `broker`, at which CONNECTs of MQTT 5 are refused in the words of 3.1.1, as brokers before it do.

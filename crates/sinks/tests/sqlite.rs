@@ -98,7 +98,11 @@ async fn rows_go_in_whole_without_columns() {
     let mut sink = start(&path, &[("table", "whole")]);
     let mut bytes = entry(2, "", "");
     (bytes.payload, bytes.edge) = (bytes::Bytes::from_static(b"\xff\0"), None);
-    sink.send(vec![row(1, "", r#"{"a": 1}"#), OutRow { seq: 2, entry: Arc::new(bytes), again: false }]).await;
+    sink.send(vec![
+        row(1, "", r#"{"a": 1}"#),
+        OutRow { seq: 2, entry: Arc::new(bytes), again: false, late: false },
+    ])
+    .await;
     sink.until_answered(2).await;
     sink.stop().await;
     // And after a restart, when the table is read rather than made.

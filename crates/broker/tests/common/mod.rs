@@ -858,6 +858,7 @@ pub fn parse(line: &str, version: Option<Version>) -> (Vec<u8>, Version) {
                     synced: true,
                     age_ms: 5,
                     hops: 1,
+                    late: false,
                     properties: Properties::EMPTY,
                 };
                 assert!(encoder.push(&item));

@@ -40,7 +40,7 @@ pub fn entry(seq: u64, key: &str) -> Entry {
 }
 
 pub fn row_of(entry: Entry) -> OutRow {
-    OutRow { seq: entry.identity.seq, entry: Arc::new(entry), again: false }
+    OutRow { seq: entry.identity.seq, entry: Arc::new(entry), again: false, late: false }
 }
 
 pub fn row(seq: u64, key: &str) -> OutRow {

@@ -38,7 +38,7 @@ use crate::scram::Verifier;
 use ferrule_broker::{Features, Strategy};
 use ferrule_link::{Downlink, IdentityMode, Metered, Preset, Proxy, Server, TlsConfig};
 use ferrule_mqtt::Version;
-use ferrule_outbox::Full;
+use ferrule_outbox::{Full, Order};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -279,6 +279,10 @@ pub struct OutboxConfig {
     ///
     /// Default: withhold.
     pub on_full: Full,
+    /// Which messages leave first.
+    ///
+    /// Default: in order, as they came.
+    pub order: Order,
 }
 
 /// A setting and where its value came from.
@@ -435,6 +439,7 @@ impl OutboxConfig {
             max_rate: None,
             report_topic: Some(REPORT_TOPIC.to_owned()),
             on_full: Full::Withhold,
+            order: Order::InOrder,
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::auth::{PasswordHash, Secret};
 use crate::scram::Verifier;
 use ferrule_broker::Strategy;
-use ferrule_outbox::Full;
+use ferrule_outbox::{Full, Order};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -470,6 +470,18 @@ fn on_full(s: &mut Section<'_>, r: &mut Reader<'_>) -> Full {
     }
 }
 
+fn order(s: &mut Section<'_>, r: &mut Reader<'_>) -> Order {
+    match s.or(r, "order", "in_order".to_owned()).as_str() {
+        "in_order" => Order::InOrder,
+        "live_first" => Order::LiveFirst,
+        other => {
+            let message = format!("expected order \"in_order\" or \"live_first\", found {other:?}");
+            s.fail(r, "order", message, None);
+            Order::InOrder
+        }
+    }
+}
+
 fn read_outbox(
     product: Product,
     mut s: Section<'_>,
@@ -493,6 +505,7 @@ fn read_outbox(
             .filter(|rate| *rate > 0),
         report_topic: d.report_topic.and_then(|default| report_topic(&mut s, r, default)),
         on_full: on_full(&mut s, r),
+        order: order(&mut s, r),
     };
     holds_a_packet(&s, r, "max_bytes", outbox.max_bytes, packet_bytes);
     if outbox.mem_max > outbox.max_bytes {

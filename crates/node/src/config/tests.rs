@@ -180,6 +180,8 @@ fn values_and_relations() {
     let expected = "expected on_full \"withhold\", \"drop_oldest\" or \"drop_newest\", found";
     refused("[outbox]\non_full = \"nack\"", &[&format!("{expected} \"nack\"")]);
     refused("[outbox]\non_full = \"explode\"", &[&format!("{expected} \"explode\"")]);
+    let expected = "expected order \"in_order\" or \"live_first\", found \"newest_first\"";
+    refused("[outbox]\norder = \"newest_first\"", &[expected]);
     refused(
         "[anonymous]\npublish = [\"a/#/b\"]",
         &[

@@ -206,6 +206,9 @@ pub struct OutboxStatus {
     pub written: u64,
     /// Sent again.
     pub again: u64,
+    /// Sent before others that had come earlier (`order = "live_first"`).
+    #[serde(default)]
+    pub ahead: u64,
     /// Not taken, since memory was full of rows that could not be written: their publishers keep the messages.
     pub refused: u64,
     /// Rows that may be unanswered at a time.

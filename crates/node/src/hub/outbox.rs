@@ -187,8 +187,9 @@ impl Outbox {
             // Without a place in the channel nothing is taken: an answer, which must come, brings the next turn.
             let Ok(place) = channel.try_reserve() else { return };
             let (mut batch, class) = (Vec::new(), self.class);
-            self.queue.take(in_flight + room, now, |seq, entry, again| {
-                batch.push(OutRow { seq: numbered(class, seq), entry: Arc::clone(entry), again });
+            self.queue.hand_out(in_flight + room, now, |seq, entry, mark| {
+                let (seq, entry) = (numbered(class, seq), Arc::clone(entry));
+                batch.push(OutRow { seq, entry, again: mark.again, late: mark.late });
             });
             if batch.is_empty() {
                 return; // The rest is on disk and being read.
@@ -305,6 +306,7 @@ impl Outbox {
             stored: c.stored,
             written: c.written,
             again: c.again,
+            ahead: c.ahead,
             refused: c.refused,
             window: self.window as u64,
             answer_us: self.queue.smoothed_ack().as_micros() as u64,

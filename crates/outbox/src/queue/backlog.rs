@@ -3,15 +3,16 @@
 //! # Invariants
 //! - Looking changes nothing: no row is read into the queue's own memory, none moves.
 //! - A row that is given up is counted as discarded, and whoever waits for it is told so: never that it was delivered.
-//! - Rows inside the gap are only on disk. Those of them that are given up are kept as ranges until the gap has passed
+//! - Rows inside the gap are only on disk. Those of them that are given up, or went ahead, are kept as ranges until the gap has passed
 //!   them, because a read that is already on its way, or made before the removal is committed, still returns them. There are
 //!   at most [`RANGES_MAX`]; what would need more is left for another call.
 
-use super::{Disk, Queue, Row, us};
+use super::live::Spot;
+use super::{Disk, Queue, Row, Slot, us};
 use crate::receipt::{End, Outcome, Reason};
 use ferrule_store::Now;
 
-/// Ranges of rows given up inside the gap: 64 KiB.
+/// Ranges of rows inside the gap that were given up or went ahead: 64 KiB.
 pub const RANGES_MAX: usize = 4_096;
 
 /// Where a row is.
@@ -30,7 +31,7 @@ pub enum Place {
 pub enum Next {
     /// More rows in memory.
     Memory,
-    /// Rows that are only on disk, numbered `from..=to`, but for those in `without`, which were given up.
+    /// Rows that are only on disk, numbered `from..=to`, but for those in `without`, which were given up or are in memory.
     Disk {
         /// Lowest number.
         from: u64,
@@ -77,25 +78,43 @@ impl<R: Row> Queue<R> {
 
     /// Shows rows with numbers above `after`, oldest first, until `give` has had enough, and says what follows the last one.
     pub fn page(&self, after: u64, mut give: impl FnMut(u64, &R, Place) -> bool) -> Next {
-        let head = self.head.partition_point(|s| s.seq <= after);
-        let fresh = self.fresh.partition_point(|s| s.seq <= after);
-        let mut show = |slot: &super::Slot<R>| {
-            let Some(row) = &slot.row else { return true };
+        let mut from = after + 1;
+        for slot in self.in_memory(after) {
+            let Some(row) = &slot.row else { continue };
+            if let Some(next) = self.on_disk(from, slot.seq - 1) {
+                return next;
+            }
             let place = match (slot.sent_us, slot.disk) {
                 (Some(_), _) => Place::InFlight,
                 (None, Disk::Yes) => Place::Stored,
                 (None, Disk::No | Disk::Submitted) => Place::Memory,
             };
-            give(slot.seq, row, place)
-        };
-        if !self.head.range(head..).all(&mut show) {
-            return Next::Memory;
+            if !give(slot.seq, row, place) {
+                return Next::Memory;
+            }
+            from = slot.seq + 1;
         }
-        if let Some(gap) = self.gap.filter(|gap| gap.last > after) {
-            let from = gap.first.max(after + 1);
-            return Next::Disk { from, to: gap.last, without: self.purged.clone() };
-        }
-        if self.fresh.range(fresh..).all(&mut show) { Next::End } else { Next::Memory }
+        self.on_disk(from, u64::MAX).unwrap_or(Next::End)
+    }
+
+    /// Slots with numbers above `after`, in their order.
+    pub(super) fn in_memory(&self, after: u64) -> impl Iterator<Item = &Slot<R>> {
+        let mut line = self.after(after).peekable();
+        let mut ahead = self.ahead().skip_while(move |s| s.seq <= after).peekable();
+        std::iter::from_fn(move || match (line.peek(), ahead.peek()) {
+            (Some(next), Some(other)) if other.seq < next.seq => ahead.next(),
+            (None, Some(_)) => ahead.next(),
+            _ => line.next(),
+        })
+    }
+
+    /// What of the gap is numbered `from..=to`.
+    fn on_disk(&self, from: u64, to: u64) -> Option<Next> {
+        let gap = self.gap?;
+        let (from, to) = (from.max(gap.first), to.min(gap.last));
+        let at = self.purged.partition_point(|&(_, last)| last < from);
+        let is_gone = self.purged.get(at).is_some_and(|&(first, last)| first <= from && to <= last);
+        (from <= to && !is_gone).then(|| Next::Disk { from, to, without: self.purged.clone() })
     }
 
     /// Gives up rows, named by number and size, that a page has shown: those that still wait, and with `in_flight` those that
@@ -111,11 +130,10 @@ impl<R: Row> Queue<R> {
         let mut done = GivenUp::default();
         for &(seq, size) in rows {
             let gap = self.gap.is_some_and(|gap| gap.first <= seq && seq <= gap.last);
-            let fresh = self.fresh.front().is_some_and(|slot| slot.seq <= seq);
-            let gave = match (gap, fresh) {
-                (true, _) => self.give_up_stored(seq, size, now, ended),
-                (false, true) => self.give_up_fresh(seq, Reason::Purged, now, ended),
-                (false, false) => self.give_up_head(seq, in_flight, Reason::Purged, now, ended),
+            let gave = match self.spot(seq) {
+                Some(spot) => self.give_up_at(spot, in_flight, Reason::Purged, now, ended),
+                None if gap => self.give_up_stored(seq, size, now, ended),
+                None => Gave::Nothing,
             };
             match gave {
                 Gave::Up { size, sent } => {
@@ -137,58 +155,35 @@ impl<R: Row> Queue<R> {
         done
     }
 
-    /// Of a row that is in memory in front of the gap.
-    pub(super) fn give_up_head(
+    /// Of a row that is in memory.
+    pub(super) fn give_up_at(
         &mut self,
-        seq: u64,
+        spot: Spot,
         in_flight: bool,
         reason: Reason,
         now: Now,
         ended: &mut Vec<(End, Outcome)>,
     ) -> Gave {
-        let Ok(index) = self.head.binary_search_by_key(&seq, |s| s.seq) else { return Gave::Nothing };
-        let slot = &mut self.head[index];
-        let (size, sent) = (slot.size, slot.sent_us.is_some());
+        let Some(slot) = self.at(spot) else { return Gave::Nothing };
+        let (seq, size, sent) = (slot.seq, slot.size, slot.sent_us.is_some());
         if slot.row.is_none() || (sent && !in_flight) {
             return Gave::Nothing;
         }
+        // The commit makes it part of what a gap's read returns.
+        let returns = matches!(spot, Spot::Fresh(_)) && slot.disk != Disk::No && !slot.apart;
+        if returns && !self.note_purged(seq) {
+            return Gave::Full;
+        }
         if sent {
             // Not an answer: it must not be taken for one in the destination's smoothed time.
-            slot.sent_us = None;
+            if let Some(slot) = self.at_mut(spot) {
+                slot.sent_us = None;
+            }
             self.counters.in_flight -= 1;
             self.counters.queued += 1;
         }
-        self.answer(seq, Outcome::Discarded(reason), now, ended);
+        self.finish(spot, Outcome::Discarded(reason), now, ended);
         Gave::Up { size, sent }
-    }
-
-    /// Of a row that is in memory behind the gap.
-    pub(super) fn give_up_fresh(
-        &mut self,
-        seq: u64,
-        reason: Reason,
-        now: Now,
-        ended: &mut Vec<(End, Outcome)>,
-    ) -> Gave {
-        let Ok(index) = self.fresh.binary_search_by_key(&seq, |s| s.seq) else { return Gave::Nothing };
-        let submitted = self.fresh[index].disk != Disk::No;
-        // The commit makes it part of what a gap's read returns.
-        if submitted && !self.note_purged(seq) {
-            return Gave::Full;
-        }
-        let Some(slot) = self.fresh.remove(index) else { return Gave::Nothing };
-        self.counters.queued -= 1;
-        self.counters.discarded += 1;
-        self.unwritten_bytes -= slot.size;
-        if submitted {
-            self.remove(seq, now);
-            self.disk_bytes = self.disk_bytes.saturating_sub(slot.size as u64);
-            self.counters.stored -= 1;
-        }
-        if let Some(end) = slot.end.or_else(|| self.answers.remove(&seq)) {
-            ended.push((end, Outcome::Discarded(reason)));
-        }
-        Gave::Up { size: slot.size, sent: false }
     }
 
     /// Of a row that is on disk alone.
@@ -214,7 +209,7 @@ impl<R: Row> Queue<R> {
     }
 
     /// False: there are too many ranges.
-    fn note_purged(&mut self, seq: u64) -> bool {
+    pub(super) fn note_purged(&mut self, seq: u64) -> bool {
         let at = self.purged.partition_point(|&(_, last)| last < seq);
         let grows = at > 0 && self.purged[at - 1].1 + 1 == seq;
         // Rows come in ascending order, so that the range before them grows.

@@ -15,7 +15,7 @@
 //! acknowledgements are withheld as with [`Full::Withhold`].
 
 use super::backlog::Gave;
-use super::{Disk, Queue, Row};
+use super::{Disk, Queue, Row, Slot};
 use crate::receipt::{End, Outcome, Reason};
 use ferrule_store::Now;
 use std::time::Duration;
@@ -30,6 +30,11 @@ pub enum Full {
     DropOldest,
     /// They are given up.
     DropNewest,
+}
+
+/// Whether it is to be handed out.
+fn waits<R>(slot: &Slot<R>) -> bool {
+    slot.row.is_some() && slot.sent_us.is_none()
 }
 
 impl<R: Row> Queue<R> {
@@ -58,12 +63,8 @@ impl<R: Row> Queue<R> {
         };
         let mut given_up = 0;
         for seq in chosen {
-            let fresh = self.fresh.front().is_some_and(|slot| slot.seq <= seq);
-            let gave = match fresh {
-                true => self.give_up_fresh(seq, Reason::Limit, now, ended),
-                false => self.give_up_head(seq, !self.up, Reason::Limit, now, ended),
-            };
-            if let Gave::Up { sent, .. } = gave {
+            let Some(spot) = self.spot(seq) else { continue };
+            if let Gave::Up { sent, .. } = self.give_up_at(spot, !self.up, Reason::Limit, now, ended) {
                 given_up += 1;
                 taken.extend(sent.then_some(seq));
             }
@@ -82,12 +83,14 @@ impl<R: Row> Queue<R> {
         now: Now,
         ended: &mut Vec<(End, Outcome)>,
     ) -> usize {
-        let waiting =
-            self.head.iter().filter(|s| s.sent_us.is_none()).filter_map(|s| Some((s.seq, s.row.as_ref()?)));
-        let chosen: Vec<u64> =
-            waiting.take_while(|(_, row)| may(row)).map(|(seq, _)| seq).take(rows).collect();
+        let old = |s: &&Slot<R>| s.row.as_ref().is_some_and(&may);
+        let head = self.head.iter().filter(|s| waits(s)).take_while(old);
+        let ahead = self.ahead().filter(|s| waits(s)).take_while(old);
+        let chosen: Vec<u64> = head.chain(ahead).map(|s| s.seq).take(rows).collect();
         for &seq in &chosen {
-            self.give_up_head(seq, false, reason, now, ended);
+            if let Some(spot) = self.spot(seq) {
+                self.give_up_at(spot, false, reason, now, ended);
+            }
         }
         chosen.len()
     }
@@ -96,19 +99,23 @@ impl<R: Row> Queue<R> {
     #[must_use]
     pub fn first(&self) -> Option<u64> {
         let head = self.head.iter().find(|s| s.row.is_some()).map(|s| s.seq);
-        head.or(self.gap.map(|gap| gap.first)).or_else(|| self.fresh.front().map(|s| s.seq))
+        let line = head.or(self.gap.map(|gap| gap.first)).or_else(|| self.fresh.front().map(|s| s.seq));
+        line.into_iter().chain(self.ahead().next().map(|s| s.seq)).min()
     }
 
     /// Whether a row waits in memory to be handed out.
     #[must_use]
     pub fn waits_in_memory(&self) -> bool {
-        self.head.get(self.cursor).is_some_and(|slot| !slot.held || slot.disk == Disk::Yes)
+        let head = self.head.range(self.cursor..).find(|s| waits(s));
+        head.is_some_and(Slot::may_leave) || self.next_ahead().is_some()
     }
 
     /// The oldest row that waits in memory.
     #[must_use]
     pub fn oldest_waiting(&self) -> Option<&R> {
-        self.head.iter().filter(|s| s.sent_us.is_none()).find_map(|s| s.row.as_ref())
+        let head = self.head.iter().find(|s| waits(s));
+        let ahead = self.ahead().find(|s| waits(s));
+        head.into_iter().chain(ahead).min_by_key(|s| s.seq)?.row.as_ref()
     }
 
     /// What is over the limits when all that waits for the disk is there: bytes, rows.
@@ -130,12 +137,14 @@ impl<R: Row> Queue<R> {
             }
         };
         let rows = || self.head.iter().filter(|s| s.row.is_some());
-        let known = |s: &super::Slot<R>| (s.seq, s.size);
+        let known = |s: &Slot<R>| (s.seq, s.size);
         rows().filter(|s| s.disk != Disk::No && s.sent_us.is_none()).map(known).for_each(&mut choose);
         if self.gap.is_none() {
-            // The head is all that there is, but for what is fresh.
+            // The head is all that there is, but for what is set apart and what is fresh.
+            self.ahead().filter(|s| s.sent_us.is_none()).map(known).for_each(&mut choose);
             if !self.up {
-                rows().filter(|s| s.sent_us.is_some()).map(known).for_each(&mut choose);
+                let sent = self.in_memory(0).filter(|s| s.row.is_some() && s.sent_us.is_some());
+                sent.map(known).for_each(&mut choose);
             }
             self.unsubmitted().filter(|s| s.sent_us.is_none()).map(known).for_each(&mut choose);
         } else if !self.up

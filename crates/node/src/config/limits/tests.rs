@@ -157,7 +157,7 @@ largest parts; and which keys to lower where the machine (its control group, if 
 | subscriptions | workers x `subscriptions_max_bytes`: each worker may come to know all filters |
 | retained messages | workers x `retained_max_bytes` |
 | delayed messages | `delayed_max_bytes` |
-| outboxes | sinks, and an edge's uplink, each: 18 MiB (cloud: 288 MiB) |
+| outboxes | sinks, and an edge's uplink, each: 18 MiB (cloud: 288 MiB); with `order = \"live_first\"` 20 MiB (cloud: 320 MiB) |
 | the broker itself | workers x 8 MiB; 4 MiB between each two, in each direction; 144 MiB for the store; 32 MiB for the program; with users 38 MiB for passwords |
 
 A message that waits for several clients is in memory once and counted for each. What is not in the sum: one packet that each

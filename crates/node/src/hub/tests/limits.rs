@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::OutboxStatus;
-use ferrule_outbox::Full;
+use ferrule_outbox::{Full, Order};
 
 impl Bench {
     fn wait(&mut self, ms: u64) {
@@ -149,4 +149,29 @@ fn rows_that_are_too_old_are_given_up_and_no_others() {
         assert_eq!(bench.outboxes()[0].queued, left);
     }
     assert_eq!(bench.outboxes()[0].discarded, 20);
+}
+
+#[test]
+fn what_comes_goes_ahead_of_a_backlog_which_is_told_that_it_is_late() {
+    let policy = Policy { order: Order::LiveFirst, ..Policy::EDGE };
+    let node = Node { policy, ..node(true) };
+    let mut bench = Bench::with(node, "s", "CREATE RULE r AS INSERT INTO s SELECT * FROM \"a\";");
+    bench.consumer(ConsumerEvent::Up { window: 0 });
+    bench.consumer(ConsumerEvent::Down { error: "away".into() });
+    let device = bench.connect("d", None);
+    (1..=4).for_each(|id| bench.publish(device, "a", &id.to_string(), id, &[]));
+    bench.consumer(ConsumerEvent::Up { window: 1 });
+    let mut left = Vec::new();
+    for id in 5..=9 {
+        if id < 7 {
+            bench.publish(device, "a", &id.to_string(), id, &[]);
+        }
+        let rows: Vec<_> = std::iter::from_fn(|| bench.rows.try_recv().ok()).flatten().collect();
+        left.extend(rows.iter().map(|row| (row.seq, row.late)));
+        bench.consumer(ConsumerEvent::Done(rows.iter().map(|row| (row.seq, Delivered::Yes)).collect()));
+    }
+    left.extend(std::iter::from_fn(|| bench.rows.try_recv().ok()).flatten().map(|row| (row.seq, row.late)));
+    assert_eq!(left, [(1, false), (5, false), (6, false), (2, true), (3, true), (4, true)]);
+    let told = &bench.outboxes()[0];
+    assert_eq!((told.ahead, told.delivered, told.again), (2, 5, 0));
 }
