@@ -304,6 +304,12 @@ impl<R: Row> Queue<R> {
         self.id
     }
 
+    /// Other bounds and times from now on. Rows that are over a new bound go as [`Policy::full`] says.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+        self.stuck = false;
+    }
+
     /// What became of its rows.
     #[must_use]
     pub fn counters(&self) -> Counters {
