@@ -13,6 +13,7 @@ pub mod hub;
 pub mod listen;
 pub mod loader;
 pub mod memory;
+pub mod reload;
 pub mod run;
 pub mod scram;
 pub mod stored;

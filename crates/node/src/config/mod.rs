@@ -14,6 +14,7 @@
 //! - What reads the environment is `main`; this module is handed [`Overrides`]. It reads the configuration file and the
 //!   password files that it names; the uplink's certificates, only to warn of those that cannot be used; nothing else.
 
+pub mod changes;
 mod document;
 mod error;
 mod features;
@@ -115,6 +116,8 @@ pub struct NodeConfig {
     pub memory_max: u64,
     /// How often `$SYS` topics are published; zero: there are none.
     pub sys_interval: Duration,
+    /// What is logged: a level, or `tracing`'s directives.
+    pub log: String,
 }
 
 /// Who may come without a name.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::auth::{PasswordHash, Secret};
 use crate::scram::Verifier;
+use crate::telemetry;
 use ferrule_broker::Strategy;
 use ferrule_outbox::Full;
 use std::io::Read;
@@ -218,8 +219,13 @@ fn read_node(
     let memory_max = s.or(r, "memory_max", Size(0)).0;
     // mosquitto's.
     let sys_interval = s.or(r, "sys_interval", Duration::from_secs(10));
+    let log = s.or(r, "log", telemetry::LEVEL_DEFAULT.to_owned());
+    if let Err(problem) = telemetry::check(&log) {
+        let help = "a level like \"info\", or directives like \"info,ferrule_link=debug\"";
+        s.fail(r, "log", format!("`log` = {log:?}: {problem}"), Some(help));
+    }
     s.end(r, &[]);
-    NodeConfig { id, data_dir, rules, workers, worker_delay, memory_max, sys_interval }
+    NodeConfig { id, data_dir, rules, workers, worker_delay, memory_max, sys_interval, log }
 }
 
 /// What is wrong with an edge's or a node's id. It becomes part of client ids, topics and keys.

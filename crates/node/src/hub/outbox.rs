@@ -160,7 +160,7 @@ impl Outbox {
 
     /// Whether its consumer is the uplink.
     pub(super) fn is_uplink(&self) -> bool {
-        &*self.sink == "cloud"
+        &*self.sink == crate::loader::UPLINK
     }
 
     /// Rows that its consumer has.
@@ -268,6 +268,16 @@ impl Outbox {
         if rows > 0 && self.count(reason, rows) {
             tracing::warn!(outbox = &*self.name, rows, %reason, "rows were given up by a limit of [outbox]: counted from now on");
         }
+    }
+
+    /// It has no consumer any more.
+    pub(super) fn detach(&mut self, why: &str, now: Now) {
+        self.rows = None;
+        self.generation += 1;
+        self.window = 0;
+        self.error = Some(why.to_owned());
+        self.reset();
+        self.queue.set_up(false, now);
     }
 
     /// The consumer has no rows any more.
