@@ -242,10 +242,7 @@ fn hub(rules: &str) -> Result<(Driven<Hub>, Load), String> {
         origin: "bench".into(),
         boot: Boot::new(1),
         edge: false,
-        policy: Policy::CLOUD,
-        age_max: None,
-        rate_max: None,
-        report_topic: None,
+        outboxes: Policy::CLOUD.into(),
         place,
     };
     let driven = Driven::with(8, |now| Hub::new(node, Vec::new(), &[], 1, now));

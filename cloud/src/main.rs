@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use ferrule_node::cli::{self, Context, Flavor, Run};
-use ferrule_node::config::CloudConfig;
+use ferrule_node::config::changes::Whole;
 use ferrule_node::connectors::Connectors;
 use ferrule_node::run::{Product, run};
 use std::error::Error;
@@ -31,7 +31,7 @@ fn sinks() -> Connectors {
     sinks
 }
 
-fn start(config: CloudConfig, _: Context) -> Result<(), Box<dyn Error>> {
+fn start(config: Whole, context: Context) -> Result<(), Box<dyn Error>> {
     let product = Product { name: NAME, edge: false, connectors: sinks() };
-    Ok(run(&product, &config.broker, None)?)
+    Ok(run(&product, config, Arc::new(move || context.read()))?)
 }

@@ -5,11 +5,12 @@
 #![forbid(unsafe_code)]
 
 use ferrule_node::cli::{self, Context, Flavor, Run};
-use ferrule_node::config::EdgeConfig;
+use ferrule_node::config::changes::Whole;
 use ferrule_node::connectors::Connectors;
 use ferrule_node::run::{Product, run};
 use std::error::Error;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 const NAME: &str = "ferrule-edge";
 
@@ -27,7 +28,7 @@ fn sinks() -> Connectors {
     ferrule_sinks::light()
 }
 
-fn start(config: EdgeConfig, _: Context) -> Result<(), Box<dyn Error>> {
+fn start(config: Whole, context: Context) -> Result<(), Box<dyn Error>> {
     let product = Product { name: NAME, edge: true, connectors: sinks() };
-    Ok(run(&product, &config.broker, config.uplink.as_ref())?)
+    Ok(run(&product, config, Arc::new(move || context.read()))?)
 }

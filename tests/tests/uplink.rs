@@ -71,8 +71,11 @@ fn what_the_cloud_refuses_of_a_batch_is_given_up_alone() {
     // The last table of its configuration is the edge's [[user]].
     let cloud = Config::cloud().rules(cloud_rules(None, None, Some(&sqlite)));
     let cloud = Node::start(&cloud.extra("deny = [\"factory/secret\"]"));
-    let edge = Node::start(&Config::edge().rules(EDGE_RULES).uplink(cloud.addr()));
+    let config = Config::edge().rules(EDGE_RULES).uplink(cloud.addr());
+    let edge = Node::start(&config.extra("[outbox]\ndead_letter = \"dead\""));
     let mut device = Client::connect(edge.addr(), &Options::v5("press-1"));
+    let mut reader = Client::connect(edge.addr(), &Options::v5("reader"));
+    reader.subscribe("dead/#", QoS::AtLeastOnce);
     for n in 0..40 {
         let topic = if n % 4 == 0 { "factory/secret" } else { "factory/d" };
         let payload = format!(r#"{{"device":"d","n":{n}}}"#);
@@ -92,6 +95,17 @@ fn what_the_cloud_refuses_of_a_batch_is_given_up_alone() {
         .collect::<Result<_, _>>()
         .unwrap();
     assert_eq!(rows, (0..40).filter(|n| n % 4 != 0).collect::<Vec<_>>());
+    // Each of the others is a letter here.
+    for n in (0..40).step_by(4) {
+        let letter = reader.expect_message();
+        assert_eq!(
+            (&*letter.topic, letter.text()),
+            ("dead/cloud/factory/secret", &*format!(r#"{{"device":"d","n":{n}}}"#))
+        );
+        let why = [("ferrule-reason", "refused"), ("ferrule-target", "factory/secret")];
+        let why = why.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(letter.user_properties, why);
+    }
 }
 
 const DOWN: &str = "[[downlink]]\nfilter = \"commands/press-7/#\"\ntopic = \"commands/$1\"";

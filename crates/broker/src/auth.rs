@@ -78,7 +78,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             username: None,
             password: None,
             peer: conn.peer,
-            listener: usize::from(conn.listener),
+            listener: usize::from(self.rows.listener(conn.limits)),
             certificate: certificate.as_deref(),
             properties,
         };

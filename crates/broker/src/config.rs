@@ -30,7 +30,8 @@ pub const SLOWEST: usize = 256;
 /// A shard's bounds. The defaults are the edge's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// What one client may use, by the index of its listener. An index beyond the last means the first.
+    /// What one client may use, by the index of its listener. An index beyond the last means the first. (In a shard: by row, see
+    /// [`Rows`].)
     pub clients: Arc<[ClientLimits]>,
     /// How a shared subscription chooses.
     pub share: Strategy,
@@ -166,8 +167,107 @@ impl From<ClientLimits> for Limits {
     }
 }
 
-/// The limits of a listener's clients.
-pub(crate) fn client(clients: &[ClientLimits], listener: u16) -> &ClientLimits {
+/// The limits in a row: see [`Rows`].
+pub(crate) fn client(clients: &[ClientLimits], row: u16) -> &ClientLimits {
     // Never empty: see `Shard::new`.
-    clients.get(usize::from(listener)).unwrap_or(&clients[0])
+    clients.get(usize::from(row)).unwrap_or(&clients[0])
+}
+
+/// Which limits whose clients have.
+///
+/// A client is told some of its limits in CONNACK, and goes by them; so they stay those of its connection when others come into
+/// force. Limits stand in rows: at the start a listener's number is its row, and when its limits change its next connections get
+/// another row. A row is used again once no connection and no session has it.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    /// By listener: the row of connections that come now.
+    current: Vec<u16>,
+    /// By row: its listener.
+    listeners: Vec<u16>,
+}
+
+impl Rows {
+    pub(crate) fn new(listeners: usize) -> Self {
+        let numbers = || (0..u16::try_from(listeners).unwrap_or(u16::MAX)).collect();
+        Self { current: numbers(), listeners: numbers() }
+    }
+
+    /// The row of a connection that comes in at `listener`.
+    pub(crate) fn row(&self, listener: u16) -> u16 {
+        self.current.get(usize::from(listener)).copied().unwrap_or(listener)
+    }
+
+    /// Where a row's connections came in.
+    pub(crate) fn listener(&self, row: u16) -> u16 {
+        self.listeners.get(usize::from(row)).copied().unwrap_or(row)
+    }
+
+    /// Puts `new`, by listener, into force: all rows, as they are from now on. `rows` are those until now, `is_used` says which a
+    /// connection or session has.
+    pub(crate) fn change(
+        &mut self,
+        rows: &[ClientLimits],
+        new: &[ClientLimits],
+        is_used: impl Fn(u16) -> bool,
+    ) -> Arc<[ClientLimits]> {
+        let mut rows = rows.to_vec();
+        for (listener, limits) in (0..u16::MAX).zip(new) {
+            let same = |(row, known): (&u16, &ClientLimits)| *row == listener && known == limits;
+            let numbers = || 0..u16::try_from(rows.len()).unwrap_or(u16::MAX);
+            let known = self.listeners.iter().zip(&rows).position(same);
+            let is_free = |row: &u16| !is_used(*row) && !self.current.contains(row);
+            let row = match known.or_else(|| numbers().find(is_free).map(usize::from)) {
+                Some(row) => row,
+                None if rows.len() < usize::from(u16::MAX) => rows.len(),
+                // All are used: those that are there now get it too.
+                None => usize::from(self.row(listener)),
+            };
+            if row == rows.len() {
+                rows.push(*limits);
+                self.listeners.push(listener);
+            }
+            rows[row] = *limits;
+            self.listeners[row] = listener;
+            match self.current.get_mut(usize::from(listener)) {
+                Some(current) => *current = row as u16,
+                None => self.current.push(row as u16),
+            }
+        }
+        rows.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(of: &[u16]) -> Vec<ClientLimits> {
+        of.iter()
+            .map(|receive_max| ClientLimits { receive_max: *receive_max, ..ClientLimits::default() })
+            .collect()
+    }
+
+    /// Each step: the limits by listener, the rows that somebody has; the rows of the listeners then, and all of them.
+    #[test]
+    fn connections_keep_what_they_were_told() {
+        let mut rows = Rows::new(2);
+        let mut all: Arc<[ClientLimits]> = limits(&[1, 2]).into();
+        for (new, used, current, expected) in [
+            (&[1, 2][..], &[0, 1][..], [0, 1], &[1, 2][..]),
+            // A row more for what is new; and back.
+            (&[1, 3], &[0, 1], [0, 2], &[1, 2, 3]),
+            (&[1, 2], &[0, 1, 2], [0, 1], &[1, 2, 3]),
+            // Nobody has the third any more.
+            (&[4, 2], &[0, 1], [2, 1], &[1, 2, 4]),
+            (&[5, 6], &[1, 2], [0, 3], &[5, 2, 4, 6]),
+        ] {
+            all = rows.change(&all, &limits(new), |row| used.contains(&row));
+            assert_eq!([rows.row(0), rows.row(1)], current, "{new:?}");
+            assert_eq!(*all, *limits(expected), "{new:?}");
+        }
+        let listeners: Vec<u16> = (0..4).map(|row| rows.listener(row)).collect();
+        assert_eq!(listeners, [0, 1, 0, 1]);
+        // Of a listener that has no limits of its own.
+        assert_eq!((rows.row(9), rows.listener(9)), (9, 9));
+    }
 }

@@ -72,13 +72,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let limits = *config::client(&self.limits.clients, conn.listener);
+        let limits = *config::client(&self.limits.clients, conn.limits);
         let aliases = aliases.min(limits.topic_alias_max);
         if aliases > 0 {
             let own = Aliases::new(aliases, self.hasher.clone());
             conn.publishing.make().own_aliases = Some(Box::new(own));
         }
-        let (peer, listener) = (conn.peer, usize::from(conn.listener));
+        let (peer, listener) = (conn.peer, usize::from(self.rows.listener(conn.limits)));
         let v5 = connect.version == Version::V5;
         if self.pool.overloaded {
             self.stats.overload_refused += 1;
@@ -234,7 +234,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             publishing.life = grant.life;
             conn.unordered = true;
         }
-        let listener = conn.listener;
+        let row = conn.limits;
         conn.access = grant.access;
         conn.keep_alive_s = connecting.keep_alive;
         connecting.properties = grant.properties;
@@ -268,7 +268,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some(session) = self.sessions.get_mut(key) {
             session.conn = Some(id);
             session.version = connecting.version;
-            session.listener = listener;
+            session.limits = row;
             session.expiry_s = connecting.expiry_s;
             session.window = connecting.window;
             session.will = connecting.will.take();
@@ -356,7 +356,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     pub(crate) fn store_ready(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let limits = *config::client(&self.limits.clients, conn.listener);
+        let limits = *config::client(&self.limits.clients, conn.limits);
         if conn.phase != Phase::AwaitStore {
             return;
         }

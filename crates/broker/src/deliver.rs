@@ -215,7 +215,7 @@ impl Delivering<'_> {
                 });
                 return;
             }
-            let bound = config::client(&self.limits.clients, conn.listener).output_bytes;
+            let bound = config::client(&self.limits.clients, conn.limits).output_bytes;
             let room = self.pool.fits(bound, conn.out.len(), out.size());
             if qos == QoS::AtMostOnce {
                 if !room {
@@ -312,7 +312,7 @@ impl Delivering<'_> {
         mut ends: Option<&mut Ends<'_>>,
     ) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return false };
-        let limits = config::client(&self.limits.clients, session.listener);
+        let limits = config::client(&self.limits.clients, session.limits);
         match &mut session.kind {
             Kind::Clean(waiters) => {
                 let waiters = waiters.make();
@@ -391,7 +391,7 @@ impl Delivering<'_> {
             let Some(session) = self.sessions.get_mut(key) else { return };
             let Some(id) = session.conn else { return };
             let Some(conn) = self.conns.get(id) else { return };
-            let bound = config::client(&self.limits.clients, conn.listener).output_bytes;
+            let bound = config::client(&self.limits.clients, conn.limits).output_bytes;
             if conn.phase != Phase::Open || conn.out.len() >= self.pool.bound(bound) {
                 return;
             }
@@ -515,7 +515,7 @@ impl Delivering<'_> {
         waiters.bytes -= size;
         waiters.taken += size;
         self.pool.change(size, 0);
-        let own = config::client(&self.limits.clients, session.listener).pending_bytes;
+        let own = config::client(&self.limits.clients, session.limits).pending_bytes;
         if waiters.bytes < self.pool.bound(own) / 2 {
             waiters.taken_us = 0;
         } else if waiters.taken_us != 0 && waiters.taken >= own / SLOWEST {

@@ -71,7 +71,7 @@ impl From<ReasonCode> for Why {
 impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn client_disconnects(&mut self, id: ConnId, disconnect: &Disconnect<'_>) {
         let Some(conn) = self.conns.get(id) else { return };
-        let expiry_max_s = config::client(&self.limits.clients, conn.listener).session_expiry_max_s;
+        let expiry_max_s = config::client(&self.limits.clients, conn.limits).session_expiry_max_s;
         if let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key)) {
             if let Some(expiry) = disconnect.properties.session_expiry_interval() {
                 if session.expiry_s == 0 && expiry != 0 {

@@ -16,6 +16,11 @@ impl Pool {
         Self { bytes, used: 0, overloaded: false }
     }
 
+    /// Another bound from now on.
+    pub(crate) fn set_bytes(&mut self, bytes: usize) {
+        self.bytes = bytes;
+    }
+
     pub(crate) fn used(&self) -> usize {
         self.used
     }

@@ -121,7 +121,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.stats.received += 1;
         let Some(publisher) = self.publisher(id) else { return };
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let limits = config::client(&self.limits.clients, conn.listener);
+        let limits = config::client(&self.limits.clients, conn.limits);
         let Some(key) = conn.session else { return };
         let aliased: Arc<str>;
         let mut topic = publish.topic;
@@ -208,7 +208,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         publisher: &Publisher,
     ) -> Meant {
         let Some(conn) = self.conns.get(id) else { return Meant::Gone };
-        let limits = config::client(&self.limits.clients, conn.listener);
+        let limits = config::client(&self.limits.clients, conn.limits);
         let is_special = publish.retain || topic.starts_with('$') || self.features.concern_publishes();
         let vetted = if !is_special && limits.takes_topic(topic) && conn.access.publish(topic) {
             Ok(None)
@@ -240,7 +240,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         publisher: &Publisher,
     ) -> Result<Option<String>, Refused> {
         const INVALID: Refused = (ReasonCode::TOPIC_NAME_INVALID, |stats| &mut stats.topics_refused);
-        let limits = config::client(&self.limits.clients, conn.listener);
+        let limits = config::client(&self.limits.clients, conn.limits);
         if !limits.takes_topic(named) || (is_delayed(named) && topic::delayed(named).is_none()) {
             return Err(INVALID);
         }
@@ -315,7 +315,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
             }
         }
-        let limits = config::client(&self.limits.clients, conn.listener);
+        let limits = config::client(&self.limits.clients, conn.limits);
         let window = match conn.version {
             Version::V5 => usize::from(limits.receive_max),
             Version::V3_1 | Version::V3_1_1 => limits.waiting_max,

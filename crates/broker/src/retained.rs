@@ -65,6 +65,11 @@ impl RetainedIndex {
         }
     }
 
+    /// Other bounds from now on; what is over them stays.
+    pub fn set_bounds(&mut self, max_messages: usize, max_bytes: usize) {
+        (self.max_messages, self.max_bytes) = (max_messages, max_bytes);
+    }
+
     /// Messages kept.
     #[must_use]
     pub fn len(&self) -> usize {

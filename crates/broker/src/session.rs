@@ -415,8 +415,8 @@ pub(crate) struct Session {
     pub(crate) routed_at: u32,
     /// Deliveries that may be in flight at once.
     pub(crate) window: u16,
-    /// Of its connection, or its last one: its limits.
-    pub(crate) listener: u16,
+    /// The row of its limits: those of its connection, or its last one.
+    pub(crate) limits: u16,
     pub(crate) version: Version,
     /// The store has a will of it.
     pub(crate) will_stored: bool,
@@ -445,7 +445,7 @@ impl Session {
             routed: 0,
             routed_at: 0,
             window: 0,
-            listener: 0,
+            limits: 0,
             version: Version::V3_1_1,
             will_stored: false,
             touched: false,
@@ -593,7 +593,8 @@ pub(crate) struct Conn {
     /// Bytes of its output that the pool knows of.
     counted: u32,
     pub(crate) peer: IpAddr,
-    pub(crate) listener: u16,
+    /// The row of its limits, and of where it came in.
+    pub(crate) limits: u16,
     pub(crate) phase: Phase,
     pub(crate) version: Version,
     pub(crate) dirty: bool,
@@ -654,7 +655,7 @@ pub(crate) struct Publishing {
 }
 
 impl Conn {
-    pub(crate) fn new(peer: IpAddr, listener: u16, access: Arc<dyn Access>, now_us: u64) -> Self {
+    pub(crate) fn new(peer: IpAddr, limits: u16, access: Arc<dyn Access>, now_us: u64) -> Self {
         Self {
             out: Vec::new(),
             access,
@@ -666,7 +667,7 @@ impl Conn {
             drained_ms: wrapping_ms(now_us),
             counted: 0,
             peer,
-            listener,
+            limits,
             phase: Phase::AwaitConnect,
             version: Version::V3_1_1,
             dirty: false,

@@ -182,6 +182,7 @@ pub struct Stats {
 /// A shard. See the crate's header for how it is driven.
 pub struct Shard<H, S> {
     pub(crate) limits: Limits,
+    pub(crate) rows: config::Rows,
     pub(crate) features: Arc<Features>,
     pub(crate) pool: Pool,
     /// Of `limits.filter_bytes`.
@@ -339,6 +340,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             peers: Peers::new(place),
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
             sys: RetainedIndex::new(SYS_TOPICS, SYS_BYTES),
+            rows: config::Rows::new(limits.clients.len()),
             limits,
             features,
             delayed: Delayed::new(place, &restored.queues),
@@ -394,7 +396,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         // Nobody knows where its client comes in: nothing that any listener would keep is dropped until it does.
         let (clients, roomy) =
             (&self.limits.clients, |c: &config::ClientLimits| (c.queue_messages, c.queue_bytes));
-        let listener = (0..clients.len()).max_by_key(|at| roomy(&clients[*at])).unwrap_or(0) as u16;
+        let row = (0..clients.len()).max_by_key(|at| roomy(&clients[*at])).unwrap_or(0) as u16;
         let queues: HashMap<QueueId, _> = restored.queues.iter().map(|q| (q.queue, *q)).collect();
         for (id, bytes) in &restored.sessions {
             self.next_session = self.next_session.max(id.0);
@@ -425,7 +427,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let mut session = Session::new(client_id, username, kind, record.expiry_s);
             session.will_stored = record.will.is_some();
             session.late_will = record.will.map(|will| Box::new(self.restored_will(&session, will)));
-            session.listener = listener;
+            session.limits = row;
             if record.expiry_s != u32::MAX {
                 // The monotonic clock may be younger than the session: its life is what is left of it.
                 session.expires_us = self.now.mono_us + left_us;
@@ -568,8 +570,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return None;
         }
         let access = Arc::clone(&self.everything);
-        let id = self.conns.insert(Conn::new(peer, listener, access, now.mono_us));
-        let timeout = config::client(&self.limits.clients, listener).connect_timeout;
+        let row = self.rows.row(listener);
+        let id = self.conns.insert(Conn::new(peer, row, access, now.mono_us));
+        let timeout = config::client(&self.limits.clients, row).connect_timeout;
         self.arm_conn(id, now.mono_us + timeout.as_micros() as u64);
         Some(id)
     }
@@ -584,7 +587,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         loop {
             let Some(conn) = self.conns.get_mut(id) else { return buf.len() };
-            let limits = config::client(&self.limits.clients, conn.listener);
+            let limits = config::client(&self.limits.clients, conn.limits);
             let (version, packet_bytes) = match conn.phase {
                 Phase::Closing => return buf.len(),
                 Phase::AwaitConnect => (None, limits.connect_bytes.min(limits.packet_bytes)),
@@ -683,7 +686,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if is_same {
                 conn.heard_us = now_us;
             }
-            let deadline_us = now_us + conn.packet_us(config::client(&self.limits.clients, conn.listener));
+            let deadline_us = now_us + conn.packet_us(config::client(&self.limits.clients, conn.limits));
             self.arm_conn(id, deadline_us);
         }
         at
@@ -731,6 +734,28 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.pool.overloaded = overloaded;
     }
 
+    /// Other bounds, features and times of sessions' queues from now on. What one client may use changes with its next connection.
+    pub fn configure(&mut self, limits: Limits, features: Arc<Features>, policy: Policy) {
+        let mut used = HashSet::new();
+        used.extend(self.conns.ids().into_iter().filter_map(|id| Some(self.conns.get(id)?.limits)));
+        for key in self.sessions.ids() {
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            used.insert(session.limits);
+            if let Kind::Persistent { queue, .. } = &mut session.kind {
+                queue.set_policy(policy);
+            }
+        }
+        let clients = match limits.clients.is_empty() {
+            true => Arc::clone(&self.limits.clients),
+            false => self.rows.change(&self.limits.clients, &limits.clients, |row| used.contains(&row)),
+        };
+        self.pool.set_bytes(limits.buffer_bytes);
+        self.retained.set_bounds(limits.retained_messages, limits.retained_bytes);
+        self.limits = Limits { clients, ..limits };
+        self.features = features;
+        self.policy = policy;
+    }
+
     /// Bytes that clients have waiting in memory, of `Limits::buffer_bytes`.
     pub fn buffered(&self) -> usize {
         self.pool.used()
@@ -770,7 +795,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Where a connection came from, to which listener, and the name of its certificate.
     pub fn describe(&self, id: ConnId) -> Option<(IpAddr, u16, Option<Box<str>>)> {
         let certificate = |conn: &Conn| conn.publishing.get()?.certificate.clone();
-        self.conns.get(id).map(|conn| (conn.peer, conn.listener, certificate(conn)))
+        self.conns.get(id).map(|conn| (conn.peer, self.rows.listener(conn.limits), certificate(conn)))
     }
 
     /// The socket ended, from either side.
@@ -794,7 +819,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn wrote(&mut self, id: ConnId, now: Now) {
         self.now = now;
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let limits = config::client(&self.limits.clients, conn.listener);
+        let limits = config::client(&self.limits.clients, conn.limits);
         let taken = conn.count_output(&mut self.pool);
         let bound = self.pool.bound(limits.output_bytes);
         if conn.out.len() <= bound / 2 {

@@ -434,7 +434,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if !conn.access.receive(message.topic) {
             return None;
         }
-        let bound = config::client(&self.limits.clients, conn.listener).output_bytes;
+        let bound = config::client(&self.limits.clients, conn.limits).output_bytes;
         let size = message.topic.len() + message.payload.len();
         let room = self.pool.fits(bound, conn.out.len(), size);
         let is_sent_at_once = member.subscription.qos == 0 || message.qos == QoS::AtMostOnce;

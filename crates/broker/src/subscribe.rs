@@ -32,7 +32,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let terse = conn.publishing.get().is_some_and(|p| p.terse);
         let most = conn.peer_packet_bytes as usize;
         let features = Arc::clone(&self.features);
-        let limits = *config::client(&self.limits.clients, conn.listener);
+        let limits = *config::client(&self.limits.clients, conn.limits);
         let Some(key) = conn.session else { return };
         let subscription_id = subscribe.properties.subscription_identifiers().next();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());

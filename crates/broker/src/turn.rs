@@ -477,7 +477,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.waiters.retain_mut(|(id, since_us)| {
             let Some(conn) = conns.get_mut(*id) else { return false };
             let heard = conn.heard_us >= last_us;
-            let half = (usize::from(config::client(clients, conn.listener).receive_max) / 2).max(1);
+            let half = (usize::from(config::client(clients, conn.limits).receive_max) / 2).max(1);
             let Some(publishing) = conn.publishing.get().filter(|p| !p.waiting.is_empty()) else {
                 conn.waits = false;
                 return false;
@@ -536,7 +536,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return; // It was moved forward, and has been seen to.
         }
         conn.timer_us = 0;
-        let limits = *config::client(&self.limits.clients, conn.listener);
+        let limits = *config::client(&self.limits.clients, conn.limits);
         match conn.phase {
             Phase::Closing => {
                 // The peer does not take its last bytes.

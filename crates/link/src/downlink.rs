@@ -90,6 +90,8 @@ pub struct Ends {
     pub on_message: OnMessage,
     /// Says of a [`Received::number`] whether the message is safe; if not, the connection is made anew and it comes again.
     pub said: mpsc::UnboundedReceiver<(u64, bool)>,
+    /// The number of connections begins here: what is said of messages of another uplink, before this one, is none of its own.
+    pub connections_from: u64,
 }
 
 /// A message as it came.

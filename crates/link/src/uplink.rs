@@ -172,8 +172,8 @@ pub async fn run_both(
         batches: Vec::new(),
         stopped: false,
         told: None,
+        connection: down.as_ref().map_or(0, |down| down.connections_from),
         down,
-        connection: 0,
         said: Vec::new(),
     };
     uplink.run().await;

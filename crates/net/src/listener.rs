@@ -1,7 +1,7 @@
 //! Where connections come in, and what a listener asks of them before the protocol does.
 //!
 //! A [`Listener`] is one bound socket, shared by all workers; its [`Entrance`] is what they have in common: the layers of its
-//! connections, which may be exchanged while it runs (a renewed certificate), its limits and its counts.
+//! connections and its limits, which may be exchanged while it runs (a renewed certificate, a reload), and its counts.
 //!
 //! # Limits
 //! | bound | past it |
@@ -205,16 +205,22 @@ pub struct EntranceLimits {
 /// What the connections of one listener pass, whichever worker accepts them.
 #[derive(Debug)]
 pub struct Entrance {
-    layers: Mutex<Arc<ServerLayers>>,
-    /// Who may say where a connection comes from; none: nobody is asked.
-    proxies: Option<Vec<IpNet>>,
-    limits: EntranceLimits,
+    terms: Mutex<Arc<Terms>>,
     /// Connections that may be accepted now, and when that was counted.
     allowed: Mutex<(u32, u64)>,
     open: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, usize>>,
     told_us: AtomicU64,
     counts: Counts,
+}
+
+/// What is asked of those who come now.
+#[derive(Debug)]
+struct Terms {
+    layers: Arc<ServerLayers>,
+    /// Who may say where a connection comes from; none: nobody is asked.
+    proxies: Option<Vec<IpNet>>,
+    limits: EntranceLimits,
 }
 
 #[derive(Debug, Default)]
@@ -274,9 +280,7 @@ impl Entrance {
     #[must_use]
     pub fn new(layers: ServerLayers, proxies: Option<Vec<IpNet>>, limits: EntranceLimits) -> Self {
         Self {
-            layers: Mutex::new(Arc::new(layers)),
-            proxies,
-            limits,
+            terms: Mutex::new(Arc::new(Terms { layers: Arc::new(layers), proxies, limits })),
             allowed: Mutex::new((limits.connect_rate, 0)),
             open: AtomicUsize::new(0),
             addresses: Mutex::default(),
@@ -287,13 +291,24 @@ impl Entrance {
 
     /// For connections from now on.
     pub fn set_layers(&self, layers: ServerLayers) {
-        *lock(&self.layers) = Arc::new(layers);
+        let mut terms = lock(&self.terms);
+        let (proxies, limits) = (terms.proxies.clone(), terms.limits);
+        *terms = Arc::new(Terms { layers: Arc::new(layers), proxies, limits });
+    }
+
+    /// All that is asked of connections from now on. A bound where there was none counts those that come after it.
+    pub fn set(&self, layers: ServerLayers, proxies: Option<Vec<IpNet>>, limits: EntranceLimits) {
+        *lock(&self.terms) = Arc::new(Terms { layers: Arc::new(layers), proxies, limits });
+    }
+
+    fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&lock(&self.terms))
     }
 
     /// What connections have from now on.
     #[must_use]
     pub fn layers(&self) -> Arc<ServerLayers> {
-        Arc::clone(&lock(&self.layers))
+        Arc::clone(&lock(&self.terms).layers)
     }
 
     /// Counts.
@@ -313,7 +328,7 @@ impl Entrance {
 
     /// Takes the right to accept one more, or says when to ask again, in microseconds.
     pub(crate) fn may_accept(&self, now_us: u64) -> Result<(), u64> {
-        let rate = self.limits.connect_rate;
+        let rate = self.terms().limits.connect_rate;
         if rate == 0 {
             return Ok(());
         }
@@ -337,15 +352,17 @@ impl Entrance {
 
     /// Nothing was there to accept: the right is another's.
     pub(crate) fn gives_back(&self) {
-        if self.limits.connect_rate > 0 {
+        let rate = self.terms().limits.connect_rate;
+        if rate > 0 {
             let mut allowed = lock(&self.allowed);
-            allowed.0 = (allowed.0 + 1).min(self.limits.connect_rate);
+            allowed.0 = (allowed.0 + 1).min(rate);
         }
     }
 
     /// Whether a peer may begin; where a PROXY header comes first, this asks about the proxy.
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
-        let Some(proxies) = &self.proxies else { return true };
+        let terms = self.terms();
+        let Some(proxies) = &terms.proxies else { return true };
         let peer = peer.to_canonical();
         let trusted = proxies.iter().any(|network| network.contains(&peer));
         self.counts.untrusted.fetch_add(u64::from(!trusted), Relaxed);
@@ -354,7 +371,8 @@ impl Entrance {
 
     /// A place for a connection, where this listener counts them.
     pub(crate) fn seat(self: &Arc<Self>, peer: IpAddr) -> (Option<Seat>, Admission) {
-        let EntranceLimits { connections, connections_per_address, .. } = self.limits;
+        let terms = self.terms();
+        let EntranceLimits { connections, connections_per_address, .. } = terms.limits;
         if connections == 0 && connections_per_address == 0 {
             return (None, Admission::Stays);
         }
@@ -366,7 +384,7 @@ impl Entrance {
             admission = answered(before - connections, REFUSED_WITH_ANSWER, ReasonCode::QUOTA_EXCEEDED);
         }
         // Behind a PROXY header the address is not known yet.
-        if self.proxies.is_none() && admission == Admission::Stays {
+        if terms.proxies.is_none() && admission == Admission::Stays {
             admission = seat.take_address(peer);
         }
         (Some(seat), admission)
@@ -389,7 +407,7 @@ impl Entrance {
 impl Seat {
     /// Counts the connection for an address, once.
     pub(crate) fn take_address(&mut self, address: IpAddr) -> Admission {
-        let limit = self.entrance.limits.connections_per_address;
+        let limit = self.entrance.terms().limits.connections_per_address;
         if limit == 0 || self.address.is_some() {
             return Admission::Stays;
         }

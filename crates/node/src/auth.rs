@@ -82,7 +82,7 @@ pub enum Refused {
     BadCredentials,
     /// A name is needed here (0x87; 5).
     NotAuthorized,
-    /// Too many tries wait (0x89; 3).
+    /// Too many tries wait, or the users have just changed: it may come again (0x89; 3).
     Busy,
 }
 
@@ -218,7 +218,7 @@ impl Authenticator {
             return Verdict::Now(Ok(shared.users[i].principal(attempt.client_id)));
         }
         let mut queue = shared.queue();
-        if queue.jobs.len() >= shared.queue_max {
+        if queue.closing || queue.jobs.len() >= shared.queue_max {
             return Verdict::Now(Err(Refused::Busy));
         }
         let client_id = attempt.client_id.to_owned();
@@ -248,6 +248,16 @@ impl Authenticator {
         draw(&mut random)?;
         let (server, challenge) = Server::new(first, verifier, random);
         Ok((server, challenge, user.map(|user| Who { shared: Arc::clone(&self.shared), user })))
+    }
+
+    /// Others are in force: tries that wait, and those that still come, are told to come again. It returns at once.
+    pub fn retire(&self) {
+        let mut queue = self.shared.queue();
+        queue.closing = true;
+        let jobs = std::mem::take(&mut queue.jobs);
+        drop(queue);
+        self.shared.wake.notify_all();
+        jobs.into_iter().for_each(|job| (self.shared.on_verdict)(job.conn, Err(Refused::Busy)));
     }
 
     /// How many tries wait.

@@ -15,6 +15,7 @@ mod passwd;
 mod status;
 mod store;
 
+use crate::config::changes::Whole;
 use crate::config::{BrokerConfig, CloudConfig, ConfigErrors, EdgeConfig, Overrides, Source};
 use crate::connectors::{self, Connectors};
 use crate::control::{self, Status};
@@ -23,7 +24,7 @@ use crate::telemetry;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ferrule_rules::Host;
 use ferrule_rules::cli::{self as rules, Format, TestMessage};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -56,9 +57,9 @@ pub struct Flavor {
 #[derive(Debug, Clone, Copy)]
 pub enum Run {
     /// With an edge's configuration.
-    Edge(fn(EdgeConfig, Context) -> Result<(), Box<dyn Error>>),
+    Edge(fn(Whole, Context) -> Result<(), Box<dyn Error>>),
     /// With a cloud node's.
-    Cloud(fn(CloudConfig, Context) -> Result<(), Box<dyn Error>>),
+    Cloud(fn(Whole, Context) -> Result<(), Box<dyn Error>>),
 }
 
 /// What the configuration was read from.
@@ -70,6 +71,35 @@ pub struct Context {
     pub config_file: Option<PathBuf>,
     /// What was laid over it.
     pub overrides: Overrides,
+    /// Where a broker without a file listens.
+    pub listen: SocketAddr,
+}
+
+impl Context {
+    /// Reads the configuration again, as it was read.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn read(&self) -> Result<Whole, ConfigErrors> {
+        let (file, overrides) = (self.config_file.as_deref(), &self.overrides);
+        let data_dir = Path::new(DATA_DIR_PLAIN);
+        Ok(match self.flavor.run {
+            Run::Edge(_) => {
+                let config = match file {
+                    Some(file) => EdgeConfig::load(file, overrides),
+                    None => EdgeConfig::plain_with(self.listen, data_dir, overrides),
+                }?;
+                Whole { broker: config.broker, uplink: config.uplink }
+            }
+            Run::Cloud(_) => {
+                let config = match file {
+                    Some(file) => CloudConfig::load(file, overrides),
+                    None => CloudConfig::plain_with(self.listen, data_dir, overrides),
+                }?;
+                Whole { broker: config.broker, uplink: None }
+            }
+        })
+    }
 }
 
 /// Documentation of commands and options is what `--help` prints.
@@ -90,6 +120,8 @@ enum Command {
     Check(CheckArgs),
     /// Show what a running broker does
     Status(StatusArgs),
+    /// Have a running broker take over its configuration, rules and passwords anew: all of it, or with a mistake nothing
+    Reload(ReloadArgs),
     /// Check, try out, explain, format and import rules
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -122,9 +154,9 @@ struct RunArgs {
     /// Where to keep state, instead of `data_dir` [default without a file: ./ferrule-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, trace, or directives like info,ferrule_link=debug
-    #[arg(long, value_name = "LEVEL", env = "FERRULE_LOG", default_value = telemetry::LEVEL_DEFAULT)]
-    log: String,
+    /// What to log, instead of the file's `log`: error, warn, info, debug, trace, or directives like info,ferrule_link=debug
+    #[arg(long, value_name = "LEVEL", env = "FERRULE_LOG")]
+    log: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -139,6 +171,22 @@ struct CheckArgs {
 
 #[derive(Debug, Args)]
 struct StatusArgs {
+    /// The data folder of the broker
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    data_dir: Option<PathBuf>,
+    /// Its configuration file, which names the data folder
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the JSON of the control socket
+    #[arg(long)]
+    json: bool,
+    /// Show every setting that is in force, and who set it
+    #[arg(long)]
+    settings: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReloadArgs {
     /// The data folder of the broker
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     data_dir: Option<PathBuf>,
@@ -274,6 +322,7 @@ pub fn main(flavor: &Flavor) -> ExitCode {
         Command::Run(args) => run(flavor, args),
         Command::Check(args) => check(flavor, &args),
         Command::Status(args) => show_status(flavor, &args),
+        Command::Reload(args) => reload(flavor, &args),
         Command::Rules(command) => rules(flavor, command),
         Command::Cert(args) => cert::run(&args, &mut io::stdout().lock()).map(|()| 0).map_err(Failure::Text),
         Command::Import(args) => import::run(flavor, &args),
@@ -317,7 +366,6 @@ fn report(flavor: &Flavor, failure: &Failure) -> io::Result<()> {
 
 fn run(flavor: &Flavor, args: RunArgs) -> Result<u8, Failure> {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    telemetry::init(&args.log, no_color).map_err(|e| Failure::Text(format!("--log {:?}: {e}", args.log)))?;
     let mut overrides = Overrides::from_env(std::env::vars_os());
     let head = flavor.head();
     if let Some(dir) = &args.data_dir {
@@ -325,29 +373,19 @@ fn run(flavor: &Flavor, args: RunArgs) -> Result<u8, Failure> {
         let dir = dir.to_str().ok_or_else(|| Failure::Text("--data-dir is not UTF-8 text".to_owned()))?;
         overrides.option("--data-dir", &[head, "data_dir"], dir);
     }
+    if let Some(log) = &args.log {
+        overrides.option("--log", &[head, "log"], log);
+    }
     if let (Some(listen), Some(_)) = (args.listen, &args.config) {
         overrides.option("--listen", &["listener", "0", "bind"], listen.to_string());
     }
     let listen = args.listen.unwrap_or(LISTEN_PLAIN);
-    let data_dir = Path::new(DATA_DIR_PLAIN);
-    let context = Context { flavor: *flavor, config_file: args.config, overrides };
-    let (file, overrides) = (context.config_file.as_deref(), &context.overrides);
-    match flavor.run {
-        Run::Edge(run) => {
-            let config = match file {
-                Some(file) => EdgeConfig::load(file, overrides),
-                None => EdgeConfig::plain_with(listen, data_dir, overrides),
-            };
-            run(config.map_err(Failure::Config)?, context).map_err(Failure::Other)?;
-        }
-        Run::Cloud(run) => {
-            let config = match file {
-                Some(file) => CloudConfig::load(file, overrides),
-                None => CloudConfig::plain_with(listen, data_dir, overrides),
-            };
-            run(config.map_err(Failure::Config)?, context).map_err(Failure::Other)?;
-        }
-    }
+    let context = Context { flavor: *flavor, config_file: args.config, overrides, listen };
+    let config = context.read().map_err(Failure::Config)?;
+    let log = &config.broker.node.log;
+    telemetry::init(log, no_color).map_err(|e| Failure::Text(format!("`log` = {log:?}: {e}")))?;
+    let (Run::Edge(run) | Run::Cloud(run)) = flavor.run;
+    run(config, context).map_err(Failure::Other)?;
     Ok(0)
 }
 
@@ -408,6 +446,11 @@ fn settings(broker: &BrokerConfig, args: &CheckArgs) -> Vec<String> {
             (format!("{} = {value}", s.path), source)
         })
         .collect();
+    aligned(&shown)
+}
+
+/// Settings, and who set them behind.
+fn aligned(shown: &[(String, String)]) -> Vec<String> {
     // A long list of topics must not push the sources off the screen.
     let width = shown.iter().map(|(s, _)| s.chars().count()).max().unwrap_or(0).min(60);
     shown.iter().map(|(setting, source)| format!("{setting:<width$}  # {source}")).collect()
@@ -426,16 +469,48 @@ fn data_dir(flavor: &Flavor, dir: Option<&PathBuf>, config: Option<&PathBuf>) ->
 
 fn show_status(flavor: &Flavor, args: &StatusArgs) -> Result<u8, Failure> {
     let data_dir = data_dir(flavor, args.data_dir.as_ref(), args.config.as_ref())?;
-    let answer = control::ask(&data_dir, flavor.name, &json!({ "do": "status" }))
+    let question = if args.settings { "settings" } else { "status" };
+    let answer = control::ask(&data_dir, flavor.name, &json!({ "do": question }))
         .map_err(|e| Failure::Text(e.to_string()))?;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{answer:#}").map_err(failed)?;
+    } else if args.settings {
+        let text = |setting: &Value, key: &str| setting[key].as_str().unwrap_or("(not set)").to_owned();
+        let shown = answer["settings"].as_array().into_iter().flatten();
+        let shown = shown.map(|s| (format!("{} = {}", text(s, "path"), text(s, "value")), text(s, "source")));
+        for line in aligned(&shown.collect::<Vec<_>>()) {
+            writeln!(out, "{line}").map_err(failed)?;
+        }
     } else {
         let status: Status = serde_json::from_value(answer).map_err(|e| {
             Failure::Text(format!("its status is of an unknown form ({e}); `--json` shows it"))
         })?;
         write!(out, "{}", status::render(&status)).map_err(failed)?;
+    }
+    Ok(0)
+}
+
+fn reload(flavor: &Flavor, args: &ReloadArgs) -> Result<u8, Failure> {
+    let data_dir = data_dir(flavor, args.data_dir.as_ref(), args.config.as_ref())?;
+    let answer = control::ask(&data_dir, flavor.name, &json!({ "do": "reload" }))
+        .map_err(|e| Failure::Text(e.to_string()))?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{answer:#}").map_err(failed)?;
+        return Ok(0);
+    }
+    let lines = |key: &str| answer[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let (changed, restart): (Vec<&str>, Vec<&str>) = (lines("changed"), lines("needs_restart"));
+    for line in &changed {
+        writeln!(out, "in force now: {line}").map_err(failed)?;
+    }
+    for line in &restart {
+        writeln!(out, "not in force: {line}").map_err(failed)?;
+    }
+    if changed.is_empty() && restart.is_empty() {
+        writeln!(out, "the configuration is the same; rules and certificates were read anew")
+            .map_err(failed)?;
     }
     Ok(0)
 }

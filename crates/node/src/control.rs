@@ -13,7 +13,8 @@
 mod status;
 
 pub use status::{
-    CertificateStatus, ListenerStatus, OutboxStatus, RuleStatus, Status, StoreStatus, UplinkStatus,
+    CertificateStatus, ListenerStatus, OutboxStatus, ReloadStatus, RuleStatus, Status, StoreStatus,
+    UplinkStatus,
 };
 
 use serde_json::{Value, json};

@@ -1,4 +1,8 @@
 //! Who may connect, for a shard: the authenticator's verdict, and what a gateway may claim.
+//!
+//! # Other users
+//! Users and what listeners ask for ([`Keys`]) are exchanged as a whole, for those who come from then on. Who is in the middle of
+//! proving a password then, by the old ones, is told to come again: nobody gets in by what is not in force any more.
 
 use crate::access::{Acl, Principal, Role as AccessRole};
 use crate::auth::{Attempt, Authenticator, Refused, Verdict, Who};
@@ -8,15 +12,47 @@ use ferrule_broker::{Access, ConnId, ConnectRequest, Exchange, Gate, Grant, Refu
 use ferrule_mqtt::{Properties, PropertiesBuf, Property, ReasonCode};
 use ferrule_net::{Inbox, Mail};
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The gate of one worker. All of a node's share one authenticator: its threads, their memory and what it remembers are the node's.
 pub struct NodeGate {
     worker: u16,
-    authenticator: Arc<Authenticator>,
-    listeners: Arc<[Door]>,
+    shared: Arc<Shared>,
+}
+
+/// What the gates of a node share, and the right to exchange it.
+pub struct Gatekeeper {
+    shared: Arc<Shared>,
+    /// Takes late verdicts: the worker, the connection.
+    tell: Arc<Tell>,
+}
+
+type Tell = dyn Fn(u16, ConnId, Result<Grant, Refusal>) + Send + Sync;
+
+struct Shared {
+    keys: Mutex<Arc<Keys>>,
+    /// The number of those.
+    in_force: Arc<AtomicU64>,
     asked: Arc<Asked>,
+}
+
+/// Users, and what listeners ask for.
+pub struct Keys {
+    number: u64,
+    authenticator: Authenticator,
+    doors: Arc<[Door]>,
+}
+
+impl Shared {
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_in_force(&self, number: u64) -> bool {
+        self.in_force.load(Ordering::Acquire) == number
+    }
 }
 
 /// What a listener asks of those who come.
@@ -141,45 +177,88 @@ impl Claim {
     }
 }
 
-/// A gate for each worker, in the order of their inboxes, to which late verdicts go.
-///
-/// # Errors
-/// When no thread can be started.
-pub fn gates<M: Send + 'static>(
-    config: &BrokerConfig,
-    inboxes: &[Inbox<M>],
-) -> std::io::Result<Vec<NodeGate>> {
-    let listeners = config.listeners.iter().map(Door::of).collect();
-    with(&config.users, (&config.anonymous, &config.certificate), listeners, inboxes)
+impl Gatekeeper {
+    /// For the workers of these inboxes, to which late verdicts go.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn new<M: Send + 'static>(config: &BrokerConfig, inboxes: &[Inbox<M>]) -> std::io::Result<Self> {
+        Self::with(&config.users, (&config.anonymous, &config.certificate), doors(config), inboxes)
+    }
+
+    fn with<M: Send + 'static>(
+        users: &[User],
+        lists: (&AccessLists, &AccessLists),
+        doors: Arc<[Door]>,
+        inboxes: &[Inbox<M>],
+    ) -> std::io::Result<Self> {
+        let to = inboxes.to_vec();
+        let tell: Arc<Tell> = Arc::new(move |worker: u16, conn, verdict| {
+            to[usize::from(worker)].post(Mail::Admitted(conn, verdict));
+        });
+        // Until its own users are there, it has none.
+        let none = Authenticator::new(&[], lists, |_, _| {})?;
+        let none = Keys { number: 0, authenticator: none, doors: Arc::default() };
+        let (keys, in_force) = (Mutex::new(Arc::new(none)), Arc::default());
+        let shared = Shared { keys, in_force, asked: Arc::default() };
+        let keeper = Self { shared: Arc::new(shared), tell };
+        let keys = keeper.make(users, lists, doors)?;
+        keeper.exchange(keys);
+        Ok(keeper)
+    }
+
+    /// The gate of a worker, by its place among the inboxes.
+    #[must_use]
+    pub fn gate(&self, worker: u16) -> NodeGate {
+        NodeGate { worker, shared: Arc::clone(&self.shared) }
+    }
+
+    /// What is to be in force next.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn prepare(&self, config: &BrokerConfig) -> std::io::Result<Keys> {
+        self.make(&config.users, (&config.anonymous, &config.certificate), doors(config))
+    }
+
+    fn make(
+        &self,
+        users: &[User],
+        lists: (&AccessLists, &AccessLists),
+        doors: Arc<[Door]>,
+    ) -> std::io::Result<Keys> {
+        let number = self.shared.in_force.load(Ordering::Acquire) + 1;
+        // Not all that is shared: the threads are part of it, and none of them may be the last to let go.
+        let (asked, in_force) = (Arc::clone(&self.shared.asked), Arc::clone(&self.shared.in_force));
+        let (tell, known) = (Arc::clone(&self.tell), Arc::clone(&doors));
+        let authenticator = Authenticator::new(users, lists, move |id, verdict| {
+            let Some(Try { worker, conn, listener, claim }) = asked.tries().remove(&id) else { return };
+            let is_current = in_force.load(Ordering::Acquire) == number;
+            let verdict = if is_current { verdict } else { Err(Refused::Busy) };
+            tell(worker, conn, judged(verdict, known.get(listener), claim));
+        })?;
+        Ok(Keys { number, authenticator, doors })
+    }
+
+    /// Puts it in force.
+    pub fn exchange(&self, keys: Keys) {
+        self.shared.in_force.store(keys.number, Ordering::Release);
+        let mut current = self.shared.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *current, Arc::new(keys));
+        drop(current);
+        old.authenticator.retire();
+    }
 }
 
-fn with<M: Send + 'static>(
-    users: &[User],
-    lists: (&AccessLists, &AccessLists),
-    listeners: Arc<[Door]>,
-    inboxes: &[Inbox<M>],
-) -> std::io::Result<Vec<NodeGate>> {
-    let asked = Arc::<Asked>::default();
-    let (known, to, doors) = (Arc::clone(&asked), inboxes.to_vec(), Arc::clone(&listeners));
-    let authenticator = Authenticator::new(users, lists, move |number, verdict| {
-        let Some(Try { worker, conn, listener, claim }) = known.tries().remove(&number) else { return };
-        let verdict = judged(verdict, doors.get(listener), claim);
-        to[usize::from(worker)].post(Mail::Admitted(conn, verdict));
-    })?;
-    let authenticator = Arc::new(authenticator);
-    let gate = |worker| NodeGate {
-        worker: worker as u16,
-        authenticator: Arc::clone(&authenticator),
-        listeners: Arc::clone(&listeners),
-        asked: Arc::clone(&asked),
-    };
-    Ok((0..inboxes.len()).map(gate).collect())
+fn doors(config: &BrokerConfig) -> Arc<[Door]> {
+    config.listeners.iter().map(Door::of).collect()
 }
 
 impl Gate for NodeGate {
     fn admit(&mut self, conn: ConnId, request: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
         let claim = Claim::of(request.properties);
-        let door = self.listeners.get(request.listener);
+        let (keys, asked) = (self.shared.keys(), &self.shared.asked);
+        let door = keys.doors.get(request.listener);
         let attempt = Attempt {
             client_id: request.client_id,
             username: request.username,
@@ -188,26 +267,28 @@ impl Gate for NodeGate {
             certificate: request.certificate.filter(|_| door.is_some_and(|door| door.by_certificate)),
             anonymous: door.map(|door| door.anonymous).unwrap_or_default(),
         };
-        let number = self.asked.next.fetch_add(1, Ordering::Relaxed);
+        let number = asked.next.fetch_add(1, Ordering::Relaxed);
         // Before the answer can come. A claim whose connection ends meanwhile goes with the verdict.
         let listener = request.listener;
-        self.asked.tries().insert(number, Try { worker: self.worker, conn, listener, claim: claim.clone() });
-        match self.authenticator.verify(number, attempt) {
+        asked.tries().insert(number, Try { worker: self.worker, conn, listener, claim: claim.clone() });
+        match keys.authenticator.verify(number, attempt) {
             Verdict::Later => None,
             Verdict::Now(verdict) => {
-                self.asked.tries().remove(&number);
+                asked.tries().remove(&number);
                 Some(judged(verdict, door, claim))
             }
         }
     }
 
     fn exchange(&mut self, request: &ConnectRequest<'_>, method: &str) -> Option<Box<dyn Exchange>> {
-        if method != scram::METHOD || !self.authenticator.knows_scram() {
+        let keys = self.shared.keys();
+        if method != scram::METHOD || !keys.authenticator.knows_scram() {
             return None;
         }
         Some(Box::new(ByScram {
-            authenticator: Arc::clone(&self.authenticator),
-            door: self.listeners.get(request.listener).cloned(),
+            door: keys.doors.get(request.listener).cloned(),
+            keys,
+            shared: Arc::clone(&self.shared),
             claim: Claim::of(request.properties),
             client_id: request.client_id.into(),
             challenged: None,
@@ -216,9 +297,9 @@ impl Gate for NodeGate {
 }
 
 /// One client's SCRAM-SHA-256: two steps.
-#[derive(Debug)]
 struct ByScram {
-    authenticator: Arc<Authenticator>,
+    keys: Arc<Keys>,
+    shared: Arc<Shared>,
     door: Option<Door>,
     claim: Claim,
     client_id: Box<str>,
@@ -226,17 +307,26 @@ struct ByScram {
     challenged: Option<(scram::Server, Option<Who>)>,
 }
 
+impl fmt::Debug for ByScram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByScram").field("client_id", &self.client_id).finish_non_exhaustive()
+    }
+}
+
 impl Exchange for ByScram {
     fn step(&mut self, data: &[u8]) -> Step {
         let refused = |message: String| {
             Step::Refused(Refusal { reason: ReasonCode::BAD_USER_NAME_OR_PASSWORD, message })
         };
+        if !self.shared.is_in_force(self.keys.number) {
+            return Step::Refused(refusal(Refused::Busy));
+        }
         let Some((server, who)) = self.challenged.take() else {
             let first = match scram::First::parse(data) {
                 Ok(first) => first,
                 Err(failed) => return refused(failed.to_string()),
             };
-            return match self.authenticator.challenge(first) {
+            return match self.keys.authenticator.challenge(first) {
                 Ok((server, challenge, who)) => {
                     self.challenged = Some((server, who));
                     Step::Continue(challenge.into())
@@ -272,7 +362,10 @@ fn refusal(refused: Refused) -> Refusal {
     let (reason, message) = match refused {
         Refused::BadCredentials => (ReasonCode::BAD_USER_NAME_OR_PASSWORD, "unknown name or wrong password"),
         Refused::NotAuthorized => (ReasonCode::NOT_AUTHORIZED, "a user name is needed on this listener"),
-        Refused::Busy => (ReasonCode::SERVER_BUSY, "too many passwords wait to be verified"),
+        Refused::Busy => (
+            ReasonCode::SERVER_BUSY,
+            "too many passwords wait to be verified, or the users have just changed",
+        ),
     };
     Refusal { reason, message: message.into() }
 }
@@ -347,7 +440,11 @@ mod tests {
 
     /// A gate whose user `ann` proves the password in steps, on a listener for her alone, and `bob`, who may not.
     fn gate() -> NodeGate {
-        let scram = Some(scram::Verifier::of("secret", b"salt and pepper!", scram::ITERATIONS));
+        keeper("secret").gate(0)
+    }
+
+    fn users(password: &str) -> [User; 3] {
+        let scram = Some(scram::Verifier::of(password, b"salt and pepper!", scram::ITERATIONS));
         let user = |name: &str, scram| User {
             name: name.into(),
             credential: crate::config::Credential::None,
@@ -355,13 +452,19 @@ mod tests {
             access: AccessLists::default(),
             role: crate::config::UserRole::Device,
         };
-        let users = [user("ann", scram.clone()), user("bob", None), user("eve", scram)];
-        let door = Door { users: Some(["ann".to_owned(), "bob".to_owned()].into()), ..Door::default() };
+        [user("ann", scram.clone()), user("bob", None), user("eve", scram)]
+    }
+
+    fn door() -> Arc<[Door]> {
+        [Door { users: Some(["ann".to_owned(), "bob".to_owned()].into()), ..Door::default() }].into()
+    }
+
+    fn keeper(password: &str) -> Gatekeeper {
         let (_, inbox) =
             ferrule_net::Worker::<ferrule_broker::hook::NoHook, ferrule_store::MemoryStore, ()>::poll()
                 .unwrap();
         let lists = AccessLists::default();
-        with(&users, (&lists, &lists), [door].into(), &[inbox]).unwrap().remove(0)
+        Gatekeeper::with(&users(password), (&lists, &lists), door(), &[inbox]).unwrap()
     }
 
     fn exchange(gate: &mut NodeGate, method: &str) -> Option<Box<dyn Exchange>> {
@@ -407,6 +510,26 @@ mod tests {
             };
             assert_eq!(got, outcome.map(str::to_owned), "{name}");
         }
+        // Whoever is in the middle of it when the users change has to begin again.
+        let keeper = keeper("secret");
+        let mut gate = keeper.gate(0);
+        for (password, outcome) in [("secret", ReasonCode::SERVER_BUSY), ("other", ReasonCode::SUCCESS)] {
+            let mut exchange = exchange(&mut gate, scram::METHOD).unwrap();
+            let Step::Continue(challenge) = exchange.step(b"n,,n=ann,r=abc") else { panic!("{password}") };
+            if outcome == ReasonCode::SERVER_BUSY {
+                let lists = AccessLists::default();
+                keeper.exchange(keeper.make(&users("other"), (&lists, &lists), door()).unwrap());
+            }
+            let challenge = std::str::from_utf8(&challenge).unwrap();
+            let (last, _) = scram::tests::prove(password, "n=ann,r=abc", challenge);
+            let got = match exchange.step(last.as_bytes()) {
+                Step::Done(..) => ReasonCode::SUCCESS,
+                Step::Refused(refusal) => refusal.reason,
+                Step::Continue(_) => panic!("{password}"),
+            };
+            assert_eq!(got, outcome, "{password}");
+        }
+        let mut gate = keeper.gate(0);
         // A step too many is a first one again.
         let mut exchange = exchange(&mut gate, scram::METHOD).unwrap();
         assert!(matches!(exchange.step(b"c=biws,r=x,p="), Step::Refused(_)));

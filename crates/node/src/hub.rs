@@ -15,6 +15,7 @@
 //!   that of the forwarded message it was made from, and a direct client's message gets one here.
 
 pub mod backlog;
+mod dead;
 mod events;
 mod memory;
 pub(crate) mod outbox;
@@ -28,8 +29,10 @@ mod status;
 use crate::control::Status;
 use crate::sys::Topic;
 use bytes::Bytes;
+use dead::DeadLetters;
 use ferrule_broker::{
-    Ends, Event, Hook, LocalPublish, Message, Place, Publisher, Role, RowElsewhere, Shard, Which,
+    Ends, Event, Features, Hook, Limits, LocalPublish, Message, Place, Publisher, Role, RowElsewhere, Shard,
+    Which,
 };
 use ferrule_link::downlink::Received;
 use ferrule_net::WorkerStats;
@@ -44,6 +47,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+
+/// The name of the uplink among the sinks.
+const UPLINK_SINK: &str = crate::loader::UPLINK;
 
 /// The client id that rules see of messages from the uplink's broker.
 const UPLINK: &str = "uplink";
@@ -66,6 +72,12 @@ pub enum HubMessage {
     Down(Box<Received>, mpsc::UnboundedSender<(u64, bool)>),
     /// New rules and sinks.
     Load(Box<Load>),
+    /// Other bounds and times.
+    Configure(Box<Bounds>),
+    /// The consumer of this outbox gets no more rows; what it says of those that it has is still heard.
+    Release(Arc<str>),
+    /// The uplink is another one; none: there is none any more.
+    Uplink(Option<Connected>),
     /// The process has too much memory, or not any more.
     Overloaded(bool),
     /// What `$SYS` topics say now.
@@ -98,6 +110,41 @@ pub struct Connected {
     pub rows: Option<mpsc::Sender<Vec<OutRow>>>,
 }
 
+/// What a reload may change of a worker, beside rules, sinks and who may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// Of clients and the shard.
+    pub limits: Limits,
+    /// What is switched on.
+    pub features: Arc<Features>,
+    /// Bounds and times of sessions' queues.
+    pub sessions: Policy,
+    /// Of outboxes.
+    pub outboxes: OutboxBounds,
+}
+
+/// Bounds of all outboxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxBounds {
+    /// Bounds and times.
+    pub policy: Policy,
+    /// How long a row may wait in an outbox; none: for ever.
+    pub age_max: Option<Duration>,
+    /// Rows a second that leave an outbox; none: as many as its consumer takes.
+    pub rate_max: Option<u32>,
+    /// Where the uplink's broker is told what limits gave up; none: it is not.
+    pub report_topic: Option<Arc<str>>,
+    /// Under which topic rows are published here that their destination refuses; none: they are not.
+    pub dead_letter: Option<Arc<str>>,
+}
+
+impl From<Policy> for OutboxBounds {
+    /// Without limits beside it.
+    fn from(policy: Policy) -> Self {
+        Self { policy, age_max: None, rate_max: None, report_topic: None, dead_letter: None }
+    }
+}
+
 /// Who the node is.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -107,14 +154,8 @@ pub struct Node {
     pub boot: Boot,
     /// Whether rows get an identity of their own (edge) or keep their message's (cloud).
     pub edge: bool,
-    /// Bounds and times of outboxes.
-    pub policy: Policy,
-    /// How long a row may wait in an outbox; none: for ever.
-    pub age_max: Option<Duration>,
-    /// Rows a second that leave an outbox; none: as many as its consumer takes.
-    pub rate_max: Option<u32>,
-    /// Where the uplink's broker is told what limits gave up; none: it is not.
-    pub report_topic: Option<Arc<str>>,
+    /// Bounds of outboxes.
+    pub outboxes: OutboxBounds,
     /// Which of the node's shards this hub hangs on: an outbox belongs to the one that owns its name.
     pub place: Place,
 }
@@ -131,6 +172,7 @@ pub struct Hub {
     report: Report,
     stored: Vec<QueueSummary>,
     local: VecDeque<LocalPublish>,
+    dead_letters: DeadLetters,
     /// For outboxes of other shards.
     elsewhere: Vec<RowElsewhere>,
     next_seq: u64,
@@ -153,13 +195,14 @@ impl Hub {
     ) -> Self {
         let told = remembered.iter().find(|(rule, ..)| *rule == report::rule()).map(|(.., value)| &value[..]);
         Self {
-            report: Report::new(node.report_topic.clone(), told),
+            report: Report::new(node.outboxes.report_topic.clone(), told),
             rules: Rules::new(seed, remembered),
             outboxes: Vec::new(),
             has_classes: false,
             paces: Vec::new(),
             stored,
             local: VecDeque::new(),
+            dead_letters: DeadLetters::new(node.outboxes.dead_letter.clone()),
             elsewhere: Vec::new(),
             // Each shard draws every `of`-th number.
             next_seq: u64::from(node.place.index) + 1,
@@ -204,12 +247,12 @@ impl Hub {
         let owner = self.node.place.owner(sink);
         let mine = owner == self.node.place.index;
         let stored = self.stored.iter().find(|s| mine && s.queue == id).copied();
-        let mut queue = Queue::new(id, self.node.policy, stored);
+        let mut queue = Queue::new(id, self.node.outboxes.policy, stored);
         // The consumer may be there already, for another class.
         let known = self.outboxes.iter().find(|o| o.sink == *sink);
         queue.set_up(known.is_some_and(|o| o.queue.is_up()), self.started);
         self.has_classes |= class != 0;
-        if let Some(rate_max) = self.node.rate_max.filter(|_| known.is_none()) {
+        if let Some(rate_max) = self.node.outboxes.rate_max.filter(|_| known.is_none()) {
             self.paces.push((Arc::clone(sink), Pace::new(rate_max)));
         }
         self.outboxes.push(Outbox {
@@ -262,6 +305,17 @@ impl Hub {
                 shard.publish_from_link(&publish, number, now);
             }
             HubMessage::Load(load) => Self::load(shard, *load, now),
+            HubMessage::Configure(bounds) => {
+                let Bounds { limits, features, sessions, outboxes } = *bounds;
+                shard.configure(limits, features, sessions);
+                shard.hook().configure(outboxes);
+            }
+            HubMessage::Release(sink) => shard.hook().of_sink(&sink).for_each(|outbox| outbox.rows = None),
+            HubMessage::Uplink(Some(uplink)) => shard.hook().attach(&uplink, now),
+            HubMessage::Uplink(None) => {
+                let gone = "there is no [uplink] any more; its rows are kept";
+                shard.hook().of_sink(UPLINK_SINK).for_each(|outbox| outbox.detach(gone, now));
+            }
             HubMessage::Overloaded(overloaded) => shard.set_overloaded(overloaded),
             HubMessage::Sys(topics) => shard.publish_sys(&topics, now),
             HubMessage::Backlog(ask) => shard.hook().asked(*ask, now),
@@ -273,35 +327,61 @@ impl Hub {
         }
     }
 
-    /// Gives outboxes their consumers. Those that have none from now on keep their rows.
-    fn connect(&mut self, outboxes: &[Connected], now: Now) {
-        for connected in outboxes {
-            self.outbox(&connected.name, 0);
-            for (class, _) in CLASSES {
-                let id = QueueId::outbox(&connected.name, class);
-                // What rules of another time left.
-                if self.stored.iter().any(|s| s.queue == id) {
-                    self.outbox(&connected.name, class);
+    /// Other bounds of outboxes from now on.
+    fn configure(&mut self, bounds: OutboxBounds) {
+        if bounds.rate_max != self.node.outboxes.rate_max {
+            self.paces.clear();
+            for outbox in &self.outboxes {
+                let Some(rate_max) = bounds.rate_max else { break };
+                if !self.paces.iter().any(|(sink, _)| *sink == outbox.sink) {
+                    self.paces.push((Arc::clone(&outbox.sink), Pace::new(rate_max)));
                 }
-            }
-            let Some(rows) = &connected.rows else { continue };
-            for outbox in self.outboxes.iter_mut().filter(|o| o.sink == connected.name) {
-                outbox.rows = Some(rows.clone());
-                outbox.generation = connected.generation;
-                outbox.window = 0;
-                outbox.error = None;
-                outbox.reset();
-                outbox.queue.set_up(false, now);
             }
         }
         for outbox in &mut self.outboxes {
-            if !outboxes.iter().any(|c| c.name == outbox.sink) && outbox.rows.take().is_some() {
-                outbox.generation += 1;
-                outbox.window = 0;
-                outbox.error = Some("its sink is not in the rules any more; its rows are kept".into());
-                outbox.reset();
-                outbox.queue.set_up(false, now);
+            outbox.queue.set_policy(bounds.policy);
+            // By the old age.
+            outbox.old_us = None;
+        }
+        self.report.set_topic(bounds.report_topic.clone());
+        self.dead_letters.set_under(bounds.dead_letter.clone());
+        self.node.outboxes = bounds;
+    }
+
+    fn of_sink<'a>(&'a mut self, sink: &'a str) -> impl Iterator<Item = &'a mut Outbox> {
+        self.outboxes.iter_mut().filter(move |outbox| *outbox.sink == *sink)
+    }
+
+    /// Gives outboxes their consumers. Those that have none from now on keep their rows.
+    fn connect(&mut self, outboxes: &[Connected], now: Now) {
+        for connected in outboxes {
+            self.attach(connected, now);
+        }
+        for outbox in &mut self.outboxes {
+            if !outboxes.iter().any(|c| c.name == outbox.sink) && outbox.rows.is_some() {
+                outbox.detach("its sink is not in the rules any more; its rows are kept", now);
             }
+        }
+    }
+
+    /// Gives a sink's outboxes their consumer.
+    fn attach(&mut self, connected: &Connected, now: Now) {
+        self.outbox(&connected.name, 0);
+        for (class, _) in CLASSES {
+            let id = QueueId::outbox(&connected.name, class);
+            // What rules of another time left.
+            if self.stored.iter().any(|s| s.queue == id) {
+                self.outbox(&connected.name, class);
+            }
+        }
+        let Some(rows) = &connected.rows else { return };
+        for outbox in self.of_sink(&connected.name) {
+            outbox.rows = Some(rows.clone());
+            outbox.generation = connected.generation;
+            outbox.window = 0;
+            outbox.error = None;
+            outbox.reset();
+            outbox.queue.set_up(false, now);
         }
     }
 
@@ -336,9 +416,12 @@ impl Hub {
                 ConsumerEvent::Done(answers) if self.has_classes => {
                     let class = outbox.class;
                     let mine = answers.extract_if(.., |(number, _)| unnumbered(*number).0 == class);
-                    outbox.answers(mine.map(|(number, answer)| (unnumbered(number).1, answer)), now);
+                    let mine = mine.map(|(number, answer)| (unnumbered(number).1, answer));
+                    self.local.extend(outbox.answers(mine, &self.dead_letters, now));
                 }
-                ConsumerEvent::Done(answers) => outbox.answers(answers.drain(..), now),
+                ConsumerEvent::Done(answers) => {
+                    self.local.extend(outbox.answers(answers.drain(..), &self.dead_letters, now));
+                }
             }
         }
     }
@@ -495,7 +578,7 @@ impl Hook for Hub {
     }
 
     fn turn(&mut self, now: Now, ended: &mut Vec<(End, Outcome)>, reads: &mut Vec<(QueueId, u64)>) {
-        let limit = |outbox: &mut Outbox| outbox.limit(self.node.age_max, self.node.boot, now);
+        let limit = |outbox: &mut Outbox| outbox.limit(self.node.outboxes.age_max, self.node.boot, now);
         if self.outboxes.iter_mut().map(limit).sum::<u64>() > 0 {
             self.report.changed(now);
         }

@@ -14,6 +14,7 @@ mod known_time;
 pub mod listen;
 pub mod loader;
 pub mod memory;
+pub mod reload;
 pub mod run;
 pub mod scram;
 pub mod stored;

@@ -2,7 +2,7 @@
 //! files change.
 //!
 //! A certificate that cannot be loaded ends a start. Later the old one stays in force, the log and `status` say why, and the files are tried
-//! again when they change. Connections that are open keep what they began with.
+//! again when they change. Connections that are open keep what they began with, also when a reload asks something else of those that come.
 
 use crate::config::{Bind, BrokerConfig, ListenerConfig};
 use crate::control::{CertificateStatus, ListenerStatus};
@@ -13,7 +13,6 @@ use ferrule_transport::stack::ServerLayers;
 use ferrule_transport::tls::{self, CertificateInfo, LoadError, ServerFiles};
 use listenfd::ListenFd;
 use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,11 +29,16 @@ pub struct Listeners(Arc<[Listening]>);
 /// One that runs.
 #[derive(Debug)]
 struct Listening {
-    config: ListenerConfig,
+    config: Mutex<ListenerConfig>,
     address: Address,
     entrance: Arc<Entrance>,
     certificates: Mutex<Certificates>,
+    /// Its certificates' files, as they were when they were loaded.
+    files: Mutex<Option<Files>>,
 }
+
+/// What connections of listeners are to have, loaded; none of those that stay as they are, whatever their files are now.
+pub struct Prepared(Vec<Option<(ServerLayers, Vec<CertificateInfo>)>>);
 
 /// What a listener proves itself with.
 #[derive(Debug, Default)]
@@ -58,10 +62,11 @@ pub fn open(config: &BrokerConfig) -> Result<(Vec<Listener>, Listeners), RunErro
         let entrance = Arc::new(entrance);
         let socket = bind(listener, &entrance, &mut sockets)?;
         listening.push(Listening {
-            config: listener.clone(),
+            config: Mutex::new(listener.clone()),
             address: socket.address().clone(),
             entrance,
             certificates: Mutex::new(Certificates { infos, error: None }),
+            files: Mutex::new(files(listener)),
         });
         opened.push(socket);
     }
@@ -70,7 +75,24 @@ pub fn open(config: &BrokerConfig) -> Result<(Vec<Listener>, Listeners), RunErro
     Ok((opened, listeners))
 }
 
-/// Loads what a listener's connections need: for a start, and for `check`.
+/// The files to be looked at.
+fn files(listener: &ListenerConfig) -> Option<Files> {
+    listener.tls.as_ref().map(|tls| Files::new(tls.paths()))
+}
+
+/// Loads what the connections of listeners are to have next, but for those whose numbers are in `gone`.
+///
+/// # Errors
+/// Of the first file that cannot be used.
+pub fn prepare(listeners: &[ListenerConfig], gone: &[usize]) -> Result<Prepared, String> {
+    let load = |(at, listener): (usize, &ListenerConfig)| {
+        let loaded = (!gone.contains(&at)).then(|| layers(listener)).transpose();
+        loaded.map_err(|error| format!("listener {}: {error}", listener.bind))
+    };
+    listeners.iter().enumerate().map(load).collect::<Result<_, _>>().map(Prepared)
+}
+
+/// Loads what a listener's connections need: for a start, for a reload, and for `check`.
 ///
 /// # Errors
 /// Of the first file that cannot be used.
@@ -171,25 +193,21 @@ impl Listeners {
 
     /// Loads certificates again when their files change, and warns of their end, for ever.
     pub async fn watch(self) {
-        let with_tls = |listening: &Listening| listening.config.tls.is_some();
-        let watched: Vec<(usize, Files)> = (self.0.iter().enumerate().filter(|(_, l)| with_tls(l)))
-            .map(|(index, listening)| (index, Files::new(listening.paths())))
-            .collect();
-        if watched.is_empty() {
-            return std::future::pending().await;
-        }
-        let watched = Arc::new(Mutex::new(watched));
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut warned = tokio::time::Instant::now();
         loop {
             ticks.tick().await;
-            let (listeners, watched) = (self.clone(), Arc::clone(&watched));
+            let has_files = |listening: &Listening| lock(&listening.files).is_some();
+            if !self.0.iter().any(has_files) {
+                continue;
+            }
+            let listeners = self.clone();
             // Files may be slow; an end of the runtime ends this too.
             let look = move || {
-                for (index, files) in &mut *lock(&watched) {
-                    if files.have_changed() {
-                        listeners.0[*index].load_again();
+                for listening in &*listeners.0 {
+                    if lock(&listening.files).as_mut().is_some_and(Files::have_changed) {
+                        listening.load_again();
                     }
                 }
             };
@@ -200,6 +218,18 @@ impl Listeners {
                 warned = tokio::time::Instant::now();
                 self.warn();
             }
+        }
+    }
+
+    /// Other listeners, with the same addresses and in the same order, from now on. Those that stay as they are are not touched.
+    pub fn exchange(&self, listeners: &[ListenerConfig], prepared: Prepared) {
+        for ((listening, new), loaded) in self.0.iter().zip(listeners).zip(prepared.0) {
+            let mut config = lock(&listening.config);
+            let Some((layers, infos)) = loaded.filter(|_| *config != *new) else { continue };
+            *lock(&listening.files) = files(new);
+            listening.entrance.set(layers, new.proxies.clone(), new.entrance);
+            *lock(&listening.certificates) = Certificates { infos, error: None };
+            *config = new.clone();
         }
     }
 
@@ -215,7 +245,7 @@ impl Listeners {
     /// Removes the files of Unix sockets: nobody listens on them any more.
     pub fn remove_files(&self) {
         for listening in &*self.0 {
-            if let Bind::Unix(path) = &listening.config.bind {
+            if let Bind::Unix(path) = &lock(&listening.config).bind {
                 // Gone already: so much the better.
                 let _ = std::fs::remove_file(path);
             }
@@ -224,13 +254,15 @@ impl Listeners {
 }
 
 impl Listening {
-    fn paths(&self) -> Vec<PathBuf> {
-        self.config.tls.as_ref().map(ServerFiles::paths).unwrap_or_default()
-    }
-
     fn load_again(&self) {
+        let config = lock(&self.config).clone();
+        let loaded = layers(&config);
+        let current = lock(&self.config);
+        if *current != config {
+            return; // Another listener's files by now.
+        }
         let mut certificates = lock(&self.certificates);
-        match layers(&self.config) {
+        match loaded {
             Ok((layers, infos)) => {
                 self.entrance.set_layers(layers);
                 *certificates = Certificates { infos, error: None };
@@ -252,11 +284,12 @@ impl Listening {
     }
 
     fn status(&self) -> ListenerStatus {
+        let protocol = lock(&self.config).protocol().to_owned();
         let certificates = lock(&self.certificates);
         let stats = self.entrance.stats();
         ListenerStatus {
             bind: self.address.to_string(),
-            protocol: self.config.protocol().to_owned(),
+            protocol,
             accepted: stats.accepted,
             refused_full: stats.full,
             refused_address: stats.address_full,

@@ -107,6 +107,42 @@ impl Loader {
         self.uplink = Some(Connected { name: UPLINK.into(), generation, rows: Some(rows) });
     }
 
+    /// The uplink gets no more rows; what it says is still heard.
+    pub fn release_uplink(&self) {
+        self.post(|| HubMessage::Release(UPLINK.into()));
+    }
+
+    /// The uplink's rows go here, from now on.
+    pub fn exchange_uplink(&mut self, generation: u64, rows: mpsc::Sender<Vec<OutRow>>) {
+        let uplink = Connected { name: UPLINK.into(), generation, rows: Some(rows) };
+        self.uplink = Some(Connected { rows: None, ..uplink.clone() });
+        self.post(|| HubMessage::Uplink(Some(uplink.clone())));
+        self.let_them_speak();
+    }
+
+    /// There is no uplink any more.
+    pub fn remove_uplink(&mut self) {
+        self.uplink = None;
+        self.post(|| HubMessage::Uplink(None));
+    }
+
+    fn post(&self, message: impl Fn() -> HubMessage) {
+        self.inboxes.iter().for_each(|inbox| inbox.post(Mail::App(message())));
+    }
+
+    /// The workers know all consumers that there are: what those have said meanwhile is passed on.
+    fn let_them_speak(&mut self) {
+        for held in self.held.drain(..) {
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            for message in held.take().into_iter().flatten() {
+                if let HubMessage::Consumer { outbox, .. } = &message {
+                    let owner = usize::from(self.place.owner(outbox));
+                    self.inboxes[owner].post(Mail::App(message));
+                }
+            }
+        }
+    }
+
     /// Checks files and puts them in force.
     ///
     /// # Errors
@@ -186,18 +222,8 @@ impl Loader {
         }
         let files = files.iter().map(|f| f.name.as_str().into()).collect();
         let load = Load { rules: rules.rules.into_iter().map(Arc::new).collect(), files, outboxes };
-        for inbox in &self.inboxes {
-            inbox.post(Mail::App(HubMessage::Load(Box::new(load.clone()))));
-        }
-        for held in self.held.drain(..) {
-            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-            for message in held.take().into_iter().flatten() {
-                if let HubMessage::Consumer { outbox, .. } = &message {
-                    let owner = usize::from(self.place.owner(outbox));
-                    self.inboxes[owner].post(Mail::App(message));
-                }
-            }
-        }
+        self.post(|| HubMessage::Load(Box::new(load.clone())));
+        self.let_them_speak();
         Ok(())
     }
 

@@ -215,6 +215,11 @@ impl Gauge {
         Self { max, over: false }
     }
 
+    /// Another bound from now on.
+    pub fn set_max(&mut self, max: u64) {
+        self.max = max;
+    }
+
     /// A look at what it has: whether it is over, if that is new.
     pub fn look(&mut self, resident: u64) -> Option<bool> {
         let over = if self.over { resident >= self.max / 10 * 9 } else { resident >= self.max };

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `ferrule-worker-N` | a shard, its rules and outboxes: [`crate::hub`] under [`ferrule_net::Worker`]; one or several |
 //! | `ferrule-store` | the one durable writer |
-//! | `ferrule-node` (tokio) | uplink, sinks, control socket, rules files, signals |
+//! | `ferrule-node` (tokio) | uplink, sinks, control socket, rules files, signals, reloads ([`crate::reload`]) |
 //! | authentication | password hashes, two threads |
 //!
 //! # Order of a start
@@ -13,15 +13,17 @@
 //! store is opened; all of it ends with one clear message and a non-zero exit.
 
 use crate::backlog::{Backlog, Pick, show_id};
+use crate::config::changes::Whole;
 use crate::config::{BrokerConfig, ListenerConfig, UplinkConfig};
 use crate::connectors::{self, Connectors};
 use crate::control::{Control, ControlError, DataDirLock, Status, StoreStatus, UplinkStatus};
-use crate::gate;
-use crate::hub::{BATCHES, Hub, HubMessage, Node};
+use crate::gate::Gatekeeper;
+use crate::hub::{BATCHES, Bounds, Hub, HubMessage, Node, OutboxBounds};
 use crate::known_time;
 use crate::listen::{self, Listeners};
 use crate::loader::{self, Loader, UPLINK};
 use crate::memory::{self, Shape, WorstCase};
+use crate::reload::{self, Asked, InForce, Link, Read, Reloader, Told, lock};
 use crate::stored;
 use crate::sys::Sys;
 use crate::watch::{RuleFile, RuleFiles, Watcher};
@@ -29,15 +31,15 @@ use ferrule_broker::shard::Parts;
 use ferrule_broker::{Limits, Place, Shard, introduce};
 use ferrule_link::UplinkStats;
 use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker};
-use ferrule_outbox::{Full, Order, Policy};
+use ferrule_outbox::{ConsumerEvent, Full, Order, OutRow, Policy};
 use ferrule_store::{Boot, Op, Origin, Restored, Store, StoreEvent};
 use ferrule_store_sqlite::{Opened, Options as StoreOptions, SqliteStore, State, Writer};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// What a binary is.
 pub struct Product {
@@ -93,11 +95,25 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
 /// How long what is not a worker may take to end.
 const STOP: Duration = Duration::from_secs(1);
 
-/// Runs until SIGTERM or SIGINT.
+/// Requests for a reload that wait for another one: those of all connections of the control socket.
+const RELOADS: usize = crate::control::CONNECTIONS_MAX;
+
+/// The consumer's side of the uplink's outbox.
+pub struct Consumer {
+    /// Which consumer of it.
+    pub generation: u64,
+    /// Rows come here.
+    pub rows: mpsc::Receiver<Vec<OutRow>>,
+    /// Is told of them.
+    pub events: Arc<dyn Fn(ConsumerEvent) + Send + Sync>,
+}
+
+/// Runs until SIGTERM or SIGINT. `read` reads the configuration again.
 ///
 /// # Errors
 /// When it cannot start, or its worker ends.
-pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfig>) -> Result<(), RunError> {
+pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunError> {
+    let Whole { broker: config, uplink } = &whole;
     let clock = Clock::start();
     let files = config.node.rules.as_ref().map(RuleFiles::new);
     let texts = match &files {
@@ -115,7 +131,12 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
     let origin = origin(product, config, &opened.writer, &opened.restored)?;
     let boot = Boot::new(random()? as u64);
 
-    let (workers, inboxes, place) = workers(product, config, clock, sockets, &opened, (&origin, boot))?;
+    let bounds = {
+        let (edge, origin) = (product.edge, Arc::clone(&origin));
+        move |config: &BrokerConfig| bounds(edge, &origin, config)
+    };
+    let Workers { workers, inboxes, place, keeper } =
+        workers(product, config, clock, sockets, &opened, (&origin, boot), bounds(config))?;
     let known_s = known_time::restore(&opened.restored);
     drop(opened.restored);
 
@@ -133,21 +154,35 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         place,
         runtime.handle().clone(),
     );
-    let stats = Arc::new(UplinkStats::default());
-    let link = uplink.map(|uplink| {
+    let connect = {
+        let (origin, inbox, runtime) = (Arc::clone(&origin), inboxes[0].clone(), runtime.handle().clone());
+        move |uplink: &UplinkConfig, age_max, consumer: Consumer| {
+            let mut config = link(uplink, &origin, boot, clock);
+            config.age_max = age_max;
+            let is_down = !config.downlinks.is_empty();
+            let down = is_down.then(|| downlink(inbox.clone(), consumer.generation));
+            let (Consumer { rows, events, .. }, stats) = (consumer, Arc::<UplinkStats>::default());
+            let task = runtime.spawn(ferrule_link::run_both(config, rows, events, Arc::clone(&stats), down));
+            Link { task, stats }
+        }
+    };
+    let link = uplink.as_ref().map(|uplink| {
         let (generation, events) = loader.events(UPLINK);
         let (sender, rows) = mpsc::channel(BATCHES);
         loader.connect_uplink(generation, sender);
-        let mut link = link(uplink, &origin, boot, clock);
-        link.age_max = config.outbox.max_age;
-        (link, rows, events)
+        (uplink, Consumer { generation, rows, events })
     });
     loader.load(&texts).map_err(RunError::Rules)?;
     // Behind the rules: what comes down meets them.
-    let link = link.map(|(config, rows, events)| {
-        let down = (!config.downlinks.is_empty()).then(|| downlink(inboxes[0].clone()));
-        runtime.spawn(ferrule_link::run_both(config, rows, events, Arc::clone(&stats), down))
-    });
+    let link = link.map(|(uplink, consumer)| connect(uplink, config.outbox.max_age, consumer));
+    let told = Told::new(Mutex::new(InForce {
+        settings: config.settings.clone(),
+        uplink: uplink
+            .as_ref()
+            .zip(link.as_ref())
+            .map(|(uplink, link)| (reload::urls(uplink), Arc::clone(&link.stats))),
+        ..InForce::default()
+    }));
 
     let ended = Arc::new(tokio::sync::Notify::new());
     let mut threads = Vec::new();
@@ -164,6 +199,9 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         threads.push(thread);
     }
 
+    let (sys_interval, sys_intervals) = watch::channel(config.node.sys_interval);
+    let (memory_max, memory_maxes) = watch::channel(memory::memory_max(config, memory::machine()));
+    let (reloads, asked) = mpsc::channel(RELOADS);
     let about = About {
         edge: product.edge,
         origin: Arc::clone(&origin),
@@ -172,19 +210,31 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
         clock,
         inboxes: inboxes.clone(),
         place,
-        sys_interval: config.node.sys_interval,
-        uplink: uplink
-            .map(|u| (u.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), stats)),
-        rules_error: Arc::default(),
+        sys_intervals,
+        told: Arc::clone(&told),
+        reloads,
         writer: Arc::new(opened.writer),
     };
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     config.notes.iter().for_each(|note| tracing::info!("{note}"));
     tracing::info!("memory: {}", worst_case(product.edge, config, sinks));
-    if let Some(max) = memory::memory_max(config, memory::machine()) {
-        runtime.spawn(watch_memory(max, inboxes.clone()));
-    }
+    runtime.spawn(watch_memory(memory_maxes, inboxes.clone()));
     runtime.spawn(known_time::keep(Arc::clone(&about.writer), known_s));
+    let mut reloader = Reloader {
+        read,
+        running: whole.clone(),
+        loader,
+        watcher: None,
+        keeper,
+        listeners: listeners.clone(),
+        inboxes: inboxes.clone(),
+        connect: Box::new(connect),
+        link,
+        bounds: Box::new(bounds),
+        memory_max,
+        sys_interval,
+        told,
+    };
     let stopped = runtime.block_on(async {
         let control = Control::bind(&lock)?;
         tracing::info!(
@@ -194,16 +244,16 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
             "started"
         );
         notify(&[sd_notify::NotifyState::Ready]);
-        serve(control, &about, files, loader, &ended).await.map_err(system("signals"))
+        serve(control, &about, files, &mut reloader, asked, &ended).await.map_err(system("signals"))
     });
     tracing::info!("stopping");
     notify(&[sd_notify::NotifyState::Stopping]);
     inboxes.iter().for_each(|inbox| inbox.post(Mail::Stop));
     // All of them end before any is judged.
     let ends: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
-    if let Some(link) = link {
+    if let Some(link) = reloader.link.take() {
         // It sees its channel closed, and leaves with DISCONNECT; the runtime's end alone would drop it where it stands.
-        let _ = runtime.block_on(async { tokio::time::timeout(STOP, link).await });
+        let _ = runtime.block_on(async { tokio::time::timeout(STOP, link.task).await });
     }
     runtime.shutdown_timeout(STOP);
     if let Ok(writer) = Arc::try_unwrap(about.writer)
@@ -223,8 +273,15 @@ pub fn run(product: &Product, config: &BrokerConfig, uplink: Option<&UplinkConfi
 
 type NodeWorker = Worker<Hub, SqliteStore, HubMessage>;
 
-/// Workers, their inboxes in the same order, and the place of the first.
-type Workers = (Vec<NodeWorker>, Vec<Inbox<HubMessage>>, Place);
+/// What [`workers`] makes.
+struct Workers {
+    workers: Vec<NodeWorker>,
+    /// Theirs, in the same order.
+    inboxes: Vec<Inbox<HubMessage>>,
+    /// Of the first.
+    place: Place,
+    keeper: Arc<Gatekeeper>,
+}
 
 /// One worker a shard, introduced to each other.
 fn workers(
@@ -234,12 +291,11 @@ fn workers(
     listeners: Vec<Listener>,
     opened: &Opened,
     (origin, boot): (&Origin, Boot),
+    bounds: Bounds,
 ) -> Result<Workers, RunError> {
     let of = worker_count(config);
     let seed = random()? as u64;
     let stored: Vec<_> = opened.restored.queues.iter().filter(|q| q.queue.is_outbox()).copied().collect();
-    let report = config.outbox.report_topic.as_ref();
-    let report = report.map(|topic| Arc::from(topic.replace("${edge}", origin)));
     let mut polls = Vec::new();
     let mut inboxes = Vec::new();
     for _ in 0..of {
@@ -247,30 +303,21 @@ fn workers(
         polls.push(poll);
         inboxes.push(inbox);
     }
-    let gates = gate::gates(config, &inboxes).map_err(system("authentication"))?;
+    let keeper = Gatekeeper::new(config, &inboxes).map_err(system("authentication"))?;
     let now = clock.now();
     let mut shards = Vec::new();
-    for ((index, inbox), gate) in (0..of).zip(&inboxes).zip(gates) {
+    for (index, inbox) in (0..of).zip(&inboxes) {
         let place = Place { index, of, seed };
-        let policy = policy(product.edge, config);
-        let node = Node {
-            origin: Arc::clone(origin),
-            boot,
-            edge: product.edge,
-            policy,
-            age_max: config.outbox.max_age,
-            rate_max: config.outbox.max_rate,
-            report_topic: report.clone(),
-            place,
-        };
+        let Bounds { limits, features, sessions, outboxes } = bounds.clone();
+        let node = Node { origin: Arc::clone(origin), boot, edge: product.edge, outboxes, place };
         let posts = inbox.clone();
         let parts = Parts {
             hook: Hub::new(node, stored.clone(), &opened.restored.state, random()?, now),
             store: opened.writer.handle(Box::new(move |event| posts.post(Mail::Store(event)))),
-            gate: Box::new(gate),
-            limits: limits(config, of),
-            features: Arc::clone(&config.features),
-            policy: session_policy(config, policy),
+            gate: Box::new(keeper.gate(index)),
+            limits,
+            features,
+            policy: sessions,
             seed,
             place,
         };
@@ -286,18 +333,39 @@ fn workers(
         let worker = Worker::new(poll, inbox.clone(), links, clock, listeners, shard);
         workers.push(worker.map_err(system("registering the listeners"))?);
     }
-    Ok((workers, inboxes, Place { index: 0, of, seed }))
+    Ok(Workers { workers, inboxes, place: Place { index: 0, of, seed }, keeper: Arc::new(keeper) })
+}
+
+/// What each worker is bounded by.
+fn bounds(edge: bool, origin: &Origin, config: &BrokerConfig) -> Bounds {
+    let policy = policy(edge, config);
+    let report_topic = config.outbox.report_topic.as_ref();
+    Bounds {
+        limits: limits(config, worker_count(config)),
+        features: Arc::clone(&config.features),
+        sessions: session_policy(config, policy),
+        outboxes: OutboxBounds {
+            policy,
+            age_max: config.outbox.max_age,
+            rate_max: config.outbox.max_rate,
+            report_topic: report_topic.map(|topic| topic.replace("${edge}", origin).into()),
+            dead_letter: config.outbox.dead_letter.as_deref().map(Arc::from),
+        },
+    }
 }
 
 /// Tells all workers when the process has too much memory, and when it has not any more.
-async fn watch_memory(max: u64, inboxes: Vec<Inbox<HubMessage>>) {
+async fn watch_memory(max: watch::Receiver<Option<u64>>, inboxes: Vec<Inbox<HubMessage>>) {
     /// What comes in within it is bounded by `max_buffered_bytes`.
     const LOOK_EVERY: Duration = Duration::from_secs(1);
-    let mut gauge = memory::Gauge::new(max);
+    let mut gauge = memory::Gauge::new(u64::MAX);
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     loop {
         ticks.tick().await;
         let Some(resident) = memory::resident() else { continue };
+        // None: nobody knows how much there is.
+        let max = max.borrow().unwrap_or(u64::MAX);
+        gauge.set_max(max);
         let Some(overloaded) = gauge.look(resident) else { continue };
         if overloaded {
             tracing::warn!(resident, memory_max = max, "too much memory in use: nobody new is let in");
@@ -313,46 +381,18 @@ async fn serve(
     control: Control,
     about: &About,
     files: Option<RuleFiles>,
-    mut loader: Loader,
+    reloader: &mut Reloader,
+    mut asked: mpsc::Receiver<Asked>,
     ended: &tokio::sync::Notify,
 ) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let rules_error = Arc::clone(&about.rules_error);
-    let watching = async move {
-        let Some(files) = files else {
-            // Nothing to read again; but the signal must not end the process.
-            loop {
-                hangup.recv().await;
-            }
-        };
-        let place = files.path().display().to_string();
-        let mut watcher = match Watcher::start(files) {
-            Ok((watcher, _)) => watcher,
-            Err(error) => {
-                tracing::error!(%error, "the rules are not watched");
-                return std::future::pending().await;
-            }
-        };
-        loop {
-            let (cause, read) = watcher.next().await;
-            let loaded = read
-                .map_err(|e| format!("cannot read {}: {}", e.path.display(), e.problem))
-                .and_then(|texts| loader.load(&texts));
-            match &loaded {
-                Ok(()) => tracing::info!(rules = place, ?cause, "new rules are in force"),
-                Err(mistakes) => {
-                    tracing::error!("the rules in {place} are wrong, the old ones stay:\n{mistakes}")
-                }
-            }
-            *rules_error.lock().unwrap_or_else(PoisonError::into_inner) = loaded.err();
-        }
-    };
-    let asked = about.clone();
+    reloader.watcher = files.map(|files| Watcher::start(files).0);
+    let known = about.clone();
     tokio::select! {
-        () = control.serve(move |request| answer(asked.clone(), request)) => {}
-        () = watching => {}
+        () = control.serve(move |request| answer(known.clone(), request)) => {}
+        () = reloader.serve(&mut hangup, &mut asked) => {}
         () = about.listeners.clone().watch() => {}
         () = watchdog(about) => {}
         () = tell_sys(about) => {}
@@ -365,13 +405,24 @@ async fn serve(
 
 /// Keeps the `$SYS` topics.
 async fn tell_sys(about: &About) {
-    if about.sys_interval.is_zero() {
-        return std::future::pending().await;
-    }
+    let mut intervals = about.sys_intervals.clone();
     let mut sys = Sys::default();
-    let mut ticks = tokio::time::interval(about.sys_interval);
+    let ticks = |interval: Duration| (!interval.is_zero()).then(|| tokio::time::interval(interval));
+    let mut timer = ticks(*intervals.borrow_and_update());
     loop {
-        ticks.tick().await;
+        let tick = async {
+            match &mut timer {
+                Some(timer) => drop(timer.tick().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tick => {}
+            Ok(()) = intervals.changed() => {
+                timer = ticks(*intervals.borrow_and_update());
+                continue;
+            }
+        }
         // No answer: the node is stopping.
         if let Ok(status) = status(about).await {
             sys.tell(&status, about.clock.now().wall_ms, &about.inboxes);
@@ -408,17 +459,22 @@ struct About {
     clock: Clock,
     inboxes: Vec<Inbox<HubMessage>>,
     place: Place,
-    sys_interval: Duration,
-    /// Where to, and how it goes.
-    uplink: Option<(String, Arc<UplinkStats>)>,
-    /// Why the rules on disk are not those in force.
-    rules_error: Arc<Mutex<Option<String>>>,
+    sys_intervals: watch::Receiver<Duration>,
+    told: Told,
+    reloads: mpsc::Sender<Asked>,
     writer: Arc<Writer>,
 }
 
 async fn answer(about: About, request: Value) -> Result<Value, String> {
     match request.get("do").and_then(Value::as_str) {
         Some("status") => serde_json::to_value(status(&about).await?).map_err(|e| e.to_string()),
+        Some("reload") => {
+            let (reply, answer) = oneshot::channel();
+            let stopping = || "the node is stopping".to_owned();
+            about.reloads.send(reply).await.map_err(|_| stopping())?;
+            answer.await.map_err(|_| stopping())?
+        }
+        Some("settings") => Ok(json!({ "settings": reload::settings(&about.told) })),
         Some("rules.counters") => Ok(json!({ "rules": status(&about).await?.rules })),
         Some("outbox.list") => {
             let unclaimed = about.backlog().unclaimed().await?;
@@ -452,7 +508,7 @@ async fn answer(about: About, request: Value) -> Result<Value, String> {
             Ok(stored::page(&page.map_err(|_| "the store is stopping".to_owned())??))
         }
         Some(other) => Err(format!(
-            "unknown request `{other}`; there are status, outbox.list, outbox.page, outbox.purge, rules.counters, store.page"
+            "unknown request `{other}`; there are status, settings, reload, outbox.list, outbox.page, outbox.purge, rules.counters, store.page"
         )),
         None => Err("say what to do: {\"do\":\"status\"}".into()),
     }
@@ -479,12 +535,16 @@ async fn status(about: &About) -> Result<Status, String> {
         hub.add(answer.await.map_err(|_| "the node is stopping".to_owned())?);
     }
     let now_ms = about.clock.now().wall_ms;
-    let uplink = about.uplink.as_ref().map(|(url, stats)| {
+    let (uplink, rules_error, reload) = {
+        let told = lock(&about.told);
+        (told.uplink.clone(), told.rules_error.clone(), told.reload.clone())
+    };
+    let uplink = uplink.map(|(url, stats)| {
         let s = stats.snapshot();
         let outbox = hub.outboxes.iter().find(|outbox| outbox.name == UPLINK).cloned().unwrap_or_default();
         let backlog = outbox.queued + outbox.in_flight;
         UplinkStatus {
-            url: url.clone(),
+            url,
             state: s.state.as_str().to_owned(),
             since_ms: s.connected_since_wall_ms.map_or(0, |since| (now_ms - since).max(0) as u64),
             connects: s.connects,
@@ -520,7 +580,8 @@ async fn status(about: &About) -> Result<Status, String> {
         data_dir: about.data_dir.display().to_string(),
         listeners: about.listeners.status(),
         uplink,
-        rules_error: about.rules_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        rules_error,
+        reload,
         store: Some(StoreStatus {
             state: state.to_owned(),
             path: about.data_dir.join(ferrule_store_sqlite::FILE).display().to_string(),
@@ -693,13 +754,15 @@ fn policy(edge: bool, config: &BrokerConfig) -> Policy {
 }
 
 /// What comes down goes to the first shard, and what it says of it back.
-fn downlink(inbox: Inbox<HubMessage>) -> ferrule_link::downlink::Ends {
+fn downlink(inbox: Inbox<HubMessage>, generation: u64) -> ferrule_link::downlink::Ends {
     // Each message has one answer, and the broker waits for them: never more than a window for each connection.
     let (tell, said) = mpsc::unbounded_channel();
     let on_message = move |received| {
         inbox.post(Mail::App(HubMessage::Down(Box::new(received), tell.clone())));
     };
-    ferrule_link::downlink::Ends { on_message: Arc::new(on_message), said }
+    // No uplink has so many connections in its life.
+    let connections_from = generation << 24;
+    ferrule_link::downlink::Ends { on_message: Arc::new(on_message), said, connections_from }
 }
 
 fn link(uplink: &UplinkConfig, origin: &Origin, boot: Boot, clock: Clock) -> ferrule_link::UplinkConfig {

@@ -4,7 +4,7 @@
 //! escaped where the line is written, so that nobody can forge a line.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::MakeWriter;
@@ -14,6 +14,9 @@ use tracing_subscriber::fmt::time::FormatTime;
 /// What is logged when nobody says.
 pub const LEVEL_DEFAULT: &str = "info";
 
+/// Exchanges the filter of the subscriber that [`init`] has started.
+static FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
 /// Starts logging to standard error. `filter` is a level (`debug`) or `tracing`'s directives
 /// (`info,ferrule_link=debug`). Colours on a terminal only, and not with `no_color`.
 ///
@@ -22,16 +25,36 @@ pub const LEVEL_DEFAULT: &str = "info";
 pub fn init(filter: &str, no_color: bool) -> Result<(), ParseError> {
     let filter: EnvFilter = EnvFilter::builder().parse(filter)?;
     let ansi = io::stderr().is_terminal() && !no_color;
-    // A second call (tests) keeps the first subscriber.
-    let _ = tracing_subscriber::fmt()
+    let subscriber = tracing_subscriber::fmt()
         .compact()
         .with_target(false)
         .with_ansi(ansi)
         .with_env_filter(filter)
         .with_timer(WallClock)
         .with_writer(OneLine { ansi })
-        .try_init();
+        .with_filter_reloading();
+    let handle = subscriber.reload_handle();
+    // A second call (tests) keeps the first subscriber.
+    if subscriber.try_init().is_ok() {
+        // It goes with the process.
+        let _ = FILTER.set(Box::new(move |filter| drop(handle.reload(filter))));
+    }
     Ok(())
+}
+
+/// Whether a filter can be read.
+///
+/// # Errors
+/// Why not.
+pub fn check(filter: &str) -> Result<(), ParseError> {
+    EnvFilter::builder().parse(filter).map(drop)
+}
+
+/// Logs by another filter from now on. One that cannot be read ([`check`]) changes nothing.
+pub fn set(filter: &str) {
+    if let (Some(set), Ok(filter)) = (FILTER.get(), EnvFilter::builder().parse(filter)) {
+        set(filter);
+    }
 }
 
 /// The time of an event, in UTC and microseconds.

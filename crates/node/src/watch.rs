@@ -8,7 +8,7 @@
 //!   have its half loaded, and half a rules file can be valid.
 //! - Schemas that rules name (`CREATE SCHEMA`) are read with the rules: those in the same folder are looked at as well,
 //!   by their usual names ([`SCHEMA_EXTENSIONS`]). One that lies elsewhere is read again with the rules.
-//! - SIGHUP reads at once, changed or not.
+//! - A reload ([`crate::reload`]) reads them at once, changed or not.
 //! - Looking and reading run on tokio's blocking threads: a dying SD card stalls them, not the worker.
 
 use ferrule_rules::cli::rule_files;
@@ -17,7 +17,6 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// How often the files are looked at.
@@ -56,15 +55,6 @@ pub struct ReadError {
     pub problem: String,
 }
 
-/// Why rules were read again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// A file changed, came or went.
-    Changed,
-    /// SIGHUP.
-    Hangup,
-}
-
 /// What the files looked like: enough to see that they changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Look(Vec<(PathBuf, Option<Stamp>)>);
@@ -78,7 +68,6 @@ pub struct Watcher {
     /// As last seen, when different.
     pending: Option<Look>,
     ticks: Interval,
-    hangup: Signal,
 }
 
 // === impl RuleFiles ===
@@ -153,53 +142,41 @@ impl RuleFiles {
 // === impl Watcher ===
 
 impl Watcher {
-    /// Reads the rules and watches them from then on.
-    ///
-    /// # Errors
-    /// When SIGHUP cannot be watched (outside a runtime it panics, as tokio does).
-    pub fn start(files: RuleFiles) -> std::io::Result<(Self, Result<Vec<RuleFile>, ReadError>)> {
+    /// Reads the rules and watches them from then on. (Outside a runtime it panics, as tokio does.)
+    pub fn start(files: RuleFiles) -> (Self, Result<Vec<RuleFile>, ReadError>) {
         Self::start_every(files, POLL_INTERVAL)
     }
 
-    fn start_every(
-        files: RuleFiles,
-        period: Duration,
-    ) -> std::io::Result<(Self, Result<Vec<RuleFile>, ReadError>)> {
+    fn start_every(files: RuleFiles, period: Duration) -> (Self, Result<Vec<RuleFile>, ReadError>) {
         // Look, then read: what changes between the two is read again, not missed.
         let known = files.look();
         let read = files.read();
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let watcher = Self { files, known, pending: None, ticks, hangup: signal(SignalKind::hangup())? };
-        Ok((watcher, read))
+        (Self { files, known, pending: None, ticks }, read)
     }
 
-    /// The rules, when they have changed or SIGHUP asked for them. An error is told once, until the files change again.
+    /// The rules, when they have changed. An error is told once, until the files change again.
     ///
     /// Cancellation-safe: state changes only after the last await; a read that was cut off happens again.
-    pub async fn next(&mut self) -> (Cause, Result<Vec<RuleFile>, ReadError>) {
+    pub async fn next(&mut self) -> Result<Vec<RuleFile>, ReadError> {
         loop {
-            let cause = tokio::select! {
-                _ = self.hangup.recv() => Cause::Hangup,
-                _ = self.ticks.tick() => Cause::Changed,
-            };
+            self.ticks.tick().await;
             let files = self.files.clone();
             let Some(look) = blocking(move || files.look()).await else { continue };
-            if cause == Cause::Changed {
-                if look == self.known {
-                    self.pending = None;
-                    continue;
-                }
-                if self.pending.as_ref() != Some(&look) {
-                    self.pending = Some(look);
-                    continue;
-                }
+            if look == self.known {
+                self.pending = None;
+                continue;
+            }
+            if self.pending.as_ref() != Some(&look) {
+                self.pending = Some(look);
+                continue;
             }
             let files = self.files.clone();
             let Some(read) = blocking(move || files.read()).await else { continue };
             self.known = look;
             self.pending = None;
-            return (cause, read);
+            return read;
         }
     }
 }
@@ -254,29 +231,22 @@ mod tests {
         let path = dir.path().join("rules.sql");
         std::fs::write(&path, "one").unwrap();
         let files = RuleFiles::new(&path);
-        let (mut watcher, read) = Watcher::start_every(files, Duration::from_millis(5)).unwrap();
+        let (mut watcher, read) = Watcher::start_every(files, Duration::from_millis(5));
         assert_eq!(read.unwrap()[0].text, "one");
 
         std::fs::write(&path, "other").unwrap();
-        let (cause, read) = watcher.next().await;
-        assert_eq!((cause, read.unwrap()[0].text.as_str()), (Cause::Changed, "other"));
+        assert_eq!(watcher.next().await.unwrap()[0].text, "other");
 
         std::fs::remove_file(&path).unwrap();
-        let (_, read) = watcher.next().await;
-        assert!(read.is_err(), "told once");
+        assert!(watcher.next().await.is_err(), "told once");
 
         // Replaced by rename: what editors do.
         std::fs::write(dir.path().join("new"), "third").unwrap();
         std::fs::rename(dir.path().join("new"), &path).unwrap();
-        assert_eq!(watcher.next().await.1.unwrap()[0].text, "third");
+        assert_eq!(watcher.next().await.unwrap()[0].text, "third");
 
         // A schema beside the rules.
         std::fs::write(dir.path().join("reading.avsc"), "\"int\"").unwrap();
-        let (cause, read) = watcher.next().await;
-        assert_eq!((cause, read.unwrap()[0].text.as_str()), (Cause::Changed, "third"));
-
-        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
-        let (cause, read) = watcher.next().await;
-        assert_eq!((cause, read.unwrap()[0].text.as_str()), (Cause::Hangup, "third"));
+        assert_eq!(watcher.next().await.unwrap()[0].text, "third");
     }
 }

@@ -275,7 +275,7 @@ pub struct Queue<R> {
     removal_since_us: Option<u64>,
     /// Rows of the gap, or of what becomes the gap, that were given up or are set apart, as ascending ranges.
     purged: Vec<(u64, u64)>,
-    /// Of [`Order::LiveFirst`] alone.
+    /// Of [`Order::LiveFirst`] alone; it stays when the order changes.
     live: Option<Box<Live<R>>>,
     /// The medium takes new rows.
     admitted: bool,
@@ -327,7 +327,8 @@ impl<R: Row> Queue<R> {
         };
         let stored = stored.filter(|s| s.rows > 0);
         if policy.order == Order::LiveFirst {
-            queue.live = Some(Box::new(Live::new(stored.map(|s| s.last))));
+            // Nobody knows what had gone ahead of what is there.
+            queue.live = Some(Box::new(Live::new(stored.map_or(0, |s| s.last + 1))));
         }
         if let Some(stored) = stored {
             queue.gap = Some(Gap { first: stored.first, last: stored.last, rows: stored.rows });
@@ -346,6 +347,17 @@ impl<R: Row> Queue<R> {
     #[must_use]
     pub fn id(&self) -> QueueId {
         self.id
+    }
+
+    /// Other bounds and times from now on. Rows that are over a new bound go as [`Policy::full`] says.
+    pub fn set_policy(&mut self, policy: Policy) {
+        if policy.order == Order::LiveFirst && self.policy.order != policy.order {
+            // What was set apart before, and waits, stays so.
+            let live = self.live.get_or_insert_with(|| Box::new(Live::new(self.handed_to)));
+            live.from = self.next_seq;
+        }
+        self.policy = policy;
+        self.stuck = false;
     }
 
     /// What became of its rows.
@@ -376,8 +388,7 @@ impl<R: Row> Queue<R> {
     /// A row that is in memory and not answered.
     #[must_use]
     pub fn get(&self, seq: u64) -> Option<&R> {
-        let index = self.head.binary_search_by_key(&seq, |s| s.seq).ok()?;
-        self.head[index].row.as_ref()
+        self.at(self.spot(seq)?)?.row.as_ref()
     }
 
     /// Rows that are in memory and not answered: in their order, but for those that are set apart.

@@ -542,6 +542,34 @@ impl Node {
         write(&self.folder.path().join("rules.sql"), sql);
     }
 
+    /// Rewrites its configuration file (for the next start or reload).
+    ///
+    /// # Panics
+    /// When there is none in its folder.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) {
+        let files = ["edge.toml", "cloud.toml"].map(|name| self.folder.path().join(name));
+        let file = files.iter().find(|file| file.is_file()).expect("it runs on a file in its folder");
+        let text =
+            std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        write(file, &change(text));
+    }
+
+    /// Has it take its configuration over anew.
+    ///
+    /// # Errors
+    /// The mistakes for which it did not.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn reload(&self) -> Result<Value, String> {
+        let answer = self.ask(&serde_json::json!({"do": "reload"}));
+        let answer = answer.unwrap_or_else(|why| panic!("{}: no reload: {why}", self.process.name()));
+        match answer["error"].as_str() {
+            Some(error) => Err(error.to_owned()),
+            None => Ok(answer),
+        }
+    }
+
     /// SIGSTOP.
     pub fn pause(&mut self) {
         self.process.pause();

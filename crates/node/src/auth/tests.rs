@@ -29,6 +29,25 @@ fn memory_is_used_again_whatever_was_in_it() {
     assert_eq!(memory.len(), 64, "the largest");
 }
 
+#[test]
+fn who_waits_when_others_are_in_force_may_come_again() {
+    let (authenticator, answers) = start(&users(), 0, 8);
+    let attempt = |password| Attempt {
+        client_id: "c",
+        username: Some("ann"),
+        password: Some(password),
+        certificate: None,
+        peer: std::net::Ipv4Addr::LOCALHOST.into(),
+        anonymous: Anonymous::Nobody,
+    };
+    assert!(matches!(authenticator.verify(7, attempt(b"example")), Verdict::Later));
+    authenticator.retire();
+    let (conn, answer) = answers.try_recv().unwrap();
+    assert_eq!((conn, answer.unwrap_err()), (7, Refused::Busy));
+    let late = authenticator.verify(8, attempt(b"example"));
+    assert!(matches!(late, Verdict::Now(Err(Refused::Busy))), "{late:?}");
+}
+
 type Answers = Receiver<(u64, Result<Principal, Refused>)>;
 
 fn user(name: &str, credential: Credential) -> User {

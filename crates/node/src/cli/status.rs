@@ -107,6 +107,12 @@ fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
     if let Some(error) = &s.rules_error {
         writeln!(out, "\nthe rules on disk are not in force: {error}")?;
     }
+    if let Some(error) = &s.reload.error {
+        writeln!(out, "\nthe configuration on disk is not in force: {error}")?;
+    }
+    for change in &s.reload.needs_restart {
+        writeln!(out, "\n{change}")?;
+    }
     if !s.counters.is_empty() {
         let mut table = Table::new(["counter", ""]);
         for (name, value) in &s.counters {

@@ -179,7 +179,8 @@ fn check_reads_configuration_and_rules() {
 #[test]
 fn status_says_when_nothing_runs() {
     let dir = tempfile::tempdir().unwrap();
-    let args = StatusArgs { data_dir: Some(dir.path().to_owned()), config: None, json: false };
+    let args =
+        StatusArgs { data_dir: Some(dir.path().to_owned()), config: None, json: false, settings: false };
     let Err(Failure::Text(text)) = show_status(&flavor(), &args) else { panic!("nothing runs there") };
     assert!(
         text.starts_with("no ferrule runs on ") && text.ends_with("start it with `ferrule-edge run`"),
@@ -207,7 +208,7 @@ fn rules_check_finds_what_run_finds() {
     assert!(out.contains(&format!("{name}:3:1: error: sink `b`: option `path` = ':memory:': ")), "{out}");
     assert!(out.ends_with("2 errors in 1 file\n"), "{out}");
     let (code, out) = run(Format::Json);
-    let lines: Vec<serde_json::Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!((code, lines.len()), (1, 2), "{out}");
     assert_eq!((&lines[1]["line"], &lines[1]["column"]), (&json!(3), &json!(1)));
     assert_eq!(lines[1]["file"], name);

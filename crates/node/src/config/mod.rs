@@ -14,6 +14,7 @@
 //! - What reads the environment is `main`; this module is handed [`Overrides`]. It reads the configuration file and the
 //!   password files that it names; the uplink's certificates, only to warn of those that cannot be used; nothing else.
 
+pub mod changes;
 mod document;
 mod error;
 mod features;
@@ -115,6 +116,8 @@ pub struct NodeConfig {
     pub memory_max: u64,
     /// How often `$SYS` topics are published; zero: there are none.
     pub sys_interval: Duration,
+    /// What is logged: a level, or `tracing`'s directives.
+    pub log: String,
 }
 
 /// Who may come without a name.
@@ -275,6 +278,8 @@ pub struct OutboxConfig {
     ///
     /// Default `ferrule/${edge}/given_up`; a cloud has no uplink.
     pub report_topic: Option<String>,
+    /// Under which topic rows are published here that their destination refuses. None, the default: they are not.
+    pub dead_letter: Option<String>,
     /// What happens at `max_bytes` and `max_messages`.
     ///
     /// Default: withhold.
@@ -438,6 +443,7 @@ impl OutboxConfig {
             max_age: None,
             max_rate: None,
             report_topic: Some(REPORT_TOPIC.to_owned()),
+            dead_letter: None,
             on_full: Full::Withhold,
             order: Order::InOrder,
         }

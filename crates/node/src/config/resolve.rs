@@ -13,6 +13,7 @@ use super::{
 };
 use crate::auth::{PasswordHash, Secret};
 use crate::scram::Verifier;
+use crate::telemetry;
 use ferrule_broker::Strategy;
 use ferrule_outbox::{Full, Order};
 use std::io::Read;
@@ -218,8 +219,13 @@ fn read_node(
     let memory_max = s.or(r, "memory_max", Size(0)).0;
     // mosquitto's.
     let sys_interval = s.or(r, "sys_interval", Duration::from_secs(10));
+    let log = s.or(r, "log", telemetry::LEVEL_DEFAULT.to_owned());
+    if let Err(problem) = telemetry::check(&log) {
+        let help = "a level like \"info\", or directives like \"info,ferrule_link=debug\"";
+        s.fail(r, "log", format!("`log` = {log:?}: {problem}"), Some(help));
+    }
     s.end(r, &[]);
-    NodeConfig { id, data_dir, rules, workers, worker_delay, memory_max, sys_interval }
+    NodeConfig { id, data_dir, rules, workers, worker_delay, memory_max, sys_interval, log }
 }
 
 /// What is wrong with an edge's or a node's id. It becomes part of client ids, topics and keys.
@@ -455,6 +461,15 @@ fn report_topic(s: &mut Section<'_>, r: &mut Reader<'_>, default: String) -> Opt
     Some(topic)
 }
 
+fn dead_letter(s: &mut Section<'_>, r: &mut Reader<'_>) -> Option<String> {
+    let under = Some(s.or(r, "dead_letter", String::new())).filter(|topic| !topic.is_empty())?;
+    if ferrule_mqtt::topic::validate_name(&under).is_err() || under.starts_with('$') || under.ends_with('/') {
+        let message = format!("`dead_letter` = {under:?} is not the beginning of a topic");
+        s.fail(r, "dead_letter", message, Some("\"dead\" puts them under dead/OUTBOX/TOPIC; \"\" nowhere"));
+    }
+    Some(under)
+}
+
 fn on_full(s: &mut Section<'_>, r: &mut Reader<'_>) -> Full {
     match s.or(r, "on_full", "withhold".to_owned()).as_str() {
         "withhold" => Full::Withhold,
@@ -504,6 +519,7 @@ fn read_outbox(
             .ok()
             .filter(|rate| *rate > 0),
         report_topic: d.report_topic.and_then(|default| report_topic(&mut s, r, default)),
+        dead_letter: dead_letter(&mut s, r),
         on_full: on_full(&mut s, r),
         order: order(&mut s, r),
     };

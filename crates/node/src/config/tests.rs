@@ -3,6 +3,7 @@ use super::*;
 use ferrule_broker::ClientLimits;
 use ferrule_transport::tls::NameFrom;
 
+mod changes;
 mod presets;
 
 const LISTENER: &str = "[[listener]]\nbind = \"127.0.0.1:1883\"\nanonymous = true\n";
@@ -707,6 +708,7 @@ fn without_a_file() {
         worker_delay: Duration::ZERO,
         memory_max: 0,
         sys_interval: Duration::from_secs(10),
+        log: "info".into(),
     };
     assert_eq!(config.broker.node, node);
     assert_eq!((config.broker.mqtt, config.uplink), (MqttLimits::edge(), None));

@@ -44,6 +44,8 @@ pub struct Status {
     /// Why the rules on disk are not those in force, if they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules_error: Option<String>,
+    /// What came of reloads.
+    pub reload: ReloadStatus,
     /// The store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreStatus>,
@@ -78,6 +80,22 @@ impl Status {
             self.counters.insert(name, count.into());
         }
     }
+}
+
+/// What came of reloads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadStatus {
+    /// Since the start: those that took the configuration on disk over.
+    pub reloads: u64,
+    /// Those that changed nothing, because of a mistake.
+    pub failed: u64,
+    /// The last one's mistakes, if it had any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What the configuration of the last that succeeded asks for, and is not so before a restart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs_restart: Vec<String>,
 }
 
 /// A listener.

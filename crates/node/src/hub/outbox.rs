@@ -5,8 +5,10 @@
 //! same consumer: `cloud` and `cloud:high`. Rows of a higher class leave first, behind those that the consumer has. To the
 //! consumer a row's number carries its class ([`numbered`]).
 
+use super::dead::DeadLetters;
 use super::pace::Pace;
 use bytes::Bytes;
+use ferrule_broker::LocalPublish;
 use ferrule_outbox::{Delivered, End, GivenUp, OutRow, Outcome, Queue, Reason};
 use ferrule_rules::Priority;
 use ferrule_store::record::{Entry, Record};
@@ -160,7 +162,7 @@ impl Outbox {
 
     /// Whether its consumer is the uplink.
     pub(super) fn is_uplink(&self) -> bool {
-        &*self.sink == "cloud"
+        &*self.sink == crate::loader::UPLINK
     }
 
     /// Rows that its consumer has.
@@ -201,8 +203,14 @@ impl Outbox {
         }
     }
 
-    /// Numbers without their class.
-    pub(super) fn answers(&mut self, answers: impl IntoIterator<Item = (u64, Delivered)>, now: Now) {
+    /// Numbers without their class. Returns the letters of those that were refused.
+    pub(super) fn answers(
+        &mut self,
+        answers: impl IntoIterator<Item = (u64, Delivered)>,
+        dead_letters: &DeadLetters,
+        now: Now,
+    ) -> Vec<LocalPublish> {
+        let mut letters = Vec::new();
         for (seq, delivered) in answers {
             if self.given_up.remove(&seq) {
                 continue;
@@ -213,11 +221,15 @@ impl Outbox {
                     if self.count(reason, 1) {
                         tracing::warn!(outbox = &*self.name, %reason, "a row was given up: counted from now on");
                     }
+                    let entry = self.queue.get(seq);
+                    letters
+                        .extend(entry.and_then(|entry| dead_letters.letter(&self.name, entry, reason, now)));
                     Outcome::Discarded(reason)
                 }
             };
             self.queue.answer(seq, outcome, now, &mut self.ended);
         }
+        letters
     }
 
     /// True the first time.
@@ -269,6 +281,16 @@ impl Outbox {
         if rows > 0 && self.count(reason, rows) {
             tracing::warn!(outbox = &*self.name, rows, %reason, "rows were given up by a limit of [outbox]: counted from now on");
         }
+    }
+
+    /// It has no consumer any more.
+    pub(super) fn detach(&mut self, why: &str, now: Now) {
+        self.rows = None;
+        self.generation += 1;
+        self.window = 0;
+        self.error = Some(why.to_owned());
+        self.reset();
+        self.queue.set_up(false, now);
     }
 
     /// The consumer has no rows any more.

@@ -72,6 +72,11 @@ impl Report {
         }
     }
 
+    /// From now on it is told there, or not at all.
+    pub(super) fn set_topic(&mut self, topic: Option<Arc<str>>) {
+        self.topic = topic;
+    }
+
     fn untold(&self, outboxes: &[Outbox]) -> Counts {
         let mut counts = self.before;
         for (at, reason) in REASONS.iter().enumerate() {

@@ -40,10 +40,7 @@ fn node(edge: bool) -> Node {
         origin: "me".into(),
         boot: Boot::new(7),
         edge,
-        policy: if edge { Policy::EDGE } else { Policy::CLOUD },
-        age_max: None,
-        rate_max: None,
-        report_topic: None,
+        outboxes: if edge { Policy::EDGE } else { Policy::CLOUD }.into(),
         place: Place::ALONE,
     }
 }
@@ -57,7 +54,7 @@ impl Bench {
     /// The same with a sink of another name.
     fn with(node: Node, sink: &'static str, rules: &str) -> Self {
         let now = Now { mono_us: 1_000, wall_ms: 1_700_000_000_000 };
-        let policy = node.policy;
+        let policy = node.outboxes.policy;
         let hub = Hub::new(node, Vec::new(), &[], 1, now);
         let limits = Limits::default();
         let parts = Parts {

@@ -94,10 +94,7 @@ impl Fixture {
             origin: "n".into(),
             boot: Boot::new(1),
             edge: true,
-            policy: Policy::EDGE,
-            age_max: None,
-            rate_max: None,
-            report_topic: None,
+            outboxes: Policy::EDGE.into(),
             place: Place::ALONE,
         };
         let stored = opened.restored.queues.clone();

@@ -73,17 +73,9 @@ pub(super) enum Spot {
 }
 
 impl<R> Live<R> {
-    /// `stored`: the last row that an earlier process life left.
-    pub(super) fn new(stored: Option<u64>) -> Self {
-        Self {
-            from: 0,
-            ahead: BTreeMap::new(),
-            bytes: 0,
-            passed: 0,
-            streak: 0,
-            // Nobody knows what had gone ahead of those.
-            handed_max: stored.map_or(0, |last| last + 1),
-        }
+    /// Rows below `handed_max` are late, unless they were handed out.
+    pub(super) fn new(handed_max: u64) -> Self {
+        Self { from: 0, ahead: BTreeMap::new(), bytes: 0, passed: 0, streak: 0, handed_max }
     }
 
     /// Whether a row is late that is handed out now.
@@ -122,7 +114,11 @@ impl<R> Live<R> {
 impl<R: Row> Queue<R> {
     /// Whether a row may go ahead of a backlog.
     pub(super) fn is_live(&self, seq: u64) -> bool {
-        self.up && self.live.as_ref().is_some_and(|live| seq >= live.from)
+        self.has_live_lane() && self.live.as_ref().is_some_and(|live| seq >= live.from)
+    }
+
+    fn has_live_lane(&self) -> bool {
+        self.up && self.policy.order == Order::LiveFirst
     }
 
     /// Whether head has a row that waits and is not live.
@@ -158,9 +154,10 @@ impl<R: Row> Queue<R> {
 
     /// Rows of `fresh` that the live lane will never have are not looked at again.
     pub(super) fn pass_backlog(&mut self) {
-        let (Some(live), up) = (&mut self.live, self.up) else { return };
+        let has_lane = self.has_live_lane();
+        let Some(live) = &mut self.live else { return };
         let at = self.fresh.partition_point(|s| s.seq <= live.passed);
-        let gone = |s: &&Slot<R>| s.sent_us.is_some() || !(s.apart || up && s.seq >= live.from);
+        let gone = |s: &&Slot<R>| s.sent_us.is_some() || !(s.apart || has_lane && s.seq >= live.from);
         let last = self.fresh.range(at..).take_while(gone).last().map(|s| s.seq);
         // Not past rows of `ahead` that wait: their turn comes first.
         if live.ahead.range(live.passed + 1..).all(|(_, slot)| slot.sent_us.is_some()) {

@@ -77,7 +77,8 @@ fn classes_share_a_consumer_and_nothing_else() {
 
 #[test]
 fn rows_leave_no_faster_than_they_may() {
-    let node = Node { rate_max: Some(100), ..node(true) };
+    let mut node = node(true);
+    node.outboxes.rate_max = Some(100);
     let mut bench = Bench::with(node, "s", "CREATE RULE r AS INSERT INTO s SELECT * FROM \"a\";");
     let device = bench.connect("d", None);
     (1..=50).for_each(|id| bench.publish(device, "a", "{}", id, &[]));
@@ -98,7 +99,8 @@ fn rows_leave_no_faster_than_they_may() {
 #[test]
 fn what_limits_give_up_is_counted_acknowledged_and_told_above() {
     let policy = Policy { full: Full::DropOldest, disk_rows: 5, ..Policy::EDGE };
-    let node = Node { policy, report_topic: Some("up/given_up".into()), ..node(true) };
+    let mut node = node(true);
+    node.outboxes = OutboxBounds { report_topic: Some("up/given_up".into()), ..policy.into() };
     let mut bench = Bench::with(node, "cloud", "CREATE RULE r AS INSERT INTO cloud SELECT * FROM \"a\";");
     bench.consumer(ConsumerEvent::Down { error: "away".into() });
     // None in the consumer's hands.
@@ -130,7 +132,8 @@ fn what_limits_give_up_is_counted_acknowledged_and_told_above() {
 
 #[test]
 fn rows_that_are_too_old_are_given_up_and_no_others() {
-    let node = Node { age_max: Some(Duration::from_secs(10)), ..node(true) };
+    let mut node = node(true);
+    node.outboxes.age_max = Some(Duration::from_secs(10));
     let mut bench = Bench::with(node, "s", "CREATE RULE r AS INSERT INTO s SELECT * FROM \"a\";");
     bench.consumer(ConsumerEvent::Up { window: 0 });
     bench.consumer(ConsumerEvent::Down { error: "away".into() });

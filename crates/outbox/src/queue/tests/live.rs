@@ -206,3 +206,32 @@ fn after_a_start_all_that_was_there_is_late() {
         std::mem::take(&mut bench.ended).into_iter().for_each(|(end, _)| std::mem::forget(end));
     }
 }
+
+#[test]
+fn the_order_may_change_while_rows_wait() {
+    let mut bench = Bench::behind();
+    bench.q.set_policy(SMALL);
+    bench.push(2);
+    assert_eq!(bench.take(1), [(1, false)]);
+    // Those two came when nothing went ahead.
+    bench.q.set_policy(Policy { order: Order::LiveFirst, ..SMALL });
+    bench.push(2);
+    assert_eq!(bench.take(3), [(103, false), (104, false)]);
+    bench.push(1);
+    bench.q.set_policy(SMALL);
+    bench.push(1);
+    let mut all = vec![1, 103, 104];
+    let mut given = vec![(1, false), (103, false), (104, false)];
+    for _ in 0..200 {
+        bench.answer(&given);
+        bench.read();
+        bench.commit();
+        given = bench.take(8);
+        all.extend(given.iter().map(|(seq, _)| seq));
+        assert!(given.iter().all(|(seq, late)| *late == (*seq < 103)), "{given:?}");
+    }
+    let rest = (2..=102).chain(105..=106);
+    assert_eq!(all, [1, 103, 104].into_iter().chain(rest).collect::<Vec<_>>());
+    assert_eq!(bench.q.counters().delivered, 106);
+    assert!(bench.q.ahead().next().is_none());
+}
