@@ -83,6 +83,7 @@ const VALUES: [&str; 33] = [
     "random",
     "publish",
     "drop_oldest",
+    "live_first",
     "properties",
     "4",
     "[\"other/#\"]",

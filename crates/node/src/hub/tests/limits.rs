@@ -157,7 +157,7 @@ fn rows_that_are_too_old_are_given_up_and_no_others() {
 #[test]
 fn what_comes_goes_ahead_of_a_backlog_which_is_told_that_it_is_late() {
     let policy = Policy { order: Order::LiveFirst, ..Policy::EDGE };
-    let node = Node { policy, ..node(true) };
+    let node = Node { outboxes: policy.into(), ..node(true) };
     let mut bench = Bench::with(node, "s", "CREATE RULE r AS INSERT INTO s SELECT * FROM \"a\";");
     bench.consumer(ConsumerEvent::Up { window: 0 });
     bench.consumer(ConsumerEvent::Down { error: "away".into() });
