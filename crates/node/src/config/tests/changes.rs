@@ -59,7 +59,7 @@ fn each_setting_is_decided_on_once() {
 }
 
 /// Values of all forms: some setting takes each of them.
-const VALUES: [&str; 33] = [
+const VALUES: [&str; 34] = [
     "3GiB",
     "0",
     "2KiB",

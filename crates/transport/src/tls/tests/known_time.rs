@@ -33,7 +33,8 @@ fn a_clock_that_is_behind_is_not_what_a_certificate_is_judged_by() {
         });
         der(&pem)
     };
-    let (behind, set): (fn() -> bool, fn() -> bool) = (|| true, || false);
+    let behind: fn() -> bool = || true;
+    let set: fn() -> bool = || false;
     let foreign = der(&Authority::new("foreign").server(&["broker.test"]).0);
     // (certificate, years it is for, what the time is taken for, whether the clock is known to be wrong, accepted)
     for (certificate, what, at, is_behind, accepted) in [
