@@ -3,8 +3,9 @@
 //! # Design
 //! Devices of the load generator (QoS 1, JSON, a window each) and an edge as users run it, its rule passing everything on to a cloud. Three parts a round:
 //! - **offline**: there is no cloud, so each message is stored before it is acknowledged. CPU time of the edge from the first
-//!   message until all are stored, a message. Beside it **bare SQLite**: the rows that the edge stored, taken from its file, inserted into a
-//!   table without an index, as many in a transaction as the edge had in a commit (WAL, `synchronous = FULL`), by this process.
+//!   message until all are stored, a message. Beside it **bare SQLite**: the rows that the edge stored, taken from its file, inserted by
+//!   this process, as many in a transaction as the edge had in a commit (WAL, `synchronous = FULL`); once into a table without an index, once into one
+//!   with the edge's (queue, number).
 //! - **drain**: the cloud starts; from the moment the uplink is up until the outbox is empty, messages a second.
 //! - **live**: as many messages while cloud and uplink are there, from the first until the outbox is empty, messages a second.
 //!
@@ -51,6 +52,8 @@ pub struct Round {
     pub rows_per_commit: f64,
     /// CPU time a row of bare SQLite, in microseconds.
     pub sqlite_us: f64,
+    /// The same with an index.
+    pub indexed_us: f64,
     /// CPU time of the edge a message while it drains, in microseconds.
     pub drain_us: f64,
     /// Messages a second of the drain.
@@ -90,10 +93,11 @@ impl Found {
         let offline = self.of(|r| r.offline_us / r.sqlite_us);
         let drain = self.of(|r| r.drain_rate / r.live_rate);
         format!(
-            "offline: edge {:.2} us a message, bare SQLite {:.2} us a row ({:.0} a commit): {offline:.2} (2)\n\
+            "offline: edge {:.2} us a message, bare SQLite {:.2} us a row, with an index {:.2} ({:.0} a commit): {offline:.2} (2)\n\
              drain:   {:.0}/s, {:.2} us a message; live {:.0}/s, {:.2} us: {drain:.2} (at least 0.8)\n",
             self.of(|r| r.offline_us),
             self.of(|r| r.sqlite_us),
+            self.of(|r| r.indexed_us),
             self.of(|r| r.rows_per_commit),
             self.of(|r| r.drain_rate),
             self.of(|r| r.drain_us),
@@ -167,8 +171,10 @@ fn round(args: &BacklogArgs, said: &mut impl FnMut(&str)) -> Result<Round, Box<d
     edge.terminate();
     let rows = stored(edge.data_dir())?;
     said("bare SQLite");
-    let sqlite_us = insert(&rows, rows_per_commit as usize)?;
-    Ok(Round { offline_us, rows_per_commit, sqlite_us, drain_us, drain_rate, live_us, live_rate })
+    let sqlite_us = insert(&rows, rows_per_commit as usize, "")?;
+    let index = "CREATE UNIQUE INDEX row_by_seq ON row (queue, seq)";
+    let indexed_us = insert(&rows, rows_per_commit as usize, index)?;
+    Ok(Round { offline_us, rows_per_commit, sqlite_us, indexed_us, drain_us, drain_rate, live_us, live_rate })
 }
 
 /// Publishes all messages; the edge's CPU time when the first was sent, in nanoseconds, and when that was.
@@ -215,20 +221,32 @@ fn stored(data_dir: &Path) -> rusqlite::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 }
 
 /// Microseconds of CPU time a row.
-fn insert(rows: &[(Vec<u8>, Vec<u8>)], per_commit: usize) -> Result<f64, Box<dyn std::error::Error>> {
+fn insert(
+    rows: &[(Vec<u8>, Vec<u8>)],
+    per_commit: usize,
+    index: &str,
+) -> Result<f64, Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let mut file = Connection::open(folder.path().join("bare.db"))?;
     file.pragma_update(None, "journal_mode", "WAL")?;
     file.pragma_update(None, "synchronous", "FULL")?;
-    file.execute_batch("CREATE TABLE row (id INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)")?;
+    file.execute_batch(&format!(
+        "CREATE TABLE row (id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, seq INTEGER NOT NULL,
+                           head BLOB NOT NULL, body BLOB NOT NULL); {index}"
+    ))?;
+    /// As large as an outbox's.
+    const QUEUE: i64 = 4_736_484_798_582_933_166;
+    let mut seq = 0;
     let own = std::process::id();
     let begun_ns = procfs::cpu_ns(own);
     for some in rows.chunks(per_commit.max(1)) {
         let transaction = file.transaction()?;
         {
-            let mut insert = transaction.prepare_cached("INSERT INTO row (head, body) VALUES (?1, ?2)")?;
+            let mut insert = transaction
+                .prepare_cached("INSERT INTO row (queue, seq, head, body) VALUES (?1, ?2, ?3, ?4)")?;
             for (head, body) in some {
-                insert.execute((head, body))?;
+                seq += 1;
+                insert.execute((QUEUE, seq, head, body))?;
             }
         }
         transaction.commit()?;

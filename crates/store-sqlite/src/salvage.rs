@@ -108,8 +108,7 @@ pub(crate) fn salvage(
     if empty {
         damage.incomplete.push(("everything", "what was kept could not be used".into()));
     } else {
-        let old = connect(&file, options.vfs.as_deref())?;
-        old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        let old = connect_alone(&file, options)?;
         copy_all(&old, &mut new, &mut damage)?;
     }
     new.close()?;
@@ -266,6 +265,20 @@ fn read_journal(old: &Connection) -> Result<(Vec<ferrule_store::Op>, Result<(), 
     Ok((ops, replayed.map_err(DbError::from).and(result)))
 }
 
+/// Opens the damaged file to read it, without an index of the WAL in shared memory.
+fn connect_alone(file: &Path, options: &Options) -> Result<Connection, DbError> {
+    let old = connect(file, options.vfs.as_deref())?;
+    old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    old.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    Ok(old)
+}
+
+/// Whether the schema can be read, without which nothing can.
+fn is_readable(file: &Path, options: &Options) -> bool {
+    connect_alone(file, options)
+        .is_ok_and(|old| old.query_row("SELECT generation FROM control", [], |_| Ok(())).is_ok())
+}
+
 /// Opens the store of `folder`, ready for use: checked, recovered, and salvaged when damaged (or `force`d).
 pub(crate) fn open(
     folder: &Path,
@@ -284,6 +297,9 @@ pub(crate) fn open(
     }
     // Before SQLite opens the WAL, copies what it takes for whole, and empties it.
     let mended = wal::mend(&file)?;
+    if mended.is_some() && !is_readable(&file, options) {
+        wal::put_back(&file)?;
+    }
     if let Some(reason) = force.or(mended) {
         damage = Some(salvage(folder, options, reason, false)?);
     }

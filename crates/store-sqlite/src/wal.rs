@@ -12,9 +12,11 @@
 //! commit of all, or hides that there was another behind it, cannot be told from a power cut.)
 //!
 //! # Operation
-//! [`mend`] computes the checksums anew, from the changed frame to the last commit: then SQLite reads them all, and what
-//! changed in a page is found by what is in the page: SQLite's own checks, the journal's, and the rows' sums. The log as it
-//! was found is kept beside it. The format is that of <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>; all
+//! A frame's checksum goes on from the one that stands in the frame before, so each can be checked by itself. Where few have changed
+//! [`mend`] computes the checksums anew, up to the last commit: then SQLite reads them all, and what
+//! changed in a page is found by what is in the page: SQLite's own checks, the journal's, and the rows' sums. Where many have (a medium
+//! that says it has synced and has not), the pages would not fit together: SQLite reads up to the first of them, as ever, and the rest is told to
+//! be lost. The log as it was found is kept beside it. The format is that of <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>; all
 //! numbers are big-endian.
 
 use crate::beside;
@@ -31,22 +33,42 @@ const FRAME_HEADER: usize = 24;
 /// Checksums over little-endian words, and over big-endian ones.
 const MAGIC: [u32; 2] = [0x377f_0682, 0x377f_0683];
 
-/// Looks through the log beside `file`, and mends it when bytes of it have changed; then says so.
+/// Changed frames that are mended at most, and of how many in all one.
+const MENDED_MAX: usize = 16;
+const MENDED_OF: usize = 4;
+
+/// Looks through the log beside `file`, mends it when bytes of it have changed, and says so.
 pub(crate) fn mend(file: &Path) -> Result<Option<String>, DbError> {
     let wal = beside(file, "-wal");
     let Some(found) = Found::read(&wal, page_bytes(file)?)? else { return Ok(None) };
-    let Some((first, frames)) = found.damage() else { return Ok(None) };
-    fs::copy(&wal, beside(file, AS_FOUND))?;
-    let mended = beside(file, "-wal.mended");
-    found.write_mended(&wal, &mended, frames)?;
-    fs::rename(&mended, &wal)?;
+    if !found.is_damaged() {
+        return Ok(None);
+    }
+    if found.changed <= MENDED_MAX && found.changed * MENDED_OF <= found.frames {
+        fs::copy(&wal, beside(file, AS_FOUND))?;
+        let mended = beside(file, "-wal.mended");
+        found.write_mended(&wal, &mended)?;
+        replace(&mended, &wal)?;
+    }
+    Ok(Some(if found.head_is_whole {
+        format!("{} of {} frames of the write-ahead log have changed", found.changed, found.frames)
+    } else {
+        "the head of the write-ahead log has changed".to_owned()
+    }))
+}
+
+/// Puts the log back as it was found, if it was mended.
+pub(crate) fn put_back(file: &Path) -> Result<(), DbError> {
+    let found = beside(file, AS_FOUND);
+    if found.exists() { replace(&found, &beside(file, "-wal")) } else { Ok(()) }
+}
+
+fn replace(by: &Path, file: &Path) -> Result<(), DbError> {
+    fs::rename(by, file)?;
     if let Some(folder) = file.parent() {
         File::open(folder)?.sync_all()?;
     }
-    Ok(Some(match first {
-        0 => "the head of the write-ahead log has changed".to_owned(),
-        n => format!("frame {n} of {frames} in the write-ahead log has changed"),
-    }))
+    Ok(())
 }
 
 /// The page size as the database's head says; none: there is no database, or that is damaged.
@@ -70,9 +92,9 @@ struct Found {
     /// As it is, or what should be there.
     head: [u8; HEADER],
     head_is_whole: bool,
-    /// Frames up to the first in which something has changed.
-    whole: usize,
-    /// From there on, the first frame that ends a commit.
+    /// Frames in which something has changed.
+    changed: usize,
+    /// From the first of them on, the first frame that ends a commit.
     interrupted: Option<usize>,
     /// Up to the last frame of this log.
     frames: usize,
@@ -97,59 +119,59 @@ impl Found {
         let page_bytes = if head_is_whole { Some(number(&head[8..]) as usize) } else { page_bytes };
         let Some(page_bytes) = page_bytes else { return Ok(None) };
         let mut found =
-            Self { page_bytes, head, head_is_whole, whole: 0, interrupted: None, frames: 0, to_commit: 0 };
+            Self { page_bytes, head, head_is_whole, changed: 0, interrupted: None, frames: 0, to_commit: 0 };
         found.read_frames(input, chain)?;
         Ok((found.frames > 0).then_some(found))
     }
 
     fn read_frames(&mut self, mut input: impl Read, mut chain: Chain) -> Result<(), DbError> {
         let mut frame = vec![0; FRAME_HEADER + self.page_bytes];
-        let (mut n, mut changed) = (0, !self.head_is_whole);
+        // Frames of the log before this one may follow, or, where salts have changed, frames of this one.
+        let (mut n, mut strangers) = (0, 0);
         while fill(&mut input, &mut frame)? {
             n += 1;
             if n == 1 && !self.head_is_whole {
                 self.head = whole_head(self.page_bytes, &frame[8..16]);
             }
-            chain.add(&frame[..8]);
-            chain.add(&frame[FRAME_HEADER..]);
-            // Frames of the log before this one may follow, or, where salts have changed, frames of this one.
-            let ours = frame[8..16] == self.head[16..24];
-            changed |= !ours || chain.sums != sums(&frame[16..]);
-            if !ours {
-                continue;
+            let said = sums(&frame[16..]);
+            if frame[8..16] == self.head[16..24] {
+                chain.add(&frame[..8]);
+                chain.add(&frame[FRAME_HEADER..]);
+                // Of the first one behind another head nobody knows.
+                let is_whole = chain.sums == said || (n == 1 && !self.head_is_whole);
+                self.changed += std::mem::take(&mut strangers) + usize::from(!is_whole);
+                self.frames = n;
+                if number(&frame[4..]) != 0 {
+                    self.to_commit = n;
+                    if self.changed > 0 {
+                        self.interrupted.get_or_insert(n);
+                    }
+                }
+            } else {
+                strangers += 1;
             }
-            self.frames = n;
-            let ends_commit = number(&frame[4..]) != 0;
-            if ends_commit {
-                self.to_commit = n;
-            }
-            if !changed {
-                self.whole = n;
-            } else if ends_commit {
-                self.interrupted.get_or_insert(n);
-            }
+            chain.sums = said;
         }
         Ok(())
     }
 
-    /// The first frame that has changed, from 1 on (0: the head), and how many there are up to the last commit.
-    fn damage(&self) -> Option<(usize, usize)> {
-        if !self.head_is_whole {
-            return (self.to_commit > 0).then_some((0, self.to_commit));
+    /// Whether bytes have changed that no power cut changes.
+    fn is_damaged(&self) -> bool {
+        match self.head_is_whole {
+            true => self.interrupted.is_some_and(|interrupted| self.frames > interrupted),
+            false => self.to_commit > 0,
         }
-        let interrupted = self.interrupted?;
-        (self.frames > interrupted).then_some((self.whole + 1, self.to_commit))
     }
 
     /// The log with checksums that fit what is in it, up to its last commit.
-    fn write_mended(&self, wal: &Path, mended: &Path, frames: usize) -> Result<(), DbError> {
+    fn write_mended(&self, wal: &Path, mended: &Path) -> Result<(), DbError> {
         let mut input = BufReader::with_capacity(64 << 10, File::open(wal)?);
         let mut output = BufWriter::with_capacity(64 << 10, File::create(mended)?);
         let mut frame = vec![0; FRAME_HEADER + self.page_bytes];
         fill(&mut input, &mut frame[..HEADER])?;
         output.write_all(&self.head)?;
         let mut chain = Chain::begin(&self.head);
-        for _ in 0..frames {
+        for _ in 0..self.to_commit {
             fill(&mut input, &mut frame)?;
             // No page has the number 0: SQLite would stop there. What it was cannot be known.
             if number(&frame) == 0 {
