@@ -121,7 +121,7 @@ enum Command {
     /// Show what a running broker does
     Status(StatusArgs),
     /// Have a running broker take over its configuration, rules and passwords anew: all of it, or with a mistake nothing
-    Reload(ReloadArgs),
+    Reload(AskArgs),
     /// Check, try out, explain, format and import rules
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -171,22 +171,16 @@ struct CheckArgs {
 
 #[derive(Debug, Args)]
 struct StatusArgs {
-    /// The data folder of the broker
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
-    data_dir: Option<PathBuf>,
-    /// Its configuration file, which names the data folder
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Print the JSON of the control socket
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    ask: AskArgs,
     /// Show every setting that is in force, and who set it
     #[arg(long)]
     settings: bool,
 }
 
+/// Whom to ask over the control socket, and how to show the answer.
 #[derive(Debug, Args)]
-struct ReloadArgs {
+struct AskArgs {
     /// The data folder of the broker
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     data_dir: Option<PathBuf>,
@@ -467,13 +461,17 @@ fn data_dir(flavor: &Flavor, dir: Option<&PathBuf>, config: Option<&PathBuf>) ->
     })
 }
 
+impl AskArgs {
+    fn ask(&self, flavor: &Flavor, what: &str) -> Result<Value, Failure> {
+        let data_dir = data_dir(flavor, self.data_dir.as_ref(), self.config.as_ref())?;
+        control::ask(&data_dir, flavor.name, &json!({ "do": what })).map_err(|e| Failure::Text(e.to_string()))
+    }
+}
+
 fn show_status(flavor: &Flavor, args: &StatusArgs) -> Result<u8, Failure> {
-    let data_dir = data_dir(flavor, args.data_dir.as_ref(), args.config.as_ref())?;
-    let question = if args.settings { "settings" } else { "status" };
-    let answer = control::ask(&data_dir, flavor.name, &json!({ "do": question }))
-        .map_err(|e| Failure::Text(e.to_string()))?;
+    let answer = args.ask.ask(flavor, if args.settings { "settings" } else { "status" })?;
     let mut out = io::stdout().lock();
-    if args.json {
+    if args.ask.json {
         writeln!(out, "{answer:#}").map_err(failed)?;
     } else if args.settings {
         let text = |setting: &Value, key: &str| setting[key].as_str().unwrap_or("(not set)").to_owned();
@@ -491,10 +489,8 @@ fn show_status(flavor: &Flavor, args: &StatusArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn reload(flavor: &Flavor, args: &ReloadArgs) -> Result<u8, Failure> {
-    let data_dir = data_dir(flavor, args.data_dir.as_ref(), args.config.as_ref())?;
-    let answer = control::ask(&data_dir, flavor.name, &json!({ "do": "reload" }))
-        .map_err(|e| Failure::Text(e.to_string()))?;
+fn reload(flavor: &Flavor, args: &AskArgs) -> Result<u8, Failure> {
+    let answer = args.ask(flavor, "reload")?;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{answer:#}").map_err(failed)?;

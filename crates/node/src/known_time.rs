@@ -35,3 +35,16 @@ pub(crate) async fn keep(writer: std::sync::Arc<Writer>, mut stored: u32) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ferrule_store::Now;
+
+    /// Said in two crates, neither of which may know the other.
+    #[test]
+    fn both_dates_of_this_code_are_one() {
+        let wall_ms = i64::from(ferrule_clock::WRITTEN_S) * 1_000;
+        let synced = |wall_ms| Now { mono_us: 0, wall_ms }.stamp().synced;
+        assert_eq!([wall_ms - 1, wall_ms].map(synced), [false, true]);
+    }
+}

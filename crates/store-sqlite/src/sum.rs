@@ -22,14 +22,8 @@ fn sum(values: &Context<'_>) -> Result<i64> {
     for i in 0..values.len() {
         match values.get_raw(i) {
             ValueRef::Null => crc.update(&[0]),
-            ValueRef::Integer(n) => {
-                crc.update(&[1]);
-                crc.update(&n.to_le_bytes());
-            }
-            ValueRef::Real(x) => {
-                crc.update(&[2]);
-                crc.update(&x.to_le_bytes());
-            }
+            ValueRef::Integer(n) => crc.update(&tagged(1, n.to_le_bytes())),
+            ValueRef::Real(x) => crc.update(&tagged(2, x.to_le_bytes())),
             ValueRef::Text(bytes) => blob(&mut crc, 3, bytes),
             ValueRef::Blob(bytes) => blob(&mut crc, 4, bytes),
         }
@@ -37,9 +31,14 @@ fn sum(values: &Context<'_>) -> Result<i64> {
     Ok(i64::from(crc.finalize().cast_signed()))
 }
 
+/// In one piece: each update has a price of its own.
+fn tagged(kind: u8, number: [u8; 8]) -> [u8; 9] {
+    let mut bytes = [kind; 9];
+    bytes[1..].copy_from_slice(&number);
+    bytes
+}
+
 fn blob(crc: &mut crc32fast::Hasher, kind: u8, bytes: &[u8]) {
-    let mut head = [kind; 9];
-    head[1..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-    crc.update(&head);
+    crc.update(&tagged(kind, (bytes.len() as u64).to_le_bytes()));
     crc.update(bytes);
 }

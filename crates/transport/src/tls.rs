@@ -24,7 +24,6 @@
 //! | `PeerClosed`          | [`Tls::is_ended`]; what follows is dropped (RFC 8446, 6.1) |
 //! | `BlockedHandshake`, `WriteTraffic`, `Closed` | the call ends                     |
 
-mod any_name;
 mod certificate;
 mod error;
 mod files;

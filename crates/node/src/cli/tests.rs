@@ -179,8 +179,10 @@ fn check_reads_configuration_and_rules() {
 #[test]
 fn status_says_when_nothing_runs() {
     let dir = tempfile::tempdir().unwrap();
-    let args =
-        StatusArgs { data_dir: Some(dir.path().to_owned()), config: None, json: false, settings: false };
+    let args = StatusArgs {
+        ask: AskArgs { data_dir: Some(dir.path().to_owned()), config: None, json: false },
+        settings: false,
+    };
     let Err(Failure::Text(text)) = show_status(&flavor(), &args) else { panic!("nothing runs there") };
     assert!(
         text.starts_with("no ferrule runs on ") && text.ends_with("start it with `ferrule-edge run`"),

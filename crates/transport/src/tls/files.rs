@@ -20,12 +20,10 @@
 //! - rustls' order of suites and groups: X25519 first, AES-256-GCM before AES-128-GCM before ChaCha20; clients without AES
 //!   in hardware put ChaCha20 first themselves, and the server takes the client's order.
 
-use super::any_name::AnyName;
 use super::certificate::CertificateInfo;
 use super::known_time::KnownTime;
 use super::resolver::ByName;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::{PemObject, SectionKind};
@@ -234,11 +232,8 @@ impl ClientFiles {
             .with_protocol_versions(versions)
             .map_err(|e| error(Path::new("tls"), e))?;
         let verifier = verifier.map_err(|e| error(from, e))?;
-        let verifier: Arc<dyn ServerCertVerifier> = match any_name {
-            true => Arc::new(AnyName(verifier)),
-            false => Arc::new(KnownTime { verifier, is_behind: ferrule_clock::is_behind }),
-        };
-        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let verifier = KnownTime { verifier, any_name, is_behind: ferrule_clock::is_behind };
+        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match &self.certificate {
             Some((cert, key)) => {
                 let pair = certified(cert, key, &provider, &mut infos)?;

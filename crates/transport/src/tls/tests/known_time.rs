@@ -44,7 +44,7 @@ fn a_clock_that_is_behind_is_not_what_a_certificate_is_judged_by() {
         (server(2012, 2014), "expired by what is known", 2015, behind, false),
         (foreign.clone(), "of somebody else", 2015, behind, false),
     ] {
-        let known = KnownTime { verifier: Arc::clone(&verifier), is_behind };
+        let known = KnownTime { verifier: Arc::clone(&verifier), any_name: false, is_behind };
         let name = ServerName::try_from("broker.test").unwrap();
         let at = UnixTime::since_unix_epoch(Duration::from_secs(year(at)));
         let said = known.verify_server_cert(&certificate, &[], &name, &[], at);
@@ -55,7 +55,7 @@ fn a_clock_that_is_behind_is_not_what_a_certificate_is_judged_by() {
     }
     // What was accepted is known; what was refused is not.
     let issued = server(2027, 2030);
-    let known = KnownTime { verifier: Arc::clone(&verifier), is_behind: set };
+    let known = KnownTime { verifier: Arc::clone(&verifier), any_name: false, is_behind: set };
     let name = ServerName::try_from("broker.test").unwrap();
     let verify = |at| {
         let at = UnixTime::since_unix_epoch(Duration::from_secs(year(at)));
