@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ferrule_store_sqlite::{Look, Options};
 use ferrule_testkit::node::{count, outbox, uplink_is_up};
 use ferrule_testkit::{Config, Node, port};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Plan, Shape};
@@ -170,6 +171,9 @@ fn round(args: &BacklogArgs, said: &mut impl FnMut(&str)) -> Result<Round, Box<d
     edge.wait_status(PATIENCE, "all is stored", |s| count(outbox(s, "cloud"), "stored") == few.messages);
     edge.terminate();
     let rows = stored(edge.data_dir())?;
+    if rows.len() as u64 != few.messages {
+        return Err(format!("{} of {} rows are in the edge's store", rows.len(), few.messages).into());
+    }
     said("bare SQLite");
     let sqlite_us = insert(&rows, rows_per_commit as usize, "")?;
     let index = "CREATE UNIQUE INDEX row_by_seq ON row (queue, seq)";
@@ -211,13 +215,20 @@ fn wait_delivered(edge: &Node, messages: u64) {
 }
 
 /// Heads and bodies, in their order, of a store that nobody has open.
-fn stored(data_dir: &Path) -> rusqlite::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let file = Connection::open_with_flags(
-        data_dir.join(ferrule_store_sqlite::FILE),
-        OpenFlags::SQLITE_OPEN_READ_ONLY,
-    )?;
-    let mut select = file.prepare("SELECT head, body FROM queue_row ORDER BY id")?;
-    select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+fn stored(data_dir: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Box<dyn std::error::Error>> {
+    let look = Look::open(data_dir, &Options::edge())?.ok_or("the edge has left no store")?;
+    let mut all = Vec::new();
+    for queue in look.queues()?.into_iter().filter(|summary| summary.queue.is_outbox()) {
+        let mut from = queue.first;
+        loop {
+            let rows = look.rows(queue.queue, from)?;
+            let Some(last) = rows.last() else { break };
+            from = last.seq + 1;
+            all.extend(rows.into_iter().map(|row| (row.head.to_vec(), row.body.to_vec())));
+        }
+    }
+    look.close()?;
+    Ok(all)
 }
 
 /// Microseconds of CPU time a row.

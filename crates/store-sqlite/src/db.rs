@@ -2,28 +2,27 @@
 //!
 //! After any error the connection is of no further use: drop it, which leaves the WAL as it is, and open anew.
 
+use crate::block::Packer;
 use crate::error::DbError;
-use crate::journal::{self, Journal, side_from_byte, side_to_byte};
+use crate::journal::{self, Journal, side_from_byte};
 use crate::net::{Net, REMOVED_ROWS_MAX};
-use crate::{Options, schema, sum};
+use crate::read::Reading;
+use crate::{Options, fold, schema, sum};
 use bytes::Bytes;
-use ferrule_store::{Body, BodyId, Op, QueueId, QueueSummary, Restored, SessionId, StoredRow};
+use ferrule_store::{Op, QueueId, QueueSummary, Restored, SessionId, StoredRow};
 use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a leaf page of a rowid table needs beside a slot's bytes for the one row to fill the page: 35 bytes that
 /// the format reserves before a payload spills over, and the record's own header.
 const SLOT_OVERHEAD: usize = 43;
+/// A block that is removed counts as so many rows: it has about as many pages as these.
+const BLOCK_ROWS: u64 = 16;
 /// Files up to this size are checked in whole at a start (SD card, 20 MB/s: under a second). Damage in larger ones is
 /// found when it is read, and salvaged then.
 const CHECK_BYTES_MAX: u64 = 16 << 20;
-/// A read is at most this long, so that commits never wait for a drain.
-const READ_TIME: Duration = Duration::from_millis(2);
-/// A read is at most this many rows.
-const READ_ROWS: usize = 256;
 /// Free pages given back to the file system per idle turn, and how many bytes of them a file may keep.
 const VACUUM_PAGES: u32 = 512;
 const FREE_BYTES_KEPT: u64 = 4 << 20;
@@ -37,6 +36,7 @@ pub(crate) struct Db {
     journal: Journal,
     /// The journal's ops, folded onto each other.
     net: Net,
+    packer: Packer,
     /// The net removes so many rows that the next commit should fold.
     fold_due: bool,
     /// About how many frames were written to the WAL since it was last copied into the file.
@@ -86,6 +86,7 @@ impl Db {
             page_bytes,
             journal: Journal::new(slot_bytes, slots, 1),
             net: Net::default(),
+            packer: Packer::new()?,
             fold_due: false,
             wal_frames: 0,
         };
@@ -186,7 +187,7 @@ impl Db {
         let mut net = Net::default();
         ops.into_iter().for_each(|op| net.apply(op));
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        self.wal_frames += apply(&tx, &net, self.page_bytes)?;
+        self.wal_frames += fold::apply(&tx, &net, &mut self.packer, self.page_bytes)?;
         set_generation(&tx, generation.wrapping_add(1).max(1))?;
         if !laid_out {
             tx.execute("DELETE FROM journal", [])?;
@@ -250,7 +251,7 @@ impl Db {
         ops.for_each(|op| self.net.apply(op.clone()));
         let generation = self.journal.generation().wrapping_add(1).max(1);
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let frames = apply(&tx, &self.net, self.page_bytes)?;
+        let frames = fold::apply(&tx, &self.net, &mut self.packer, self.page_bytes)?;
         set_generation(&tx, generation)?;
         tx.commit()?;
         self.wal_frames += frames;
@@ -262,15 +263,23 @@ impl Db {
 
     /// Whether a fold would remove so many rows that it should not wait for more.
     fn removes_many(&self) -> Result<bool, DbError> {
-        let mut count = self.conn.prepare_cached(
+        let mut rows = self.conn.prepare_cached(
             "SELECT count(*) FROM
              (SELECT 1 FROM queue_row WHERE queue = ?1 AND seq BETWEEN ?2 AND ?3 LIMIT ?4)",
+        )?;
+        let mut blocks = self.conn.prepare_cached(
+            "SELECT count(*) FROM
+             (SELECT 1 FROM queue_block WHERE queue = ?1 AND first BETWEEN ?2 AND ?3 LIMIT ?4)",
         )?;
         let mut left = REMOVED_ROWS_MAX;
         for (&queue, ranges) in &self.net.removed {
             for (first, last) in ranges.iter() {
-                let params = params![sql(queue.0), sql(first), sql(last), left as i64];
-                left -= count.query_row(params, |row| row.get::<_, i64>(0))? as u64;
+                let count = |count: &mut CachedStatement<'_>, least: u64| {
+                    let params = params![sql(queue.0), sql(first), sql(last), least as i64];
+                    count.query_row(params, |row| row.get::<_, i64>(0)).map(|n| n as u64)
+                };
+                left -= count(&mut rows, left)?;
+                left = left.saturating_sub(count(&mut blocks, left.div_ceil(BLOCK_ROWS))? * BLOCK_ROWS);
                 if left == 0 {
                     return Ok(true);
                 }
@@ -364,100 +373,7 @@ impl Db {
         max_rows: u32,
         max_bytes: u32,
     ) -> Result<Vec<StoredRow>, DbError> {
-        let max_rows = (max_rows as usize).clamp(1, READ_ROWS);
-        let max_bytes = (max_bytes as usize).max(1);
-        let (stored, complete) = self.read_tables(queue, from, max_rows, max_bytes)?;
-        // Behind an unfinished read of the table there may be rows that come before those of the journal.
-        let end = if complete { u64::MAX } else { stored.last().map_or(0, |row| row.seq) };
-        let mut young = if from <= end {
-            self.net.appended.range((queue, from)..=(queue, end))
-        } else {
-            self.net.appended.range((queue, 0)..(queue, 0))
-        }
-        .map(|(&(_, seq), (head, body))| StoredRow { seq, head: head.clone(), body: body.bytes().clone() })
-        .peekable();
-        let mut old = stored.into_iter().peekable();
-        let (mut rows, mut bytes) = (Vec::new(), 0);
-        while rows.len() < max_rows && bytes < max_bytes {
-            let row = match (old.peek(), young.peek()) {
-                (None, None) => break,
-                (Some(o), Some(y)) if o.seq == y.seq => {
-                    // An append to a number that is there does nothing.
-                    young.next();
-                    old.next()
-                }
-                (Some(o), Some(y)) if y.seq < o.seq => young.next(),
-                (None, Some(_)) => young.next(),
-                (Some(_), _) => old.next(),
-            };
-            let Some(row) = row else { break };
-            bytes += row.head.len() + row.body.len();
-            rows.push(row);
-        }
-        Ok(rows)
-    }
-
-    /// Rows in the tables that no op in the journal removes; whether they are all that there are.
-    fn read_tables(
-        &self,
-        queue: QueueId,
-        from: u64,
-        max_rows: usize,
-        max_bytes: usize,
-    ) -> Result<(Vec<StoredRow>, bool), DbError> {
-        let until = Instant::now() + READ_TIME;
-        let removed = self.net.removed.get(&queue);
-        let end_of = |seq: u64| removed.and_then(|r| r.end_of(seq));
-        let mut select = self.conn.prepare_cached(
-            "SELECT r.seq, r.head, coalesce(r.body, b.data),
-                    r.sum IS ferrule_sum(r.queue, r.seq, r.size, r.shared, r.head, r.body)
-                    AND (r.shared IS NULL OR b.sum IS ferrule_sum(b.id, b.data))
-             FROM queue_row r LEFT JOIN body b ON b.id = r.shared
-             WHERE r.queue = ?1 AND r.seq >= ?2 ORDER BY r.seq",
-        )?;
-        let (mut rows, mut bytes, mut at) = (Vec::new(), 0, from);
-        'seek: loop {
-            if let Some(end) = end_of(at) {
-                // What the journal removes is jumped over: it may be a million rows.
-                let Some(next) = end.checked_add(1) else { return Ok((rows, true)) };
-                at = next;
-                continue;
-            }
-            let mut found = select.query(params![sql(queue.0), sql(at)])?;
-            while let Some(row) = found.next()? {
-                let seq = row.get::<_, i64>(0)? as u64;
-                if end_of(seq).is_some() {
-                    at = seq;
-                    continue 'seek;
-                }
-                if !row.get(3)? {
-                    return Err(DbError::Check(format!(
-                        "row {seq} of queue {} is not what was written",
-                        queue.0
-                    )));
-                }
-                let (head, body) = (blob(row, 1)?, blob(row, 2)?);
-                bytes += head.len() + body.len();
-                rows.push(StoredRow { seq, head, body });
-                if rows.len() >= max_rows || bytes >= max_bytes || Instant::now() >= until {
-                    return Ok((rows, false));
-                }
-            }
-            self.check_count(queue)?;
-            return Ok((rows, true));
-        }
-    }
-
-    /// An index whose entries changed may hide rows: whether there are as many as were counted.
-    fn check_count(&self, queue: QueueId) -> Result<(), DbError> {
-        let mut count = self.conn.prepare_cached(
-            "SELECT (SELECT count(*) FROM queue_row WHERE queue = ?1)
-                  = coalesce((SELECT count FROM queue WHERE queue = ?1), 0)",
-        )?;
-        if count.query_row([sql(queue.0)], |row| row.get(0))? {
-            return Ok(());
-        }
-        Err(DbError::Check(format!("queue {} has not as many rows as were counted", queue.0)))
+        Reading::new(&self.conn, &self.net, &self.packer, queue).read(from, max_rows, max_bytes)
     }
 
     /// What a start needs in memory. The journal must be folded.
@@ -503,18 +419,20 @@ impl Db {
         // Lowest and highest number are a seek each; the two in one statement would be a scan.
         let mut select = self.conn.prepare(
             "SELECT queue, count, size, (SELECT min(seq) FROM queue_row r WHERE r.queue = q.queue),
-                    (SELECT max(seq) FROM queue_row r WHERE r.queue = q.queue)
+                    (SELECT max(seq) FROM queue_row r WHERE r.queue = q.queue),
+                    (SELECT min(first) FROM queue_block b WHERE b.queue = q.queue),
+                    (SELECT last FROM queue_block b WHERE b.queue = q.queue ORDER BY first DESC LIMIT 1)
              FROM queue q ORDER BY queue",
         )?;
         let mut rows = select.query([])?;
         while let Some(r) = rows.next()? {
-            let number = |i: usize| r.get::<_, Option<i64>>(i).map(|n| n.unwrap_or(0) as u64);
+            let number = |i: usize| r.get::<_, Option<i64>>(i).map(|n| n.map(|n| n as u64));
             queues.push(QueueSummary {
-                queue: QueueId(number(0)?),
-                rows: number(1)?,
-                bytes: number(2)?,
-                first: number(3)?,
-                last: number(4)?,
+                queue: QueueId(number(0)?.unwrap_or(0)),
+                rows: number(1)?.unwrap_or(0),
+                bytes: number(2)?.unwrap_or(0),
+                first: [number(3)?, number(5)?].into_iter().flatten().min().unwrap_or(0),
+                last: number(4)?.max(number(6)?).unwrap_or(0),
             });
         }
         Ok(queues)
@@ -534,11 +452,11 @@ pub(crate) fn connect(file: &Path, vfs: Option<&str>) -> Result<Connection, DbEr
 }
 
 /// SQL's integers are signed. Numbers of rows, rules and bodies have 63 bits; only an open end is more.
-fn sql(n: u64) -> i64 {
+pub(crate) fn sql(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn blob(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
+pub(crate) fn blob(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
     Ok(Bytes::copy_from_slice(row.get_ref(column)?.as_blob()?))
 }
 
@@ -556,213 +474,4 @@ pub(crate) fn generation(conn: &Connection) -> Result<u32, DbError> {
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
     if whole { Ok(generation) } else { Err(DbError::Check("the journal's generation has changed".into())) }
-}
-
-/// Applies a net to the tables; returns about how many pages that changes.
-fn apply(conn: &Connection, net: &Net, page_bytes: usize) -> Result<u64, DbError> {
-    let mut fold = Fold { conn, counts: BTreeMap::new(), releases: BTreeMap::new(), bytes: 0, rows: 0 };
-    for &session in &net.sessions_deleted {
-        fold.run("DELETE FROM session WHERE session = ?1", params![sql(session.0)])?;
-        fold.run("DELETE FROM subscription WHERE session = ?1", params![sql(session.0)])?;
-        fold.run("DELETE FROM inflight WHERE session = ?1", params![sql(session.0)])?;
-    }
-    for (&queue, ranges) in &net.removed {
-        for (first, last) in ranges.iter() {
-            fold.remove(queue, first, last)?;
-        }
-    }
-    for (&(queue, seq), (head, body)) in &net.appended {
-        fold.append(queue, seq, head, body)?;
-    }
-    for (&session, record) in &net.sessions {
-        fold.run(
-            "INSERT INTO session VALUES (?1, ?2, ferrule_sum(?1, ?2))
-                 ON CONFLICT DO UPDATE SET record = excluded.record, sum = excluded.sum",
-            params![sql(session.0), &record[..]],
-        )?;
-    }
-    for ((session, filter), record) in &net.subscriptions {
-        match record {
-            Some(record) => fold.run(
-                "INSERT INTO subscription VALUES (?1, ?2, ?3, ferrule_sum(?1, ?2, ?3))
-                 ON CONFLICT DO UPDATE SET record = excluded.record, sum = excluded.sum",
-                params![sql(session.0), filter, &record[..]],
-            )?,
-            None => fold.run(
-                "DELETE FROM subscription WHERE session = ?1 AND filter = ?2",
-                params![sql(session.0), filter],
-            )?,
-        }
-    }
-    for (&(session, side, packet_id), record) in &net.inflight {
-        let (session, side) = (sql(session.0), side_to_byte(side));
-        match record {
-            Some(record) => fold.run(
-                "INSERT INTO inflight VALUES (?1, ?2, ?3, ?4, ferrule_sum(?1, ?2, ?3, ?4))
-                 ON CONFLICT DO UPDATE SET record = excluded.record, sum = excluded.sum",
-                params![session, side, packet_id, &record[..]],
-            )?,
-            None => fold.run(
-                "DELETE FROM inflight WHERE session = ?1 AND side = ?2 AND packet_id = ?3",
-                params![session, side, packet_id],
-            )?,
-        }
-    }
-    for (topic, record) in &net.retained {
-        match record {
-            Some(record) => fold.run(
-                "INSERT INTO retained VALUES (?1, ?2, ferrule_sum(?1, ?2))
-                 ON CONFLICT DO UPDATE SET record = excluded.record, sum = excluded.sum",
-                params![topic, &record[..]],
-            )?,
-            None => fold.run("DELETE FROM retained WHERE topic = ?1", params![topic])?,
-        }
-        fold.bytes += record.as_ref().map_or(0, Bytes::len);
-    }
-    for ((rule, key), value) in &net.state {
-        match value {
-            Some(value) => fold.run(
-                "INSERT INTO state VALUES (?1, ?2, ?3, ferrule_sum(?1, ?2, ?3))
-                 ON CONFLICT DO UPDATE SET value = excluded.value, sum = excluded.sum",
-                params![sql(*rule), &key[..], &value[..]],
-            )?,
-            None => {
-                fold.run("DELETE FROM state WHERE rule = ?1 AND key = ?2", params![sql(*rule), &key[..]])?
-            }
-        }
-        fold.bytes += value.as_ref().map_or(0, Bytes::len);
-    }
-    for (key, value) in &net.meta {
-        fold.run(
-            "INSERT INTO meta VALUES (?1, ?2, ferrule_sum(?1, ?2))
-                 ON CONFLICT DO UPDATE SET value = excluded.value, sum = excluded.sum",
-            params![key, &value[..]],
-        )?;
-    }
-    fold.finish(page_bytes)
-}
-
-/// A net being applied.
-struct Fold<'a> {
-    conn: &'a Connection,
-    /// Change of rows and bytes, by queue.
-    counts: BTreeMap<QueueId, (i64, i64)>,
-    /// Rows that let go of a shared body, by body.
-    releases: BTreeMap<i64, i64>,
-    bytes: usize,
-    rows: u64,
-}
-
-impl<'a> Fold<'a> {
-    fn statement(&self, sql: &str) -> Result<CachedStatement<'a>, DbError> {
-        Ok(self.conn.prepare_cached(sql)?)
-    }
-
-    fn run(&mut self, sql: &str, params: impl rusqlite::Params) -> Result<(), DbError> {
-        let changed = self.statement(sql)?.execute(params)?;
-        self.rows += changed as u64;
-        Ok(())
-    }
-
-    fn remove(&mut self, queue: QueueId, first: u64, last: u64) -> Result<(), DbError> {
-        let range = params![sql(queue.0), sql(first), sql(last)];
-        let (mut rows, mut size) = (0, 0);
-        {
-            // A body that loses a row which was not its own would be lost to one that is.
-            let mut select = self.statement(
-                "SELECT size, shared, shared IS NULL OR sum IS ferrule_sum(queue, seq, size, shared, head, body)
-                 FROM queue_row WHERE queue = ?1 AND seq BETWEEN ?2 AND ?3",
-            )?;
-            let mut found = select.query(range)?;
-            while let Some(row) = found.next()? {
-                rows += 1;
-                size += row.get::<_, i64>(0)?;
-                if !row.get(2)? {
-                    return Err(DbError::Check("a row that is to go is not what was written".into()));
-                }
-                if let Some(body) = row.get(1)? {
-                    *self.releases.entry(body).or_insert(0) += 1;
-                }
-            }
-        }
-        if rows == 0 {
-            return Ok(());
-        }
-        let count = self.counts.entry(queue).or_insert((0, 0));
-        *count = (count.0 - rows, count.1 - size);
-        self.bytes += usize::try_from(size).unwrap_or(0);
-        self.run("DELETE FROM queue_row WHERE queue = ?1 AND seq BETWEEN ?2 AND ?3", range)
-    }
-
-    fn append(&mut self, queue: QueueId, seq: u64, head: &Bytes, body: &Body) -> Result<(), DbError> {
-        let size = (head.len() + body.bytes().len()) as i64;
-        let (shared, inline) = match body {
-            Body::Inline(bytes) => (None, Some(&bytes[..])),
-            Body::Shared(BodyId(id), _) => (Some(sql(*id)), None),
-        };
-        let inserted = self
-            .statement(
-                "INSERT INTO queue_row (queue, seq, size, shared, head, body, sum)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ferrule_sum(?1, ?2, ?3, ?4, ?5, ?6))
-                 ON CONFLICT (queue, seq) DO NOTHING",
-            )?
-            .execute(params![sql(queue.0), sql(seq), size, shared, &head[..], inline])?;
-        if inserted == 0 {
-            return Ok(());
-        }
-        let count = self.counts.entry(queue).or_insert((0, 0));
-        *count = (count.0 + 1, count.1 + size);
-        self.rows += 1;
-        self.bytes += head.len() + inline.map_or(0, <[u8]>::len);
-        if let Some(id) = shared {
-            // The body is bound only when it is new: for the others the bytes would be copied for nothing.
-            let known = self
-                .statement("UPDATE body SET refs = refs + 1, refs_again = refs_again + 1 WHERE id = ?1")?
-                .execute([id])?;
-            if known == 0 {
-                self.run(
-                    "INSERT INTO body VALUES (?1, 1, ?2, ferrule_sum(?1, ?2), 1)",
-                    params![id, &body.bytes()[..]],
-                )?;
-                self.bytes += body.bytes().len();
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(mut self, page_bytes: usize) -> Result<u64, DbError> {
-        // After the appends: a body that loses its last row and gains one in the same fold stays where it is.
-        for (body, rows) in std::mem::take(&mut self.releases) {
-            let left: Option<(i64, bool)> = self
-                .statement(
-                    "UPDATE body SET refs = refs - ?2, refs_again = refs_again - ?2 WHERE id = ?1
-                     RETURNING refs, refs IS refs_again",
-                )?
-                .query_row([body, rows], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            match left {
-                Some((_, false)) => {
-                    return Err(DbError::Check("a body's count of rows has changed".into()));
-                }
-                Some((..=0, true)) => self.run("DELETE FROM body WHERE id = ?1", [body])?,
-                Some(_) | None => {}
-            }
-        }
-        for (queue, (rows, size)) in std::mem::take(&mut self.counts) {
-            let left: i64 = self
-                .statement(
-                    "INSERT INTO queue VALUES (?1, ?2, ?3, ferrule_sum(?1, ?2, ?3)) ON CONFLICT DO UPDATE
-                     SET count = count + excluded.count, size = size + excluded.size,
-                         sum = CASE WHEN sum IS ferrule_sum(queue, count, size)
-                               THEN ferrule_sum(queue, count + excluded.count, size + excluded.size) ELSE NULL END
-                     RETURNING count",
-                )?
-                .query_row([sql(queue.0), rows, size], |row| row.get(0))?;
-            if left <= 0 {
-                self.run("DELETE FROM queue WHERE queue = ?1", [sql(queue.0)])?;
-            }
-        }
-        // Rows of a fold lie together; their index entries and the tables' inner pages come on top.
-        Ok(4 + self.rows / 8 + self.bytes.div_ceil(page_bytes) as u64)
-    }
 }

@@ -191,7 +191,8 @@ mod tag {
     pub(super) const META_PUT: u8 = 15;
 }
 
-fn put_number(out: &mut Vec<u8>, mut n: u64) {
+/// LEB128, as are the lengths of a block.
+pub(crate) fn put_number(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;
@@ -325,7 +326,8 @@ fn byte(input: &mut &[u8]) -> Option<u8> {
     Some(first)
 }
 
-fn number(input: &mut &[u8]) -> Option<u64> {
+/// Reads what [`put_number`] wrote. `None`: damaged.
+pub(crate) fn number(input: &mut &[u8]) -> Option<u64> {
     let mut n = 0_u64;
     for shift in (0..64).step_by(7) {
         let b = byte(input)?;

@@ -15,6 +15,7 @@
 //! - The **tables** hold the state as of the last *fold*. A fold applies the net to the tables and starts the journal
 //!   anew, in one transaction; it happens when the journal is full, for groups of more than half of it (which go straight
 //!   to the tables), when more than 8,192 rows of the tables are to be removed, at a start and at a shutdown.
+//!   Where a fold has many small rows of one queue they go there as blocks, compressed (`block.rs`).
 //!
 //! Reads merge tables and net. Memory: page cache + about twice the journal + what was submitted and not committed
 //! (bounded by the shards' back-pressure, which looks at `pending_bytes`).
@@ -52,11 +53,14 @@
 
 #![forbid(unsafe_code)]
 
+mod block;
 mod db;
 mod error;
+mod fold;
 mod journal;
 mod look;
 mod net;
+mod read;
 mod salvage;
 mod schema;
 mod space;

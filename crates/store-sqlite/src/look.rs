@@ -5,6 +5,7 @@
 //! between two commits, after the journal was folded into the tables for the first one; what changes meanwhile may be in it or not.
 //! Of a process that does not run, [`Look`] has the file to itself: the journal is folded as at a start, nothing is salvaged or moved aside.
 
+use crate::block::{Packer, Wanted};
 use crate::db::Db;
 use crate::error::{DbError, OpenError};
 use crate::{FILE, Options, schema};
@@ -106,7 +107,7 @@ const ITEMS: usize = 256;
 const BYTES: usize = 1 << 20;
 
 /// In the order in which they are read: whose they are before what is theirs.
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 8] = [
     "SELECT key, value FROM meta WHERE key > ?2 ORDER BY key",
     "SELECT session, record FROM session WHERE session > ?1 ORDER BY session",
     "SELECT session, filter, record FROM subscription WHERE (session, filter) > (?1, ?2) ORDER BY session, filter",
@@ -115,8 +116,12 @@ const TABLES: [&str; 7] = [
     "SELECT rowid, topic, record FROM retained WHERE rowid > ?1 ORDER BY rowid",
     "SELECT r.id, r.queue, r.seq, r.head, CASE WHEN r.shared IS NULL THEN r.body ELSE b.data END
      FROM queue_row r LEFT JOIN body b ON b.id = r.shared WHERE r.id > ?1 ORDER BY r.id",
+    "SELECT id, queue, gone, data FROM queue_block WHERE id > ?1 ORDER BY id",
     "SELECT rowid, rule, key, value FROM state WHERE rowid > ?1 ORDER BY rowid",
 ];
+
+/// The one of [`TABLES`] of which each row is many items.
+const BLOCKS: u8 = 6;
 
 /// Before the first key of any table.
 const START: i64 = i64::MIN;
@@ -138,10 +143,15 @@ pub(crate) fn page(conn: &Connection, after: Option<&Cursor>) -> Result<Page, Db
         let count = select.parameter_count();
         let mut rows = select.query(&key[..count])?;
         while let Some(row) = rows.next()? {
-            let (key, item, size) = read(at.table, row)?;
-            at.key = key;
-            items.push(item);
-            bytes += size;
+            if at.table == BLOCKS {
+                at.key = (row.get(0)?, String::new(), START);
+                bytes += read_block(row, &mut items)?;
+            } else {
+                let (key, item, size) = read(at.table, row)?;
+                at.key = key;
+                items.push(item);
+                bytes += size;
+            }
             if items.len() >= ITEMS || bytes >= BYTES {
                 return Ok(Page { items, next: Some(at) });
             }
@@ -149,6 +159,21 @@ pub(crate) fn page(conn: &Connection, after: Option<&Cursor>) -> Result<Page, Db
         at = Cursor::of(at.table + 1);
     }
     Ok(Page { items, next: None })
+}
+
+/// The rows of a block; about how many bytes they have.
+fn read_block(row: &Row<'_>, items: &mut Vec<Item>) -> Result<usize, DbError> {
+    let blob = |column: usize| row.get_ref(column)?.as_blob().map_err(|e| DbError::Check(e.to_string()));
+    let queue = QueueId(row.get::<_, i64>(1)? as u64);
+    let rows = Packer::new()?.unpack(blob(3)?)?.rows(blob(2)?, |_, _| Wanted::Yes);
+    let size = rows.iter().map(|row| row.head.len() + row.body.len()).sum();
+    items.extend(rows.into_iter().map(|StoredRow { seq, head, body }| Item::Row {
+        queue,
+        seq,
+        head,
+        body: Some(body),
+    }));
+    Ok(size)
 }
 
 /// Its key, itself, and about how many bytes it has.
@@ -316,11 +341,16 @@ fn faults(conn: &Connection) -> Result<Vec<String>, DbError> {
             "a body with a wrong count of rows",
         ),
         (
-            "SELECT queue FROM queue q WHERE sum IS NOT ferrule_sum(queue, count, size) OR count <> (SELECT count(*) FROM queue_row WHERE queue = q.queue)",
+            &format!(
+                "WITH counted (queue, count, size) AS ({})
+                 SELECT q.queue FROM queue q LEFT JOIN counted c USING (queue)
+                 WHERE sum IS NOT ferrule_sum(q.queue, q.count, q.size) OR q.count IS NOT c.count OR q.size IS NOT c.size",
+                schema::COUNT
+            ),
             "a queue with a wrong count of rows",
         ),
         (
-            "SELECT DISTINCT queue FROM queue_row r WHERE NOT EXISTS (SELECT 1 FROM queue WHERE queue = r.queue)",
+            &format!("SELECT queue FROM ({}) c WHERE NOT EXISTS (SELECT 1 FROM queue WHERE queue = c.queue)", schema::COUNT),
             "rows of a queue that is not counted",
         ),
     ] {

@@ -4,16 +4,17 @@
 //! queue that drains, nearly every row. What is left is applied in this order: sessions deleted, rows removed,
 //! rows appended, everything put or deleted by name. Bounded by the journal: each entry here has an op there.
 
+use crate::block::Row;
 use bytes::Bytes;
-use ferrule_store::{Body, Op, QueueId, SessionId, Side};
-use std::collections::{BTreeMap, BTreeSet};
+use ferrule_store::{Op, QueueId, SessionId, Side};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Ops folded onto each other. `None` as a value: deleted.
 #[derive(Debug, Default)]
 pub(crate) struct Net {
     pub(crate) sessions_deleted: BTreeSet<SessionId>,
     pub(crate) removed: BTreeMap<QueueId, Ranges>,
-    pub(crate) appended: BTreeMap<(QueueId, u64), (Bytes, Body)>,
+    pub(crate) appended: BTreeMap<QueueId, Rows>,
     pub(crate) sessions: BTreeMap<SessionId, Bytes>,
     pub(crate) subscriptions: BTreeMap<(SessionId, Box<str>), Option<Bytes>>,
     pub(crate) inflight: BTreeMap<(SessionId, Side, u16), Option<Bytes>>,
@@ -34,7 +35,7 @@ impl Net {
     pub(crate) fn apply(&mut self, op: Op) {
         match op {
             Op::Append { queue, seq, head, body } => {
-                self.appended.entry((queue, seq)).or_insert((head, body));
+                self.appended.entry(queue).or_default().insert((seq, head, body));
             }
             Op::Remove { queue, first, last } if first <= last => self.remove(queue, first, last),
             Op::Remove { .. } => {}
@@ -81,7 +82,7 @@ impl Net {
     }
 
     fn remove(&mut self, queue: QueueId, first: u64, last: u64) {
-        let cancelled = self.appended.extract_if((queue, first)..=(queue, last), |_, _| true).count() as u64;
+        let cancelled = self.appended.get_mut(&queue).map_or(0, |rows| rows.remove(first, last)) as u64;
         let added = self.removed.entry(queue).or_default().insert(first, last);
         self.removed_max = self.removed_max.saturating_add(added.saturating_sub(cancelled));
     }
@@ -94,6 +95,40 @@ impl Net {
             self.count_at = self.removed_max.saturating_mul(2);
         }
         due
+    }
+}
+
+/// Rows that were appended to one queue, by their numbers. They come in order, or nearly, and leave from the front.
+#[derive(Debug, Default)]
+pub(crate) struct Rows(VecDeque<Row>);
+
+impl Rows {
+    /// Does nothing when the row is there.
+    fn insert(&mut self, row: Row) {
+        if self.0.back().is_none_or(|last| last.0 < row.0) {
+            return self.0.push_back(row);
+        }
+        if let Err(at) = self.0.binary_search_by_key(&row.0, |row| row.0) {
+            self.0.insert(at, row);
+        }
+    }
+
+    /// How many rows of these numbers there were.
+    fn remove(&mut self, first: u64, last: u64) -> usize {
+        let from = self.0.partition_point(|row| row.0 < first);
+        let to = self.0.partition_point(|row| row.0 <= last);
+        self.0.drain(from..to.max(from)).count()
+    }
+
+    /// Ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Row> + Clone {
+        self.0.iter()
+    }
+
+    /// Those with numbers `first..=last`, ascending.
+    pub(crate) fn range(&self, first: u64, last: u64) -> impl Iterator<Item = &Row> {
+        let from = self.0.partition_point(|row| row.0 < first);
+        self.0.range(from..).take_while(move |row| row.0 <= last)
     }
 }
 
@@ -134,6 +169,7 @@ impl Ranges {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferrule_store::Body;
     use proptest::prelude::*;
 
     #[test]
@@ -144,11 +180,30 @@ mod tests {
             net.apply(Op::Append { queue, seq, head: Bytes::new(), body: Body::Inline(Bytes::new()) });
             net.apply(Op::Remove { queue, first: seq, last: seq });
         }
-        assert!(net.appended.is_empty());
+        assert!(net.appended[&queue].iter().next().is_none());
         assert_eq!(net.removed[&queue].iter().collect::<Vec<_>>(), [(1, 100)]);
     }
 
     proptest! {
+        #[test]
+        fn rows_are_a_map(steps in proptest::collection::vec((any::<bool>(), 0_u64..40, 0_u64..9), 0..60)) {
+            let mut map = BTreeMap::new();
+            let mut rows = Rows::default();
+            for (n, (append, seq, more)) in steps.into_iter().enumerate() {
+                let head = Bytes::from(n.to_string());
+                if append {
+                    rows.insert((seq, head.clone(), Body::Inline(Bytes::new())));
+                    map.entry(seq).or_insert(head);
+                } else {
+                    prop_assert_eq!(rows.remove(seq, seq + more), map.extract_if(seq..=seq + more, |_, _| true).count());
+                }
+                let all: Vec<_> = rows.iter().map(|(seq, head, _)| (*seq, head.clone())).collect();
+                prop_assert_eq!(all, map.clone().into_iter().collect::<Vec<_>>());
+                let some: Vec<_> = rows.range(seq, seq + more).map(|row| row.0).collect();
+                prop_assert_eq!(some, map.range(seq..=seq + more).map(|(&seq, _)| seq).collect::<Vec<_>>());
+            }
+        }
+
         #[test]
         fn ranges_are_a_set(ranges in proptest::collection::vec((0_u64..60, 0_u64..8), 0..30)) {
             let mut set = BTreeSet::new();

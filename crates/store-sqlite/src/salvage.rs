@@ -147,7 +147,7 @@ fn copy_all(old: &Connection, new: &mut Db, damage: &mut Damage) -> Result<(), D
             "DELETE FROM queue_row WHERE shared IS NOT NULL AND shared NOT IN (SELECT id FROM body)",
             [],
         )?;
-        tx.execute_batch(
+        tx.execute_batch(&format!(
             "CREATE TEMP TABLE refs AS SELECT shared AS id, count(*) AS n FROM queue_row
                  WHERE shared IS NOT NULL GROUP BY shared;
              DELETE FROM body WHERE id NOT IN (SELECT id FROM refs);
@@ -155,9 +155,10 @@ fn copy_all(old: &Connection, new: &mut Db, damage: &mut Damage) -> Result<(), D
              UPDATE body SET refs_again = refs;
              DROP TABLE refs;
              DELETE FROM queue;
-             INSERT INTO queue (queue, count, size) SELECT queue, count(*), sum(size) FROM queue_row GROUP BY queue;
+             INSERT INTO queue (queue, count, size) {};
              UPDATE queue SET sum = ferrule_sum(queue, count, size);",
-        )?;
+            schema::COUNT
+        ))?;
         Ok(lost as u64)
     })?;
     Ok(())

@@ -5,6 +5,7 @@
 //! | `control` | the journal's generation, and the schema's version once more: a changed byte must not look like a newer release |
 //! | `journal` | the slots, a page each (see `journal.rs`) |
 //! | `queue_row` | rows that were in the journal at a fold and still lived; a rowid table, so that a row of up to a page stays in one page, in the order of folds, with an index over (queue, seq) |
+//! | `queue_block` | the same, many small rows of a queue in one (`block.rs`): what a backlog is made of |
 //! | `queue` | rows and bytes of each non-empty queue, kept at folds, so that a start need not count a million rows |
 //! | `body` | bodies that several rows hold, with their number |
 //! | `session`, `subscription`, `inflight`, `retained`, `state`, `meta` | what their ops name |
@@ -63,6 +64,12 @@ pub(crate) const UPGRADES: &[&str] = &["
     UPDATE retained SET sum = ferrule_sum(topic, record);
     UPDATE state SET sum = ferrule_sum(rule, key, value);
     UPDATE meta SET sum = ferrule_sum(key, value);
+", "
+    CREATE TABLE queue_block (
+        id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+        count INTEGER NOT NULL, size INTEGER NOT NULL, sum INTEGER, gone BLOB NOT NULL, data BLOB NOT NULL
+    );
+    CREATE UNIQUE INDEX queue_block_by_first ON queue_block (queue, first);
 "];
 
 /// The first version whose rows have sums.
@@ -85,6 +92,7 @@ pub(crate) struct Table {
 #[rustfmt::skip]
 pub(crate) const TABLES: &[Table] = &[
     Table { name: "queue_row", key: &["id"], summed: "queue, seq, size, shared, head, body", beside: "id", small: false },
+    Table { name: "queue_block", key: &["id"], summed: "queue, first, last, count, size, gone, data", beside: "id", small: false },
     Table { name: "body", key: &["id"], summed: "id, data", beside: "refs, refs_again", small: false },
     Table { name: "session", key: &["session"], summed: "session, record", beside: "", small: true },
     Table { name: "subscription", key: &["session", "filter"], summed: "session, filter, record", beside: "", small: true },
@@ -93,6 +101,13 @@ pub(crate) const TABLES: &[Table] = &[
     Table { name: "state", key: &["rowid"], summed: "rule, key, value", beside: "rowid", small: true },
     Table { name: "meta", key: &["key"], summed: "key, value", beside: "", small: true },
 ];
+
+/// The rows of each queue, counted: number, rows, bytes.
+pub(crate) const COUNT: &str = "
+    SELECT queue, sum(count), sum(size) FROM (
+        SELECT queue, count(*) AS count, sum(size) AS size FROM queue_row GROUP BY queue
+        UNION ALL SELECT queue, sum(count), sum(size) FROM queue_block GROUP BY queue
+    ) GROUP BY queue";
 
 /// What must be so of every row of `control` and `queue`, which are not copied.
 pub(crate) const COUNTED: &[(&str, &str)] = &[

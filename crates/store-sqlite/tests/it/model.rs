@@ -1,6 +1,6 @@
 //! Random ops do to the writer what they do to the model.
 
-use crate::support::{Client, Rng, open};
+use crate::support::{Client, Rng, append, open};
 use bytes::Bytes;
 use ferrule_store::{Body, BodyId, MemoryStore, Op, QueueId, SessionId, Side, Store};
 use ferrule_store_sqlite::Writer;
@@ -14,7 +14,7 @@ pub(crate) fn queues() -> [QueueId; 3] {
 pub(crate) fn random_op(rng: &mut Rng) -> Op {
     let session = SessionId(1 + rng.below(2));
     let queue = queues()[rng.below(3) as usize];
-    let seq = rng.below(40);
+    let seq = [rng.below(40), rng.below(400)][rng.below(2) as usize];
     let filter: Box<str> = ["a/+", "b/#", "ä"][rng.below(3) as usize].into();
     let side = if rng.below(2) == 0 { Side::Inbound } else { Side::Outbound };
     let packet_id = rng.below(4) as u16;
@@ -51,15 +51,33 @@ pub(crate) fn random_op(rng: &mut Rng) -> Op {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Batch { seed: u64, ops: u64, wait: bool },
-    Read { queue: usize, rows: u32, bytes: u32 },
+    Batch {
+        seed: u64,
+        ops: u64,
+        wait: bool,
+    },
+    /// Rows in their order, as of a backlog.
+    Run {
+        queue: usize,
+        gap: u64,
+        rows: u64,
+        size: usize,
+        again: u64,
+    },
+    Read {
+        queue: usize,
+        rows: u32,
+        bytes: u32,
+    },
     Reopen,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => (any::<u64>(), 0_u64..12, any::<bool>()).prop_map(|(seed, ops, wait)| Step::Batch { seed, ops, wait }),
-        4 => (0_usize..3, 0_u32..9, prop_oneof![Just(0_u32), Just(500), Just(u32::MAX)])
+        3 => (0_usize..3, 0_u64..3, 0_u64..100, prop_oneof![Just(0_usize), Just(20), Just(300), Just(3000)], 0_u64..4)
+            .prop_map(|(queue, gap, rows, size, again)| Step::Run { queue, gap, rows, size, again }),
+        4 => (0_usize..3, 0_u32..200, prop_oneof![Just(0_u32), Just(500), Just(u32::MAX)])
             .prop_map(|(queue, rows, bytes)| Step::Read { queue, rows, bytes }),
         1 => Just(Step::Reopen),
     ]
@@ -88,6 +106,15 @@ proptest! {
                     if wait {
                         client.wait(ticket);
                     }
+                }
+                Step::Run { queue, gap, rows, size, again } => {
+                    let queue = queues()[queue];
+                    let last = model.rows(queue).last().map_or(0, |row| row.seq);
+                    let first = (last + 1 + gap).saturating_sub(again);
+                    let ops: Vec<Op> = (first..first + rows).map(|seq| append(queue, seq, size)).collect();
+                    model.submit(ops.clone());
+                    model.commit();
+                    client.submit(ops);
                 }
                 Step::Read { queue, rows, bytes } => {
                     let queue = queues()[queue];

@@ -108,6 +108,13 @@ pub(crate) fn append(queue: QueueId, seq: u64, size: usize) -> Op {
     Op::Append { queue, seq, head: Bytes::copy_from_slice(&seq.to_le_bytes()), body }
 }
 
+/// As [`append`], of bytes that no compressor makes fewer; the first is that of `append`.
+pub(crate) fn append_noise(queue: QueueId, seq: u64, size: usize) -> Op {
+    let mut rng = Rng(seq);
+    let body: Bytes = (0..size).map(|i| if i == 0 { seq } else { rng.next() } as u8).collect();
+    Op::Append { queue, seq, head: Bytes::copy_from_slice(&seq.to_le_bytes()), body: Body::Inline(body) }
+}
+
 /// Splitmix64: the same numbers for the same seed everywhere.
 pub(crate) struct Rng(pub(crate) u64);
 

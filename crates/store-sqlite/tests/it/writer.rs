@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ferrule_store::{
     Body, BodyId, Joint, JointPart, MemoryStore, Op, QueueId, SessionId, Side, Store, StoreEvent, Ticket,
 };
-use ferrule_store_sqlite::{FILE, OpenError, State};
+use ferrule_store_sqlite::{FILE, Item, Look, OpenError, SCHEMA_VERSION, State};
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::channel;
@@ -147,10 +147,11 @@ fn a_long_drain_folds_on_the_way() {
     let (writer, _) = open(folder.path());
     let mut client = Client::new(&writer);
     let queue = queues()[2];
-    client.commit((0..30_000).map(|seq| append(queue, seq, 10)).collect());
+    let rows = 100_000;
+    client.commit((0..rows).map(|seq| append(queue, seq, 250)).collect());
     let folds = writer.status().folds;
     // As a cursor, from the beginning each time: most of what it names is long gone.
-    for last in (99..30_000).step_by(100) {
+    for last in (99..rows).step_by(100) {
         client.commit(vec![Op::Remove { queue, first: 0, last }]);
     }
     let folds = writer.status().folds - folds;
@@ -201,8 +202,8 @@ fn files_of_others_are_left_alone() {
     assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
 }
 
-/// One of everything, in the tables and again in the journal.
-fn golden_batches() -> [Vec<Op>; 2] {
+/// One of everything, in the tables and again in the journal; since version 3 also rows enough for a block.
+fn golden_batches(version: u32) -> [Vec<Op>; 2] {
     let b = Bytes::from_static;
     let session = SessionId(7);
     let all = |n: u64| {
@@ -218,6 +219,10 @@ fn golden_batches() -> [Vec<Op>; 2] {
             Op::StatePut { rule: n, key: b(b"key"), value: b(b"value") },
             Op::MetaPut { key: format!("m/{n}").into(), value: b(b"meta") },
         ]
+        .into_iter()
+        .chain((100 * n..100 * n + 20).filter(|_| version >= 3).map(|seq| append(queues()[1], seq, 30)))
+        .chain((version >= 3).then_some(Op::Remove { queue: queues()[1], first: 0, last: 103 }))
+        .collect()
     };
     [all(1), all(2)]
 }
@@ -228,7 +233,7 @@ fn golden_batches() -> [Vec<Op>; 2] {
 fn golden_write() {
     let Ok(to) = std::env::var("FERRULE_TEST_GOLDEN") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let [first, second] = golden_batches();
+    let [first, second] = golden_batches(SCHEMA_VERSION);
     let (writer, _) = open(folder.path());
     Client::new(&writer).commit(first);
     writer.shutdown().unwrap();
@@ -242,23 +247,65 @@ fn golden_write() {
 
 #[test]
 fn files_of_every_version_are_read() {
-    for version in ["v1", "v2"] {
+    for version in 1..=SCHEMA_VERSION {
         let folder = tempfile::tempdir().unwrap();
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{version}.db"));
+        let golden =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("v{version}.db"));
         for suffix in ["", "-wal"] {
             let from = format!("{}{suffix}", golden.display());
             std::fs::copy(from, folder.path().join(format!("{FILE}{suffix}"))).unwrap();
         }
         let mut model = MemoryStore::new();
-        for ops in golden_batches() {
+        for ops in golden_batches(version) {
             model.submit(ops);
         }
         model.commit();
         let (writer, restored) = open(folder.path());
-        assert_eq!(restored, model.restored(), "{version}");
+        assert_eq!(restored, model.restored(), "v{version}");
         let mut client = Client::new(&writer);
         for summary in restored.queues {
-            assert_eq!(client.rows(summary.queue, 256, u32::MAX), model.rows(summary.queue), "{version}");
+            assert_eq!(client.rows(summary.queue, 256, u32::MAX), model.rows(summary.queue), "v{version}");
         }
     }
+}
+
+/// A backlog is in blocks: who looks finds each row, page after page, and each queue's own.
+#[test]
+fn who_looks_finds_every_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let (writer, _) = open(folder.path());
+    let mut client = Client::new(&writer);
+    let queue = queues()[2];
+    for first in (1..5_000).step_by(700) {
+        client.commit((first..first + 700).map(|seq| append(queue, seq, 200)).collect());
+    }
+    client.commit(vec![Op::Remove { queue, first: 1, last: 99 }, append(queues()[0], 1, 20)]);
+    writer.shutdown().unwrap();
+    let look = Look::open(folder.path(), &small()).unwrap().unwrap();
+    let summary = look.queues().unwrap().into_iter().find(|summary| summary.queue == queue).unwrap();
+    let (mut from, mut found) = (summary.first, Vec::new());
+    while let Some(last) = {
+        let rows = look.rows(queue, from).unwrap();
+        found.extend(rows.iter().map(|row| row.seq));
+        rows.last().map(|row| row.seq)
+    } {
+        from = last + 1;
+    }
+    assert_eq!(found, (100..=5_600).collect::<Vec<_>>());
+    assert_eq!((summary.first, summary.last, summary.rows), (100, 5_600, 5_501));
+    let (mut after, mut paged) = (None, Vec::new());
+    loop {
+        let page = look.page(after.as_ref()).unwrap();
+        paged.extend(page.items.into_iter().filter_map(|item| match item {
+            Item::Row { queue: of, seq, .. } if of == queue => Some(seq),
+            _ => None,
+        }));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, found);
+    assert_eq!(look.faults().unwrap(), Vec::<String>::new());
+    look.close().unwrap();
 }
