@@ -214,8 +214,11 @@ fn wait_delivered(edge: &Node, messages: u64) {
     edge.wait_status(PATIENCE, "the outbox is empty", |s| count(outbox(s, "cloud"), "delivered") == messages);
 }
 
+/// A head and a body.
+type Row = (Vec<u8>, Vec<u8>);
+
 /// Heads and bodies, in their order, of a store that nobody has open.
-fn stored(data_dir: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Box<dyn std::error::Error>> {
+fn stored(data_dir: &Path) -> Result<Vec<Row>, Box<dyn std::error::Error>> {
     let look = Look::open(data_dir, &Options::edge())?.ok_or("the edge has left no store")?;
     let mut all = Vec::new();
     for queue in look.queues()?.into_iter().filter(|summary| summary.queue.is_outbox()) {
@@ -232,11 +235,7 @@ fn stored(data_dir: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Box<dyn std::error
 }
 
 /// Microseconds of CPU time a row.
-fn insert(
-    rows: &[(Vec<u8>, Vec<u8>)],
-    per_commit: usize,
-    index: &str,
-) -> Result<f64, Box<dyn std::error::Error>> {
+fn insert(rows: &[Row], per_commit: usize, index: &str) -> Result<f64, Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let mut file = Connection::open(folder.path().join("bare.db"))?;
     file.pragma_update(None, "journal_mode", "WAL")?;
