@@ -33,7 +33,7 @@ use ferrule_link::UplinkStats;
 use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker};
 use ferrule_outbox::{ConsumerEvent, Full, Order, OutRow, Policy};
 use ferrule_store::{Boot, Op, Origin, Restored, Store, StoreEvent};
-use ferrule_store_sqlite::{Opened, Options as StoreOptions, SqliteStore, State, Writer};
+use ferrule_store_sqlite::{Handle, Opened, Options as StoreOptions, State, Writer};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -271,7 +271,7 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
     Ok(())
 }
 
-type NodeWorker = Worker<Hub, SqliteStore, HubMessage>;
+type NodeWorker = Worker<Hub, Handle, HubMessage>;
 
 /// What [`workers`] makes.
 struct Workers {
