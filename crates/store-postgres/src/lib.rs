@@ -54,6 +54,8 @@ use std::time::Duration;
 pub struct Options {
     /// `postgres://user:password@host:5432/database`, or libpq's form with `=`.
     pub url: String,
+    /// Instead of one in `url`, where others might read it.
+    pub password: Option<String>,
     /// Name of the schema: lower-case letters, digits and `_`. Made when it is not there.
     pub schema: String,
     /// Name of this node there: its own alone, and the same after each start.
@@ -80,6 +82,7 @@ impl Options {
     pub fn new(url: &str, node: &str) -> Self {
         Self {
             url: url.to_owned(),
+            password: None,
             schema: "ferrule".to_owned(),
             node: node.to_owned(),
             timeout: Duration::from_secs(10),

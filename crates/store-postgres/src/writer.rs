@@ -100,7 +100,10 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
             wrong.iter().map(|(name, why)| format!("`{name}`: {why}")).collect::<Vec<_>>().join("; "),
         )
     })?;
-    let config = ferrule_postgres::config(&options.url, options.timeout).map_err(OpenError::Options)?;
+    let mut config = ferrule_postgres::config(&options.url, options.timeout).map_err(OpenError::Options)?;
+    if let Some(password) = &options.password {
+        config.password(password);
+    }
     let shown = format!("{}, schema {}", ferrule_postgres::shown(&config), options.schema);
     let (front, back) = Front::new();
     let shared = Arc::new(Shared { front, status: Mutex::new(Status::default()), shown });
