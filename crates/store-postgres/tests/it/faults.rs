@@ -1,7 +1,8 @@
 //! Servers that are killed, paused, cut off, full, or refuse writes.
 
 use crate::support::{Client, Place, append, queues, seqs, server};
-use ferrule_store::{MemoryStore, Op, Store, StoreEvent};
+use bytes::Bytes;
+use ferrule_store::{Body, BodyId, MemoryStore, Op, Store, StoreEvent};
 use ferrule_store_postgres::State;
 use ferrule_store_writer::harness::{DEADLINE, Medium, Rng, random_op};
 use ferrule_testkit::{Postgres, Relay, until};
@@ -102,9 +103,50 @@ fn a_commit_whose_answer_was_lost_is_made_once() {
     assert_eq!(place.open().1, model.restored(), "seed {seed}");
 }
 
-/// The answers alone are lost: the server has done it all, and is asked once more.
+/// Between COMMIT and its answer, for sure: the rows are there while the answer is still on its way, and is cut off.
 #[test]
-fn a_server_that_answers_to_nobody() {
+fn an_answer_is_lost_after_the_commit() {
+    let (postgres, place) = server();
+    let relay = Relay::start(address(&postgres));
+    let (writer, _) = place.through(&relay).open();
+    let mut client = Client::new(&writer);
+    let queue = queues()[2];
+    let shared = |seq| Op::Append {
+        queue,
+        seq,
+        head: Bytes::new(),
+        body: Body::Shared(BodyId(1), vec![1; 3000].into()),
+    };
+    client.commit(vec![shared(0), append(queue, 1, 10)]);
+    let there = format!("SELECT string_agg(seq::text, ',' ORDER BY seq) FROM {}.queue_row", place.0.schema);
+    for round in 0..3 {
+        let (old, new) = (round * 2, round * 2 + 2);
+        relay.delay(Duration::from_secs(1));
+        let ticket = client.submit(vec![
+            shared(new),
+            append(queue, new + 1, 10),
+            Op::Remove { queue, first: old, last: old + 1 },
+            Op::MetaPut { key: "round".into(), value: vec![round as u8].into() },
+        ]);
+        let wanted = format!("{new},{}", new + 1);
+        until(DEADLINE, "it is committed", || (postgres.query(&there) == [&*wanted]).then_some(()));
+        assert!(
+            !client.events.try_iter().any(|event| matches!(event, StoreEvent::Committed { .. })),
+            "the answer was not on its way any more"
+        );
+        relay.cut();
+        relay.heal();
+        client.wait(ticket);
+        assert_eq!(postgres.query(&there), [&*wanted]);
+        let bodies = format!("SELECT count(*), sum(refs) FROM {}.body", place.0.schema);
+        assert_eq!(postgres.query(&bodies), ["1|1"]);
+    }
+    assert!(writer.status().failures >= 3);
+}
+
+/// Nothing comes through, and nobody says so.
+#[test]
+fn a_server_behind_a_black_hole() {
     let (postgres, place) = server();
     let relay = Relay::start(address(&postgres));
     let (writer, _) = place.through(&relay).impatient().open();
