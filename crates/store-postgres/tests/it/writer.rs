@@ -6,6 +6,7 @@ use ferrule_store::{Body, BodyId, Op, SessionId};
 use ferrule_store_writer::Writing;
 use ferrule_store_writer::harness::{self, Medium};
 use ferrule_testkit::Postgres;
+use std::time::Instant;
 
 #[test]
 fn what_all_writers_do() {
@@ -95,4 +96,40 @@ fn bodies_are_there_once() {
     ferrule_testkit::until(harness::DEADLINE, "the body is swept", || {
         (postgres.query(&count) == ["0|0"]).then_some(())
     });
+}
+
+/// For people: how long commits take here. `cargo test --release -p ferrule-store-postgres -- --ignored --nocapture measure`
+#[test]
+#[ignore = "prints figures"]
+fn measure() {
+    let (_postgres, place) = server();
+    let (writer, _) = place.open();
+    let mut client = Client::new(&writer);
+    let queue = queues()[2];
+    let mut seq = 0;
+    for (batches, rows) in [(300, 1), (300, 16), (30, 1000)] {
+        let start = Instant::now();
+        for _ in 0..batches {
+            client.commit((seq..seq + rows).map(|seq| append(queue, seq, 240)).collect());
+            seq += rows;
+        }
+        let each = start.elapsed() / batches;
+        eprintln!("{rows} rows of 240 B a commit, one after the other: {each:?} a commit");
+    }
+    let (start, before) = (Instant::now(), writer.status().commits);
+    let mut last = None;
+    for n in 0..20_000 {
+        last = Some(client.submit(vec![
+            append(queue, seq + n, 240),
+            Op::Remove { queue, first: (seq + n).saturating_sub(100), last: (seq + n).saturating_sub(100) },
+        ]));
+    }
+    client.wait(last.unwrap());
+    let (took, commits) = (start.elapsed(), writer.status().commits - before);
+    eprintln!(
+        "20000 batches of one append and one removal, as fast as they go: {took:?} in {commits} commits"
+    );
+    let start = Instant::now();
+    client.commit(vec![Op::Remove { queue, first: 0, last: u64::MAX }]);
+    eprintln!("all rows removed: {:?}", start.elapsed());
 }
