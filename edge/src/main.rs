@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         version: env!("CARGO_PKG_VERSION"),
         about: "MQTT broker with SQL rules and a store-and-forward queue",
         connectors: sinks,
+        store: None,
         run: Run::Edge(start),
     })
 }
@@ -29,6 +30,6 @@ fn sinks() -> Connectors {
 }
 
 fn start(config: Whole, context: Context) -> Result<(), Box<dyn Error>> {
-    let product = Product { name: NAME, edge: true, connectors: sinks() };
+    let product = Product { name: NAME, edge: true, connectors: sinks(), store: None };
     Ok(run(&product, config, Arc::new(move || context.read()))?)
 }

@@ -58,9 +58,16 @@ fn dependencies(package: &str) -> Vec<String> {
 fn the_edge_links_no_kafka_client_and_no_openssl() {
     let edge = dependencies("ferrule-edge");
     assert!(edge.iter().any(|name| name == "ferrule-node"), "not a tree: {edge:?}");
-    for name in
-        ["rdkafka", "rdkafka-sys", "openssl-sys", "openssl-src", "ferrule-cloud", "ferrule-sink-kafka"]
-    {
+    for name in [
+        "rdkafka",
+        "rdkafka-sys",
+        "openssl-sys",
+        "openssl-src",
+        "tokio-postgres",
+        "ferrule-cloud",
+        "ferrule-sink-kafka",
+        "ferrule-store-postgres",
+    ] {
         assert!(!edge.iter().any(|each| each == name), "ferrule-edge is built from {name}");
     }
     let cloud = dependencies("ferrule-cloud");

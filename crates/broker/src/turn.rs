@@ -161,6 +161,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             },
             StoreEvent::Failing { message } => self.failing = Some(message),
             StoreEvent::Recovered => self.failing = None,
+            // Of a store that several nodes share; nobody takes a session from this one yet.
+            StoreEvent::Fenced { .. } => {}
         }
     }
 

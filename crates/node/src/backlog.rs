@@ -9,13 +9,13 @@
 use crate::hub::HubMessage;
 use crate::hub::backlog::{Ask, PAGE_BYTES, PAGE_ROWS, Shown};
 use crate::hub::outbox::{queue_of, split_name};
+use crate::store::Writer;
 use bytes::Bytes;
 use ferrule_broker::Place;
 use ferrule_net::{Inbox, Mail};
 use ferrule_outbox::{GivenUp, Next, Place as RowPlace, Row};
 use ferrule_store::record::Entry;
 use ferrule_store::{Op, QueueId, QueueSummary, Store, StoreEvent, StoredRow};
-use ferrule_store_sqlite::Writer;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;

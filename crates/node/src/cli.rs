@@ -16,10 +16,11 @@ mod status;
 mod store;
 
 use crate::config::changes::Whole;
-use crate::config::{BrokerConfig, CloudConfig, ConfigErrors, EdgeConfig, Overrides, Source};
+use crate::config::{BrokerConfig, CloudConfig, ConfigErrors, EdgeConfig, Overrides, Source, StoreConfig};
 use crate::connectors::{self, Connectors};
 use crate::control::{self, Status};
 use crate::listen;
+use crate::store::Backend;
 use crate::telemetry;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ferrule_rules::Host;
@@ -49,6 +50,8 @@ pub struct Flavor {
     pub about: &'static str,
     /// What `CREATE SINK` may name.
     pub connectors: fn() -> Connectors,
+    /// Where its store may be but in a file.
+    pub store: Option<Backend>,
     /// How it runs.
     pub run: Run,
 }
@@ -402,6 +405,13 @@ fn check(flavor: &Flavor, args: &CheckArgs) -> Result<u8, Failure> {
         }
         None => (0, 0),
     };
+    if let (StoreConfig::Postgres(store), Some(backend)) = (&broker.store, flavor.store) {
+        let wrong = (backend.check)(store);
+        let wrong: Vec<String> = wrong.iter().map(|(key, why)| format!("`store.{key}`: {why}")).collect();
+        if !wrong.is_empty() {
+            return Err(Failure::Text(format!("{}: {}", args.config.display(), wrong.join("; "))));
+        }
+    }
     for listener in &broker.listeners {
         let loaded = listen::layers(listener);
         let (_, certificates) = loaded.map_err(|error| Failure::Text(error.to_string()))?;

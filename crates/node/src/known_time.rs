@@ -3,8 +3,8 @@
 //!
 //! It grows when a server shows a certificate that was issued later than all before: a few times a year, and each is a write.
 
+use crate::store::Writer;
 use ferrule_store::{Op, Restored, Store};
-use ferrule_store_sqlite::Writer;
 use std::time::Duration;
 
 /// Its name in the store; the value is seconds since 1970, little-endian.

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod reload;
 pub mod run;
 pub mod scram;
+pub mod store;
 pub mod stored;
 pub mod sys;
 pub mod telemetry;

@@ -16,7 +16,7 @@ use crate::backlog::{Backlog, Pick, show_id};
 use crate::config::changes::Whole;
 use crate::config::{BrokerConfig, ListenerConfig, UplinkConfig};
 use crate::connectors::{self, Connectors};
-use crate::control::{Control, ControlError, DataDirLock, Status, StoreStatus, UplinkStatus};
+use crate::control::{Control, ControlError, DataDirLock, Status, UplinkStatus};
 use crate::gate::Gatekeeper;
 use crate::hub::{BATCHES, Bounds, Hub, HubMessage, Node, OutboxBounds};
 use crate::known_time;
@@ -24,6 +24,7 @@ use crate::listen::{self, Listeners};
 use crate::loader::{self, Loader, UPLINK};
 use crate::memory::{self, Shape, WorstCase};
 use crate::reload::{self, Asked, InForce, Link, Read, Reloader, Told, lock};
+use crate::store::{self, Opened, Writer};
 use crate::stored;
 use crate::sys::Sys;
 use crate::watch::{RuleFile, RuleFiles, Watcher};
@@ -33,7 +34,7 @@ use ferrule_link::UplinkStats;
 use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker};
 use ferrule_outbox::{ConsumerEvent, Full, Order, OutRow, Policy};
 use ferrule_store::{Boot, Op, Origin, Restored, Store, StoreEvent};
-use ferrule_store_sqlite::{Opened, Options as StoreOptions, SqliteStore, State, Writer};
+use ferrule_store_writer::Handle;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -49,6 +50,8 @@ pub struct Product {
     pub edge: bool,
     /// What `CREATE SINK` may name.
     pub connectors: Connectors,
+    /// Where its store may be but in a file.
+    pub store: Option<store::Backend>,
 }
 
 /// Why a node did not start, or stopped: one message for people.
@@ -125,9 +128,7 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
     let sinks = check_rules(product, &texts)?;
     let lock = DataDirLock::take(&config.node.data_dir)?;
     let (sockets, listeners) = listen::open(config)?;
-    let options = if product.edge { StoreOptions::edge() } else { StoreOptions::cloud() };
-    let opened = ferrule_store_sqlite::open(&config.node.data_dir, options)
-        .map_err(|error| RunError::Store(error.to_string()))?;
+    let opened = store::open(product.edge, product.store, &config.store, &config.node.data_dir)?;
     let origin = origin(product, config, &opened.writer, &opened.restored)?;
     let boot = Boot::new(random()? as u64);
 
@@ -256,8 +257,8 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         let _ = runtime.block_on(async { tokio::time::timeout(STOP, link.task).await });
     }
     runtime.shutdown_timeout(STOP);
-    if let Ok(writer) = Arc::try_unwrap(about.writer)
-        && let Err(error) = writer.shutdown()
+    if let Ok(mut writer) = Arc::try_unwrap(about.writer)
+        && let Err(error) = writer.stop()
     {
         tracing::error!("{error}");
     }
@@ -271,7 +272,7 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
     Ok(())
 }
 
-type NodeWorker = Worker<Hub, SqliteStore, HubMessage>;
+type NodeWorker = Worker<Hub, Handle, HubMessage>;
 
 /// What [`workers`] makes.
 struct Workers {
@@ -566,12 +567,6 @@ async fn status(about: &About) -> Result<Status, String> {
             certificate_error: s.certificate_error,
         }
     });
-    let s = about.writer.status();
-    let (state, last_error) = match s.state {
-        State::Running => ("ok", None),
-        State::Failing(message) => ("failing", Some(message)),
-        State::Stopped => ("stopped", None),
-    };
     Ok(Status {
         role: if about.edge { "edge" } else { "cloud" }.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -582,18 +577,7 @@ async fn status(about: &About) -> Result<Status, String> {
         uplink,
         rules_error,
         reload,
-        store: Some(StoreStatus {
-            state: state.to_owned(),
-            path: about.data_dir.join(ferrule_store_sqlite::FILE).display().to_string(),
-            bytes: s.file_bytes,
-            commits: s.commits,
-            commit_us: s.last_commit.as_micros() as u64,
-            wal_bytes: s.wal_bytes,
-            free_bytes: s.free_bytes.unwrap_or_default(),
-            low_on_space: s.low_on_space,
-            damage: s.damage.as_ref().map(ToString::to_string),
-            last_error,
-        }),
+        store: Some(about.writer.status(&about.data_dir)),
         ..hub
     })
 }

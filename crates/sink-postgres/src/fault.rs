@@ -1,7 +1,7 @@
 //! Which error means what: by SQLSTATE, never by text (PostgreSQL's documentation, appendix A).
 
+use ferrule_postgres::chain;
 use ferrule_sinks::sql::Fault;
-use std::error::Error as _;
 use tokio_postgres::Error;
 
 /// What is to be done about `error`; `server` says where, for people.
@@ -30,21 +30,6 @@ fn by_state(state: &str, text: String) -> Fault {
         // Not there, not permitted, not such a thing: 42..., 3F..., 0A..., 55... (not now).
         _ => Fault::Table(text),
     }
-}
-
-/// An error with its causes, which its own text leaves out.
-pub(crate) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        if !text.contains(&next_text) {
-            text.push_str(": ");
-            text.push_str(&next_text);
-        }
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -26,8 +26,6 @@ use ferrule_sinks::{
 };
 use server::Server;
 use std::time::Duration;
-use tokio_postgres::Config;
-use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 /// The connector `postgres`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,7 +69,7 @@ impl Connector for Postgres {
     fn check(&self, options: &Options) -> Result<Declared, Vec<String>> {
         let mut mistakes = Vec::new();
         if !options.is_unresolved("url")
-            && let Err(why) = config(options.text("url"), timeout(options))
+            && let Err(why) = ferrule_postgres::config(options.text("url"), timeout(options))
         {
             mistakes.push(format!("option `url`: {why}"));
         }
@@ -89,8 +87,8 @@ impl Connector for Postgres {
         self.check(options)?;
         let settings = Settings::read(options)?;
         let timeout = timeout(options);
-        let config =
-            config(options.text("url"), timeout).map_err(|why| vec![format!("option `url`: {why}")])?;
+        let config = ferrule_postgres::config(options.text("url"), timeout)
+            .map_err(|why| vec![format!("option `url`: {why}")])?;
         let server = Server::new(config, settings.clone(), timeout);
         let (running, ended) = Running::new();
         let (name, runtime) = (name.to_owned(), context.runtime.clone());
@@ -104,57 +102,6 @@ impl Connector for Postgres {
 
 fn timeout(options: &Options) -> Duration {
     options.duration("timeout").unwrap_or(Duration::from_secs(10))
-}
-
-/// What the URL says, and bounds where it says nothing.
-fn config(url: &str, timeout: Duration) -> Result<Config, String> {
-    // The parser's own words name what is wrong, never the password.
-    let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| fault::chain(&e))?;
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err("it names no host".into());
-    }
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err("sslmode=require: this version cannot speak TLS to PostgreSQL; use sslmode=prefer or disable over a \
-                    network that you trust, or a local proxy such as stunnel"
-            .into());
-    }
-    if config.get_application_name().is_none() {
-        config.application_name("ferrule");
-    }
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(timeout);
-    }
-    if config.get_tcp_user_timeout().is_none() {
-        config.tcp_user_timeout(timeout);
-    }
-    // An idle connection through a firewall that forgot it, or to a machine that is gone, is noticed within half a minute.
-    config.keepalives_idle(Duration::from_secs(15));
-    if config.get_keepalives_interval().is_none() {
-        config.keepalives_interval(Duration::from_secs(5));
-    }
-    if config.get_keepalives_retries().is_none() {
-        config.keepalives_retries(3);
-    }
-    // After a failover the old primary may come back as a standby, which takes connections but no rows.
-    let several = config.get_hosts().len().max(config.get_hostaddrs().len()) > 1;
-    if several && config.get_target_session_attrs() == TargetSessionAttrs::Any {
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-    }
-    Ok(config)
-}
-
-/// The server for people: hosts and database, no password.
-fn shown(config: &Config) -> String {
-    let hosts = config.get_hosts().iter().enumerate().map(|(i, host)| {
-        let ports = config.get_ports();
-        let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
-        match host {
-            Host::Tcp(name) => format!("{name}:{port}"),
-            Host::Unix(path) => format!("{}:{port}", path.display()),
-        }
-    });
-    let hosts: Vec<String> = hosts.chain(config.get_hostaddrs().iter().map(ToString::to_string)).collect();
-    format!("PostgreSQL at {}, database {}", hosts.join(","), config.get_dbname().unwrap_or("(default)"))
 }
 
 #[cfg(test)]
@@ -187,12 +134,5 @@ mod tests {
             }
         }
         assert_eq!(check(&[("url", "host=h"), ("columns", "x"), ("timeout", "0")]).unwrap_err().len(), 2);
-    }
-
-    #[test]
-    fn the_server_is_shown_without_its_password() {
-        let config = config("postgres://u:hunter2@a,b:1/d", Duration::from_secs(1)).unwrap();
-        assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
-        assert_eq!(shown(&config), "PostgreSQL at a:5432,b:1, database d");
     }
 }

@@ -1,7 +1,8 @@
 //! One connection to the server, and the calls that the SQL engine makes on it.
 
-use crate::fault::{chain, fault};
+use crate::fault::fault;
 use crate::statement::{Parameters, sql};
+use ferrule_postgres::chain;
 use ferrule_sinks::sql::{Column, Fault, Insert, Kind, Layout, Settings, Table, engine};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -47,7 +48,7 @@ impl Drop for Connected {
 
 impl Server {
     pub(crate) fn new(config: Config, settings: Settings, timeout: Duration) -> Self {
-        Self { shown: crate::shown(&config), config, settings, timeout, connected: None }
+        Self { shown: ferrule_postgres::shown(&config), config, settings, timeout, connected: None }
     }
 
     /// A call's result in time. Takes the server apart so that the call may borrow the client meanwhile.
@@ -283,7 +284,8 @@ mod tests {
         postgres.execute("CREATE TABLE t (n int); ALTER DATABASE postgres SET synchronous_commit = off");
         let settings = Settings { table: None, columns: None, dedupe_for: Duration::ZERO, batch_rows: 1 };
         let timeout = Duration::from_secs(30);
-        let mut server = Server::new(crate::config(&postgres.url(), timeout).unwrap(), settings, timeout);
+        let mut server =
+            Server::new(ferrule_postgres::config(&postgres.url(), timeout).unwrap(), settings, timeout);
         server.connect().await.unwrap();
         let safe = server.client().unwrap().query_one("SHOW synchronous_commit", &[]).await.unwrap();
         assert_eq!(safe.get::<_, &str>(0), "on");

@@ -50,8 +50,7 @@ const UNPACKED_MAX: usize = BYTES + ROW_BYTES_MAX + LENGTHS_MAX;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 
-/// A row that is to be stored.
-pub(crate) type Row = (u64, Bytes, Body);
+pub(crate) use ferrule_store_writer::net::Row;
 
 /// Compresses and decompresses; keeps what it needs for that.
 pub(crate) struct Packer {

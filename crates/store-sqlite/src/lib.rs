@@ -47,7 +47,7 @@
 //!   read or a fold, while running; then at most once an hour.
 //!
 //! # Operation
-//! [`open`] makes a [`Writer`]; [`Writer::handle`] one [`SqliteStore`] a shard. When the disk is full the *ballast* file is
+//! [`open`] makes a [`Writer`]; [`Writer::handle`] one [`Handle`] a shard. When the disk is full the *ballast* file is
 //! given up, whose room lets removals through; below `reserve_bytes` [`low_on_space`](ferrule_store::Store::low_on_space) asks for admission to
 //! stop earlier. Idle time is used to take the ballast back and to return free pages to the file system.
 
@@ -59,7 +59,6 @@ mod error;
 mod fold;
 mod journal;
 mod look;
-mod net;
 mod read;
 mod salvage;
 mod schema;
@@ -69,10 +68,13 @@ mod wal;
 mod writer;
 
 pub use error::OpenError;
+pub use ferrule_store_writer::{Handle, ShutdownError, State, Writing};
 pub use look::{Cursor, Item, Key, Look, Page};
 pub use salvage::Damage;
 pub use schema::VERSION as SCHEMA_VERSION;
-pub use writer::{Opened, ShutdownError, SqliteStore, State, Status, Writer, open};
+pub use writer::{Opened, Status, Writer, open};
+
+use ferrule_store_writer::net;
 
 use std::path::{Path, PathBuf};
 

@@ -7,13 +7,13 @@ use crate::net::Net;
 use crate::salvage::{self, Damage};
 use crate::space::{Ballast, free_bytes};
 use crate::{FILE, Options};
-use ferrule_store::{JointPart, Op, QueueId, Restored, Store, StoreEvent, Ticket};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use ferrule_store::{Restored, StoreEvent};
+use ferrule_store_writer::{Back, Figures, Front, Handle, Notify, ShutdownError, State, Waited, Writing};
+use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -45,18 +45,6 @@ pub struct Opened {
     pub damage: Option<Damage>,
 }
 
-/// How the writer is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum State {
-    /// Commits work.
-    #[default]
-    Running,
-    /// The medium refuses; the message is for people.
-    Failing(String),
-    /// Shut down, or ended by a bug: nothing is stored any more.
-    Stopped,
-}
-
 /// A snapshot of the writer's figures; counts are of this process life.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
@@ -70,7 +58,7 @@ pub struct Status {
     pub batches: u64,
     /// Ops committed.
     pub ops: u64,
-    /// Bytes of ops committed, as [`Op::size`] counts them.
+    /// Bytes of ops committed, as [`ferrule_store::Op::size`] counts them.
     pub bytes: u64,
     /// Rows read.
     pub rows_read: u64,
@@ -92,78 +80,20 @@ pub struct Status {
     pub damage: Option<Damage>,
 }
 
-/// The writer could not store everything before it ended.
-#[derive(Debug, thiserror::Error)]
-#[error("{batches} batches were not stored when ferrule stopped: {message}")]
-pub struct ShutdownError {
-    /// Batches whose tickets never resolved.
-    pub batches: usize,
-    /// For people.
-    pub message: String,
-}
-
-/// How long a part of a joint commit waits for its other part, which comes a turn of two shards later; past it, it is committed
-/// alone.
-const JOINT_MAX: Duration = Duration::from_secs(1);
-
-type Notify = Box<dyn Fn(StoreEvent) + Send>;
-
-enum Command {
-    Attach { handle: u32, notify: Notify },
-    Detach { handle: u32 },
-    Batch(Batch),
-    Read(Read),
-    Look(Looking),
-    Shutdown { reply: Sender<Result<(), ShutdownError>> },
-}
-
-struct Batch {
-    handle: u32,
-    ticket: Ticket,
-    ops: Vec<Op>,
-    bytes: usize,
-    parts: Vec<JointPart>,
-    /// Of those with parts alone.
-    came: Option<Instant>,
-}
-
-struct Read {
-    handle: u32,
-    queue: QueueId,
-    from: u64,
-    max_rows: u32,
-    max_bytes: u32,
-}
-
 /// Somebody looks through the store.
 struct Looking {
     after: Option<Cursor>,
     reply: Sender<Result<Page, String>>,
 }
 
-/// What handles and thread share.
+/// What the writer's owner and its thread share beside the line.
 #[derive(Debug)]
 struct Shared {
-    /// The ticket is drawn and the batch sent under one lock: tickets ascend in the order of the channel.
-    line: Mutex<Line>,
-    pending_bytes: AtomicUsize,
-    low_on_space: AtomicBool,
+    front: Arc<Front>,
     status: Mutex<Status>,
 }
 
-#[derive(Debug)]
-struct Line {
-    last_ticket: u64,
-    last_handle: u32,
-    commands: Sender<Command>,
-}
-
 impl Shared {
-    fn line(&self) -> MutexGuard<'_, Line> {
-        // Nothing under the lock can panic half way.
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -173,6 +103,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
+    looks: Sender<Looking>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -201,30 +132,25 @@ pub fn open(folder: &Path, options: Options) -> Result<Opened, OpenError> {
     if let Err(e) = ballast.take(options.reserve_bytes) {
         warn!("no ballast in {}: {e}", folder.display());
     }
-    let (commands, received) = channel();
+    let (front, back) = Front::new();
+    let (looks, looking) = channel();
     let shared = Arc::new(Shared {
-        line: Mutex::new(Line { last_ticket: 0, last_handle: 0, commands }),
-        pending_bytes: AtomicUsize::new(0),
-        low_on_space: AtomicBool::new(false),
+        front,
         status: Mutex::new(Status { damage: damage.clone(), ..Status::default() }),
     });
     let mut worker = Worker {
         folder: folder.to_owned(),
         options,
-        received,
+        back,
+        looking,
         shared: shared.clone(),
         db: Ok(db),
         ballast,
-        handles: BTreeMap::new(),
-        batches: Vec::new(),
-        reads: VecDeque::new(),
         looks: VecDeque::new(),
-        failing: None,
         damaged: None,
         unreadable: 0,
         last_salvage: None,
         last_space: None,
-        stopping: None,
     };
     worker.look_at_space();
     worker.note_sizes();
@@ -232,7 +158,7 @@ pub fn open(folder: &Path, options: Options) -> Result<Opened, OpenError> {
         .name("ferrule-store".into())
         .spawn(move || worker.run())
         .map_err(|e| fail(e.into()))?;
-    Ok(Opened { writer: Writer { shared, thread: Some(thread) }, restored, damage })
+    Ok(Opened { writer: Writer { shared, looks, thread: Some(thread) }, restored, damage })
 }
 
 /// Writes a file's bytes over themselves, and syncs it.
@@ -275,13 +201,8 @@ impl Writer {
     /// A handle for one shard. `notify` is called on the writer's thread, between commits: it must not block and must
     /// not call into this crate; push to the shard's inbox and wake it.
     #[must_use]
-    pub fn handle(&self, notify: Box<dyn Fn(StoreEvent) + Send>) -> SqliteStore {
-        let mut line = self.shared.line();
-        line.last_handle += 1;
-        let handle = line.last_handle;
-        // A send fails only when the thread has ended; then nothing resolves, as after `shutdown`.
-        let _ = line.commands.send(Command::Attach { handle, notify });
-        SqliteStore { handle, shared: self.shared.clone() }
+    pub fn handle(&self, notify: Notify) -> Handle {
+        self.shared.front.handle(notify)
     }
 
     /// The figures as of the last commit.
@@ -294,7 +215,8 @@ impl Writer {
     #[must_use]
     pub fn look(&self, after: Option<Cursor>) -> Receiver<Result<Page, String>> {
         let (reply, answer) = channel();
-        let _ = self.shared.line().commands.send(Command::Look(Looking { after, reply }));
+        let _ = self.looks.send(Looking { after, reply });
+        self.shared.front.wake();
         answer
     }
 
@@ -305,19 +227,23 @@ impl Writer {
     pub fn shutdown(mut self) -> Result<(), ShutdownError> {
         self.stop()
     }
+}
+
+impl Writing for Writer {
+    fn handle(&self, notify: Notify) -> Handle {
+        self.shared.front.handle(notify)
+    }
+
+    fn figures(&self) -> Figures {
+        let Status { state, commits, batches, ops, last_commit, .. } = self.status();
+        Figures { state, commits, batches, ops, last_commit }
+    }
 
     fn stop(&mut self) -> Result<(), ShutdownError> {
         let Some(thread) = self.thread.take() else { return Ok(()) };
-        let (reply, answer) = channel();
-        let _ = self.shared.line().commands.send(Command::Shutdown { reply });
-        let result = answer.recv();
+        let result = self.shared.front.shutdown().recv();
         let joined = thread.join();
-        result.ok().filter(|_| joined.is_ok()).unwrap_or_else(|| {
-            Err(ShutdownError {
-                batches: 0,
-                message: "the writer's thread has panicked: this is a bug".into(),
-            })
-        })
+        result.ok().filter(|_| joined.is_ok()).unwrap_or_else(|| Err(ShutdownError::panicked()))
     }
 }
 
@@ -329,82 +255,24 @@ impl Drop for Writer {
     }
 }
 
-/// One shard's handle to the writer.
-#[derive(Debug)]
-pub struct SqliteStore {
-    handle: u32,
-    shared: Arc<Shared>,
-}
-
-impl Store for SqliteStore {
-    fn low_on_space(&self) -> bool {
-        self.shared.low_on_space.load(Ordering::Relaxed)
-    }
-
-    fn submit(&mut self, ops: Vec<Op>) -> Ticket {
-        self.submit_joint(ops, Vec::new())
-    }
-
-    fn submit_joint(&mut self, ops: Vec<Op>, parts: Vec<JointPart>) -> Ticket {
-        let bytes = ops.iter().map(Op::size).sum();
-        let came = (!parts.is_empty()).then(Instant::now);
-        self.shared.pending_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let mut line = self.shared.line();
-        line.last_ticket += 1;
-        let ticket = Ticket(line.last_ticket);
-        let _ = line.commands.send(Command::Batch(Batch {
-            handle: self.handle,
-            ticket,
-            ops,
-            bytes,
-            parts,
-            came,
-        }));
-        ticket
-    }
-
-    fn read(&mut self, queue: QueueId, from: u64, max_rows: u32, max_bytes: u32) {
-        let read = Read { handle: self.handle, queue, from, max_rows, max_bytes };
-        let _ = self.shared.line().commands.send(Command::Read(read));
-    }
-
-    /// Of all handles together: what bounds the writer's memory.
-    fn pending_bytes(&self) -> usize {
-        self.shared.pending_bytes.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for SqliteStore {
-    fn drop(&mut self) {
-        let _ = self.shared.line().commands.send(Command::Detach { handle: self.handle });
-    }
-}
-
 // === the thread ===
 
 struct Worker {
     folder: PathBuf,
     options: Options,
-    received: Receiver<Command>,
+    back: Back,
+    looking: Receiver<Looking>,
     shared: Arc<Shared>,
     /// The open file, or after a failure what its journal held.
     db: Result<Db, Net>,
     ballast: Ballast,
-    handles: BTreeMap<u32, Notify>,
-    /// Submitted and not committed: bounded by the shards' back-pressure, which looks at `pending_bytes`.
-    batches: Vec<Batch>,
-    /// Asked and not answered: bounded by the shards, which have one read of a queue under way.
-    reads: VecDeque<Read>,
-    /// The same of whoever looks through it: bounded by the connections of the control socket.
+    /// Asked by whoever looks through it and not answered: bounded by the connections of the control socket.
     looks: VecDeque<Looking>,
-    /// The message that was told last, while failing.
-    failing: Option<String>,
     /// Salvage at the next reopening, and why.
     damaged: Option<String>,
     unreadable: u32,
     last_salvage: Option<Instant>,
     last_space: Option<Instant>,
-    stopping: Option<Sender<Result<(), ShutdownError>>>,
 }
 
 /// Says `Stopped` however the thread ends.
@@ -427,26 +295,21 @@ impl Worker {
         let mut idle = IDLE_BUSY;
         let mut back_off = BACK_OFF_FIRST;
         loop {
-            if self.whole() == 0 && self.reads.is_empty() && self.looks.is_empty() && self.stopping.is_none()
-            {
-                // A part that waits for its other must not be forgotten.
-                let wait = if self.batches.is_empty() { idle } else { JOINT_MAX };
-                match self.received.recv_timeout(wait) {
-                    Ok(command) => {
-                        self.take(command);
-                        idle = IDLE_BUSY;
-                    }
-                    Err(RecvTimeoutError::Timeout) => match self.keep_house() {
+            self.looks.extend(self.looking.try_iter());
+            let nothing = self.back.whole() == 0 && self.back.reads.is_empty() && self.looks.is_empty();
+            if nothing && !self.back.is_stopping() {
+                match self.back.wait(idle) {
+                    Waited::Came => idle = IDLE_BUSY,
+                    Waited::Idle => match self.keep_house() {
                         Ok(more) => idle = if more { IDLE_BUSY } else { IDLE_REST },
                         Err(e) => self.fail(e),
                     },
-                    Err(RecvTimeoutError::Disconnected) => return,
+                    Waited::Ended => return,
                 }
             }
             // Everything that came meanwhile goes into this commit.
-            while let Ok(command) = self.received.try_recv() {
-                self.take(command);
-            }
+            self.back.take_all();
+            self.looks.extend(self.looking.try_iter());
             let result = match &self.db {
                 Ok(_) => self.turn(),
                 Err(_) => self.reopen().and_then(|()| self.turn()),
@@ -459,45 +322,17 @@ impl Worker {
                         let _ = looking.reply.send(Err(e.to_string()));
                     }
                     self.fail(e);
-                    if self.stopping.is_none() {
-                        self.pause(back_off);
+                    if !self.back.is_stopping() {
+                        self.back.pause(back_off);
                         back_off = (back_off * 2).min(BACK_OFF_LAST);
                         continue;
                     }
                 }
             }
-            if self.stopping.is_some()
-                && (self.db.is_err() || (self.batches.is_empty() && self.reads.is_empty()))
+            if self.back.is_stopping()
+                && (self.db.is_err() || (self.back.batches.is_empty() && self.back.reads.is_empty()))
             {
                 return self.stop();
-            }
-        }
-    }
-
-    fn take(&mut self, command: Command) {
-        match command {
-            Command::Attach { handle, notify } => {
-                if let Some(message) = &self.failing {
-                    notify(StoreEvent::Failing { message: message.clone() });
-                }
-                self.handles.insert(handle, notify);
-            }
-            Command::Detach { handle } => {
-                self.handles.remove(&handle);
-            }
-            Command::Batch(batch) => self.batches.push(batch),
-            Command::Read(read) => self.reads.push_back(read),
-            Command::Look(looking) => self.looks.push_back(looking),
-            Command::Shutdown { reply } => self.stopping = Some(reply),
-        }
-    }
-
-    fn pause(&mut self, pause: Duration) {
-        let until = Instant::now() + pause;
-        while self.stopping.is_none() {
-            match self.received.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(command) => self.take(command),
-                Err(_) => return,
             }
         }
     }
@@ -507,12 +342,12 @@ impl Worker {
         if self.db.is_err() {
             return Ok(());
         }
-        let mending = self.failing.is_some();
-        let whole = self.whole();
+        let mending = self.back.failing().is_some();
+        let whole = self.back.whole();
         let Ok(db) = &mut self.db else { return Ok(()) };
         if whole > 0 || mending {
             let started = Instant::now();
-            let ops = self.batches[..whole].iter().flat_map(|batch| &batch.ops);
+            let ops = self.back.batches[..whole].iter().flat_map(|batch| &batch.ops);
             let mut done = None;
             // A barrier alone needs no commit: all before it is on stable storage. After a failure even nothing is
             // committed, to see whether it can be.
@@ -531,48 +366,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Brings the batches that can be committed now to the front, and counts them. All can, but parts of joint commits whose
-    /// other part is not there yet, and what was submitted behind them on the same handle.
-    fn whole(&mut self) -> usize {
-        if self.stopping.is_some() || self.batches.iter().all(|batch| batch.parts.is_empty()) {
-            return self.batches.len();
-        }
-        // From which of its batches on a handle waits.
-        let mut waits = BTreeMap::<u32, Ticket>::new();
-        loop {
-            let ready = |b: &Batch| waits.get(&b.handle).is_none_or(|from| b.ticket < *from);
-            let (mut opened, mut closed) = (BTreeSet::new(), BTreeSet::new());
-            for part in self.batches.iter().filter(|b| ready(b)).flat_map(|b| &b.parts) {
-                match part {
-                    JointPart::Opens(joint) => opened.insert(*joint),
-                    JointPart::Closes(joint) => closed.insert(*joint),
-                };
-            }
-            let other = |part: &JointPart| match part {
-                JointPart::Opens(joint) => closed.contains(joint),
-                JointPart::Closes(joint) => opened.contains(joint),
-            };
-            // Its other part will not come any more: the worst is that a power cut now makes a message twice.
-            let given_up = |b: &Batch| b.came.is_some_and(|came| came.elapsed() >= JOINT_MAX);
-            let half = self.batches.iter().find(|b| ready(b) && !given_up(b) && !b.parts.iter().all(other));
-            let Some(half) = half else { break };
-            let (handle, ticket) = (half.handle, half.ticket);
-            waits.insert(handle, ticket);
-        }
-        // A stable sort: each handle's batches stay in order.
-        self.batches.sort_by_key(|b| waits.get(&b.handle).is_some_and(|from| b.ticket >= *from));
-        self.batches.iter().filter(|b| waits.get(&b.handle).is_none_or(|from| b.ticket < *from)).count()
-    }
-
     fn committed(&mut self, whole: usize, folded: Option<bool>, took: Duration) {
-        let batches: Vec<Batch> = self.batches.drain(..whole).collect();
-        let bytes: usize = batches.iter().map(|batch| batch.bytes).sum();
-        self.shared.pending_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        if self.failing.take().is_some() {
-            info!("the store in {} works again", self.folder.display());
-            self.handles.values().for_each(|notify| notify(StoreEvent::Recovered));
-        }
+        // Before who waits is told: it may look at once.
         {
+            let batches = &self.back.batches[..whole];
             let mut status = self.shared.status();
             status.state = State::Running;
             if let Some(folded) = folded {
@@ -582,30 +379,25 @@ impl Worker {
             }
             status.batches += batches.len() as u64;
             status.ops += batches.iter().map(|batch| batch.ops.len() as u64).sum::<u64>();
-            status.bytes += bytes as u64;
+            status.bytes += batches.iter().map(|batch| batch.bytes as u64).sum::<u64>();
         }
         if folded == Some(true) {
             self.note_sizes();
         }
-        // Of each handle the last.
-        let told: BTreeMap<u32, Ticket> = batches.iter().map(|b| (b.handle, b.ticket)).collect();
-        for (handle, ticket) in told {
-            if let Some(notify) = self.handles.get(&handle) {
-                notify(StoreEvent::Committed { ticket, took });
-            }
+        let (_, recovered) = self.back.committed(whole, took);
+        if recovered {
+            info!("the store in {} works again", self.folder.display());
         }
     }
 
     /// Answers the oldest read; those behind it wait until the next commit is done.
     fn read_one(&mut self) -> Result<(), DbError> {
-        let (Ok(db), Some(read)) = (&self.db, self.reads.front()) else { return Ok(()) };
+        let (Ok(db), Some(read)) = (&self.db, self.back.reads.front().copied()) else { return Ok(()) };
         let rows = db.read(read.queue, read.from, read.max_rows, read.max_bytes)?;
         self.unreadable = 0;
         self.shared.status().rows_read += rows.len() as u64;
-        if let Some(notify) = self.handles.get(&read.handle) {
-            notify(StoreEvent::Rows { queue: read.queue, rows });
-        }
-        self.reads.pop_front();
+        self.back.tell(read.handle, StoreEvent::Rows { queue: read.queue, rows });
+        self.back.reads.pop_front();
         Ok(())
     }
 
@@ -642,18 +434,13 @@ impl Worker {
             _ => {}
         }
         let message = e.describe(&self.folder);
-        let mut status = self.shared.status();
-        status.failures += 1;
-        if self.failing.as_ref() == Some(&message) {
+        self.shared.status().failures += 1;
+        if self.back.failing() == Some(&message) {
             return;
         }
         error!("{message}");
-        status.state = State::Failing(message.clone());
-        drop(status);
-        for notify in self.handles.values() {
-            notify(StoreEvent::Failing { message: message.clone() });
-        }
-        self.failing = Some(message);
+        self.shared.status().state = State::Failing(message.clone());
+        self.back.fail(&message);
     }
 
     /// Opens the file anew. The WAL is written again and synced, then copied, before anything else: what the kernel may have
@@ -695,14 +482,14 @@ impl Worker {
         let more = db.vacuum_some()?;
         db.checkpoint_if_due(self.options.wal_bytes)?;
         self.note_sizes();
-        Ok(more || self.shared.low_on_space.load(Ordering::Relaxed))
+        Ok(more || self.shared.front.is_low_on_space())
     }
 
     fn look_at_space(&mut self) {
         self.last_space = Some(Instant::now());
         let free = free_bytes(&self.folder);
         let low = free.is_some_and(|free| free < self.options.reserve_bytes);
-        if low != self.shared.low_on_space.swap(low, Ordering::Relaxed) {
+        if low != self.shared.front.set_low_on_space(low) {
             if low {
                 warn!(
                     "less than {} MiB free for {}: nothing new is admitted that has to be stored; free some",
@@ -726,12 +513,12 @@ impl Worker {
     }
 
     fn stop(mut self) {
-        let Some(reply) = self.stopping.take() else { return };
+        let Some(reply) = self.back.take_stopping() else { return };
         let result = match self.db {
             Ok(db) => db.close().map_err(|e| ShutdownError { batches: 0, message: e.describe(&self.folder) }),
             Err(_) => Err(ShutdownError {
-                batches: self.batches.len(),
-                message: self.failing.clone().unwrap_or_default(),
+                batches: self.back.batches.len(),
+                message: self.back.failing().unwrap_or_default().to_owned(),
             }),
         };
         // Only after the file is closed: whoever waits may open it again at once.

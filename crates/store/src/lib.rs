@@ -108,6 +108,12 @@ pub enum StoreEvent {
     },
     /// Commits work again.
     Recovered,
+    /// Ops of this handle that were not written, since another node has taken their session: of a store that several nodes
+    /// share. Told before the ticket of their batch resolves.
+    Fenced {
+        /// In the order in which they were submitted.
+        ops: Vec<Op>,
+    },
 }
 
 /// One row of a queue as it was appended.

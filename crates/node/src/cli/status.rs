@@ -58,16 +58,11 @@ fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
         }
     }
     if let Some(store) = &s.store {
-        writeln!(
-            out,
-            "store        {}: {}, {} used, {} free, {} commits of {}",
-            store.path,
-            store.state,
-            bytes(store.bytes),
-            bytes(store.free_bytes),
-            store.commits,
-            micros(store.commit_us)
-        )?;
+        write!(out, "store        {}: {}, ", store.path, store.state)?;
+        if store.backend != "postgres" {
+            write!(out, "{} used, {} free, ", bytes(store.bytes), bytes(store.free_bytes))?;
+        }
+        writeln!(out, "{} commits of {}", store.commits, micros(store.commit_us))?;
         if let Some(error) = &store.last_error {
             writeln!(out, "             last error: {error}")?;
         }

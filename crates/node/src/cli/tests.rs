@@ -7,6 +7,7 @@ pub(super) fn flavor() -> Flavor {
         version: "1.2.3",
         about: "A broker",
         connectors: || vec![std::sync::Arc::new(ferrule_sinks::Sqlite)],
+        store: None,
         run: Run::Edge(|_, _| Ok(())),
     }
 }

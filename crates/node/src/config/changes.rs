@@ -31,6 +31,7 @@ pub const FIELDS: &[(&str, Takes, &[&str])] = {
         ("edge", AtOnce, &["rules", "memory_max", "sys_interval", "log"]),
         ("node", Restart, &["id", "data_dir", "workers", "worker_delay"]),
         ("node", AtOnce, &["rules", "memory_max", "sys_interval", "log"]),
+        ("store", Restart, &["backend", "url", "password_file", "schema", "timeout"]),
         ("listener", Restart, &["bind", "unix_mode"]),
         (
             "listener",
@@ -214,6 +215,10 @@ impl Changes {
                 changes.taken.push(format!("[[{list}]]"));
             }
         }
+        // Its URL is not shown, and what is in its file of a password neither.
+        if old.store != new.store && !changes.restart.iter().any(|told| told.starts_with("store.")) {
+            changes.restart.push("[store] needs a restart; until then it is as it was".into());
+        }
         changes.uplink(old_uplink.as_ref(), uplink.as_ref());
         settings.extend(
             new.settings.iter().filter(|s| is_listed(&s.path) && !is_of("listener", &s.path)).cloned(),
@@ -222,7 +227,7 @@ impl Changes {
         node.id.clone_from(&old.node.id);
         node.data_dir.clone_from(&old.node.data_dir);
         (node.workers, node.worker_delay) = (old.node.workers, old.node.worker_delay);
-        let broker = BrokerConfig { node, listeners, settings, ..new };
+        let broker = BrokerConfig { node, store: old.store.clone(), listeners, settings, ..new };
         (Whole { broker, uplink }, changes)
     }
 

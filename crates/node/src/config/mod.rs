@@ -70,11 +70,38 @@ pub struct CloudConfig {
     pub broker: BrokerConfig,
 }
 
+/// Where the store is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum StoreConfig {
+    /// In a file of the data folder.
+    #[default]
+    Sqlite,
+    /// In PostgreSQL.
+    Postgres(PostgresConfig),
+}
+
+/// `[store]` with `backend = "postgres"`. What is in it is read by who opens it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PostgresConfig {
+    /// The server and the database.
+    pub url: Secret,
+    /// From `password_file`.
+    pub password: Option<Secret>,
+    /// The schema that holds the tables.
+    pub schema: String,
+    /// How long the server may take for a statement.
+    pub timeout: Duration,
+    /// The node's name there: its `id`.
+    pub node: String,
+}
+
 /// What both binaries have.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BrokerConfig {
     /// `[edge]` or `[node]`.
     pub node: NodeConfig,
+    /// `[store]`; an edge's is SQLite.
+    pub store: StoreConfig,
     /// `[[listener]]`, at least one.
     pub listeners: Vec<ListenerConfig>,
     /// `[[user]]`, names unique.

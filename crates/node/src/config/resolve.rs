@@ -8,8 +8,8 @@ use super::listener::{self, ListenerConfig};
 use super::reader::{Hidden, Reader, Section, Size};
 use super::uplink::{read_downlinks, read_uplink};
 use super::{
-    AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, NodeConfig, OutboxConfig, Product,
-    UplinkConfig, User, UserRole, units,
+    AccessLists, Anonymous, BrokerConfig, Credential, DATA_DIR_DEFAULT, NodeConfig, OutboxConfig,
+    PostgresConfig, Product, StoreConfig, UplinkConfig, User, UserRole, units,
 };
 use crate::auth::{PasswordHash, Secret};
 use crate::scram::Verifier;
@@ -106,6 +106,11 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         Product::Cloud => "node",
     };
     let node = read_node(product, root.section(r, head), data_dir, r);
+    let (mut warnings, mut notes) = (Vec::new(), Vec::new());
+    let store = match product {
+        Product::Edge => StoreConfig::Sqlite,
+        Product::Cloud => read_store(root.section(r, "store"), node.id.as_deref(), &mut warnings, r),
+    };
     // What a listener does not say itself is as `[mqtt]` says; settings are shown in the order of the file.
     let before = r.settings.len();
     let mqtt = read_mqtt(product, root.section(r, "mqtt"), r);
@@ -142,7 +147,6 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     let packets = listeners.iter().map(|listener| listener.clients.packet_bytes);
     let largest = packets.max().unwrap_or(mqtt.clients.packet_bytes);
     let outbox = read_outbox(product, root.section(r, "outbox"), largest, r);
-    let (mut warnings, mut notes) = (Vec::new(), Vec::new());
     let uplink = match product {
         Product::Edge => {
             let uplink = read_uplink(root.section(r, "uplink"), r, &mut warnings, &mut notes);
@@ -168,6 +172,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
             ("uplink", "only ferrule-edge has an uplink"),
             ("downlink", "only ferrule-edge has an uplink, and what comes down it"),
             ("downlinks", "write [[downlink]] for each"),
+            ("store", "an edge's store is a file in its data folder"),
             ("sink", "sinks are declared in the rules file: CREATE SINK"),
             ("cluster", "clustering is not there yet"),
             ("listeners", "write [[listener]] for each"),
@@ -178,6 +183,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     );
     let broker = BrokerConfig {
         node,
+        store,
         listeners,
         users,
         anonymous: anonymous_access,
@@ -226,6 +232,53 @@ fn read_node(
     }
     s.end(r, &[]);
     NodeConfig { id, data_dir, rules, workers, worker_delay, memory_max, sys_interval, log }
+}
+
+/// `[store]`.
+fn read_store(
+    mut s: Section<'_>,
+    id: Option<&str>,
+    warnings: &mut Vec<String>,
+    r: &mut Reader<'_>,
+) -> StoreConfig {
+    let is_postgres = s.word(r, "backend", &[("sqlite", false), ("postgres", true)], false);
+    let url: Option<Hidden> = s.get(r, "url");
+    let file: Option<PathBuf> = s.get(r, "password_file");
+    let schema = s.or(r, "schema", "ferrule".to_owned());
+    let timeout = s.or(r, "timeout", Duration::from_secs(10));
+    let place = s.place_of("password_file").clone();
+    if is_postgres && url.is_none() && !s.has("url") {
+        let help = "`url = \"postgres://user@host:5432/database\"`, and the password in a `password_file`";
+        s.fail(r, "backend", "a store in PostgreSQL needs `url`", Some(help));
+    }
+    if is_postgres && id.is_none() {
+        let help = "`id = \"cloud-1\"` in [node]: its own alone, and the same after each start";
+        s.fail(
+            r,
+            "backend",
+            "a store in PostgreSQL needs the node's `id`: its data is kept under that name",
+            Some(help),
+        );
+    }
+    if !is_postgres {
+        let given: Vec<_> = ["url", "password_file"].into_iter().filter(|key| s.has(key)).collect();
+        if !given.is_empty() {
+            let given = given.join("`, `");
+            warnings.push(format!("[store] `{given}` is not used: `backend` is \"sqlite\""));
+        }
+        s.end(r, &[]);
+        return StoreConfig::Sqlite;
+    }
+    s.end(r, &[]);
+    let password = file.and_then(|file| read_password_file(&file, &place, r)).map(Secret::new);
+    let url = Secret::new(url.map_or_else(String::new, |url| url.0));
+    StoreConfig::Postgres(PostgresConfig {
+        url,
+        password,
+        schema,
+        timeout,
+        node: id.unwrap_or_default().to_owned(),
+    })
 }
 
 /// What is wrong with an edge's or a node's id. It becomes part of client ids, topics and keys.

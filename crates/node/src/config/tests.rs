@@ -34,6 +34,41 @@ fn refused(text: &str, messages: &[&str]) {
     assert_eq!(found, messages, "{text}");
 }
 
+// === store ===
+
+#[test]
+fn a_store_is_a_file_or_a_server() {
+    let store = |text: &str| {
+        let text = format!("[node]\nid = \"a\"\n[store]\n{text}\n{LISTENER}");
+        cloud(&text).map(|config| (config.broker.store, config.broker.warnings))
+    };
+    assert_eq!(store("").unwrap(), (StoreConfig::Sqlite, vec![]));
+    let (config, warnings) = store("url = \"host=h\"\npassword_file = \"x\"").unwrap();
+    assert_eq!(config, StoreConfig::Sqlite);
+    assert_eq!(warnings, ["[store] `url`, `password_file` is not used: `backend` is \"sqlite\""]);
+    let (config, _) = store("backend = \"postgres\"\nurl = \"host=h\"\ntimeout = \"3s\"").unwrap();
+    let wanted = PostgresConfig {
+        url: Secret::new("host=h".into()),
+        password: None,
+        schema: "ferrule".into(),
+        timeout: Duration::from_secs(3),
+        node: "a".into(),
+    };
+    assert_eq!(config, StoreConfig::Postgres(wanted));
+    let mistakes = |text: &str| -> Vec<String> {
+        let errors = cloud(&format!("[store]\n{text}\n{LISTENER}")).unwrap_err().errors;
+        errors.into_iter().map(|e| e.message).collect()
+    };
+    assert_eq!(
+        mistakes("backend = \"postgres\""),
+        [
+            "a store in PostgreSQL needs `url`",
+            "a store in PostgreSQL needs the node's `id`: its data is kept under that name"
+        ]
+    );
+    refused("[store]\nbackend = \"sqlite\"", &["unknown section `store`"]);
+}
+
 // === rendering ===
 
 #[test]

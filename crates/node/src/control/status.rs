@@ -298,7 +298,9 @@ impl RuleStatus {
 pub struct StoreStatus {
     /// `"ok"`, or what is wrong.
     pub state: String,
-    /// The file.
+    /// `"sqlite"` or `"postgres"`; sizes and free space are SQLite's alone.
+    pub backend: String,
+    /// The file, or the server.
     pub path: String,
     /// Its size.
     pub bytes: u64,

@@ -9,7 +9,7 @@ use ferrule_net::{Clock, Links, Listener, Worker};
 use ferrule_outbox::Policy;
 use ferrule_sinks::{Connector, ConnectorSchema, Declared, OptionKind, OptionSchema, Target};
 use ferrule_store::{Boot, QueueId};
-use ferrule_store_sqlite::{Options as StoreOptions, SqliteStore, Writer};
+use ferrule_store_sqlite::{Handle, Options as StoreOptions, Writer};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -86,7 +86,7 @@ struct Fixture {
 impl Fixture {
     fn start(data_dir: &Path) -> Self {
         let opened = ferrule_store_sqlite::open(data_dir, StoreOptions::edge()).unwrap();
-        let (poll, inbox) = Worker::<Hub, SqliteStore, HubMessage>::poll().unwrap();
+        let (poll, inbox) = Worker::<Hub, Handle, HubMessage>::poll().unwrap();
         let clock = Clock::start();
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Arc::default()).unwrap();
         let address = listener.address().tcp().unwrap();

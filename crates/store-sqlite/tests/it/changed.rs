@@ -31,7 +31,7 @@ impl Writing {
     }
 
     fn bytes(&mut self, size: u64) -> Bytes {
-        (0..size).map(|_| self.rng.next() as u8).collect()
+        (0..size).map(|_| self.rng.draw() as u8).collect()
     }
 
     fn op(&mut self) -> Op {

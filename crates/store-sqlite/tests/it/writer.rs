@@ -1,56 +1,22 @@
 //! Group commit, barriers, handles, locks and formats.
 
 use crate::model::queues;
-use crate::support::{Client, append, open, small};
+use crate::support::{Client, append, on_a_folder, open, small};
 use bytes::Bytes;
-use ferrule_store::{
-    Body, BodyId, Joint, JointPart, MemoryStore, Op, QueueId, SessionId, Side, Store, StoreEvent, Ticket,
-};
-use ferrule_store_sqlite::{FILE, Item, Look, OpenError, SCHEMA_VERSION, State};
+use ferrule_store::{Body, BodyId, MemoryStore, Op, QueueId, SessionId, Side, Store};
+use ferrule_store_sqlite::{FILE, Item, Look, OpenError, SCHEMA_VERSION};
+use ferrule_store_writer::harness;
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc::channel;
 
 #[test]
 fn what_is_submitted_during_a_commit_is_the_next_commit() {
-    let folder = tempfile::tempdir().unwrap();
-    let (writer, _) = open(folder.path());
-    // The first notification holds the writer's thread until the gate opens.
-    let (entered, wait_entered) = channel();
-    let (gate, wait_gate) = channel::<()>();
-    let mut first = writer.handle(Box::new(move |event| {
-        if matches!(event, StoreEvent::Committed { .. }) {
-            let _ = entered.send(());
-            let _ = wait_gate.recv();
-        }
-    }));
-    let mut second = Client::new(&writer);
-    let queue = queues()[2];
-    first.submit(vec![append(queue, 0, 10)]);
-    wait_entered.recv().unwrap();
-    let mut last = Ticket(0);
-    for seq in 1..=500 {
-        last = second.submit(vec![append(queue, seq, 10)]);
-    }
-    assert!(second.store.pending_bytes() >= 500 * 10);
-    gate.send(()).unwrap();
-    second.wait(last);
-    let status = writer.status();
-    assert_eq!((status.commits, status.batches, status.ops), (2, 501, 501));
-    assert_eq!(status.state, State::Running);
-    assert_eq!(second.store.pending_bytes(), 0);
-    assert_eq!(second.rows(queue, 256, u32::MAX).len(), 501);
-    drop(gate);
-    writer.shutdown().unwrap();
+    on_a_folder(harness::what_is_submitted_during_a_commit_is_the_next_commit);
 }
 
 #[test]
 fn a_barrier_alone_costs_no_commit() {
-    let folder = tempfile::tempdir().unwrap();
-    let (writer, _) = open(folder.path());
-    let mut client = Client::new(&writer);
-    client.commit(vec![]);
-    assert_eq!(writer.status().commits, 0);
+    on_a_folder(harness::a_barrier_alone_costs_no_commit);
 }
 
 #[test]
@@ -70,59 +36,17 @@ fn what_comes_and_goes_never_reaches_a_table() {
 
 #[test]
 fn handles_are_told_of_their_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let (writer, _) = open(folder.path());
-    let (mut a, mut b) = (Client::new(&writer), Client::new(&writer));
-    let first = a.submit(vec![append(queues()[0], 1, 1)]);
-    a.wait(first);
-    let second = b.submit(vec![append(queues()[0], 2, 1)]);
-    assert!(second > first);
-    b.wait(second);
-    assert!(a.events.try_iter().next().is_none());
-    drop(a);
-    b.commit(vec![]);
-    writer.shutdown().unwrap();
-    // After the end nothing resolves, and nothing panics.
-    b.submit(vec![]);
-    assert!(b.events.try_iter().next().is_none());
+    on_a_folder(harness::handles_are_told_of_their_own);
 }
 
-/// Parts of a joint commit wait for each other, and what is behind them on their handle with them; others do not.
 #[test]
 fn joint_commits_are_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let (writer, _) = open(folder.path());
-    let (mut a, mut b) = (Client::new(&writer), Client::new(&writer));
-    let joint = |shard| Joint { shard, number: 7 };
-    let (opens, closes) =
-        (|shard| vec![JointPart::Opens(joint(shard))], |shard| vec![JointPart::Closes(joint(shard))]);
-    let queue = queues()[2];
+    on_a_folder(harness::joint_commits_are_one);
+}
 
-    a.store.submit_joint(vec![append(queue, 1, 10)], opens(0));
-    let behind = a.submit(vec![append(queue, 2, 10)]);
-    let other = b.submit(vec![append(queue, 3, 10)]);
-    b.wait(other);
-    assert_eq!(b.rows(queue, 256, u32::MAX).len(), 1, "what waits is not there");
-    let before = writer.status().commits;
-    let closing = b.store.submit_joint(vec![append(queue, 4, 10)], closes(0));
-    a.wait(behind);
-    b.wait(closing);
-    assert_eq!((writer.status().commits, b.rows(queue, 256, u32::MAX).len()), (before + 1, 4));
-
-    // Each closes what the other opened, behind an opening of its own: neither waits for ever.
-    a.store.submit_joint(vec![append(queue, 5, 10)], opens(0));
-    b.store.submit_joint(vec![append(queue, 6, 10)], opens(1));
-    let (last_a, last_b) = (a.store.submit_joint(vec![], closes(1)), b.store.submit_joint(vec![], closes(0)));
-    a.wait(last_a);
-    b.wait(last_b);
-
-    // Nobody closes it: it does not wait for ever either, nor when the writer ends.
-    let alone = a.store.submit_joint(vec![append(queue, 7, 10)], opens(2));
-    a.wait(alone);
-    a.store.submit_joint(vec![append(queue, 8, 10)], opens(3));
-    writer.shutdown().unwrap();
-    let (_, restored) = open(folder.path());
-    assert_eq!(restored.queues[0].rows, 8);
+#[test]
+fn large_groups_and_bodies_are_kept() {
+    on_a_folder(harness::large_groups_and_bodies_are_kept);
 }
 
 #[test]

@@ -59,7 +59,8 @@ fn each_setting_is_decided_on_once() {
 }
 
 /// Values of all forms: some setting takes each of them.
-const VALUES: [&str; 34] = [
+const VALUES: [&str; 35] = [
+    "postgres",
     "3GiB",
     "0",
     "2KiB",
@@ -106,6 +107,8 @@ fn what_the_table_says_is_what_becomes_of_a_change() {
         "user.password_file",
         "user.role",
         "user.edge",
+        // Not shown, so not seen to change either: as a whole, below.
+        "store.url",
         "uplink.preset",
         "uplink.shared_key_file",
         "uplink.batch",
@@ -284,4 +287,22 @@ fn the_table_of_the_documentation_is_that_of_the_source() {
         page == wanted || std::env::var_os("FERRULE_WRITE_REPORT").is_some(),
         "run `FERRULE_WRITE_REPORT=1 cargo test --release -p ferrule-node changes`"
     );
+}
+
+/// What is not shown is compared all the same.
+#[test]
+fn another_server_of_the_store_needs_a_restart() {
+    let dir = folder();
+    let store = |url: &str| {
+        format!(
+            "[node]\nid = \"a\"\n[store]\nbackend = \"postgres\"\nurl = \"{url}\"\npassword_file = \"user.pass\"\n{LISTENER}"
+        )
+    };
+    let read = |text: &str| whole(false, text, dir.path(), &Overrides::default()).unwrap();
+    let running = read(&store("host=one"));
+    let (now, changes) = Changes::between(&running, read(&store("host=two")));
+    assert_eq!(now.broker.store, running.broker.store);
+    assert_eq!(changes.restart, ["[store] needs a restart; until then it is as it was"]);
+    let (_, changes) = Changes::between(&running, read(&store("host=one")));
+    assert_eq!(changes, Changes::default());
 }

@@ -1,26 +1,37 @@
-//! The net effect of the ops that are in the journal and not in the tables yet.
+//! The net effect of ops that are not in the tables yet: those of a journal, or of a commit.
 //!
-//! A row that was appended and removed between two folds is in neither list and never reaches a table: for a
+//! A row that was appended and removed between two of its uses is in neither list and never reaches a table: for a
 //! queue that drains, nearly every row. What is left is applied in this order: sessions deleted, rows removed,
-//! rows appended, everything put or deleted by name. Bounded by the journal: each entry here has an op there.
+//! rows appended, everything put or deleted by name. Bounded by what it was made of: each entry here has an op there.
 
-use crate::block::Row;
 use bytes::Bytes;
-use ferrule_store::{Op, QueueId, SessionId, Side};
+use ferrule_store::{Body, Op, QueueId, SessionId, Side};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A row of a queue: its number, its head, its body.
+pub type Row = (u64, Bytes, Body);
 
 /// Ops folded onto each other. `None` as a value: deleted.
 #[derive(Debug, Default)]
-pub(crate) struct Net {
-    pub(crate) sessions_deleted: BTreeSet<SessionId>,
-    pub(crate) removed: BTreeMap<QueueId, Ranges>,
-    pub(crate) appended: BTreeMap<QueueId, Rows>,
-    pub(crate) sessions: BTreeMap<SessionId, Bytes>,
-    pub(crate) subscriptions: BTreeMap<(SessionId, Box<str>), Option<Bytes>>,
-    pub(crate) inflight: BTreeMap<(SessionId, Side, u16), Option<Bytes>>,
-    pub(crate) retained: BTreeMap<Box<str>, Option<Bytes>>,
-    pub(crate) state: BTreeMap<(u64, Bytes), Option<Bytes>>,
-    pub(crate) meta: BTreeMap<Box<str>, Bytes>,
+pub struct Net {
+    /// Sessions that go, with all that is theirs: before anything else.
+    pub sessions_deleted: BTreeSet<SessionId>,
+    /// Rows that go, by queue.
+    pub removed: BTreeMap<QueueId, Ranges>,
+    /// Rows that come, by queue; of some there are none any more.
+    pub appended: BTreeMap<QueueId, Rows>,
+    /// Sessions that are put.
+    pub sessions: BTreeMap<SessionId, Bytes>,
+    /// By session and filter.
+    pub subscriptions: BTreeMap<(SessionId, Box<str>), Option<Bytes>>,
+    /// By session, side and packet id.
+    pub inflight: BTreeMap<(SessionId, Side, u16), Option<Bytes>>,
+    /// By topic.
+    pub retained: BTreeMap<Box<str>, Option<Bytes>>,
+    /// By rule and key.
+    pub state: BTreeMap<(u64, Bytes), Option<Bytes>>,
+    /// By name.
+    pub meta: BTreeMap<Box<str>, Bytes>,
     /// At most so many rows of the tables are removed (numbers may have gaps, and open ends count as all).
     removed_max: u64,
     /// At which `removed_max` to count next.
@@ -28,11 +39,11 @@ pub(crate) struct Net {
 }
 
 /// A fold that removes more rows than about this many holds up commits; fold before.
-pub(crate) const REMOVED_ROWS_MAX: u64 = 8192;
+pub const REMOVED_ROWS_MAX: u64 = 8192;
 
 impl Net {
     /// Takes in one more op.
-    pub(crate) fn apply(&mut self, op: Op) {
+    pub fn apply(&mut self, op: Op) {
         match op {
             Op::Append { queue, seq, head, body } => {
                 self.appended.entry(queue).or_default().insert((seq, head, body));
@@ -89,7 +100,7 @@ impl Net {
 
     /// Whether it is time to count how many rows of the tables are really removed. Since the bound may be far too
     /// high, it must double before the next time.
-    pub(crate) fn is_count_due(&mut self) -> bool {
+    pub fn is_count_due(&mut self) -> bool {
         let due = self.removed_max > self.count_at.max(REMOVED_ROWS_MAX);
         if due {
             self.count_at = self.removed_max.saturating_mul(2);
@@ -100,7 +111,7 @@ impl Net {
 
 /// Rows that were appended to one queue, by their numbers. They come in order, or nearly, and leave from the front.
 #[derive(Debug, Default)]
-pub(crate) struct Rows(VecDeque<Row>);
+pub struct Rows(VecDeque<Row>);
 
 impl Rows {
     /// Does nothing when the row is there.
@@ -121,12 +132,12 @@ impl Rows {
     }
 
     /// Ascending.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Row> + Clone {
+    pub fn iter(&self) -> impl Iterator<Item = &Row> + Clone {
         self.0.iter()
     }
 
     /// Those with numbers `first..=last`, ascending.
-    pub(crate) fn range(&self, first: u64, last: u64) -> impl Iterator<Item = &Row> {
+    pub fn range(&self, first: u64, last: u64) -> impl Iterator<Item = &Row> {
         let from = self.0.partition_point(|row| row.0 < first);
         self.0.range(from..).take_while(move |row| row.0 <= last)
     }
@@ -134,12 +145,12 @@ impl Rows {
 
 /// Disjoint, non-adjacent ranges of numbers, both ends included: first to last.
 #[derive(Debug, Default)]
-pub(crate) struct Ranges(BTreeMap<u64, u64>);
+pub struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
     /// Adds a range (`first <= last`) and joins it with those that it touches. Returns at most how many numbers are
     /// new.
-    pub(crate) fn insert(&mut self, mut first: u64, mut last: u64) -> u64 {
+    pub fn insert(&mut self, mut first: u64, mut last: u64) -> u64 {
         let mut had = 0_u64;
         if let Some((&f, &l)) = self.0.range(..=first).next_back()
             && l >= first.saturating_sub(1)
@@ -156,12 +167,12 @@ impl Ranges {
     }
 
     /// The end of the range that holds `n`.
-    pub(crate) fn end_of(&self, n: u64) -> Option<u64> {
+    pub fn end_of(&self, n: u64) -> Option<u64> {
         self.0.range(..=n).next_back().map(|(_, &last)| last).filter(|&last| last >= n)
     }
 
     /// Ascending.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.0.iter().map(|(&first, &last)| (first, last))
     }
 }
@@ -169,7 +180,6 @@ impl Ranges {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrule_store::Body;
     use proptest::prelude::*;
 
     #[test]

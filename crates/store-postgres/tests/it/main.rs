@@ -1,0 +1,11 @@
+//! The writer against the model, under kills, and before servers that fail.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod faults;
+mod fence;
+mod kill;
+mod model;
+mod start;
+mod support;
+mod writer;

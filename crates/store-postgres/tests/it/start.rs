@@ -1,0 +1,125 @@
+//! The tables at a start, and who may not start.
+
+use crate::support::{Client, Place, append, queues, seqs, server};
+use bytes::Bytes;
+use ferrule_store::{Op, SessionId};
+use ferrule_store_postgres::{OpenError, Options};
+use ferrule_store_writer::harness::Medium;
+use std::time::Duration;
+
+#[test]
+fn many_nodes_start_at_once() {
+    let (postgres, place) = server();
+    let threads: Vec<_> = (0..8)
+        .map(|n| {
+            let place = place.node(&format!("node {n}"));
+            std::thread::spawn(move || {
+                let (writer, restored) = place.open();
+                assert_eq!(restored, ferrule_store::Restored::default());
+                Client::new(&writer).commit(vec![append(queues()[0], n, 10)]);
+                writer.shutdown().unwrap();
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let schema = &place.0.schema;
+    assert_eq!(
+        postgres.query(&format!("SELECT count(*), count(DISTINCT number) FROM {schema}.node")),
+        ["8|8"]
+    );
+    assert_eq!(postgres.query(&format!("SELECT id, version FROM {schema}.ferrule_schema")), ["0|1"]);
+}
+
+/// Each has what is its own; retained messages are everyone's.
+#[test]
+fn nodes_share_a_schema() {
+    let (_postgres, place) = server();
+    let b = Bytes::from_static;
+    let batch = |n: u64| {
+        let session = SessionId(1);
+        vec![
+            append(queues()[0], n, 10),
+            append(queues()[2], n, 10),
+            append(ferrule_store::QueueId::delayed(0), n, 10),
+            Op::SessionPut { session, record: vec![n as u8].into() },
+            Op::SubscriptionPut { session, filter: format!("f/{n}").into(), record: b(b"s") },
+            Op::StatePut { rule: 1, key: b(b"k"), value: vec![n as u8].into() },
+            Op::MetaPut { key: "m".into(), value: vec![n as u8].into() },
+            Op::RetainPut { topic: format!("t/{n}").into(), record: b(b"r") },
+        ]
+    };
+    let (first, second) = (place.node("one"), place.node("two"));
+    let ((one, _), (two, _)) = (first.open(), second.open());
+    let (mut a, mut z) = (Client::new(&one), Client::new(&two));
+    a.commit(batch(1));
+    z.commit(batch(2));
+    assert_eq!((seqs(&mut a, queues()[0]), seqs(&mut z, queues()[2])), (vec![1], vec![2]));
+    a.commit(vec![Op::SessionDelete { session: SessionId(1) }]);
+    one.shutdown().unwrap();
+    two.shutdown().unwrap();
+    let ((_one, one), (_two, two)) = (first.open(), second.open());
+    assert_eq!((one.sessions.len(), one.subscriptions.len(), one.queues.len()), (0, 0, 2));
+    assert_eq!((two.sessions.len(), two.subscriptions.len(), two.queues.len()), (1, 1, 3));
+    assert_eq!((one.retained.len(), two.retained.len()), (2, 2));
+    assert_eq!((&one.meta[0].1[..], &two.state[0].2[..]), (&[1][..], &[2][..]));
+}
+
+#[test]
+fn a_newer_schema_is_left_alone() {
+    let (postgres, place) = server();
+    place.open().0.shutdown().unwrap();
+    postgres.execute(&format!("UPDATE {}.ferrule_schema SET version = 99", place.0.schema));
+    let error = ferrule_store_postgres::open(place.0.clone()).unwrap_err();
+    assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
+    assert!(error.to_string().contains("newer ferrule"), "{error}");
+}
+
+#[test]
+fn what_is_refused_says_why() {
+    let (postgres, place) = server();
+    postgres.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0");
+    postgres.execute("CREATE ROLE guest LOGIN");
+    let open = |url: String| {
+        let options = Options { url, patience: Duration::ZERO, ..place.0.clone() };
+        ferrule_store_postgres::open(options).unwrap_err().to_string()
+    };
+    let url = postgres.url();
+    for (url, wanted) in [
+        (format!("{}/latin", url.trim_end_matches("/postgres")), "UTF8"),
+        (url.replace("/postgres@", "/nobody@"), "user"),
+        (url.replace("/postgres@", "/guest@"), "rights"),
+        (format!("{url}?sslmode=require"), "TLS"),
+        ("user=x".to_owned(), "host"),
+        (format!("postgres://u:hunter2@127.0.0.1:{}/x", ferrule_testkit::port::free()), "runs"),
+    ] {
+        let error = open(url);
+        assert!(error.contains(wanted) && !error.contains("hunter2"), "{wanted}: {error}");
+    }
+    let wrong = Options { schema: "a b".into(), node: String::new(), ..Options::new(&postgres.url(), "") };
+    assert_eq!(wrong.check().unwrap_err().iter().map(|w| w.0).collect::<Vec<_>>(), ["schema", "node"]);
+}
+
+/// Who may only use what is there need not be allowed to make it.
+#[test]
+fn the_owner_of_the_tables_may_be_another() {
+    let (postgres, place) = server();
+    place.open().0.shutdown().unwrap();
+    let schema = &place.0.schema;
+    postgres.execute(&format!(
+        "CREATE ROLE guest LOGIN; GRANT USAGE ON SCHEMA {schema} TO guest; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO guest"
+    ));
+    let guest = Place(Options { url: postgres.url().replace("/postgres@", "/guest@"), ..place.0.clone() });
+    let (writer, _) = guest.open();
+    Client::new(&writer).commit(vec![append(queues()[0], 1, 10)]);
+}
+
+/// A server that is not there yet is waited for.
+#[test]
+fn a_start_waits_for_its_server() {
+    let (mut postgres, place) = server();
+    postgres.kill9();
+    let opening = std::thread::spawn(move || place.open().1);
+    postgres.restart();
+    assert_eq!(opening.join().unwrap(), ferrule_store::Restored::default());
+}
