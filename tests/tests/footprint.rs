@@ -1,7 +1,7 @@
 //! How much memory a gateway takes: idle, and with 200 rules, 500 clients and a backlog.
 //!
-//! The goals are 8 MiB idle, and 32 MiB with a backlog of a million; what is held here is what it is today, so that it does not grow. Nearly all of it when
-//! idle is the program's own file, which the kernel may drop: the goals come with a smaller file.
+//! The goals are 8 MiB idle, and 32 MiB with a backlog of a million. The second is held; of the first what it is today, so that it does not grow. Nearly
+//! all of it when idle is the program's own file, which the kernel may drop: that goal comes with a smaller file.
 //!
 //! Of the static file for x86_64 of `make cross`, which has ARM's allocator and C library and runs here without an emulator, whose own memory would be
 //! counted; without it, skipped. `FERRULE_BACKLOG` (50,000) is the backlog in messages; `make faults` and `make footprint` have a million.
@@ -18,8 +18,8 @@ use ferrule_tests::{PATIENCE, skipped};
 const MIB: u64 = 1 << 20;
 /// Idle.
 const IDLE_MAX: u64 = 10 * MIB;
-/// With a backlog of a million.
-const LOADED_MAX: u64 = 34 * MIB;
+/// With a backlog of a million: the goal.
+const LOADED_MAX: u64 = 32 * MIB;
 const RULES: u64 = 200;
 const CLIENTS: u64 = 500;
 /// A second for so many messages at the least, on a busy machine.
@@ -53,7 +53,7 @@ fn idle_it_takes_10_mib_at_most() {
 }
 
 #[test]
-fn with_rules_clients_and_a_backlog_it_takes_34_mib_at_most() {
+fn with_rules_clients_and_a_backlog_it_takes_32_mib_at_most() {
     let Some(config) = small() else { return };
     let backlog: u64 = std::env::var("FERRULE_BACKLOG").map_or(50_000, |text| text.parse().unwrap());
     let mut rules =
