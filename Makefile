@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-backlog bench-report faults flash conformance fuzz soak faults-report cross cross-test
+.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-backlog bench-report faults flash conformance fuzz soak faults-report cross cross-test footprint peers
 
 E2E := $(sort $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs)) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 # The faults among them.
@@ -58,7 +58,7 @@ e2e: build ## end-to-end tests with real processes and real servers; E2E=kill9 r
 	FERRULE_TEST_WORKERS=1 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 	FERRULE_TEST_WORKERS=3 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 	FERRULE_TEST_WORKERS=3 FERRULE_TEST_WORKER_DELAY=3ms \
-		cargo test --release --workspace $(addprefix --test ,$(or $(filter-out browser clients emulated footprint package proxies,$(E2E)),$(E2E))) -- --test-threads=$(THREADS) --show-output
+		cargo test --release --workspace $(addprefix --test ,$(or $(filter-out browser clients elsewhere emulated footprint package peers proxies,$(E2E)),$(E2E))) -- --test-threads=$(THREADS) --show-output
 
 # Half of the campaigns' nodes have one worker, half three. The page is made of what they write.
 faults: build ## the tests with faults at length: 1,000 power cuts, 1,000 kill -9, failing disks, the fault matrix; FERRULE_FAULT_SEEDS=1000, FERRULE_MATRIX_SEEDS=40; the result goes to tests/results and docs/faults.md
@@ -77,9 +77,22 @@ cross: ## static ferrule-edge for ARM and x86_64 and its Debian packages into di
 	cross/sizes.py $(TARGETS)
 	cross/package.sh
 
-cross-test: build ## what `make cross` built, really run: the whole job under qemu, the Debian package in a booted Debian, memory; root
+cross-test: build ## what `make cross` built, really run: the whole job under qemu, the Debian package in a booted Debian, OpenWrt's script, the container image, memory; root
 	tests/servers/install.sh --cross
-	FERRULE_CROSS=1 cargo test --release --workspace --test emulated --test footprint --test package -- --test-threads=1 --nocapture
+	FERRULE_CROSS=1 cargo test --release --workspace --test elsewhere --test emulated --test footprint --test package -- --test-threads=1 --nocapture
+
+# The figures are there also where a limit of the test is passed: it fails afterwards.
+footprint: build ## file sizes and memory of what `make cross` built, with a backlog of a million (five minutes), into docs/footprint.md
+	log=$$(mktemp); rc=0; \
+	FERRULE_CROSS=1 FERRULE_BACKLOG=$${FERRULE_BACKLOG:-1000000} cargo test --release --workspace --test footprint -- --test-threads=1 --nocapture \
+		2>&1 | tee "$$log" || rc=$$?; \
+	cross/footprint.py <"$$log"; rm -f "$$log"; exit $$rc
+
+# Seven hundred crates, so neither `make test` nor `make cross-test` has it; FERRULE_CROSS makes a test that is skipped fail.
+peers: build ## the edge beside RMQTT's broker from crates.io, which is built first (half an hour, once)
+	tests/servers/install.sh
+	tests/servers/rmqttd.sh
+	FERRULE_CROSS=1 cargo test --release --workspace --test peers -- --test-threads=$(THREADS) --show-output
 
 fix: tools ## formats, and applies what clippy can mend by itself
 	cargo clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged

@@ -89,6 +89,10 @@ fn aligned(text: &mut String, table: &Table) {
     }
 }
 
+/// Why a peer that people ask for has no row.
+const NO_NANOMQ: &str = "\nNanoMQ has no row: none of the registries that everything here is built from has it \
+    (Debian 12, PyPI, npm, crates.io; asked on 29 November 2026).\n";
+
 /// `docs/benchmarks.md`, whole; `source` is the result file's name.
 #[must_use]
 pub fn markdown(run: &Run, source: &str) -> String {
@@ -114,6 +118,7 @@ pub fn markdown(run: &Run, source: &str) -> String {
         let _ = writeln!(text, "- {}: {} (`{}`)", peer.name, peer.version, peer.command);
     }
     text.push_str("\nConfiguration files and rules: `bench/peers/`. A million real sockets: [million.md](million.md).\n");
+    text.push_str(NO_NANOMQ);
     for table in tables::all(run) {
         let _ = writeln!(text, "\n## {}\n\n{}\n", table.title, table.text);
         let _ = writeln!(text, "| {} |", table.head.join(" | "));

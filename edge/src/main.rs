@@ -12,6 +12,12 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+/// The C library of static builds has an allocator made for many threads: it takes each size for the next power of two and gives little back, which
+/// costs a gateway with one worker megabytes. This one packs, and gives back.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 const NAME: &str = "ferrule-edge";
 
 fn main() -> ExitCode {

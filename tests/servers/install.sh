@@ -47,6 +47,8 @@ if [ "${1:-}" = --cross ]; then
   need qemu-user-static qemu-arm-static qemu-aarch64-static
   need debootstrap debootstrap
   need systemd-container systemd-nspawn
+  need busybox-static busybox
+  need buildah buildah
   [ -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 ] || missing+=(faketime)
 fi
 

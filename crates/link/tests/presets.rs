@@ -121,8 +121,10 @@ async fn at_443_aws_is_asked_for_mqtt_by_its_own_name_with_a_certificate() {
     let files = Files::new();
     let layers = files.mutual(|files| files.alpn = vec![b"x-amzn-mqtt-ca".to_vec()]);
     let front = Front::start(layers, &inner).await;
+    *front.alpn.lock().unwrap() = Some(b"x-amzn-mqtt-ca");
     let client = files.client("press-7", now_s() + HOUR_S);
-    for (alpn, works) in [(Alpn::Named(b"x-amzn-mqtt-ca"), true), (Alpn::Mqtt, false)] {
+    for (alpn, works) in [(Alpn::Named(b"x-amzn-mqtt-ca"), true), (Alpn::Mqtt, false), (Alpn::Off, false)] {
+        front.faults.lock().unwrap().clear();
         let mut tls = files.tls_with(client.clone());
         tls.alpn = alpn;
         let config = preset(&front.server, Preset::AwsIotCore, |config| config.tls = tls);
@@ -131,8 +133,17 @@ async fn at_443_aws_is_asked_for_mqtt_by_its_own_name_with_a_certificate() {
             outbox.all("443").await;
         } else {
             outbox.until("down", |outbox| !outbox.downs.is_empty()).await;
+            until("it is told why", || !front.faults.lock().unwrap().is_empty()).await;
         }
-        assert_eq!(outbox.ups > 0, works, "{alpn:?}: {:?}", outbox.downs);
+        let faults = front.faults.lock().unwrap().clone();
+        assert_eq!(
+            (outbox.ups > 0, faults.is_empty()),
+            (works, works),
+            "{alpn:?}: {:?} {faults:?}",
+            outbox.downs
+        );
+        assert!(faults.iter().all(|fault| fault == "no ALPN x-amzn-mqtt-ca"), "{faults:?}");
+        outbox.stop().await;
     }
     assert!(fake.breaches().is_empty(), "{:?}", fake.breaches());
 }

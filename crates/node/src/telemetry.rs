@@ -6,16 +6,20 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// What is logged when nobody says.
 pub const LEVEL_DEFAULT: &str = "info";
 
-/// Exchanges the filter of the subscriber that [`init`] has started.
-static FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+/// Exchanges the filter of the subscriber that [`init`] has started. Targets alone: `EnvFilter`, which also reads fields of spans, brings a
+/// compiler of regular expressions along.
+static FILTER: OnceLock<Box<dyn Fn(Targets) + Send + Sync>> = OnceLock::new();
 
 /// Starts logging to standard error. `filter` is a level (`debug`) or `tracing`'s directives
 /// (`info,ferrule_link=debug`). Colours on a terminal only, and not with `no_color`.
@@ -23,17 +27,15 @@ static FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 /// # Errors
 /// When `filter` cannot be read.
 pub fn init(filter: &str, no_color: bool) -> Result<(), ParseError> {
-    let filter: EnvFilter = EnvFilter::builder().parse(filter)?;
+    let (filter, handle) = reload::Layer::new(filter.parse::<Targets>()?);
     let ansi = io::stderr().is_terminal() && !no_color;
-    let subscriber = tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt::layer()
         .compact()
         .with_target(false)
         .with_ansi(ansi)
-        .with_env_filter(filter)
         .with_timer(WallClock)
-        .with_writer(OneLine { ansi })
-        .with_filter_reloading();
-    let handle = subscriber.reload_handle();
+        .with_writer(OneLine { ansi });
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
     // A second call (tests) keeps the first subscriber.
     if subscriber.try_init().is_ok() {
         // It goes with the process.
@@ -47,12 +49,12 @@ pub fn init(filter: &str, no_color: bool) -> Result<(), ParseError> {
 /// # Errors
 /// Why not.
 pub fn check(filter: &str) -> Result<(), ParseError> {
-    EnvFilter::builder().parse(filter).map(drop)
+    filter.parse::<Targets>().map(drop)
 }
 
 /// Logs by another filter from now on. One that cannot be read ([`check`]) changes nothing.
 pub fn set(filter: &str) {
-    if let (Some(set), Ok(filter)) = (FILTER.get(), EnvFilter::builder().parse(filter)) {
+    if let (Some(set), Ok(filter)) = (FILTER.get(), filter.parse::<Targets>()) {
         set(filter);
     }
 }
@@ -186,9 +188,14 @@ mod tests {
 
     #[test]
     fn directives() {
-        for (filter, ok) in [("info", true), ("debug,ferrule_link=trace", true), ("ferrule_node=loud", false)]
-        {
-            assert_eq!(EnvFilter::builder().parse(filter).is_ok(), ok, "{filter}");
+        for (filter, ok) in [
+            ("info", true),
+            ("off", true),
+            ("debug,ferrule_link=trace", true),
+            ("warn,ferrule_link::uplink=off", true),
+            ("ferrule_node=loud", false),
+        ] {
+            assert_eq!(check(filter).is_ok(), ok, "{filter}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! AWS IoT Core, as its documentation says that it behaves: limits of topics, payloads, keep alive and filters, no QoS 2. What TLS it
-//! demands (a client's certificate; ALPN `x-amzn-mqtt-ca` at port 443) is up to what a test puts before it.
+//! AWS IoT Core, as its documentation says that it behaves: limits of topics, payloads, keep alive and filters, no QoS 2. What it
+//! demands of TLS (a client's certificate; ALPN `x-amzn-mqtt-ca` at port 443) is up to what a test puts before it, such as
+//! `crates/link/tests/common/front.rs`.
 
 use ferrule_mqtt::{Connect, Publish, QoS};
 

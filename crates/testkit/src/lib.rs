@@ -50,7 +50,7 @@ pub use dial::Dial;
 pub use fleet::{Fleet, Plan};
 pub use node::{Config, Node};
 pub use relay::Relay;
-pub use servers::{Browser, Example, HttpServer, Kafka, Mosquitto, Postgres, Proxy};
+pub use servers::{Browser, Example, HttpServer, Kafka, Mosquitto, Postgres, Proxy, Rmqttd};
 pub use wire::Client;
 
 /// How often a condition is looked at.

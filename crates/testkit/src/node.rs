@@ -395,6 +395,15 @@ impl Node {
         self.memory("VmRSS:")
     }
 
+    /// Of [`Self::resident`], what is its own (anonymous), in bytes; the rest are pages of its file, which the kernel may drop and read again.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    #[must_use]
+    pub fn own(&self) -> u64 {
+        self.memory("RssAnon:")
+    }
+
     /// The most resident memory that it has had, in bytes.
     ///
     /// # Panics

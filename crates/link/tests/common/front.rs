@@ -9,6 +9,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustls::server::Acceptor;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -154,6 +155,9 @@ pub struct Front {
     pub peers: Arc<Mutex<Vec<Option<String>>>>,
     /// Why connections ended in a layer.
     pub faults: Arc<Mutex<Vec<String>>>,
+    /// The protocol that a client must ask for in its first message of TLS (ALPN). TLS itself takes clients that ask for none,
+    /// whatever a server offers.
+    pub alpn: Arc<Mutex<Option<&'static [u8]>>>,
     task: JoinHandle<()>,
 }
 
@@ -169,21 +173,24 @@ impl Front {
         let server = Server::with_scheme(scheme, "localhost", listener.local_addr().unwrap().port());
         let (layers, peers) = (Arc::new(Mutex::new(layers)), Arc::<Mutex<Vec<_>>>::default());
         let faults = Arc::<Mutex<Vec<_>>>::default();
+        let alpn = Arc::<Mutex<Option<&'static [u8]>>>::default();
         let (next, seen, ends, inner) =
             (Arc::clone(&layers), Arc::clone(&peers), Arc::clone(&faults), inner.port());
+        let demanded = Arc::clone(&alpn);
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let layers = next.lock().unwrap().clone();
+                let alpn = *demanded.lock().unwrap();
                 let (seen, ends) = (Arc::clone(&seen), Arc::clone(&ends));
                 tokio::spawn(async move {
-                    if let Err(fault) = terminate(stream, &layers, inner, &seen).await {
+                    if let Err(fault) = terminate(stream, &layers, alpn, inner, &seen).await {
                         ends.lock().unwrap().push(fault);
                     }
                 });
             }
         });
-        Self { server, layers, peers, faults, task }
+        Self { server, layers, peers, faults, alpn, task }
     }
 
     pub fn peers(&self) -> Vec<Option<String>> {
@@ -197,15 +204,31 @@ impl Drop for Front {
     }
 }
 
+/// Whether a client's first message of TLS asks for `alpn`; `None` while the message is not whole.
+fn asks_for(hello: &mut Acceptor, mut bytes: &[u8], alpn: &[u8]) -> Result<Option<()>, String> {
+    while !bytes.is_empty() {
+        hello.read_tls(&mut bytes).map_err(|error| error.to_string())?;
+    }
+    let Some(accepted) = hello.accept().map_err(|(error, _)| error.to_string())? else { return Ok(None) };
+    let asked = accepted.client_hello();
+    let mut asked = asked.alpn().into_iter().flatten();
+    match asked.any(|protocol| protocol == alpn) {
+        true => Ok(Some(())),
+        false => Err(format!("no ALPN {}", String::from_utf8_lossy(alpn))),
+    }
+}
+
 async fn terminate(
     mut outside: TcpStream,
     layers: &ServerLayers,
+    alpn: Option<&[u8]>,
     inner: u16,
     seen: &Mutex<Vec<Option<String>>>,
 ) -> Result<(), String> {
     let Some(mut stack) = Stack::server(layers).unwrap() else { return Ok(()) };
     let (mut scratch, mut wire) = (Scratch::default(), Vec::new());
     let mut inside: Option<TcpStream> = None;
+    let mut hello = alpn.map(|alpn| (Acceptor::default(), alpn));
     let (mut from_outside, mut from_inside) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     let text = |error: std::io::Error| error.to_string();
     loop {
@@ -220,6 +243,11 @@ async fn terminate(
                 let got = got.map_err(text)?;
                 if got == 0 {
                     return Ok(());
+                }
+                if let Some((first, alpn)) = &mut hello
+                    && asks_for(first, &from_outside[..got], alpn)?.is_some()
+                {
+                    hello = None;
                 }
                 let mut plain = Vec::new();
                 let result = stack.receive(&mut from_outside[..got], &mut scratch, &mut plain, &mut wire);

@@ -13,6 +13,7 @@ mod kafka;
 mod mosquitto;
 mod postgres;
 mod proxy;
+mod rmqttd;
 
 pub use browser::Browser;
 pub use example::Example;
@@ -21,6 +22,7 @@ pub use kafka::{Kafka, Record};
 pub use mosquitto::Mosquitto;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
+pub use rmqttd::Rmqttd;
 
 /// What to do when a server's program is not there.
 const INSTALL: &str = "run tests/servers/install.sh";
