@@ -46,7 +46,7 @@ def main():
         file = ROOT / "dist" / target / "ferrule-edge"
         page.append(f"| {name} | {file.stat().st_size:,} | {against(file.stat().st_size, FILE_GOAL)} |" if file.is_file() else f"| {name} | not built | | |")
     page += ["", "## Memory", "",
-             "Resident memory (VmRSS) of the x86_64 file of above, which has ARM's allocator and C library and runs without an emulator; one worker. *Its own* is what is not "
+             "Resident memory (VmRSS) of the x86_64 file of above, which has the allocator and the C library of the ARM files and runs without an emulator; one worker. *Its own* is what is not "
              "pages of its file: those the kernel may drop, and reads again when they are needed. While messages come in, part of it is what is under way between "
              "500 clients and the disk, which differs from run to run.", "",
              "| | resident | goal | its own |", "| --- | --- | --- | --- |"]
