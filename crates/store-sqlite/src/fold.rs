@@ -209,7 +209,9 @@ impl<'a> Fold<'a> {
     fn append(&mut self, queue: QueueId, rows: &Rows) -> Result<(), DbError> {
         let packed_to =
             self.highest(queue, "SELECT last FROM queue_block WHERE queue = ?1 ORDER BY first DESC LIMIT 1")?;
-        let fits = |row: &&Row| block::is_packable(row);
+        // Delayed messages leave in the order of their times: each would be one more writing of its block.
+        let in_order = queue.as_delayed().is_none();
+        let fits = |row: &&Row| in_order && block::is_packable(row);
         let mut small = rows.iter().filter(fits).peekable();
         let mut next = block::next_block(small.clone());
         if next.is_some() {

@@ -204,7 +204,19 @@ fn who_looks_finds_every_row() {
         client.commit((first..first + 700).map(|seq| append(queue, seq, 200)).collect());
     }
     client.commit(vec![Op::Remove { queue, first: 1, last: 99 }, append(queues()[0], 1, 20)]);
+    let delayed = QueueId::delayed(0);
+    client.commit((1..100).map(|seq| append(delayed, seq, 200)).collect());
     writer.shutdown().unwrap();
+    let file = rusqlite::Connection::open(folder.path().join(FILE)).unwrap();
+    let packed: Vec<u64> = file
+        .prepare("SELECT DISTINCT queue FROM queue_block")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(packed, [queue.0], "delayed messages do not leave in order");
+    drop(file);
     let look = Look::open(folder.path(), &small()).unwrap().unwrap();
     let summary = look.queues().unwrap().into_iter().find(|summary| summary.queue == queue).unwrap();
     let (mut from, mut found) = (summary.first, Vec::new());
