@@ -23,13 +23,13 @@
 //! 4. An echo renews our lease of its sender, if its epoch is the one whose routes we have: up to the time at which *we sent* the heartbeat
 //!    plus `lease_us` less [`Config::margin_us`]. The other side counts its silence from when that heartbeat arrived, which is later: so we stop before it
 //!    goes on without us, whatever the network does. The margin is for clocks that do not run equally fast.
-//! 5. [`Node::may_acknowledge`] is asked with the time *after* a turn's last read and before its first write, for what was routed in
+//! 5. [`Standing::allows`] is asked with the time *after* a turn's last read and before its first write, for what was routed in
 //!    that turn: all members that count have to have leased to us from the routing until beyond the asking. What was routed in a
 //!    turn that ends without is routed again.
 //! 6. A member that was silent for `lease_us` is removed from the view by whoever reaches the store first; who is not in the view any
 //!    more can remove nobody. A node that finds itself removed is of no use in this incarnation: it joins again with a new one.
 //! 7. A new node is *joining* until every live member has accepted its routes and leases to it; then it goes live, if the view is still
-//!    the one that it looked at. A member counts for [`Node::may_acknowledge`] as soon as it is live in the view, or has had our [`Message::Accept`]: so
+//!    the one that it looked at. A member counts for [`Node::standing`] as soon as it is live in the view, or has had our [`Message::Accept`]: so
 //!    nobody can be live whom a live member would not wait for.
 //!
 //! # Invariants
@@ -39,6 +39,8 @@
 
 #![forbid(unsafe_code)]
 
+mod gate;
 mod node;
 
-pub use node::{Action, Config, Member, Message, Node, NodeId, PeerId, State, View};
+pub use gate::Gate;
+pub use node::{Action, Config, Member, Message, Node, NodeId, PeerId, Standing, State, View};

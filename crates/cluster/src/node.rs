@@ -82,6 +82,27 @@ impl Default for Config {
     }
 }
 
+/// Since when and until when a node may acknowledge, by its own clock: while each member that counts leases to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Without a gap since then.
+    pub since_us: u64,
+    /// Up to, and not including.
+    pub until_us: u64,
+}
+
+impl Standing {
+    /// It may not.
+    pub const NONE: Self = Self { since_us: u64::MAX, until_us: 0 };
+
+    /// Whether what was routed at `routed_us` may be acknowledged in the turn that ends now. Who had no lease for a while in between
+    /// may have looked up routes that were not those of the others.
+    #[must_use]
+    pub fn allows(self, routed_us: u64, now_us: u64) -> bool {
+        self.since_us <= routed_us && now_us < self.until_us
+    }
+}
+
 /// What nodes tell each other, in order, on the control stream. Routes travel on the same stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message {
@@ -216,14 +237,19 @@ impl Node {
         !self.removed && self.view.state(self.me) == Some(State::Live)
     }
 
-    /// Whether what was routed at `routed_us` may be acknowledged in the turn that ends now: then and ever since each member that counts
-    /// has leased to us. Who was not leased to for a while may have looked up routes that were not those of the others.
+    /// Since when and until when it may acknowledge; it changes with every call that takes `&mut self`.
     #[must_use]
-    pub fn may_acknowledge(&self, routed_us: u64, now_us: u64) -> bool {
-        let leased = |peer: &Peer| peer.leased_since_us <= routed_us && peer.lease_until_us > now_us;
-        self.is_live()
-            && self.live_since_us <= routed_us
-            && self.peers.iter().all(|(id, peer)| !self.counts(*id, peer) || leased(peer))
+    pub fn standing(&self) -> Standing {
+        if !self.is_live() {
+            return Standing::NONE;
+        }
+        let alone = Standing { since_us: self.live_since_us, until_us: u64::MAX };
+        self.peers.iter().filter(|(id, peer)| self.counts(**id, peer)).fold(alone, |standing, (_, peer)| {
+            Standing {
+                since_us: standing.since_us.max(peer.leased_since_us),
+                until_us: standing.until_us.min(peer.lease_until_us),
+            }
+        })
     }
 
     /// Whether its lease is asked for. Of one that was removed it is not.

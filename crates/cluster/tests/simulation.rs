@@ -660,7 +660,7 @@ impl World {
 
     fn end_turn(&mut self, turn: Turn) {
         let Some(process) = self.running.get(&turn.at) else { return };
-        if !process.node.may_acknowledge(turn.routed_us, process.clock(self.now_us)) {
+        if !process.node.standing().allows(turn.routed_us, process.clock(self.now_us)) {
             self.withheld += 1;
             if turn.tries < 20 {
                 // Routed once more, later.
@@ -750,7 +750,7 @@ impl World {
         for (at, process) in &self.running {
             assert!(process.node.is_live(), "{at:?} is not live: {:?}", self.view);
             assert!(
-                process.node.may_acknowledge(process.clock(self.now_us), process.clock(self.now_us)),
+                process.node.standing().allows(process.clock(self.now_us), process.clock(self.now_us)),
                 "{at:?} may not acknowledge"
             );
             // A SUBACK of the last moments may wait still.
