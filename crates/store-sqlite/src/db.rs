@@ -149,17 +149,16 @@ impl Db {
                 return Err(DbError::Check(said));
             }
         }
-        let changed = |table: &str, holds: &str| -> Result<(), DbError> {
-            let sql = format!("SELECT count(*) FROM {table} WHERE NOT ({holds})");
-            match self.conn.query_row(&sql, [], |row| row.get::<_, i64>(0))? {
-                0 => Ok(()),
-                rows => Err(DbError::Check(format!("{rows} rows of {table} are not what was written"))),
-            }
+        let none = |table: &str, rows: i64| match rows {
+            0 => Ok(()),
+            rows => Err(DbError::Check(format!("{rows} rows of {table} are not what was written"))),
         };
         for table in schema::TABLES.iter().filter(|table| whole || table.small) {
-            changed(table.name, &format!("sum IS ferrule_sum({})", table.summed))?;
+            none(table.name, schema::changed_rows(&self.conn, table)?)?;
         }
-        schema::COUNTED.iter().try_for_each(|(table, holds)| changed(table, holds))
+        schema::COUNTED
+            .iter()
+            .try_for_each(|(table, holds)| none(table, schema::not_so(&self.conn, table, holds)?))
     }
 
     /// Folds what the journal holds into the tables. `tolerant`: damage ends the journal instead of being an error.

@@ -316,9 +316,7 @@ fn faults(conn: &Connection) -> Result<Vec<String>, DbError> {
     let said = check.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
     faults.extend(said.into_iter().filter(|said| said != "ok"));
     for table in schema::TABLES {
-        let sql =
-            format!("SELECT count(*) FROM {} WHERE sum IS NOT ferrule_sum({})", table.name, table.summed);
-        let rows: i64 = conn.query_row(&sql, [], |row| row.get(0))?;
+        let rows = schema::changed_rows(conn, table)?;
         if rows > 0 {
             faults.push(format!("rows of {} that are not what was written: {rows}", table.name));
         }

@@ -12,6 +12,8 @@
 //!
 //! Every row has its `sum` (`sum.rs`). A body's says nothing of `refs`, which changes without the bytes being read: that is there twice.
 
+use rusqlite::Connection;
+
 /// Marks the file as ours: "FrrL".
 pub(crate) const APPLICATION_ID: i32 = 0x4672_724C;
 
@@ -101,6 +103,16 @@ pub(crate) const TABLES: &[Table] = &[
     Table { name: "state", key: &["rowid"], summed: "rule, key, value", beside: "rowid", small: true },
     Table { name: "meta", key: &["key"], summed: "key, value", beside: "", small: true },
 ];
+
+/// How many rows of a table are not what was written.
+pub(crate) fn changed_rows(conn: &Connection, table: &Table) -> rusqlite::Result<i64> {
+    not_so(conn, table.name, &format!("sum IS ferrule_sum({})", table.summed))
+}
+
+/// How many rows of a table there are of which something is not so.
+pub(crate) fn not_so(conn: &Connection, table: &str, holds: &str) -> rusqlite::Result<i64> {
+    conn.query_row(&format!("SELECT count(*) FROM {table} WHERE NOT ({holds})"), [], |row| row.get(0))
+}
 
 /// The rows of each queue, counted: number, rows, bytes.
 pub(crate) const COUNT: &str = "
