@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ferrule_testkit::{Config, Kafka, Node, Postgres};
+use ferrule_testkit::{Certs, Config, Kafka, Node, Postgres};
 use serde_json::Value;
 
 use crate::load::{Outcome, Plan, Shape};
@@ -32,30 +32,32 @@ enum Sink {
     Postgres,
 }
 
-const ROWS: [(&str, Sink); 3] = [
-    ("edge, cloud, SQLite", Sink::Sqlite),
-    ("edge, cloud, Kafka", Sink::Kafka),
-    ("edge, cloud, PostgreSQL", Sink::Postgres),
+/// Name, sink, and whether the uplink is by TLS.
+const ROWS: [(&str, Sink, bool); 4] = [
+    ("edge, cloud, SQLite", Sink::Sqlite, false),
+    ("edge, TLS, cloud, SQLite", Sink::Sqlite, true),
+    ("edge, cloud, Kafka", Sink::Kafka, false),
+    ("edge, cloud, PostgreSQL", Sink::Postgres, false),
 ];
 
 /// Runs all rows that are asked for. A row that fails is kept with its error.
 pub fn run(options: &Options, mut said: impl FnMut(&str)) -> Vec<PipelineResult> {
     let mut results = Vec::new();
-    for (name, sink) in ROWS.into_iter().filter(|(name, _)| wanted(options, name)) {
+    for (name, sink, tls) in ROWS.into_iter().filter(|(name, ..)| wanted(options, name)) {
         said(name);
         let plan = Plan {
             shape: Shape::Publish,
             clients: if options.quick { 10 } else { 100 },
             qos: 1,
             json: true,
-            size: 128,
+            size: 200,
             window: 8,
             messages: Some(if options.quick { 500 } else { 50_000 }),
             stall: 10.0,
             ..base(options.quick)
         };
         // Testkit panics where a set-up fails (a binary or a server that is not there): that is this row's error.
-        let row = catch_unwind(AssertUnwindSafe(|| one(options, &plan, sink)));
+        let row = catch_unwind(AssertUnwindSafe(|| one(options, &plan, sink, tls)));
         let row = row.unwrap_or_else(|panic| Err(text_of(panic.as_ref())));
         let mut result = PipelineResult {
             row: name.to_owned(),
@@ -99,7 +101,7 @@ enum Server {
     Postgres(Postgres),
 }
 
-fn one(options: &Options, plan: &Plan, sink: Sink) -> Result<Found, String> {
+fn one(options: &Options, plan: &Plan, sink: Sink, tls: bool) -> Result<Found, String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let before = procfs::children(std::process::id());
     let server = match sink {
@@ -112,9 +114,23 @@ fn one(options: &Options, plan: &Plan, sink: Sink) -> Result<Found, String> {
     let declaration = declare(&server, folder.path());
     let cloud_rules =
         format!("{declaration}\nCREATE RULE keep AS INSERT INTO destination SELECT * FROM \"bench/#\";\n");
-    let mut cloud = Node::start(&Config::cloud().rules(cloud_rules));
+    let certs = tls.then(|| Certs::local(&[]));
+    let mut config = Config::cloud().rules(cloud_rules);
+    if let Some(certs) = &certs {
+        let tls = certs.tls("");
+        config = config.extra(&format!("[[listener]]\nbind = \"127.0.0.1:0\"\nanonymous = true\n{tls}\n"));
+    }
+    let mut cloud = Node::start(&config);
     let edge_rules = "CREATE RULE everything AS INSERT INTO cloud SELECT * FROM \"bench/#\";\n";
-    let mut edge = Node::start(&Config::edge().rules(edge_rules).uplink(cloud.addr()));
+    let config = Config::edge().rules(edge_rules);
+    let config = match &certs {
+        None => config.uplink(cloud.addr()),
+        Some(certs) => {
+            let ca = format!("tls = {{ ca = {:?} }}", certs.path("ca.crt"));
+            config.uplink_tls("localhost", cloud.listener(1).port()).extra(&ca)
+        }
+    };
+    let mut edge = Node::start(&config);
     let mut processes = vec![("edge", edge.process().pid()), ("cloud", cloud.process().pid())];
     if let (Some(pid), Server::Kafka(_) | Server::Postgres(_)) = (server_pid, &server) {
         processes.push((if sink == Sink::Kafka { "kafka" } else { "postgres" }, pid));
