@@ -24,7 +24,7 @@
 //! # Reading order
 //! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `auth`, `subscribe`, `publish` (one
 //! publish in), `deliver`
-//! (to one session; `alias`: topic aliases), `outbound` (acknowledgements of deliveries), `ending`, `config` and `pool` (bounds), `peers` (the other shards), `parcel` (what passes
+//! (to one session; `alias`: topic aliases), `outbound` (acknowledgements of deliveries), `ending`, `config` and `pool` (bounds), `peers` (the other shards), `nodes` (those of other nodes), `parcel` (what passes
 //! between them), `routes`, `share` (groups that share a subscription), [`retained`], `wheel`, `slots`.
 
 #![forbid(unsafe_code)]
@@ -41,6 +41,7 @@ mod events;
 mod exclusive;
 pub mod features;
 pub mod hook;
+mod nodes;
 mod outbound;
 mod parcel;
 mod peers;

@@ -29,6 +29,11 @@ pub(crate) enum Parcel<'a> {
         add: bool,
         filter: &'a str,
     },
+    /// All that the sender has of filters and members of shared subscriptions follows, as changes of a version: it takes the place of
+    /// what the receiver knows once it has ended.
+    RoutesBegin,
+    /// That was all, as of this version.
+    RoutesEnd { version: u64 },
     /// The sender forwards what matches the receiver's filters of this version.
     RouteAck { version: u64 },
     /// How many members the sender has of a shared subscription, by its whole text: none, and it has lost its last.
@@ -117,6 +122,9 @@ const CLAIM: u8 = 12;
 const CLAIM_GRANTED: u8 = 13;
 const CLAIM_REFUSED: u8 = 14;
 const RELEASE: u8 = 15;
+/// From here on what shards of one process have no use for.
+const ROUTES_BEGIN: u8 = 0x30;
+const ROUTES_END: u8 = 0x31;
 /// Its low four bits are QoS (two), retain and hold.
 const FORWARD: u8 = 0x10;
 /// The same, for one member of a shared subscription.
@@ -133,6 +141,11 @@ impl<'a> Parcel<'a> {
                 out.push(if add { ROUTE_ADD } else { ROUTE_REMOVE });
                 put_number(out, version);
                 put_bytes(out, filter.as_bytes());
+            }
+            Self::RoutesBegin => out.push(ROUTES_BEGIN),
+            Self::RoutesEnd { version } => {
+                out.push(ROUTES_END);
+                put_number(out, version);
             }
             Self::RouteAck { version } => {
                 out.push(ROUTE_ACK);
@@ -313,6 +326,8 @@ impl<'a> Reader<'a> {
                 Parcel::RouteDelta { version: self.number()?, add: tag == ROUTE_ADD, filter: self.text()? }
             }
             ROUTE_ACK => Parcel::RouteAck { version: self.number()? },
+            ROUTES_BEGIN => Parcel::RoutesBegin,
+            ROUTES_END => Parcel::RoutesEnd { version: self.number()? },
             RETAINED_PUT | RETAINED_PUT_HELD => Parcel::RetainedPut {
                 hold: tag == RETAINED_PUT_HELD,
                 number: self.number()?,
@@ -373,6 +388,8 @@ mod tests {
             Parcel::RouteDelta { version: 300, add: true, filter: "a/+/#" },
             Parcel::RouteDelta { version: 0, add: false, filter: "" },
             Parcel::RouteAck { version: u64::MAX },
+            Parcel::RoutesBegin,
+            Parcel::RoutesEnd { version: 300 },
             Parcel::ShareDelta { version: 1, text: "$share/g/a", online: u32::MAX, away: 0 },
             Parcel::Share(forward, Share { text: "$share/g/a/+/#", place: 300, again: 2 }),
             Parcel::Forward(forward),
@@ -414,7 +431,7 @@ mod tests {
         for bytes in [
             &[0][..],
             &[0x13, 0],
-            &[0x30],
+            &[0x32],
             &[11, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0],
             &[6, 1, 99],
             &[3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255],

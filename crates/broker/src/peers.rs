@@ -15,10 +15,11 @@
 //! - Retained messages are the same everywhere: the highest stamp wins, and a cleared topic keeps its stamp for a while. On disk
 //!   too: a topic belongs to one shard, which alone writes it, whoever sets it.
 //! - Wills and takeover never cross: a client id belongs to one shard ([`Place::owner`]), and shards of one process
-//!   end together.
+//!   end together. Of other nodes neither is so ([`crate::nodes`]).
 
 use crate::delayed;
 use crate::hook::{Ends, Hook, Message, Publisher, Role, RowElsewhere};
+use crate::nodes::{Reach, Stale};
 use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
 use crate::publish::{Draw, Scope};
 use crate::retained::Set;
@@ -92,7 +93,13 @@ pub(crate) enum Late {
 
 /// A link to another shard.
 #[derive(Debug, Default)]
-struct Link {
+pub(crate) struct Link {
+    /// Of those of this process always the same.
+    pub(crate) reach: Reach,
+    /// Of another node: new routes wait for it. Those of this process they always wait for.
+    pub(crate) waits: bool,
+    /// Of another node, while it sends all that it has.
+    pub(crate) stale: Option<Stale>,
     /// Parcels of this turn.
     out: Vec<u8>,
     /// The version of our routes that it has confirmed.
@@ -108,8 +115,8 @@ struct Link {
 #[derive(Debug)]
 pub(crate) struct Peers {
     pub(crate) place: Place,
-    /// By index; our own is never used.
-    links: Vec<Link>,
+    /// By index, those of other nodes behind those of this process; our own is never used.
+    pub(crate) links: Vec<Link>,
     awaiting: Slots<marker::Parcel, (u16, End)>,
     /// Of our routes.
     version: u64,
@@ -153,16 +160,42 @@ impl Peers {
 
     /// No other shard: nothing below happens.
     pub(crate) fn is_alone(&self) -> bool {
-        self.place.of <= 1
+        self.links.len() <= 1
     }
 
+    /// One more, of another node; none when there are no more numbers.
+    pub(crate) fn add(&mut self) -> Option<u16> {
+        let peer = u16::try_from(self.links.len()).ok()?;
+        self.links.push(Link { reach: Reach::Away, ..Link::default() });
+        Some(peer)
+    }
+
+    /// Whether a shard is one of another node.
+    pub(crate) fn is_remote(&self, peer: u16) -> bool {
+        peer >= self.place.of
+    }
+
+    /// Those of this process.
     fn others(&self) -> impl Iterator<Item = u16> + use<> {
         let me = self.place.index;
         (0..self.place.of).filter(move |peer| *peer != me)
     }
 
+    /// Those of other nodes, too.
+    fn everyone(&self) -> impl Iterator<Item = u16> + use<> {
+        let me = self.place.index;
+        (0..self.links.len() as u16).filter(move |peer| *peer != me)
+    }
+
+    fn send_to_all(&mut self, parcel: &Parcel<'_>) {
+        for peer in self.everyone() {
+            self.send(peer, parcel);
+        }
+    }
+
+    /// What is out of reach hears nothing: it will be told everything.
     pub(crate) fn send(&mut self, to: u16, parcel: &Parcel<'_>) {
-        if let Some(link) = self.links.get_mut(usize::from(to)) {
+        if let Some(link) = self.links.get_mut(usize::from(to)).filter(|link| link.reach != Reach::Away) {
             parcel.encode(&mut link.out);
         }
     }
@@ -176,7 +209,31 @@ impl Peers {
         self.awaiting.insert((to, end)).to_bits()
     }
 
-    fn answered(&mut self, from: u16, number: Number) -> Option<End> {
+    /// What waits for a peer that will not answer.
+    pub(crate) fn unanswered(&mut self, peer: u16) -> Vec<End> {
+        let waiting = self
+            .awaiting
+            .ids()
+            .into_iter()
+            .filter(|id| self.awaiting.get(*id).is_some_and(|(of, _)| *of == peer));
+        let numbers: Vec<Number> = waiting.map(Id::to_bits).collect();
+        numbers.into_iter().filter_map(|number| self.answered(peer, number)).collect()
+    }
+
+    /// Forgets what this turn wanted to say to a peer.
+    pub(crate) fn unsaid(&mut self, peer: u16) {
+        if let Some(link) = self.links.get_mut(usize::from(peer)) {
+            link.out.clear();
+            link.ack_due = false;
+        }
+    }
+
+    /// Of our routes.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn answered(&mut self, from: u16, number: Number) -> Option<End> {
         let id = Id::from_bits(number)?;
         if self.awaiting.get(id)?.0 != from {
             return None;
@@ -194,10 +251,7 @@ impl Peers {
             return;
         }
         self.version += 1;
-        let version = self.version;
-        for peer in self.others() {
-            self.send(peer, &Parcel::RouteDelta { version, add, filter });
-        }
+        self.send_to_all(&Parcel::RouteDelta { version: self.version, add, filter });
     }
 
     /// Tells all peers how many members a group has here.
@@ -206,16 +260,18 @@ impl Peers {
             return;
         }
         self.version += 1;
-        let version = self.version;
-        for peer in self.others() {
-            self.send(peer, &Parcel::ShareDelta { version, text, online, away });
-        }
+        self.send_to_all(&Parcel::ShareDelta { version: self.version, text, online, away });
     }
 
     fn confirmed(&self) -> u64 {
-        self.others()
-            .filter_map(|peer| self.links.get(usize::from(peer)))
-            .map(|link| link.acked)
+        let waited_for = |peer: usize, link: &Link| match link.reach {
+            Reach::Here => peer != usize::from(self.place.index),
+            Reach::Told | Reach::Away => link.waits,
+        };
+        let links = self.links.iter().enumerate();
+        links
+            .filter(|(peer, link)| waited_for(*peer, link))
+            .map(|(_, link)| link.acked)
             .min()
             .unwrap_or(u64::MAX)
     }
@@ -238,7 +294,8 @@ impl Peers {
             number,
             qos: message.qos,
             retain: message.retain,
-            hold: message.hold,
+            // There is no commit in common with another node.
+            hold: message.hold && !self.is_remote(to),
             received_wall_ms: message.received.wall_ms,
             topic: message.topic,
             properties: message.properties.as_bytes(),
@@ -333,7 +390,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     fn parcel(&mut self, from: u16, parcel: Parcel<'_>) {
         match parcel {
+            Parcel::RoutesBegin => self.routes_begin(from),
+            Parcel::RoutesEnd { version } => {
+                self.routes_end(from);
+                self.heard(from, version);
+            }
             Parcel::RouteDelta { version, add, filter } => {
+                self.not_stale(from, |stale| stale.filters.remove(filter));
                 if add {
                     self.routes.insert(&filter.into(), Destination::Peer(from));
                 } else {
@@ -342,9 +405,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.heard(from, version);
             }
             Parcel::ShareDelta { version, text, online, away } => {
-                let text: Arc<str> = text.into();
-                let turned = self.shares.set_elsewhere(&text, from, online, away);
-                self.route_group(&text, &turned);
+                self.not_stale(from, |stale| stale.groups.remove(text));
+                self.members_elsewhere(&text.into(), from, online, away);
                 self.heard(from, version);
             }
             Parcel::RouteAck { version } => {
@@ -496,7 +558,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    fn release_late(&mut self) {
+    pub(crate) fn release_late(&mut self) {
         let confirmed = self.peers.confirmed();
         while self.peers.late.front().is_some_and(|(version, _)| *version <= confirmed) {
             if let Some((_, late)) = self.peers.late.pop_front() {
@@ -544,7 +606,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.retained.forget_cleared(&topic, stamp);
             }
         }
-        for peer in self.peers.others() {
+        for peer in self.peers.everyone() {
             let link = &mut self.peers.links[usize::from(peer)];
             if std::mem::take(&mut link.ack_due) {
                 let version = link.heard;
@@ -555,7 +617,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Publishers wait with a full window: peers that have messages of ours are told.
     pub(crate) fn hurry_peers(&mut self) {
-        for peer in self.peers.others() {
+        for peer in self.peers.everyone() {
             if self.peers.links[usize::from(peer)].awaiting > 0 {
                 self.peers.send(peer, &Parcel::Hurry);
             }

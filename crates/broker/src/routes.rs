@@ -272,9 +272,18 @@ impl<D: Destination> Routes<D> {
     }
 
     /// All filters that have a local destination.
-    pub(crate) fn local_filters(&self, mut each: impl FnMut(&str)) {
-        self.exact.iter().filter(|e| e.list.local() > 0).for_each(|e| each(&e.filter));
-        self.trie.local_filters(each);
+    pub(crate) fn local_filters(&self, each: impl FnMut(&str)) {
+        self.filters(|list| list.local() > 0, each);
+    }
+
+    /// All filters that have the destination with this key: a walk over everything.
+    pub(crate) fn filters_of(&self, key: u64, each: impl FnMut(&str)) {
+        self.filters(|list| list.as_slice().iter().any(|destination| destination.key() == key), each);
+    }
+
+    fn filters(&self, has: impl Fn(&List<D>) -> bool, mut each: impl FnMut(&str)) {
+        self.exact.iter().filter(|e| has(&e.list)).for_each(|e| each(&e.filter));
+        self.trie.filters(has, each);
     }
 }
 
@@ -613,11 +622,11 @@ impl<D: Destination> Trie<D> {
         lists
     }
 
-    fn local_filters(&self, mut each: impl FnMut(&str)) {
+    fn filters(&self, has: impl Fn(&List<D>) -> bool, mut each: impl FnMut(&str)) {
         for (at, node) in self.nodes.iter().enumerate() {
             let Some(ends) = &node.ends else { continue };
             for (list, multi) in [(&ends.here, false), (&ends.below, true)] {
-                if list.local() > 0 {
+                if has(list) {
                     each(&self.text(at as u32, multi));
                 }
             }
@@ -706,6 +715,11 @@ mod tests {
             told.sort_unstable();
             let expect: Vec<_> = local.iter().filter(|(_, n)| **n > 0).map(|(f, _)| (*f).to_owned()).collect();
             prop_assert_eq!(told, expect);
+            for (i, filter) in filters.iter().enumerate() {
+                let mut of = Vec::new();
+                routes.filters_of(i as u64, |f| of.push(f.to_owned()));
+                prop_assert_eq!(&of, &[filter.clone()]);
+            }
             let kept = |i: usize| keep & (1 << (i % 32)) != 0;
             for round in 0..2 {
                 for name in names.iter().chain(&names) {

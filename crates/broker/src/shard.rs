@@ -159,6 +159,8 @@ pub struct Stats {
     pub shared_again: u64,
     /// Messages of shared subscriptions that no member was left for.
     pub dropped_shared: u64,
+    /// Of QoS 0, to subscribers of a node that was out of reach.
+    pub dropped_partitioned: u64,
     /// Publishes that wait for their time.
     pub delayed: u64,
     /// Those whose time has come.

@@ -278,6 +278,11 @@ impl Shares {
         self.groups.iter().flatten()
     }
 
+    /// Groups of which a shard has members.
+    pub(crate) fn of_shard(&self, shard: u16) -> impl Iterator<Item = &Group> {
+        self.all().filter(move |group| group.elsewhere.iter().any(|e| e.shard == shard))
+    }
+
     fn make(&mut self, text: &Arc<str>) -> Turned {
         if let Some(group) = self.find(text) {
             return Turned { group, routed: false };

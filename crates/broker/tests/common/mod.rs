@@ -252,6 +252,9 @@ pub struct Rig {
     seed: u64,
     /// Without, parcels arrive at once.
     pub wire: Option<Wire>,
+    /// How many shards of other nodes each shard knows of, and what it has for them: from, to, parcels.
+    pub abroad: u16,
+    pub mail: VecDeque<(u16, u16, Vec<u8>)>,
     /// Not the first, by connection.
     listeners: BTreeMap<String, u16>,
     /// Not all, by connection.
@@ -348,6 +351,8 @@ impl Rig {
             rules: Vec::new(),
             seed: 1,
             wire: None,
+            abroad: 0,
+            mail: VecDeque::new(),
             listeners: BTreeMap::new(),
             reads: BTreeMap::new(),
         };
@@ -539,6 +544,11 @@ impl Rig {
                 let taken = self.shards[usize::from(to)].parcels(index, &batch, now);
                 assert_eq!(taken, Ok(batch.len()));
             }
+        }
+        let here = self.shards.len() as u16;
+        for to in here..here + self.abroad {
+            let batch = self.shards[this].take_parcels(to);
+            self.mail.extend(batch.map(|batch| (index, to, batch)));
         }
         let mut dirty = Vec::new();
         self.shards[this].take_dirty(&mut dirty);

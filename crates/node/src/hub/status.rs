@@ -31,6 +31,7 @@ impl Hub {
             ("dropped_expired", stats.dropped_expired),
             ("shared_again", stats.shared_again),
             ("dropped_shared", stats.dropped_shared),
+            ("dropped_partitioned", stats.dropped_partitioned),
             ("delayed", stats.delayed),
             ("delayed_published", stats.delayed_published),
             ("delayed_refused", stats.delayed_refused),

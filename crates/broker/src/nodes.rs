@@ -1,0 +1,162 @@
+//! Shards of other nodes.
+//!
+//! # Constraints
+//! A shard of this process is there as long as we are, and what it is sent arrives. One of another node may be out of reach, be gone for good,
+//! or come back as another; and it takes no part in our commits.
+//!
+//! # Operation
+//! Who drives the shard knows the members of the cluster and has a link to each of their shards. It calls [`Shard::add_peer`] for each, and then as
+//! the link comes and goes [`Shard::peer_linked`] and [`Shard::peer_unlinked`]; [`Shard::peer_waits`] as the member is *in* or *out*
+//! (`ferrule-cluster`), which is not the same: a member that is out of reach may still be one that new routes wait for.
+//! [`Shard::peer_gone`] ends it. Parcels pass as between shards of one process.
+//!
+//! # Invariants
+//! - On a link all routes are sent first, then each change. What the other side knew stays in force until it has all of them: subscribers
+//!   have been promised that it is.
+//! - What waits for an answer of a shard that is out of reach is to be tried again by whoever sent it: the message may have arrived or not.
+//! - A peer's number is never given to another.
+//!
+//! # Not yet
+//! Retained messages, exclusive subscriptions, rows of rules and joint commits stay within the process.
+
+use crate::hook::Hook;
+use crate::parcel::{Number, Parcel};
+use crate::peers::Peers;
+use crate::shard::{Destination, Shard};
+use ferrule_outbox::{End, Outcome};
+use ferrule_store::{Now, Store};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Whether what a shard is sent arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Reach {
+    /// It is one of this process.
+    #[default]
+    Here,
+    /// It has been sent all routes, and each change since.
+    Told,
+    /// It is sent nothing.
+    Away,
+}
+
+/// What was known of a peer before it began to send everything, and has not come up since.
+#[derive(Debug, Default)]
+pub(crate) struct Stale {
+    pub(crate) filters: HashSet<Box<str>>,
+    pub(crate) groups: HashSet<Box<str>>,
+}
+
+impl Peers {
+    pub(crate) fn is_away(&self, peer: u16) -> bool {
+        self.links.get(usize::from(peer)).is_none_or(|link| link.reach == Reach::Away)
+    }
+
+    /// The end of a parcel that was not sent.
+    pub(crate) fn take_back(&mut self, peer: u16, number: Number) -> Option<End> {
+        self.answered(peer, number)
+    }
+}
+
+impl<H: Hook, S: Store> Shard<H, S> {
+    /// A shard of another node, out of reach; its index from now on. None: there have been 65,535 of them in the life of this process.
+    pub fn add_peer(&mut self) -> Option<u16> {
+        self.peers.add()
+    }
+
+    /// A link to it is there, with nothing of an earlier one on its way: it is sent everything.
+    pub fn peer_linked(&mut self, peer: u16, now: Now) {
+        self.now = now;
+        self.away(peer);
+        let Some(link) = self.peers.links.get_mut(usize::from(peer)) else { return };
+        link.reach = Reach::Told;
+        let version = self.peers.version();
+        let peers = &mut self.peers;
+        peers.send(peer, &Parcel::RoutesBegin);
+        self.routes
+            .local_filters(|filter| peers.send(peer, &Parcel::RouteDelta { version, add: true, filter }));
+        for group in self.shares.all() {
+            let (online, away) = group.count();
+            if online + away > 0 {
+                peers.send(peer, &Parcel::ShareDelta { version, text: &group.text, online, away });
+            }
+        }
+        peers.send(peer, &Parcel::RoutesEnd { version });
+        self.settle();
+    }
+
+    /// Its link is gone.
+    pub fn peer_unlinked(&mut self, peer: u16, now: Now) {
+        self.now = now;
+        self.away(peer);
+        self.settle();
+    }
+
+    fn away(&mut self, peer: u16) {
+        let Some(link) = self.peers.links.get_mut(usize::from(peer)).filter(|link| link.reach == Reach::Told)
+        else {
+            return;
+        };
+        link.reach = Reach::Away;
+        link.stale = None;
+        self.peers.unsaid(peer);
+        self.ended.extend(self.peers.unanswered(peer).into_iter().map(|end| (end, Outcome::Retry)));
+    }
+
+    /// Whether SUBACKs wait for it.
+    pub fn peer_waits(&mut self, peer: u16, waits: bool, now: Now) {
+        self.now = now;
+        if let Some(link) = self.peers.links.get_mut(usize::from(peer)) {
+            link.waits = waits;
+        }
+        self.release_late();
+        self.settle();
+    }
+
+    /// It is no member any more: what it had is forgotten.
+    pub fn peer_gone(&mut self, peer: u16, now: Now) {
+        self.now = now;
+        self.away(peer);
+        self.routes_begin(peer);
+        self.routes_end(peer);
+        self.peer_waits(peer, false, now);
+    }
+
+    pub(crate) fn routes_begin(&mut self, peer: u16) {
+        let mut stale = Stale::default();
+        self.routes.filters_of(Destination::peer_key(peer), |filter| {
+            stale.filters.insert(filter.into());
+        });
+        stale.groups.extend(self.shares.of_shard(peer).map(|group| Box::from(&*group.text)));
+        if let Some(link) = self.peers.links.get_mut(usize::from(peer)) {
+            link.stale = Some(stale);
+        }
+    }
+
+    pub(crate) fn routes_end(&mut self, peer: u16) {
+        let Some(stale) = self.peers.links.get_mut(usize::from(peer)).and_then(|link| link.stale.take())
+        else {
+            return;
+        };
+        for filter in stale.filters {
+            self.routes.remove(&filter, Destination::peer_key(peer));
+        }
+        for text in stale.groups {
+            self.members_elsewhere(&text.into(), peer, 0, 0);
+        }
+    }
+
+    /// Something of a peer has come up.
+    pub(crate) fn not_stale(&mut self, peer: u16, remove: impl FnOnce(&mut Stale) -> bool) {
+        if let Some(stale) = self.peers.links.get_mut(usize::from(peer)).and_then(|link| link.stale.as_mut())
+        {
+            remove(stale);
+        }
+    }
+
+    /// How many members of a group another shard has.
+    pub(crate) fn members_elsewhere(&mut self, text: &Arc<str>, shard: u16, online: u32, away: u32) {
+        let turned = self.shares.set_elsewhere(text, shard, online, away);
+        self.route_group(text, &turned);
+    }
+}

@@ -1,0 +1,214 @@
+//! Shards of two nodes: routes over links that come and go, and what is promised meanwhile.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+use common::{Rig, limits};
+use ferrule_broker::{Limits, Strategy};
+
+/// Two nodes of one shard each, with a link between them.
+struct Nodes {
+    rigs: [Rig; 2],
+    /// The other one's index at each.
+    other: [u16; 2],
+    linked: bool,
+}
+
+const A: usize = 0;
+const B: usize = 1;
+
+impl Nodes {
+    fn new() -> Self {
+        let mut rigs = [0, 1].map(|_| Rig::new(Limits { share: Strategy::RoundRobin, ..limits().into() }));
+        let other = [A, B].map(|at| {
+            rigs[at].abroad = 1;
+            rigs[at].shard().add_peer().unwrap()
+        });
+        let mut nodes = Self { rigs, other, linked: false };
+        nodes.link();
+        nodes.waits(true);
+        nodes
+    }
+
+    fn link(&mut self) {
+        self.linked = true;
+        for at in [A, B] {
+            let now = self.rigs[at].now;
+            let other = self.other[at];
+            self.rigs[at].shard().peer_linked(other, now);
+        }
+        self.settle();
+    }
+
+    fn unlink(&mut self) {
+        self.linked = false;
+        for at in [A, B] {
+            let now = self.rigs[at].now;
+            let other = self.other[at];
+            self.rigs[at].shard().peer_unlinked(other, now);
+            self.rigs[at].turn();
+        }
+    }
+
+    fn waits(&mut self, waits: bool) {
+        for at in [A, B] {
+            let now = self.rigs[at].now;
+            let other = self.other[at];
+            self.rigs[at].shard().peer_waits(other, waits, now);
+            self.rigs[at].turn();
+        }
+    }
+
+    /// Carries what one has for the other; whether there was anything.
+    fn carry(&mut self, from: usize) -> bool {
+        let to = 1 - from;
+        let Some((_, _, batch)) = self.rigs[from].mail.pop_front() else { return false };
+        assert!(self.linked, "nothing is said to who is out of reach");
+        let now = self.rigs[to].now;
+        let sender = self.other[to];
+        assert_eq!(self.rigs[to].shard().parcels(sender, &batch, now), Ok(batch.len()));
+        self.rigs[to].turn();
+        true
+    }
+
+    fn settle(&mut self) {
+        self.rigs.iter_mut().for_each(Rig::turn);
+        while self.carry(A) | self.carry(B) {}
+    }
+
+    /// A client of a node does something, and everybody hears of it.
+    fn send(&mut self, at: usize, name: &str, line: &str) {
+        self.rigs[at].send(name, line);
+        self.settle();
+    }
+
+    fn took(&mut self, at: usize, name: &str) -> Vec<String> {
+        std::mem::take(&mut self.rigs[at].peer(name).packets).into()
+    }
+
+    /// A subscriber with a clean session, with its SUBACK.
+    fn subscriber(&mut self, at: usize, name: &str, filter: &str) {
+        self.send(at, name, &format!("connect id={name} v=5"));
+        self.send(at, name, &format!("subscribe id=1 f={filter}"));
+        assert_eq!(self.took(at, name).len(), 2, "{name} has its SUBACK");
+    }
+
+    fn publisher(&mut self, at: usize, name: &str) {
+        self.send(at, name, &format!("connect id={name} v=5"));
+        self.took(at, name);
+    }
+}
+
+#[test]
+fn a_suback_waits_for_the_other_node_and_then_all_is_heard() {
+    let mut nodes = Nodes::new();
+    nodes.publisher(B, "p");
+    nodes.rigs[A].send("s", "connect id=s v=5");
+    nodes.rigs[A].send("s", "subscribe id=1 f=a/+:1");
+    assert_eq!(nodes.took(A, "s"), ["connack sp=0"], "the other node has not confirmed");
+    nodes.settle();
+    assert_eq!(nodes.took(A, "s"), ["suback 1 01"]);
+
+    nodes.rigs[B].send("p", "publish t=a/b q=1 id=7 p=one");
+    assert!(nodes.took(B, "p").is_empty(), "it has not arrived there");
+    nodes.settle();
+    assert_eq!(nodes.took(A, "s"), ["publish a/b q1 id=1 one"]);
+    assert_eq!(nodes.took(B, "p"), ["puback 7"]);
+    // What matches nowhere else costs no link traffic.
+    nodes.rigs[B].send("p", "publish t=other q=1 id=8 p=two");
+    assert!(!nodes.carry(B));
+    nodes.send(A, "s", "unsubscribe id=2 f=a/+");
+    nodes.send(B, "p", "publish t=a/b q=1 id=9 p=three");
+    assert_eq!(nodes.rigs[B].count("forwarded_out"), 1);
+}
+
+#[test]
+fn routes_are_in_force_while_a_link_is_gone() {
+    let mut nodes = Nodes::new();
+    nodes.subscriber(A, "s", "a:1");
+    nodes.subscriber(A, "t", "b:1");
+    nodes.publisher(B, "p");
+    nodes.publisher(B, "q");
+    nodes.publisher(B, "r");
+    nodes.unlink();
+    // Nobody can be told, and nobody is told that it is acknowledged: the client keeps it.
+    nodes.rigs[B].send("p", "publish t=a q=1 id=1 p=one");
+    assert_eq!(nodes.took(B, "p"), ["disconnect 89"]);
+    nodes.rigs[B].send("q", "publish t=a q=0 p=two");
+    assert_eq!(nodes.rigs[B].count("dropped_partitioned"), 1);
+    // Meanwhile one leaves and another comes.
+    nodes.rigs[A].send("s", "unsubscribe id=2 f=a");
+    nodes.rigs[A].send("t", "subscribe id=3 f=c/#:1");
+    assert!(nodes.took(A, "t").is_empty(), "the other node is waited for");
+    assert!(nodes.took(A, "s").is_empty());
+    nodes.link();
+    assert_eq!(nodes.took(A, "t"), ["suback 3 01"]);
+    assert_eq!(nodes.took(A, "s").len(), 1);
+    for (topic, id) in [("a", 1), ("b", 2), ("c/d", 3)] {
+        nodes.send(B, "r", &format!("publish t={topic} q=1 id={id} p={topic}"));
+    }
+    assert!(nodes.took(A, "s").is_empty());
+    assert_eq!(nodes.took(A, "t"), ["publish b q1 id=1 b", "publish c/d q1 id=2 c/d"]);
+    // The first has no subscriber any more.
+    assert_eq!(nodes.took(B, "r"), ["puback 1 10", "puback 2", "puback 3"]);
+}
+
+#[test]
+fn what_was_under_way_is_to_be_sent_again() {
+    let mut nodes = Nodes::new();
+    nodes.subscriber(A, "s", "a:1");
+    nodes.publisher(B, "p");
+    nodes.rigs[B].send("p", "publish t=a q=1 id=1 p=one");
+    // It arrives, and the answer does not.
+    nodes.carry(B);
+    assert_eq!(nodes.took(A, "s"), ["publish a q1 id=1 one"]);
+    nodes.unlink();
+    assert_eq!(nodes.took(B, "p"), ["disconnect 89"]);
+    assert_eq!(nodes.rigs[B].receipts().0, 0);
+}
+
+#[test]
+fn a_member_that_is_out_is_not_waited_for_and_one_that_is_gone_is_forgotten() {
+    let mut nodes = Nodes::new();
+    nodes.subscriber(A, "s", "a:1");
+    nodes.subscriber(A, "g", "$share/g/b:1");
+    nodes.publisher(B, "p");
+    nodes.unlink();
+    nodes.rigs[B].send("t", "connect id=t v=5");
+    nodes.rigs[B].send("t", "subscribe id=1 f=x:1");
+    assert_eq!(nodes.took(B, "t"), ["connack sp=0"]);
+    nodes.waits(false);
+    assert_eq!(nodes.took(B, "t"), ["suback 1 01"]);
+    let (now, other) = (nodes.rigs[B].now, nodes.other[B]);
+    nodes.rigs[B].shard().peer_gone(other, now);
+    nodes.rigs[B].turn();
+    for (topic, id) in [("a", 1), ("b", 2)] {
+        nodes.rigs[B].send("p", &format!("publish t={topic} q=1 id={id} p=x"));
+    }
+    assert_eq!(nodes.took(B, "p"), ["puback 1 10", "puback 2 10"]);
+    // Another life of that node is another peer.
+    assert_ne!(nodes.rigs[B].shard().add_peer(), Some(other));
+}
+
+#[test]
+fn a_group_has_its_members_on_both_nodes() {
+    let mut nodes = Nodes::new();
+    for (at, name) in [(A, "one"), (A, "two"), (B, "three")] {
+        nodes.subscriber(at, name, "$share/g/a:1");
+    }
+    nodes.publisher(B, "p");
+    for id in 1..=30 {
+        nodes.send(B, "p", &format!("publish t=a q=0 p=n{id}"));
+    }
+    let got: Vec<usize> =
+        [(A, "one"), (A, "two"), (B, "three")].map(|(at, name)| nodes.took(at, name).len()).into();
+    assert_eq!(got, [10, 10, 10]);
+    nodes.unlink();
+    nodes.link();
+    for id in 1..=30 {
+        nodes.send(B, "p", &format!("publish t=a q=0 p=n{id}"));
+    }
+    let got: Vec<usize> =
+        [(A, "one"), (A, "two"), (B, "three")].map(|(at, name)| nodes.took(at, name).len()).into();
+    assert_eq!(got, [10, 10, 10]);
+}
