@@ -90,7 +90,8 @@ impl Output {
             }
         };
         let cut = found.len() - keep;
-        if cut > 0 {
+        // After an error it may have been cut back already, and the disk not know: under its next name nobody would cut it again.
+        if cut > 0 || answered.is_some_and(|answered| answered.id == id) {
             file.set_len(keep)?;
             file.sync_all()?;
         }
