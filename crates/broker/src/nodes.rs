@@ -20,10 +20,10 @@
 //! Retained messages, exclusive subscriptions, rows of rules and joint commits stay within the process.
 
 use crate::hook::Hook;
-use crate::parcel::{Number, Parcel};
+use crate::parcel::Parcel;
 use crate::peers::Peers;
 use crate::shard::{Destination, Shard};
-use ferrule_outbox::{End, Outcome};
+use ferrule_outbox::Outcome;
 use ferrule_store::{Now, Store};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -50,11 +50,6 @@ pub(crate) struct Stale {
 impl Peers {
     pub(crate) fn is_away(&self, peer: u16) -> bool {
         self.links.get(usize::from(peer)).is_none_or(|link| link.reach == Reach::Away)
-    }
-
-    /// The end of a parcel that was not sent.
-    pub(crate) fn take_back(&mut self, peer: u16, number: Number) -> Option<End> {
-        self.answered(peer, number)
     }
 }
 

@@ -233,7 +233,7 @@ impl Peers {
         self.version
     }
 
-    pub(crate) fn answered(&mut self, from: u16, number: Number) -> Option<End> {
+    fn answered(&mut self, from: u16, number: Number) -> Option<End> {
         let id = Id::from_bits(number)?;
         if self.awaiting.get(id)?.0 != from {
             return None;

@@ -628,16 +628,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
             .iter()
             .map(|(peer, place, text)| (*peer, Some(Share { text, place: *place, again })));
         for (peer, share) in scratch.peers.iter().map(|peer| (*peer, None)).chain(shared) {
-            self.stats.forwarded_out += 1;
             let end = if message.qos == QoS::AtMostOnce { None } else { ends.end() };
-            let receipt = end.as_ref().map(ferrule_outbox::End::receipt);
-            let number = self.peers.forward(peer, message, share, end);
             if self.peers.is_away(peer) {
                 // It has subscribers there, and nobody can be told now.
                 self.stats.dropped_partitioned += u64::from(message.qos == QoS::AtMostOnce);
-                self.ended.extend(self.peers.take_back(peer, number).map(|end| (end, Outcome::Retry)));
+                self.ended.extend(end.map(|end| (end, Outcome::Retry)));
                 continue;
             }
+            self.stats.forwarded_out += 1;
+            let receipt = end.as_ref().map(ferrule_outbox::End::receipt);
+            let number = self.peers.forward(peer, message, share, end);
             match (receipt.filter(|_| message.hold && !self.peers.is_remote(peer)), joined) {
                 (Some(receipt), Some(_)) => self.batch.awaits(receipt, number),
                 (Some(_), None) => awaited.push(number),

@@ -6,6 +6,9 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error as _;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::{Config, Error};
@@ -79,6 +82,28 @@ pub fn chain(error: &Error) -> String {
         cause = next.source();
     }
     text
+}
+
+/// Something that is asked of a server.
+pub type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+/// Waits for all. Each is polled once in order first, which sends it: all of them are on their way before an answer comes.
+pub async fn all<T>(mut calls: Vec<Call<'_, T>>) -> Vec<Result<T, Error>> {
+    let mut results: Vec<Option<Result<T, Error>>> = calls.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        let mut open = false;
+        for (call, result) in calls.iter_mut().zip(&mut results) {
+            if result.is_none() {
+                match call.as_mut().poll(cx) {
+                    Poll::Ready(done) => *result = Some(done),
+                    Poll::Pending => open = true,
+                }
+            }
+        }
+        if open { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    results.into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -2,12 +2,10 @@
 
 use crate::fault::fault;
 use crate::statement::{Parameters, sql};
-use ferrule_postgres::chain;
+use ferrule_postgres::{Call, all, chain};
 use ferrule_sinks::sql::{Column, Fault, Insert, Kind, Layout, Settings, Table, engine};
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::task::Poll;
+use std::future::Future;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -195,13 +193,13 @@ impl engine::Database for Server {
         }
         // Pipelined: polled once in order, all of them are on their way. When one fails, those behind it do ("current
         // transaction is aborted"), and COMMIT is a ROLLBACK that succeeds: the first error is the one that counts.
-        let mut calls: Vec<Call<'_>> = Vec::with_capacity(lists.len() + 2);
+        let mut calls: Vec<Call<'_, ()>> = Vec::with_capacity(lists.len() + 2);
         calls.push(Box::pin(client.batch_execute("BEGIN")));
         for (statement, list) in statements.iter().zip(&lists) {
             calls.push(Box::pin(async move { client.execute(statement, list).await.map(drop) }));
         }
         calls.push(Box::pin(client.batch_execute("COMMIT")));
-        self.call(all(calls)).await
+        self.call(async { all(calls).await.into_iter().collect() }).await
     }
 
     async fn begin(&mut self) -> Result<(), Fault> {
@@ -249,27 +247,6 @@ impl Server {
         self.execute("SAVEPOINT part").await?;
         self.prepare(insert).await
     }
-}
-
-type Call<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
-
-/// Waits for all, polling in order; the error of the first that failed.
-async fn all(mut calls: Vec<Call<'_>>) -> Result<(), Error> {
-    let mut results: Vec<Option<Result<(), Error>>> = calls.iter().map(|_| None).collect();
-    poll_fn(|cx| {
-        let mut open = false;
-        for (call, result) in calls.iter_mut().zip(&mut results) {
-            if result.is_none() {
-                match call.as_mut().poll(cx) {
-                    Poll::Ready(done) => *result = Some(done),
-                    Poll::Pending => open = true,
-                }
-            }
-        }
-        if open { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
-    results.into_iter().flatten().collect()
 }
 
 #[cfg(test)]

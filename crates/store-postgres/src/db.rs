@@ -4,13 +4,11 @@
 
 use crate::error::{DbError, Kind};
 use bytes::Bytes;
+use ferrule_postgres::{Call, all};
 use ferrule_store::{Body, QueueId, QueueSummary, Restored, SessionId, Side, StoredRow};
 use ferrule_store_writer::net::Net;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio_postgres::types::ToSql;
@@ -233,27 +231,6 @@ impl Connection {
 
 fn taken(node: &str) -> DbError {
     DbError { kind: Kind::Taken, text: format!("another ferrule has opened the store as node '{node}'") }
-}
-
-type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + 'a>>;
-
-/// Waits for all. Each is polled once in order first, which sends it: all of them are on their way before an answer comes.
-async fn all<T>(mut calls: Vec<Call<'_, T>>) -> Vec<Result<T, Error>> {
-    let mut results: Vec<Option<Result<T, Error>>> = calls.iter().map(|_| None).collect();
-    poll_fn(|cx| {
-        let mut open = false;
-        for (call, result) in calls.iter_mut().zip(&mut results) {
-            if result.is_none() {
-                match call.as_mut().poll(cx) {
-                    Poll::Ready(done) => *result = Some(done),
-                    Poll::Pending => open = true,
-                }
-            }
-        }
-        if open { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
-    results.into_iter().flatten().collect()
 }
 
 /// SQL's integers are signed. Numbers of rows, rules and bodies have 63 bits; only an open end is more.
