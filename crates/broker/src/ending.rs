@@ -298,7 +298,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Kind::Persistent { id, queue } => {
                 self.by_store_id.remove(&id);
                 // Written after the session's end they would be packet ids of nobody.
-                let ends = self.batch.forget_received(id);
+                let ends = self.batch.forget(id, None);
                 self.ended.extend(ends.map(|end| (end, Outcome::Delivered)));
                 if session.shares {
                     left.extend(queue.rows().map(|row| Arc::clone(&row.delivery)).filter(is_shared));

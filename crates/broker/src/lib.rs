@@ -54,6 +54,7 @@ mod session;
 pub mod shard;
 mod share;
 mod slots;
+mod standing;
 mod steady;
 mod subscribe;
 mod tempo;

@@ -8,7 +8,7 @@
 //! Who drives the shard knows the members of the cluster and has a link to each of their shards. It calls [`Shard::add_peer`] for each, and then as
 //! the link comes and goes [`Shard::peer_linked`] and [`Shard::peer_unlinked`]; [`Shard::peer_waits`] as the member is *in* or *out*
 //! (`ferrule-cluster`), which is not the same: a member that is out of reach may still be one that new routes wait for.
-//! [`Shard::peer_gone`] ends it. Parcels pass as between shards of one process.
+//! [`Shard::peer_gone`] ends it. [`Shard::set_live`] says whether the node itself is one that others know. Parcels pass as between shards of one process.
 //!
 //! # Invariants
 //! - On a link all routes are sent first, then each change. What the other side knew stays in force until it has all of them: subscribers
@@ -57,6 +57,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A shard of another node, out of reach; its index from now on. None: there have been 65,535 of them in the life of this process.
     pub fn add_peer(&mut self) -> Option<u16> {
         self.peers.add()
+    }
+
+    /// Shards that this one knows, itself and those of its process among them: their indices end here.
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.peers.links.len()
     }
 
     /// A link to it is there, with nothing of an earlier one on its way: it is sent everything.
@@ -108,13 +114,21 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.settle();
     }
 
-    /// It is no member any more: what it had is forgotten.
+    /// It is no member any more: what it had is forgotten. That it is waited for is another matter: it may not know yet.
     pub fn peer_gone(&mut self, peer: u16, now: Now) {
         self.now = now;
         self.away(peer);
         self.routes_begin(peer);
         self.routes_end(peer);
-        self.peer_waits(peer, false, now);
+        self.settle();
+    }
+
+    /// Whether this node serves: before it does, and when it has been removed, nobody is told that he has subscribed.
+    pub fn set_live(&mut self, live: bool, now: Now) {
+        self.now = now;
+        self.peers.hidden = !live;
+        self.release_late();
+        self.settle();
     }
 
     pub(crate) fn routes_begin(&mut self, peer: u16) {

@@ -134,6 +134,21 @@ const RETAIN: u8 = 4;
 const HOLD: u8 = 8;
 
 impl<'a> Parcel<'a> {
+    /// Whether it is about routes: small, and waited for by clients that subscribe.
+    pub(crate) fn is_control(&self) -> bool {
+        matches!(
+            self,
+            Self::RouteDelta { .. }
+                | Self::RoutesBegin
+                | Self::RoutesEnd { .. }
+                | Self::RouteAck { .. }
+                | Self::ShareDelta { .. }
+                | Self::Claim { .. }
+                | Self::ClaimAck { .. }
+                | Self::Release { .. }
+        )
+    }
+
     /// Appends it.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match *self {

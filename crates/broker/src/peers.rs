@@ -102,6 +102,8 @@ pub(crate) struct Link {
     pub(crate) stale: Option<Stale>,
     /// Parcels of this turn.
     out: Vec<u8>,
+    /// To another node, those that must not wait behind publishes.
+    control: Vec<u8>,
     /// The version of our routes that it has confirmed.
     acked: u64,
     /// The version of its routes that we have; to be confirmed when the turn ends.
@@ -120,6 +122,8 @@ pub(crate) struct Peers {
     awaiting: Slots<marker::Parcel, (u16, End)>,
     /// Of our routes.
     version: u64,
+    /// This node is one of a cluster and no live member: the others need not know its routes.
+    pub(crate) hidden: bool,
     /// What waits for every peer to have our routes of a version.
     late: VecDeque<(u64, Late)>,
     /// The last stamp that was given or seen.
@@ -146,6 +150,7 @@ impl Peers {
             links: (0..place.of).map(|_| Link::default()).collect(),
             awaiting: Slots::new(),
             version: 0,
+            hidden: false,
             late: VecDeque::new(),
             stamp: 0,
             cleared: VecDeque::new(),
@@ -195,8 +200,12 @@ impl Peers {
 
     /// What is out of reach hears nothing: it will be told everything.
     pub(crate) fn send(&mut self, to: u16, parcel: &Parcel<'_>) {
-        if let Some(link) = self.links.get_mut(usize::from(to)).filter(|link| link.reach != Reach::Away) {
-            parcel.encode(&mut link.out);
+        if let Some(link) = self.links.get_mut(usize::from(to)) {
+            match link.reach {
+                Reach::Away => {}
+                Reach::Told if parcel.is_control() => parcel.encode(&mut link.control),
+                Reach::Told | Reach::Here => parcel.encode(&mut link.out),
+            }
         }
     }
 
@@ -224,6 +233,7 @@ impl Peers {
     pub(crate) fn unsaid(&mut self, peer: u16) {
         if let Some(link) = self.links.get_mut(usize::from(peer)) {
             link.out.clear();
+            link.control.clear();
             link.ack_due = false;
         }
     }
@@ -278,7 +288,7 @@ impl Peers {
 
     /// Whether all peers have all of our routes.
     fn is_confirmed(&self) -> bool {
-        self.confirmed() >= self.version
+        !self.hidden && self.confirmed() >= self.version
     }
 
     /// A publish for a peer's sessions, or for one member of a group there; the number of its answer.
@@ -351,7 +361,7 @@ impl Peers {
 
     /// Whether something is to be said since the turn's parcels were taken.
     pub(crate) fn has_parcels(&self) -> bool {
-        self.links.iter().any(|link| link.ack_due || !link.out.is_empty())
+        self.links.iter().any(|link| link.ack_due || !link.out.is_empty() || !link.control.is_empty())
     }
 
     /// When a stamp may be forgotten.
@@ -366,6 +376,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn take_parcels(&mut self, to: u16) -> Option<Vec<u8>> {
         let link = self.peers.links.get_mut(usize::from(to)).filter(|link| !link.out.is_empty())?;
         Some(std::mem::take(&mut link.out))
+    }
+
+    /// The same, to a shard of another node: what must not wait behind publishes. It may overtake them.
+    pub fn take_control(&mut self, to: u16) -> Option<Vec<u8>> {
+        let link = self.peers.links.get_mut(usize::from(to)).filter(|link| !link.control.is_empty())?;
+        Some(std::mem::take(&mut link.control))
     }
 
     /// Whether all peers have all of our routes.
@@ -559,6 +575,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     pub(crate) fn release_late(&mut self) {
+        if self.peers.hidden {
+            return;
+        }
         let confirmed = self.peers.confirmed();
         while self.peers.late.front().is_some_and(|(version, _)| *version <= confirmed) {
             if let Some((_, late)) = self.peers.late.pop_front() {

@@ -339,7 +339,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let serial = publishing.next_serial;
         publishing.next_serial += 1;
-        Some(Inbound { conn: id, session: key, serial, packet_id, qos2 })
+        let inbound = Inbound { conn: id, session: key, serial, packet_id, qos2 };
+        self.note_routed(inbound);
+        Some(inbound)
     }
 
     fn await_or_acknowledge(&mut self, owner: Inbound, publish: &Publish<'_>, topic: &str, routed: Routed) {
@@ -915,6 +917,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             return;
         }
+        self.standing.routed_local();
         let message = local_message(&publish);
         self.route_or_delay(&message, None, None, publish.end.as_ref());
         if let Some(end) = publish.end {

@@ -604,6 +604,8 @@ pub(crate) struct Conn {
     pub(crate) blocked: bool,
     /// Has published so much that it is not heard.
     pub(crate) throttled: bool,
+    /// Has published while this node may not acknowledge, so that it is not heard.
+    pub(crate) parked: bool,
     /// Acknowledgements may leave in any order: a gateway's.
     pub(crate) unordered: bool,
     /// 0: off.
@@ -674,6 +676,7 @@ impl Conn {
             waits: false,
             blocked: false,
             throttled: false,
+            parked: false,
             unordered: false,
             keep_alive_s: 0,
             peer_packet_bytes: u32::MAX,
@@ -727,7 +730,7 @@ impl Conn {
 
     /// Whether it is read, as far as its own doing goes.
     pub(crate) fn is_heard(&self) -> bool {
-        !self.blocked && !self.throttled && !self.is_claiming()
+        !self.blocked && !self.throttled && !self.parked && !self.is_claiming()
     }
 
     /// Whether a SUBSCRIBE of it waits.

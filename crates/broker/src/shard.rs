@@ -19,7 +19,7 @@ use crate::steady::Steady;
 use crate::turn::Batch;
 use crate::wheel::Wheel;
 use crate::{ConnId, SessionKey, marker};
-use ferrule_mqtt::{DecodeError, PINGRESP, Packet, ReasonCode, Version, decode, topic};
+use ferrule_mqtt::{DecodeError, PINGRESP, Packet, QoS, ReasonCode, Version, decode, topic};
 use ferrule_outbox::{End, Outcome, Policy, Queue, Receipts};
 use ferrule_store::record::{self, Record, Retained, Subscription};
 use ferrule_store::{Now, Op, QueueId, Restored, SessionId, Side, Store};
@@ -175,6 +175,10 @@ pub struct Stats {
     pub loops: u64,
     /// Times that a client was not heard, since it did not read what it had asked for.
     pub blocked: u64,
+    /// Times that a client was not heard, since this node might not acknowledge what it publishes.
+    pub parked: u64,
+    /// Publishes that were routed and not acknowledged, since this node might not.
+    pub withdrawn: u64,
     /// Publishes sent to other shards, each counted once a shard.
     pub forwarded_out: u64,
     /// Publishes that came from other shards.
@@ -202,6 +206,7 @@ pub struct Shard<H, S> {
     pub(crate) routes: Routes<Destination>,
     pub(crate) shares: Shares,
     pub(crate) peers: Peers,
+    pub(crate) standing: crate::standing::Standing,
     pub(crate) retained: RetainedIndex,
     /// The last values of `$SYS` topics: never stored, and nobody's but this node's.
     pub(crate) sys: RetainedIndex,
@@ -340,6 +345,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             routes: Routes::new(hasher.clone()),
             shares: Shares::new(),
             peers: Peers::new(place),
+            standing: crate::standing::Standing::default(),
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
             sys: RetainedIndex::new(SYS_TOPICS, SYS_BYTES),
             rows: config::Rows::new(limits.clients.len()),
@@ -594,7 +600,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 Phase::Closing => return buf.len(),
                 Phase::AwaitConnect => (None, limits.connect_bytes.min(limits.packet_bytes)),
                 Phase::AwaitAuth => (Some(conn.version), limits.connect_bytes.min(limits.packet_bytes)),
-                Phase::Open if conn.throttled => return self.keep(id, at, buf, false),
+                Phase::Open if conn.throttled || conn.parked => return self.keep(id, at, buf, false),
                 Phase::Open if conn.out.len() >= 2 * self.pool.bound(limits.output_bytes) => {
                     self.block(id);
                     return self.keep(id, at, buf, false);
@@ -622,6 +628,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
                         return buf.len();
                     }
                     if version.is_some() {
+                        if self.standing.parks()
+                            && matches!(&packet, Packet::Publish(publish) if publish.qos > QoS::AtMostOnce)
+                        {
+                            self.park(id);
+                            return self.keep(id, at, buf, false);
+                        }
                         let paced = matches!(
                             packet,
                             Packet::Publish(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_)

@@ -90,10 +90,16 @@ impl Batch {
         self.due |= due;
     }
 
-    /// Takes out what is not written yet of a session's packet ids; their ends.
-    pub(crate) fn forget_received(&mut self, session: SessionId) -> impl Iterator<Item = End> + use<> {
-        let is_its =
-            |r: &mut Receiving| matches!(r.op, Some(Op::InflightPut { session: of, .. }) if of == session);
+    /// Takes out what is not written yet of a session's packet ids, or of one of them; their ends.
+    pub(crate) fn forget(
+        &mut self,
+        session: SessionId,
+        packet_id: Option<u16>,
+    ) -> impl Iterator<Item = End> + use<> {
+        let is_its = |r: &mut Receiving| {
+            matches!(r.op, Some(Op::InflightPut { session: of, packet_id: id, .. })
+                if of == session && packet_id.is_none_or(|meant| meant == id))
+        };
         let forgotten: Vec<Receiving> = self.received.extract_if(.., is_its).collect();
         self.closes.extend(forgotten.iter().flat_map(|r| &r.joined));
         self.due |= !self.closes.is_empty();
@@ -208,6 +214,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Runs timers, routes what rules published, and hands the turn's batch to the store. Call it once a turn, after all input.
     pub fn end_turn(&mut self, now: Now) {
+        self.end_turn_if(now, || true);
+    }
+
+    /// The same, of a shard of a cluster: `may` says, when all has been routed, whether it may be acknowledged
+    /// ([`Shard::begin_turn`]).
+    pub fn end_turn_if(&mut self, now: Now, may: impl FnOnce() -> bool) {
         self.now = now;
         self.run_timers();
         for id in std::mem::take(&mut self.speechless) {
@@ -220,6 +232,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.route_local();
         self.local_left = LOCAL_PER_TURN;
         self.drop_expired_retained();
+        self.judge(may());
         let mut reads = self.delayed.take_reads();
         let mut ended = std::mem::take(&mut self.ended);
         self.hook.turn(now, &mut ended, &mut reads);
@@ -256,6 +269,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let mut at = |due: Option<u64>| next = [next, due].into_iter().flatten().min();
         at(self.peers.next_us());
         at(self.delayed.next_us());
+        at(self.standing.next_us());
         at(self.hook.next_due_us(urgent, self.smoothed_commit));
         let unfinished = !self.speechless.is_empty()
             || !self.dirty.is_empty()

@@ -15,9 +15,11 @@
 //! # Operation
 //! What passes between two nodes on the control stream keeps its order; that is all that is asked of a link.
 //!
-//! 1. When a link to a member comes up, all routes are sent and then [`Message::Offer`] with a fresh epoch. It answers [`Message::Accept`]; from
+//! 1. When a link to a member comes up, all routes are sent, and [`Message::Offer`] with a fresh epoch. It answers [`Message::Accept`]; from
 //!    then on it is *in*: new routes wait for it.
-//! 2. Every [`Config::heartbeat_us`] a heartbeat; each is echoed with the epoch in which its sender is *in*, 0 when it is not.
+//! 2. Every [`Config::heartbeat_us`] a heartbeat; each is echoed with the epoch in which its sender is *in*, 0 when it is not. Routes are made by several
+//!    threads: it is told that it is in only when all of them wait for it ([`Node::in_force`]). By then what each has sent before, all its routes on a
+//!    new link among it, is in front of the echo; so the offer need not wait for them.
 //! 3. Who hears nothing of a member for [`Config::lease_us`] puts it *out*: SUBACKs wait for it no more. Heard again, it is offered
 //!    a new epoch: on the same link behind all changes that it has not read yet, on a new link behind all routes.
 //! 4. An echo renews our lease of its sender, if its epoch is the one whose routes we have: up to the time at which *we sent* the heartbeat
@@ -41,6 +43,8 @@
 
 mod gate;
 mod node;
+mod site;
 
 pub use gate::Gate;
 pub use node::{Action, Config, Member, Message, Node, NodeId, PeerId, Standing, State, View};
+pub use site::{Deed, Order, Shards, Site, Token};

@@ -120,12 +120,12 @@ pub enum Message {
         /// In which the one that is answered is in; 0: it is out.
         epoch: u64,
     },
-    /// All routes of mine have been sent before this.
+    /// You are to be in: all routes of mine are on their way.
     Offer {
         /// Ascends.
         epoch: u64,
     },
-    /// I have them, and count you as a member.
+    /// I count you as a member.
     Accept {
         /// Of the offer.
         epoch: u64,
@@ -135,15 +135,15 @@ pub enum Message {
 /// What is to be done. Answers of the store come back by [`Node::view`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Send it on the control stream, behind all changes of routes up to now.
+    /// Send it on the control stream.
     Send(PeerId, Message),
-    /// Send all routes on the control stream, and from here on each change. Its offer follows as the next action: then, and not
+    /// Send all routes on the control stream, and from here on each change. When all are there, and not
     /// before, they replace what the other side had.
     SendRoutes(PeerId),
     /// Forget its routes: it is a member no more.
     ForgetRoutes(PeerId),
-    /// New routes wait for it from here on.
-    In(PeerId),
+    /// New routes wait for it from here on. When all who make routes know that, [`Node::in_force`] is due with the token.
+    In(PeerId, u64),
     /// New routes wait for it no more.
     Out(PeerId),
     /// Connect to it, or go on trying to.
@@ -176,6 +176,10 @@ struct Peer {
     offered: u64,
     /// In which it is in; 0: out.
     granted: u64,
+    /// Of the last [`Action::In`].
+    token: u64,
+    /// All who make routes wait for it: it may be told that it is in.
+    in_force: bool,
     /// When something came from it last, while it is or was in.
     heard_us: u64,
     /// The epoch whose routes we have; 0: none.
@@ -324,6 +328,14 @@ impl Node {
         }
     }
 
+    /// All who make routes wait for it: what [`Action::In`] asked for with this token is done.
+    pub fn in_force(&mut self, id: PeerId, token: u64, now_us: u64) {
+        if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.granted != 0 && peer.token == token) {
+            peer.in_force = true;
+            self.go_live(now_us);
+        }
+    }
+
     fn offer(&mut self, id: PeerId) {
         self.epoch += 1;
         let Some(peer) = self.peers.get_mut(&id) else { return };
@@ -345,8 +357,8 @@ impl Node {
         }
         match message {
             Message::Heartbeat { number, view } => {
-                let epoch = peer.granted;
-                let is_out = epoch == 0 && peer.offered == 0;
+                let epoch = if peer.in_force { peer.granted } else { 0 };
+                let is_out = peer.granted == 0 && peer.offered == 0;
                 self.actions.push(Action::Send(from, Message::Echo { number, epoch }));
                 if view > self.view.number {
                     self.read(now_us);
@@ -379,8 +391,10 @@ impl Node {
                     let was = std::mem::replace(&mut peer.granted, epoch);
                     peer.offered = 0;
                     peer.heard_us = now_us;
+                    // Who was in all the time has missed nothing that has its SUBACK.
                     if was == 0 {
-                        self.actions.push(Action::In(from));
+                        peer.token = epoch;
+                        self.actions.push(Action::In(from, epoch));
                     }
                 }
                 self.go_live(now_us);
@@ -415,6 +429,7 @@ impl Node {
             let silent_at_us = peer.heard_us + lease_us;
             if peer.granted != 0 && silent_at_us <= now_us {
                 peer.granted = 0;
+                peer.in_force = false;
                 self.actions.push(Action::Out(*id));
             } else if peer.granted != 0 {
                 next_us = next_us.min(silent_at_us);
@@ -462,9 +477,7 @@ impl Node {
             .iter()
             .filter(|member| member.id != self.me && member.state == State::Live)
             .all(|member| {
-                self.peers
-                    .get(&member.id)
-                    .is_some_and(|peer| peer.granted != 0 && peer.lease_until_us > now_us)
+                self.peers.get(&member.id).is_some_and(|peer| peer.in_force && peer.lease_until_us > now_us)
             });
         if ready {
             self.actions.push(Action::GoLive { view: self.view.number });

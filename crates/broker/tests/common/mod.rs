@@ -255,6 +255,10 @@ pub struct Rig {
     /// How many shards of other nodes each shard knows of, and what it has for them: from, to, parcels.
     pub abroad: u16,
     pub mail: VecDeque<(u16, u16, Vec<u8>)>,
+    /// What shards of this node have for each other is there, too.
+    pub mails_all: bool,
+    /// Whether the node may acknowledge, at the beginning of turns and at their ends; none: it is alone.
+    pub may: Option<(bool, bool)>,
     /// Not the first, by connection.
     listeners: BTreeMap<String, u16>,
     /// Not all, by connection.
@@ -353,6 +357,8 @@ impl Rig {
             wire: None,
             abroad: 0,
             mail: VecDeque::new(),
+            mails_all: false,
+            may: None,
             listeners: BTreeMap::new(),
             reads: BTreeMap::new(),
         };
@@ -457,10 +463,16 @@ impl Rig {
     }
 
     fn offer(&mut self, name: &str) {
+        self.begin_turns();
         let Some(peer) = self.peers.get_mut(name) else { return };
         let Some((shard, conn)) = peer.conn else { return };
         let taken = self.shards[usize::from(shard)].receive(conn, &peer.input, self.now);
         peer.input.drain(..taken);
+    }
+
+    fn begin_turns(&mut self) {
+        let Some((may, _)) = self.may else { return };
+        self.shards.iter_mut().for_each(|shard| shard.begin_turn(may, self.now.mono_us));
     }
 
     fn name_of(&self, at: (u16, ConnId)) -> Option<String> {
@@ -517,7 +529,12 @@ impl Rig {
     pub fn turn_one(&mut self, index: u16) {
         let now = self.now;
         let this = usize::from(index);
-        self.shards[this].end_turn(now);
+        if let Some((begins, ends)) = self.may {
+            self.shards[this].begin_turn(begins, now.mono_us);
+            self.shards[this].end_turn_if(now, || ends);
+        } else {
+            self.shards[this].end_turn(now);
+        }
         let mut closing = Vec::new();
         for command in self.shards[this].take_commands() {
             match command {
@@ -537,6 +554,10 @@ impl Rig {
         }
         for to in 0..self.shards.len() as u16 {
             if let Some(batch) = self.shards[this].take_parcels(to) {
+                if self.mails_all {
+                    self.mail.push_back((index, to, batch));
+                    continue;
+                }
                 if let Some(wire) = &mut self.wire {
                     wire.push(index, to, batch, now.mono_us);
                     continue;
@@ -547,8 +568,8 @@ impl Rig {
         }
         let here = self.shards.len() as u16;
         for to in here..here + self.abroad {
-            let batch = self.shards[this].take_parcels(to);
-            self.mail.extend(batch.map(|batch| (index, to, batch)));
+            let batches = [self.shards[this].take_control(to), self.shards[this].take_parcels(to)];
+            self.mail.extend(batches.into_iter().flatten().map(|batch| (index, to, batch)));
         }
         let mut dirty = Vec::new();
         self.shards[this].take_dirty(&mut dirty);

@@ -46,6 +46,8 @@ impl Hub {
             ("clients_refused", stats.refused),
             ("protocol_errors", stats.protocol_errors),
             ("clients_blocked", stats.blocked),
+            ("clients_parked", stats.parked),
+            ("publishes_withdrawn", stats.withdrawn),
             ("connections_refused", stats.connections_refused),
             ("overload_refused", stats.overload_refused),
             ("sessions_refused", stats.sessions_refused),

@@ -1,0 +1,178 @@
+//! Whether a node of a cluster may acknowledge what it routes.
+//!
+//! # Constraints
+//! What is acknowledged has to have met every route whose subscriber has its SUBACK, on whichever node. A node that others do not wait for may
+//! look up routes that are old, and finds that out only when it asks (`ferrule-cluster`, its `Gate`): a process can be stopped between
+//! any two instructions. No message may pay for the asking.
+//!
+//! # Operation
+//! [`Shard::begin_turn`] says at a turn's beginning whether the node may acknowledge, and [`Shard::end_turn_if`] asks once more, behind all that the
+//! turn routed and in front of all that it writes. Between the two answers lies the whole of what was routed.
+//!
+//! - *No* at the beginning: a connection that publishes at QoS 1 or 2 is *parked*, the publish with it, and is not read until the answer is
+//!   yes. What is bounded is the input that its worker keeps for it, and the time: [`PARKED_US`] after the node began to say no, parked
+//!   clients and those that come to it are sent away with 0x89. They keep their messages.
+//! - *No* at the end: what was routed in this turn is withdrawn. Its publishers lose what was written to them since, and their
+//!   connections with it (0x89): they send it again. Some subscribers then get it twice, none not at all. Publishes of
+//!   rules may belong to messages of earlier turns, so when there were some all who wait are sent away.
+//! - What waits from earlier turns was routed when the answer was yes, and goes on.
+//!
+//! # Not yet
+//! Wills and delayed messages are routed whatever the answer: nobody is acknowledged for them.
+
+use crate::ConnId;
+use crate::ending::Why;
+use crate::hook::Hook;
+use crate::session::Inbound;
+use crate::shard::Shard;
+use ferrule_mqtt::ReasonCode;
+use ferrule_store::{Op, Side, Store};
+use std::collections::HashSet;
+
+/// How long clients are kept waiting for a node that may not acknowledge: longer than a death of another node is felt (a lease of 1 s and a
+/// transaction), shorter than libraries wait for a PUBACK (20 s and more).
+const PARKED_US: u64 = 10_000_000;
+
+/// What is known of it in this turn.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    /// None: this node is alone.
+    may: Option<bool>,
+    /// Since when it may not.
+    refused_us: u64,
+    parked: Vec<ConnId>,
+    /// What was routed in this turn and has an owner that waits, and how much output that had before.
+    routed: Vec<(Inbound, usize)>,
+    /// Publishes of rules were.
+    local: bool,
+}
+
+impl Standing {
+    /// Whether publishes that are to be acknowledged have to wait.
+    pub(crate) fn parks(&self) -> bool {
+        self.may == Some(false)
+    }
+
+    /// Publishes of rules were routed in this turn.
+    pub(crate) fn routed_local(&mut self) {
+        self.local = true;
+    }
+
+    /// When clients are to be sent away.
+    pub(crate) fn next_us(&self) -> Option<u64> {
+        (!self.parked.is_empty()).then_some(self.refused_us + PARKED_US)
+    }
+}
+
+impl<H: Hook, S: Store> Shard<H, S> {
+    /// A turn of a shard of a cluster begins: whether what is routed in it may be acknowledged, as far as that is known. A node that is alone does
+    /// not call it.
+    pub fn begin_turn(&mut self, may: bool, now_us: u64) {
+        let before = self.standing.may.replace(may);
+        if may {
+            for id in std::mem::take(&mut self.standing.parked) {
+                if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.parked) {
+                    conn.parked = false;
+                    self.hear(id);
+                }
+            }
+            return;
+        }
+        if before != Some(false) {
+            self.standing.refused_us = now_us;
+        }
+        if now_us >= self.standing.refused_us + PARKED_US {
+            for id in std::mem::take(&mut self.standing.parked) {
+                if self.conns.get(id).is_some_and(|conn| conn.parked) {
+                    self.send_away(id);
+                }
+            }
+        }
+    }
+
+    /// Whether something has been routed since [`Shard::end_turn_if`] asked last: then it has to be asked with the time of that asking, or of the turn's
+    /// beginning behind it.
+    #[must_use]
+    pub fn has_unjudged(&self) -> bool {
+        self.standing.local || !self.standing.routed.is_empty()
+    }
+
+    /// Clients that are not heard since this node may not acknowledge.
+    #[must_use]
+    pub fn parked(&self) -> usize {
+        self.standing.parked.len()
+    }
+
+    /// A publish of it has to wait.
+    pub(crate) fn park(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if !std::mem::replace(&mut conn.parked, true) {
+            self.stats.parked += 1;
+            self.standing.parked.push(id);
+        }
+    }
+
+    /// A publish is routed in this turn.
+    #[inline]
+    pub(crate) fn note_routed(&mut self, inbound: Inbound) {
+        if self.standing.may.is_some() {
+            let out = self.conns.get(inbound.conn).map_or(0, |conn| conn.out.len());
+            self.standing.routed.push((inbound, out));
+        }
+    }
+
+    /// The turn's second answer.
+    pub(crate) fn judge(&mut self, may: bool) {
+        let local = std::mem::take(&mut self.standing.local);
+        let mut routed = std::mem::take(&mut self.standing.routed);
+        if !may {
+            if self.standing.may.replace(false) == Some(true) {
+                self.standing.refused_us = self.now.mono_us;
+            }
+            self.withdraw(&routed);
+            if local {
+                for id in self.waiters.iter().map(|(id, _)| *id).collect::<Vec<_>>() {
+                    self.stats.withdrawn += 1;
+                    self.send_away(id);
+                }
+            }
+        }
+        routed.clear();
+        self.standing.routed = routed;
+    }
+
+    #[cold]
+    fn withdraw(&mut self, routed: &[(Inbound, usize)]) {
+        let mut seen = HashSet::new();
+        for (Inbound { conn: id, session, packet_id, qos2, .. }, out) in routed {
+            self.stats.withdrawn += 1;
+            if seen.insert(*id)
+                && let Some(conn) = self.conns.get_mut(*id)
+                && conn.out.len() > *out
+            {
+                conn.out.truncate(*out);
+                conn.count_output(&mut self.pool);
+            }
+            if !*qos2 {
+                continue;
+            }
+            let Some(session) = self.sessions.get_mut(*session) else { continue };
+            session.release(*packet_id);
+            let Some(of) = session.store_id() else { continue };
+            // With it, its repetition would be answered and go nowhere.
+            let ends: Vec<_> = self.batch.forget(of, Some(*packet_id)).collect();
+            self.ended.extend(ends.into_iter().map(|end| (end, ferrule_outbox::Outcome::Delivered)));
+            self.op(Op::InflightDelete { session: of, side: Side::Inbound, packet_id: *packet_id }, true);
+        }
+        for (inbound, _) in routed {
+            if seen.remove(&inbound.conn) {
+                self.send_away(inbound.conn);
+            }
+        }
+    }
+
+    fn send_away(&mut self, id: ConnId) {
+        let text = "this node has lost touch with others of its cluster: send it again";
+        self.disconnect(id, Why::new(ReasonCode::SERVER_BUSY, text));
+    }
+}

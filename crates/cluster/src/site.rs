@@ -1,0 +1,266 @@
+//! A node with several shards: what its shards are told, and what they have to say before another node is.
+//!
+//! # Constraints
+//! Routes are made by threads that never wait for each other or for us. Each is told by a queue of its own that keeps its order, and looks into it
+//! at the beginning of a turn, behind the reading of the clock: what was put there before the standing changed is known in
+//! every turn that the standing allows.
+//!
+//! # Data
+//! A shard of another node goes by an index, as those of this process do: theirs follow ours, a run of them for each incarnation of a
+//! node, and no index is given twice. So the 65,536 that there are are used up by some thousand rejoins of others; then the
+//! process has to be started anew.
+
+use crate::node::{Action, Config, Message, Node, PeerId, Standing, View};
+use std::collections::BTreeMap;
+
+/// The shards of a node, by the indices that ours know them by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shards {
+    /// Of its first shard.
+    pub first: u16,
+    /// How many it has.
+    pub count: u16,
+}
+
+/// By what a shard says that it has done what it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token(u64);
+
+/// What each of our shards is told, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// A link to it is up, with nothing of an earlier one on its way: it is to be sent everything.
+    Linked(Shards),
+    /// What is for it leads nowhere.
+    Unlinked(Shards),
+    /// SUBACKs wait for it from now on: to be confirmed.
+    Wait(Shards, Token),
+    /// SUBACKs do not wait for it any more.
+    WaitNot(Shards),
+    /// What it had is forgotten.
+    Forget(Shards),
+    /// Whether this node serves: while it does not SUBACKs wait.
+    Live(bool),
+}
+
+/// What is to be done, in order; before any of it the standing is put in force ([`Site::standing`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// Tell each of our shards; with the member that it is about, if it is about one.
+    Tell(Order, Option<PeerId>),
+    /// Send it on the control stream.
+    Send(PeerId, Message),
+    /// Connect to it, or go on trying to.
+    Connect(PeerId),
+    /// It is a member no more: end its link, and try no further.
+    Disconnect(PeerId),
+    /// Read the view; [`Site::view`] is due.
+    Read,
+    /// Go live in the view of this number; [`Site::view`] is due.
+    GoLive(u64),
+    /// Remove it from the view; [`Site::view`] is due.
+    Remove(PeerId),
+    /// This incarnation is over: join anew ([`Site::rejoin`]).
+    Rejoin,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    shards: Option<Shards>,
+    /// How many of our shards have to confirm that they wait for it.
+    unconfirmed: u16,
+    /// What they confirm, and the node's word for that; none: nobody waits for it.
+    waits: Option<(Token, u64)>,
+    /// It is a member no more: kept while it is waited for.
+    gone: bool,
+}
+
+/// This node, for those who drive it.
+#[derive(Debug)]
+pub struct Site {
+    node: Node,
+    me: PeerId,
+    config: Config,
+    /// Shards of our own.
+    shards: u16,
+    /// The index that the next shard of another node has.
+    next: u16,
+    tokens: u64,
+    known: BTreeMap<PeerId, Known>,
+    live: bool,
+    deeds: Vec<Deed>,
+}
+
+impl Site {
+    /// A node that has just been written into the view as joining, with so many shards.
+    #[must_use]
+    pub fn new(config: Config, me: PeerId, shards: u16, now_us: u64) -> Self {
+        Self {
+            node: Node::new(config, me, now_us),
+            me,
+            config,
+            shards,
+            next: shards,
+            tokens: 0,
+            known: BTreeMap::new(),
+            live: false,
+            deeds: Vec::new(),
+        }
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn me(&self) -> PeerId {
+        self.me
+    }
+
+    /// Since when and until when it may acknowledge.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.node.standing()
+    }
+
+    /// Whether it serves.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.node.is_live()
+    }
+
+    /// What is to be done since the last call, in order.
+    pub fn deeds(&mut self) -> Vec<Deed> {
+        self.settle();
+        std::mem::take(&mut self.deeds)
+    }
+
+    /// It has been written into the view anew, as `me`. The shards keep what they have; the others are strangers.
+    pub fn rejoin(&mut self, me: PeerId, now_us: u64) {
+        for (id, known) in std::mem::take(&mut self.known) {
+            self.deeds.push(Deed::Disconnect(id));
+            let Some(shards) = known.shards else { continue };
+            for order in [Order::Unlinked(shards), Order::Forget(shards), Order::WaitNot(shards)] {
+                self.deeds.push(Deed::Tell(order, Some(id)));
+            }
+        }
+        self.me = me;
+        self.node = Node::new(self.config, me, now_us);
+    }
+
+    /// The view as the store has it.
+    pub fn view(&mut self, view: View, now_us: u64) {
+        self.node.view(view, now_us);
+        self.settle();
+    }
+
+    /// A link to a node with so many shards is up in both directions. False: it is of no use, since all indices are used up.
+    pub fn link_up(&mut self, id: PeerId, count: u16, now_us: u64) -> bool {
+        let known = self.known.entry(id).or_default();
+        if known.shards.is_none() {
+            let Some(next) = self.next.checked_add(count) else { return false };
+            known.shards = Some(Shards { first: self.next, count });
+            self.next = next;
+        }
+        self.node.link_up(id, now_us);
+        self.settle();
+        true
+    }
+
+    /// It is gone.
+    pub fn link_down(&mut self, id: PeerId) {
+        self.node.link_down(id);
+        if let Some(shards) = self.known.get(&id).and_then(|known| known.shards) {
+            self.deeds.push(Deed::Tell(Order::Unlinked(shards), Some(id)));
+        }
+        self.settle();
+    }
+
+    /// Something came on a link's control stream.
+    pub fn message(&mut self, from: PeerId, message: Message, now_us: u64) {
+        self.node.message(from, message, now_us);
+        self.settle();
+    }
+
+    /// One of our shards has done what [`Order::Wait`] asked for.
+    pub fn confirmed(&mut self, token: Token, now_us: u64) {
+        let its = self.known.iter_mut().find_map(|(id, known)| {
+            let (_, epoch) = known.waits.filter(|(of, _)| *of == token)?;
+            Some((*id, epoch, &mut known.unconfirmed))
+        });
+        let Some((id, epoch, unconfirmed)) = its else {
+            return; // It is waited for no more.
+        };
+        *unconfirmed = unconfirmed.saturating_sub(1);
+        if *unconfirmed == 0 {
+            self.node.in_force(id, epoch, now_us);
+            self.settle();
+        }
+    }
+
+    /// Time has passed; the next call is due at the time that comes back.
+    pub fn tick(&mut self, now_us: u64) -> u64 {
+        let next_us = self.node.tick(now_us);
+        self.settle();
+        next_us
+    }
+
+    /// The index of a shard of another node; none: there has been no link to it.
+    #[must_use]
+    pub fn index(&self, id: PeerId, shard: u16) -> Option<u16> {
+        let shards = self.known.get(&id)?.shards?;
+        (shard < shards.count).then(|| shards.first + shard)
+    }
+
+    /// Makes deeds of the node's actions.
+    fn settle(&mut self) {
+        for action in self.node.actions() {
+            self.act(action);
+        }
+        if self.live != self.node.is_live() {
+            self.live = !self.live;
+            self.deeds.push(Deed::Tell(Order::Live(self.live), None));
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let shards_of = |id: &PeerId| self.known.get(id).and_then(|known| known.shards);
+        match action {
+            Action::Send(id, message) => self.deeds.push(Deed::Send(id, message)),
+            Action::SendRoutes(id) => {
+                let order = shards_of(&id).map(Order::Linked);
+                self.deeds.extend(order.map(|order| Deed::Tell(order, Some(id))));
+            }
+            Action::ForgetRoutes(id) => {
+                self.deeds.push(Deed::Disconnect(id));
+                if let Some(shards) = shards_of(&id) {
+                    self.deeds.push(Deed::Tell(Order::Unlinked(shards), Some(id)));
+                    self.deeds.push(Deed::Tell(Order::Forget(shards), Some(id)));
+                }
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.gone = true;
+                }
+                self.known.retain(|_, known| !known.gone || known.waits.is_some());
+            }
+            Action::In(id, epoch) => {
+                self.tokens += 1;
+                let token = Token(self.tokens);
+                // Who is in has had a link, and so indices.
+                let Some(known) = self.known.get_mut(&id) else { return };
+                let Some(shards) = known.shards else { return };
+                (known.waits, known.unconfirmed) = (Some((token, epoch)), self.shards);
+                self.deeds.push(Deed::Tell(Order::Wait(shards, token), Some(id)));
+            }
+            Action::Out(id) => {
+                let Some(known) = self.known.get_mut(&id) else { return };
+                known.waits = None;
+                if let Some(shards) = known.shards {
+                    self.deeds.push(Deed::Tell(Order::WaitNot(shards), Some(id)));
+                }
+                self.known.retain(|_, known| !known.gone || known.waits.is_some());
+            }
+            Action::Connect(id) => self.deeds.push(Deed::Connect(id)),
+            Action::Read => self.deeds.push(Deed::Read),
+            Action::GoLive { view } => self.deeds.push(Deed::GoLive(view)),
+            Action::Remove(id) => self.deeds.push(Deed::Remove(id)),
+            Action::Removed => self.deeds.push(Deed::Rejoin),
+        }
+    }
+}

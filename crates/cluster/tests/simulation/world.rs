@@ -1,0 +1,1058 @@
+//! The world of a seed: nodes of two real shards each, their clients, links, a store that holds the view, and whatever goes wrong.
+//!
+//! A shard turns as a worker's does: it takes what its queue holds, then lets its clients speak, and at the end asks whether it may
+//! acknowledge; between the two anything may happen. Each node has a clock of its own. Who publishes sends a number; who subscribes
+//! keeps the numbers that it got.
+
+use crate::rig::{Rig, limits};
+use ferrule_broker::Place;
+use ferrule_cluster::{
+    Config, Deed, Member, Message, NodeId, Order, PeerId, Shards, Site, State, Token, View,
+};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+
+pub(crate) const NODES: u64 = 3;
+pub(crate) const SHARDS: u16 = 2;
+/// Trouble lasts so long; then everything heals.
+pub(crate) const TROUBLE_US: u64 = 20_000_000;
+pub(crate) const CALM_US: u64 = 20_000_000;
+const MS: u64 = 1_000;
+/// Filters that a subscriber has at most: the oldest is given up.
+const FILTERS: usize = 12;
+
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn chance(&mut self, of: u64) -> bool {
+        self.below(of) == 0
+    }
+}
+
+/// A process: which node, and which of its lives.
+type At = (NodeId, u64);
+/// A link's, and as whom they are members.
+type Ends = [(At, PeerId); 2];
+/// When the last thing arrives at an end, on the data stream or not.
+type Last = BTreeMap<(At, bool), u64>;
+
+/// What rides a link: on one stream, or on the other.
+#[derive(Debug, Clone)]
+enum Frame {
+    Message(Message),
+    Control { from: u16, to: u16, bytes: Vec<u8> },
+    Data { from: u16, to: u16, bytes: Vec<u8> },
+}
+
+/// What a shard's queue holds.
+#[derive(Debug)]
+enum Item {
+    Order(Order),
+    Parcels(u16, Vec<u8>),
+}
+
+/// What a client is about to do.
+#[derive(Debug, Clone, Copy)]
+enum Does {
+    Subscribe(u64),
+    Publish(u64),
+    Connect,
+}
+
+#[derive(Debug)]
+enum Event {
+    Arrive {
+        link: u64,
+        to: At,
+        frame: Frame,
+    },
+    LinkUp {
+        link: u64,
+        at: At,
+        peer: PeerId,
+    },
+    LinkDown {
+        link: u64,
+        at: At,
+        peer: PeerId,
+    },
+    Tick {
+        at: At,
+    },
+    Turn {
+        at: At,
+        shard: u16,
+    },
+    EndTurn {
+        at: At,
+        shard: u16,
+    },
+    Confirmed {
+        at: At,
+        token: Token,
+    },
+    /// A transaction reaches the store.
+    Store {
+        of: At,
+        deed: Deed,
+    },
+    /// A node is told the view.
+    Told {
+        of: At,
+        view: View,
+    },
+    /// It has been written into the view anew.
+    Joined {
+        of: At,
+        me: PeerId,
+    },
+    Connect {
+        of: At,
+        to: PeerId,
+    },
+    Subscribe,
+    Publish,
+    Fault,
+    Resume {
+        at: At,
+    },
+    Start {
+        node: NodeId,
+    },
+    Reset {
+        a: NodeId,
+        b: NodeId,
+    },
+    Heal {
+        a: NodeId,
+        b: NodeId,
+    },
+    StoreBack {
+        node: NodeId,
+    },
+}
+
+/// A shard's thread.
+#[derive(Default)]
+struct Worker {
+    queue: VecDeque<Item>,
+    does: VecDeque<Does>,
+    /// A turn has begun and not ended: since when by its clock all that was routed is to be asked for.
+    turning: bool,
+    routed_us: u64,
+    may: bool,
+    /// A turn is due then.
+    due_us: u64,
+    packet_id: u16,
+    /// By packet id.
+    publishing: BTreeMap<u16, u64>,
+    subscribing: BTreeMap<u16, u64>,
+    filters: VecDeque<u64>,
+}
+
+struct Process {
+    life: u64,
+    site: Site,
+    rig: Rig,
+    workers: Vec<Worker>,
+    /// Names of each shard's subscriber and publisher.
+    names: Vec<[String; 2]>,
+    /// Its clock: an offset, and parts per million that it is faster.
+    offset_us: u64,
+    ppm: i64,
+    paused: bool,
+    /// What came while it was paused, in order.
+    held: VecDeque<Event>,
+    links: BTreeMap<PeerId, u64>,
+    peers: BTreeMap<PeerId, Shards>,
+    tick_at_us: u64,
+    /// Numbers that each shard's subscriber got.
+    got: Vec<BTreeSet<u64>>,
+}
+
+/// Somebody who has his SUBACK.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subscribed {
+    pub(crate) filter: u64,
+    pub(crate) at: (NodeId, u64),
+    pub(crate) shard: u16,
+    pub(crate) since_us: u64,
+}
+
+/// A publish, from when its client sent it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Publish {
+    pub(crate) number: u64,
+    pub(crate) filter: u64,
+    pub(crate) at: PeerId,
+    pub(crate) began_us: u64,
+}
+
+/// What the invariants look at when a publish is acknowledged.
+pub(crate) type Judge = fn(&World, &Publish);
+
+pub(crate) struct World {
+    rng: Rng,
+    pub(crate) now_us: u64,
+    order: u64,
+    events: BTreeMap<u64, Event>,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    view: View,
+    /// Since when a member is live, by the store.
+    live_since_us: BTreeMap<PeerId, u64>,
+    lives: u64,
+    running: BTreeMap<NodeId, Process>,
+    /// Those that are up.
+    links: BTreeMap<u64, (Ends, Last)>,
+    next_link: u64,
+    /// Pairs of nodes between which nothing passes: what was sent meanwhile arrives when it heals.
+    cut: BTreeMap<(NodeId, NodeId), u64>,
+    no_store: BTreeSet<NodeId>,
+    pub(crate) subscribed: Vec<Subscribed>,
+    next_filter: u64,
+    publishes: BTreeMap<u64, Publish>,
+    next_publish: u64,
+    pub(crate) acknowledged: u64,
+    /// Their publishers were sent away.
+    pub(crate) withheld: u64,
+    last_acknowledged_us: BTreeMap<NodeId, u64>,
+    aloud: bool,
+    troubled: bool,
+    judge: Judge,
+}
+
+fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
+    (a.min(b), a.max(b))
+}
+
+impl Process {
+    fn clock(&self, now_us: u64) -> u64 {
+        let rated = i128::from(now_us) * i128::from(1_000_000 + self.ppm) / 1_000_000;
+        self.offset_us + rated as u64
+    }
+
+    /// When the world's clock will show what ours shows then.
+    fn world(&self, clock_us: u64) -> u64 {
+        let rated = i128::from(clock_us.saturating_sub(self.offset_us)) * 1_000_000
+            / i128::from(1_000_000 + self.ppm);
+        rated as u64 + 1
+    }
+
+    fn at(&self) -> At {
+        (self.site.me().node, self.life)
+    }
+
+    fn all_shards(&self) -> impl Iterator<Item = u16> + use<> {
+        0..SHARDS
+    }
+}
+
+/// A name of a client that a shard owns.
+fn name_at(place: Place, shard: u16, kind: char) -> String {
+    (0..).map(|n| format!("{kind}{n}")).find(|name| place.owner(name) == shard).unwrap()
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, aloud: bool, judge: Judge) -> Self {
+        let mut world = Self {
+            rng: Rng(seed),
+            now_us: 1,
+            order: 0,
+            events: BTreeMap::new(),
+            queue: BinaryHeap::new(),
+            view: View::default(),
+            live_since_us: BTreeMap::new(),
+            lives: 0,
+            running: BTreeMap::new(),
+            links: BTreeMap::new(),
+            next_link: 0,
+            cut: BTreeMap::new(),
+            no_store: BTreeSet::new(),
+            subscribed: Vec::new(),
+            next_filter: 0,
+            publishes: BTreeMap::new(),
+            next_publish: 0,
+            acknowledged: 0,
+            withheld: 0,
+            last_acknowledged_us: BTreeMap::new(),
+            aloud,
+            troubled: true,
+            judge,
+        };
+        for node in 0..NODES {
+            let after_us = world.rng.below(3_000) * MS;
+            world.after(after_us, Event::Start { node: NodeId(node) });
+        }
+        world.after(1, Event::Subscribe);
+        world.after(1, Event::Publish);
+        world.after(3_000 * MS, Event::Fault);
+        world
+    }
+
+    fn after(&mut self, us: u64, event: Event) {
+        self.order += 1;
+        self.events.insert(self.order, event);
+        self.queue.push(Reverse((self.now_us + us, self.order)));
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        if self.aloud {
+            eprintln!("{:>10.3} {}", self.now_us as f64 / 1e6, what());
+        }
+    }
+
+    pub(crate) fn run(&mut self) {
+        while let Some(Reverse((at_us, order))) = self.queue.pop() {
+            let Some(event) = self.events.remove(&order) else { continue };
+            self.now_us = at_us;
+            if at_us > TROUBLE_US && self.troubled {
+                self.heal();
+            }
+            if at_us > TROUBLE_US + CALM_US {
+                return;
+            }
+            self.event(event);
+        }
+    }
+
+    fn heal(&mut self) {
+        self.say(|| "everything heals".into());
+        self.troubled = false;
+        self.no_store.clear();
+        for (a, b) in self.cut.keys().copied().collect::<Vec<_>>() {
+            self.after(1, Event::Heal { a, b });
+        }
+        for at in self.running.values().map(Process::at).collect::<Vec<_>>() {
+            self.after(1, Event::Resume { at });
+        }
+        for node in (0..NODES).map(NodeId) {
+            if !self.running.contains_key(&node) {
+                self.after(1, Event::Start { node });
+            }
+        }
+    }
+
+    fn process(&mut self, at: At) -> Option<&mut Process> {
+        self.running.get_mut(&at.0).filter(|process| process.life == at.1)
+    }
+
+    /// What is for a process that is stopped waits.
+    fn event(&mut self, event: Event) {
+        let at = match &event {
+            Event::Arrive { to: at, .. }
+            | Event::LinkUp { at, .. }
+            | Event::LinkDown { at, .. }
+            | Event::Tick { at }
+            | Event::Turn { at, .. }
+            | Event::EndTurn { at, .. }
+            | Event::Confirmed { at, .. }
+            | Event::Told { of: at, .. }
+            | Event::Joined { of: at, .. } => Some(*at),
+            _ => None,
+        };
+        if let Some(at) = at {
+            let Some(process) = self.process(at) else { return };
+            if process.paused {
+                process.held.push_back(event);
+                return;
+            }
+        }
+        self.happen(event);
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Arrive { link, to, frame } => self.arrive(link, to, frame),
+            Event::LinkUp { link, at, peer } => self.link_up(link, at, peer),
+            Event::LinkDown { link, at, peer } => {
+                if self.process(at).is_some_and(|p| p.links.get(&peer) == Some(&link)) {
+                    self.link_down(at, peer);
+                    self.act(at);
+                }
+            }
+            Event::Tick { at } => {
+                let now_us = self.now_us;
+                let Some(process) = self.process(at).filter(|p| p.tick_at_us <= now_us) else { return };
+                process.tick_at_us = u64::MAX;
+                self.act(at);
+            }
+            Event::Turn { at, shard } => self.begin_turn(at, shard),
+            Event::EndTurn { at, shard } => self.end_turn(at, shard),
+            Event::Confirmed { at, token } => {
+                let now_us = self.now_us;
+                let Some(process) = self.process(at) else { return };
+                let clock_us = process.clock(now_us);
+                process.site.confirmed(token, clock_us);
+                self.act(at);
+            }
+            Event::Told { of, view } => {
+                let now_us = self.now_us;
+                let Some(process) = self.process(of) else { return };
+                let clock_us = process.clock(now_us);
+                process.site.view(view, clock_us);
+                self.act(of);
+            }
+            Event::Joined { of, me } => {
+                let now_us = self.now_us;
+                let Some(process) = self.process(of) else { return };
+                let clock_us = process.clock(now_us);
+                process.site.rejoin(me, clock_us);
+                self.act(of);
+            }
+            Event::Store { of, deed } => self.store(of, deed),
+            Event::Connect { of, to } => self.connect(of, to),
+            Event::Subscribe => {
+                let us = 20 * MS + self.rng.below(300 * MS);
+                self.after(us, Event::Subscribe);
+                self.next_filter += 1;
+                self.client_does(Does::Subscribe(self.next_filter));
+            }
+            Event::Publish => {
+                let us = MS + self.rng.below(30 * MS);
+                self.after(us, Event::Publish);
+                if self.next_filter > 0 {
+                    // A late one is the harder: its route has just been sent.
+                    let back = self.rng.below(10);
+                    let back = self.rng.below(back + 1);
+                    let filter = self.next_filter.saturating_sub(back).max(1);
+                    self.client_does(Does::Publish(filter));
+                }
+            }
+            Event::Fault => {
+                if self.troubled {
+                    let us = 100 * MS + self.rng.below(2_000 * MS);
+                    self.after(us, Event::Fault);
+                    self.fault();
+                }
+            }
+            Event::Resume { at } => {
+                let Some(process) = self.process(at).filter(|process| process.paused) else { return };
+                process.paused = false;
+                let held = std::mem::take(&mut process.held);
+                self.say(|| format!("{at:?} goes on"));
+                // Its threads go on in no order.
+                for event in held {
+                    let us = match event {
+                        Event::Turn { .. } | Event::EndTurn { .. } => self.rng.below(MS),
+                        _ => 0,
+                    };
+                    self.after(us, event);
+                }
+                self.after(0, Event::Tick { at });
+            }
+            Event::Start { node } => self.start(node),
+            Event::Reset { a, b } => self.reset(a, b),
+            Event::Heal { a, b } => {
+                self.cut.remove(&pair(a, b));
+            }
+            Event::StoreBack { node } => {
+                self.no_store.remove(&node);
+            }
+        }
+    }
+
+    /// A node is written into the view as joining.
+    fn join(&mut self, node: NodeId) -> PeerId {
+        self.view.number += 1;
+        let id = PeerId { node, incarnation: self.view.number };
+        self.view.members.retain(|member| member.id.node != node);
+        self.view.members.push(Member { id, state: State::Joining });
+        self.say(|| format!("{id:?} joins"));
+        id
+    }
+
+    fn start(&mut self, node: NodeId) {
+        if self.running.contains_key(&node) {
+            return;
+        }
+        if self.no_store.contains(&node) {
+            self.after(500 * MS, Event::Start { node });
+            return;
+        }
+        let id = self.join(node);
+        self.lives += 1;
+        let mut rig = Rig::of(limits(), SHARDS);
+        let place = rig.place();
+        let names: Vec<_> = (0..SHARDS).map(|s| ['s', 'p'].map(|kind| name_at(place, s, kind))).collect();
+        for name in names.iter().flatten() {
+            rig.send(name, &format!("connect id={name} v=5"));
+            assert_eq!(rig.peer(name).packets.pop_front().as_deref(), Some("connack sp=0"));
+        }
+        rig.mails_all = true;
+        rig.mail.clear();
+        let offset_us = self.rng.below(1_000_000_000_000);
+        let ppm = self.rng.below(40_000) as i64 - 20_000;
+        let mut process = Process {
+            life: self.lives,
+            site: Site::new(Config::default(), id, SHARDS, 0),
+            rig,
+            workers: (0..SHARDS).map(|_| Worker { due_us: u64::MAX, ..Worker::default() }).collect(),
+            names,
+            offset_us,
+            ppm,
+            paused: false,
+            held: VecDeque::new(),
+            links: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            tick_at_us: u64::MAX,
+            got: vec![BTreeSet::new(); usize::from(SHARDS)],
+        };
+        process.site = Site::new(Config::default(), id, SHARDS, process.clock(self.now_us));
+        for worker in &mut process.workers {
+            worker.queue.push_back(Item::Order(Order::Live(false)));
+        }
+        let at = process.at();
+        self.running.insert(node, process);
+        for shard in 0..SHARDS {
+            self.wake(at, shard, 0);
+        }
+        self.act(at);
+    }
+
+    fn link_up(&mut self, link: u64, at: At, peer: PeerId) {
+        if !self.links.contains_key(&link) {
+            return;
+        }
+        self.link_down(at, peer);
+        let now_us = self.now_us;
+        let Some(process) = self.process(at) else { return };
+        process.links.insert(peer, link);
+        let clock_us = process.clock(now_us);
+        assert!(process.site.link_up(peer, SHARDS, clock_us), "a thousand links at most");
+        self.act(at);
+    }
+
+    fn link_down(&mut self, at: At, peer: PeerId) {
+        let Some(process) = self.process(at) else { return };
+        if process.links.remove(&peer).is_some() {
+            process.site.link_down(peer);
+        }
+    }
+
+    /// Runs a node's timers and does what it asks for.
+    fn act(&mut self, at: At) {
+        let now_us = self.now_us;
+        let Some(process) = self.process(at).filter(|process| !process.paused) else { return };
+        let clock_us = process.clock(now_us);
+        let next_us = process.site.tick(clock_us);
+        if next_us < u64::MAX {
+            let due_us = process.world(next_us).max(now_us + MS);
+            if due_us < process.tick_at_us || process.tick_at_us <= now_us {
+                process.tick_at_us = due_us;
+                // A loop is late by a little, and now and then by more.
+                let late_us = if self.troubled && self.rng.chance(50) {
+                    self.rng.below(300 * MS)
+                } else {
+                    self.rng.below(2 * MS)
+                };
+                self.after(due_us - now_us + late_us, Event::Tick { at });
+            }
+        }
+        let Some(process) = self.process(at) else { return };
+        for deed in process.site.deeds() {
+            self.deed(at, deed);
+        }
+    }
+
+    fn deed(&mut self, at: At, deed: Deed) {
+        match deed {
+            Deed::Tell(order, id) => {
+                self.say(|| format!("{at:?}: {order:?} {id:?}"));
+                let Some(process) = self.process(at) else { return };
+                if let (Order::Linked(shards), Some(id)) = (order, id) {
+                    process.peers.insert(id, shards);
+                }
+                for shard in process.all_shards() {
+                    self.put(at, shard, Item::Order(order));
+                }
+            }
+            Deed::Send(to, message) => self.send(at, to, Frame::Message(message)),
+            Deed::Connect(to) => {
+                let us = 5 * MS + self.rng.below(100 * MS);
+                self.after(us, Event::Connect { of: at, to });
+            }
+            Deed::Disconnect(peer) => {
+                if let Some(link) = self.process(at).and_then(|process| process.links.remove(&peer)) {
+                    self.break_link(link);
+                }
+            }
+            Deed::Read | Deed::GoLive(_) | Deed::Remove(_) | Deed::Rejoin => {
+                let us = self.rng.below(20 * MS);
+                self.after(us, Event::Store { of: at, deed });
+            }
+        }
+    }
+
+    /// Into a shard's queue: it turns soon.
+    fn put(&mut self, at: At, shard: u16, item: Item) {
+        let Some(process) = self.process(at) else { return };
+        process.workers[usize::from(shard)].queue.push_back(item);
+        let us = self.rng.below(MS);
+        self.wake(at, shard, us);
+    }
+
+    fn wake(&mut self, at: At, shard: u16, us: u64) {
+        let now_us = self.now_us;
+        let Some(process) = self.process(at) else { return };
+        let worker = &mut process.workers[usize::from(shard)];
+        if !worker.turning && now_us + us < worker.due_us {
+            worker.due_us = now_us + us;
+            self.after(us, Event::Turn { at, shard });
+        }
+    }
+
+    fn begin_turn(&mut self, at: At, shard: u16) {
+        let now_us = self.now_us;
+        let Some(process) = self.process(at) else { return };
+        let clock_us = process.clock(now_us);
+        let index = usize::from(shard);
+        let worker = &mut process.workers[index];
+        if worker.turning || worker.due_us > now_us {
+            return;
+        }
+        (worker.turning, worker.due_us) = (true, u64::MAX);
+        process.rig.now.mono_us = clock_us;
+        let now = process.rig.now;
+        let mut tokens = Vec::new();
+        for item in std::mem::take(&mut worker.queue) {
+            let rig = &mut process.rig.shards[index];
+            match item {
+                Item::Parcels(from, bytes) => assert_eq!(rig.parcels(from, &bytes, now), Ok(bytes.len())),
+                Item::Order(Order::Linked(peers)) => {
+                    while process.rig.abroad < peers.first - SHARDS + peers.count {
+                        process.rig.abroad += 1;
+                    }
+                    // Indices are given in order.
+                    let of = |at: u16| at < peers.first + peers.count;
+                    while rig.peers() < usize::from(peers.first + peers.count) {
+                        assert!(rig.add_peer().is_some_and(of));
+                    }
+                    (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_linked(peer, now));
+                }
+                Item::Order(Order::Unlinked(peers)) => {
+                    (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_unlinked(peer, now));
+                }
+                Item::Order(Order::Wait(peers, token)) => {
+                    (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_waits(peer, true, now));
+                    tokens.push(token);
+                }
+                Item::Order(Order::WaitNot(peers)) => {
+                    (peers.first..peers.first + peers.count)
+                        .for_each(|peer| rig.peer_waits(peer, false, now));
+                }
+                Item::Order(Order::Forget(peers)) => {
+                    (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_gone(peer, now));
+                }
+                Item::Order(Order::Live(live)) => rig.set_live(live, now),
+            }
+        }
+        if !process.rig.shards[index].has_unjudged() {
+            process.workers[index].routed_us = clock_us;
+        }
+        let may = process.site.standing().allows(clock_us, clock_us);
+        process.workers[index].may = may;
+        process.rig.may = Some((may, may));
+        process.rig.shards[index].begin_turn(may, clock_us);
+        let does = std::mem::take(&mut process.workers[index].does);
+        for token in tokens {
+            let us = self.rng.below(2 * MS);
+            self.after(us, Event::Confirmed { at, token });
+        }
+        for does in does {
+            self.speak(at, shard, does);
+        }
+        // Its end comes soon, unless the process is stopped just now.
+        let us = self.rng.below(3 * MS);
+        if self.troubled && self.rng.chance(1_000) {
+            self.pause(at);
+        }
+        self.after(us, Event::EndTurn { at, shard });
+    }
+
+    /// A client of a shard says something.
+    fn speak(&mut self, at: At, shard: u16, does: Does) {
+        let now_us = self.now_us;
+        let number = self.next_publish + 1;
+        let Some(process) = self.process(at) else { return };
+        let me = process.site.me();
+        let index = usize::from(shard);
+        let [subscriber, publisher] = process.names[index].clone();
+        let worker = &mut process.workers[index];
+        worker.packet_id = worker.packet_id % 60_000 + 1;
+        let packet_id = worker.packet_id;
+        let (name, line) = match does {
+            Does::Connect => (publisher.clone(), format!("connect id={publisher} v=5")),
+            Does::Subscribe(filter) => {
+                worker.subscribing.insert(packet_id, filter);
+                worker.filters.push_back(filter);
+                if worker.filters.len() > FILTERS
+                    && let Some(old) = worker.filters.pop_front()
+                {
+                    worker.subscribing.retain(|_, filter| *filter != old);
+                    let line = format!("unsubscribe id={} f=f/{old}", packet_id + 1);
+                    worker.packet_id += 1;
+                    let bytes = crate::rig::parse(&line, Some(ferrule_mqtt::Version::V5)).0;
+                    process.rig.bytes(&subscriber, &bytes);
+                    self.subscribed.retain(|s| !(s.filter == old && s.at == at));
+                }
+                (subscriber, format!("subscribe id={packet_id} f=f/{filter}:0"))
+            }
+            Does::Publish(filter) => {
+                if process.rig.peer(&publisher).conn.is_none() || worker.publishing.len() >= 4 {
+                    return;
+                }
+                worker.publishing.insert(packet_id, number);
+                self.next_publish = number;
+                self.publishes.insert(number, Publish { number, filter, at: me, began_us: now_us });
+                (publisher, format!("publish t=f/{filter} q=1 id={packet_id} p={number}"))
+            }
+        };
+        let bytes = crate::rig::parse(&line, Some(ferrule_mqtt::Version::V5)).0;
+        let Some(process) = self.process(at) else { return };
+        process.rig.bytes(&name, &bytes);
+        process.rig.peer(&name).version = Some(ferrule_mqtt::Version::V5);
+    }
+
+    fn end_turn(&mut self, at: At, shard: u16) {
+        let now_us = self.now_us;
+        let Some(process) = self.process(at) else { return };
+        let index = usize::from(shard);
+        let clock_us = process.clock(now_us);
+        let worker = &mut process.workers[index];
+        worker.turning = false;
+        let may = process.site.standing().allows(worker.routed_us, clock_us);
+        process.rig.may = Some((worker.may, may));
+        process.rig.now.mono_us = clock_us;
+        process.rig.turn_one(shard);
+        // What was routed behind the question is asked for with its time.
+        worker.routed_us = clock_us;
+        self.deliver(at, shard);
+        self.heard(at, shard);
+        let Some(process) = self.process(at) else { return };
+        let wake = process.rig.shards[index].next_wake_us().map(|us| process.world(us));
+        let soon = !process.workers[index].queue.is_empty() || !process.workers[index].does.is_empty();
+        if let Some(us) = wake.or(soon.then_some(0)) {
+            let us = if soon { 0 } else { us.saturating_sub(now_us) };
+            let late_us = MS / 4 + self.rng.below(MS);
+            self.wake(at, shard, us + late_us);
+        }
+    }
+
+    /// Gives a shard's parcels to whoever carries them.
+    fn deliver(&mut self, at: At, shard: u16) {
+        let Some(process) = self.process(at) else { return };
+        let mail = std::mem::take(&mut process.rig.mail);
+        for (from, to, bytes) in mail {
+            assert_eq!(from, shard);
+            if to < SHARDS {
+                self.put(at, to, Item::Parcels(from, bytes));
+                continue;
+            }
+            let Some(process) = self.process(at) else { return };
+            let its = process.peers.iter().find(|(_, its)| (its.first..its.first + its.count).contains(&to));
+            let Some((&peer, &its)) = its else { continue };
+            let to = to - its.first;
+            // As the rig has it, control comes first.
+            let frame = match crate::is_control(&bytes) {
+                true => Frame::Control { from, to, bytes },
+                false => Frame::Data { from, to, bytes },
+            };
+            self.send(at, peer, frame);
+        }
+    }
+
+    /// What clients of a shard got.
+    fn heard(&mut self, at: At, shard: u16) {
+        let now_us = self.now_us;
+        let Some(process) = self.process(at) else { return };
+        let index = usize::from(shard);
+        let [subscriber, publisher] = process.names[index].clone();
+        let worker = &mut process.workers[index];
+        let mut subscribed = Vec::new();
+        for packet in std::mem::take(&mut process.rig.peer(&subscriber).packets) {
+            let words: Vec<&str> = packet.split_whitespace().collect();
+            match words[..] {
+                ["suback", id, "00"] => {
+                    subscribed.extend(worker.subscribing.remove(&id.parse().unwrap()));
+                }
+                ["unsuback", ..] => {}
+                ["publish", _, "q0", number] => {
+                    process.got[index].insert(number.parse().unwrap());
+                }
+                _ => panic!("{:.3}: {at:?}: a subscriber got {packet}", now_us as f64 / 1e6),
+            }
+        }
+        let mut acknowledged = Vec::new();
+        let peer = process.rig.peer(&publisher);
+        let closed = std::mem::take(&mut peer.closed);
+        for packet in std::mem::take(&mut peer.packets) {
+            let words: Vec<&str> = packet.split_whitespace().collect();
+            match words[..] {
+                ["puback", id] | ["puback", id, "10"] => {
+                    acknowledged.extend(worker.publishing.remove(&id.parse().unwrap()));
+                }
+                ["disconnect", "89"] | ["connack", ..] => {}
+                _ => panic!("{:.3}: {at:?}: a publisher got {packet}", now_us as f64 / 1e6),
+            }
+        }
+        let mut withheld = 0;
+        if closed {
+            withheld = worker.publishing.len() as u64;
+            worker.publishing.clear();
+            worker.does.push_back(Does::Connect);
+        }
+        for filter in subscribed {
+            self.subscribed.push(Subscribed { filter, at, shard, since_us: now_us });
+        }
+        self.withheld += withheld;
+        for number in acknowledged {
+            let Some(publish) = self.publishes.remove(&number) else { continue };
+            self.acknowledged += 1;
+            self.last_acknowledged_us.insert(at.0, now_us);
+            (self.judge)(self, &publish);
+        }
+    }
+
+    /// Since when a subscriber counts: it has its SUBACK, and its node is a live member.
+    pub(crate) fn counts_since_us(&self, subscribed: &Subscribed) -> Option<u64> {
+        let process = self.running.get(&subscribed.at.0).filter(|process| process.life == subscribed.at.1)?;
+        let me = process.site.me();
+        self.view.members.iter().find(|member| member.id == me && member.state == State::Live)?;
+        Some(subscribed.since_us.max(*self.live_since_us.get(&me)?))
+    }
+
+    /// Messages that subscribers got.
+    pub(crate) fn deliveries(&self) -> usize {
+        self.running.values().flat_map(|process| &process.got).map(BTreeSet::len).sum()
+    }
+
+    pub(crate) fn has_got(&self, subscribed: &Subscribed, number: u64) -> bool {
+        self.running
+            .get(&subscribed.at.0)
+            .is_some_and(|process| process.got[usize::from(subscribed.shard)].contains(&number))
+    }
+
+    fn die(&mut self, node: NodeId) {
+        let Some(process) = self.running.remove(&node) else { return };
+        let at = process.at();
+        let links = self.links.iter().filter(|(_, (ends, _))| ends.iter().any(|(end, _)| *end == at));
+        let links: Vec<u64> = links.map(|(id, _)| *id).collect();
+        links.into_iter().for_each(|link| self.break_link(link));
+        self.subscribed.retain(|subscribed| subscribed.at != at);
+    }
+
+    fn break_link(&mut self, link: u64) {
+        let Some(([(a, a_id), (b, b_id)], _)) = self.links.remove(&link) else { return };
+        for (at, peer) in [(a, b_id), (b, a_id)] {
+            // Behind a cut nobody is told: a link that is gone is found out much later, or never.
+            let us =
+                if self.cut.contains_key(&pair(a.0, b.0)) { 5_000 * MS } else { self.rng.below(50 * MS) };
+            self.after(us, Event::LinkDown { link, at, peer });
+        }
+    }
+
+    fn connect(&mut self, of: At, to: PeerId) {
+        let Some(me) = self.process(of).map(|process| process.site.me()) else { return };
+        let joins = |ends: &Ends| {
+            let [(_, a), (_, b)] = *ends;
+            (a, b) == (me, to) || (a, b) == (to, me)
+        };
+        if self.links.values().any(|(ends, _)| joins(ends)) {
+            return;
+        }
+        let other = self.running.get(&to.node).filter(|other| other.site.me() == to && !other.paused);
+        let other = other.map(Process::at).filter(|_| !self.cut.contains_key(&pair(of.0, to.node)));
+        let Some(other) = other else {
+            if self.view.members.iter().any(|member| member.id == to) {
+                self.after(200 * MS, Event::Connect { of, to });
+            }
+            return;
+        };
+        self.next_link += 1;
+        let link = self.next_link;
+        self.links.insert(link, ([(of, me), (other, to)], BTreeMap::new()));
+        for (at, peer) in [(of, to), (other, me)] {
+            let us = self.rng.below(10 * MS);
+            self.after(us, Event::LinkUp { link, at, peer });
+        }
+    }
+
+    fn send(&mut self, from: At, to: PeerId, frame: Frame) {
+        let Some(&id) = self.process(from).and_then(|process| process.links.get(&to)) else { return };
+        let delay_us = if self.troubled && self.rng.chance(30) {
+            self.rng.below(400 * MS)
+        } else {
+            self.rng.below(5 * MS)
+        };
+        let healed_us = self.cut.get(&pair(from.0, to.node)).copied().unwrap_or(0);
+        let now_us = self.now_us;
+        let Some((ends, last)) = self.links.get_mut(&id) else { return };
+        let Some((end, _)) = ends.iter().find(|(_, end)| *end == to).copied() else { return };
+        let is_data = matches!(frame, Frame::Data { .. });
+        let at_us = last.entry((end, is_data)).or_insert(0);
+        *at_us = (now_us + delay_us).max(*at_us + 1).max(healed_us);
+        let us = *at_us - now_us;
+        // What arrives at an end before it knows of its link waits for that.
+        self.after(us.max(10 * MS), Event::Arrive { link: id, to: end, frame });
+    }
+
+    fn arrive(&mut self, link: u64, to: At, frame: Frame) {
+        let Some((ends, _)) = self.links.get(&link) else { return };
+        let Some((_, from)) = ends.iter().find(|(end, _)| *end != to).copied() else { return };
+        let now_us = self.now_us;
+        let Some(process) = self.process(to) else { return };
+        if process.links.get(&from) != Some(&link) {
+            return;
+        }
+        match frame {
+            Frame::Message(message) => {
+                let clock_us = process.clock(now_us);
+                process.site.message(from, message, clock_us);
+                self.act(to);
+            }
+            Frame::Control { from: shard, to: own, bytes } | Frame::Data { from: shard, to: own, bytes } => {
+                if let Some(index) = process.site.index(from, shard) {
+                    self.put(to, own, Item::Parcels(index, bytes));
+                }
+            }
+        }
+    }
+
+    fn store(&mut self, of: At, deed: Deed) {
+        if self.no_store.contains(&of.0) {
+            // It is tried again by who asked, but for a read, which the next tick asks for, and for joining.
+            if deed == Deed::Rejoin {
+                self.after(200 * MS, Event::Store { of, deed });
+            }
+            return;
+        }
+        let Some(me) = self.process(of).map(|process| process.site.me()) else { return };
+        let state = self.view.members.iter().find(|member| member.id == me).map(|member| member.state);
+        match deed {
+            Deed::Rejoin => {
+                let me = self.join(of.0);
+                let us = self.rng.below(20 * MS);
+                self.after(us, Event::Joined { of, me });
+                return;
+            }
+            Deed::GoLive(view) if self.view.number == view && state == Some(State::Joining) => {
+                self.view.number += 1;
+                let members = self.view.members.iter_mut().filter(|member| member.id == me);
+                members.for_each(|member| member.state = State::Live);
+                self.live_since_us.insert(me, self.now_us);
+                self.say(|| format!("{me:?} is live"));
+            }
+            Deed::Remove(other) if state == Some(State::Live) => {
+                let before = self.view.members.len();
+                self.view.members.retain(|member| member.id != other);
+                if self.view.members.len() < before {
+                    self.view.number += 1;
+                    self.say(|| format!("{me:?} removes {other:?}"));
+                }
+            }
+            _ => {}
+        }
+        let (us, view) = (self.rng.below(20 * MS), self.view.clone());
+        self.after(us, Event::Told { of, view });
+    }
+
+    /// A client of some node does something in its shard's next turn.
+    fn client_does(&mut self, does: Does) {
+        let all: Vec<At> = self.running.values().filter(|p| !p.paused).map(Process::at).collect();
+        if all.is_empty() {
+            return;
+        }
+        let at = all[self.rng.below(all.len() as u64) as usize];
+        let shard = self.rng.below(SHARDS.into()) as u16;
+        let Some(process) = self.process(at) else { return };
+        process.workers[usize::from(shard)].does.push_back(does);
+        self.wake(at, shard, 0);
+    }
+
+    fn pause(&mut self, at: At) {
+        let us = [50 * MS, 900 * MS, 1_100 * MS, 3_000 * MS][self.rng.below(4) as usize]
+            + self.rng.below(200 * MS);
+        self.say(|| format!("{at:?} is stopped for {:.3} s", us as f64 / 1e6));
+        if let Some(process) = self.process(at) {
+            process.paused = true;
+        }
+        self.after(us, Event::Resume { at });
+    }
+
+    fn fault(&mut self) {
+        let a = NodeId(self.rng.below(NODES));
+        let b = NodeId((a.0 + 1 + self.rng.below(NODES - 1)) % NODES);
+        let us = [100 * MS, 900 * MS, 1_500 * MS, 4_000 * MS][self.rng.below(4) as usize]
+            + self.rng.below(300 * MS);
+        match self.rng.below(6) {
+            0 => {
+                if self.running.contains_key(&a) {
+                    self.say(|| format!("{a:?} is killed"));
+                    self.die(a);
+                    self.after(us, Event::Start { node: a });
+                }
+            }
+            1 | 2 => {
+                self.say(|| {
+                    format!("{a:?} and {b:?} hear nothing of each other for {:.3} s", us as f64 / 1e6)
+                });
+                self.cut.insert(pair(a, b), self.now_us + us);
+                self.after(us, Event::Heal { a, b });
+                if self.rng.chance(2) {
+                    let us = self.rng.below(us);
+                    self.after(us, Event::Reset { a, b });
+                }
+            }
+            3 => self.reset(a, b),
+            4 => {
+                self.say(|| format!("{a:?} cannot reach the store for {:.3} s", us as f64 / 1e6));
+                self.no_store.insert(a);
+                self.after(us, Event::StoreBack { node: a });
+            }
+            _ => {
+                if let Some(at) = self.running.get(&a).map(Process::at) {
+                    self.pause(at);
+                }
+            }
+        }
+    }
+
+    fn reset(&mut self, a: NodeId, b: NodeId) {
+        let its = |ends: &Ends| pair(ends[0].0.0, ends[1].0.0) == pair(a, b);
+        let links = self.links.iter().filter(|(_, (ends, _))| its(ends));
+        let links: Vec<u64> = links.map(|(id, _)| *id).collect();
+        self.say(|| format!("links between {a:?} and {b:?} break"));
+        links.into_iter().for_each(|link| self.break_link(link));
+    }
+
+    /// Everything is as if nothing had been.
+    pub(crate) fn check_healed(&self) {
+        assert_eq!(self.running.len() as u64, NODES);
+        for (node, process) in &self.running {
+            let clock_us = process.clock(self.now_us);
+            assert!(process.site.is_live(), "{node:?} is not live: {:?}", self.view);
+            assert!(process.site.standing().allows(clock_us, clock_us), "{node:?} may not acknowledge");
+            for (shard, worker) in process.workers.iter().enumerate() {
+                // What began in the last moments may wait still.
+                let late = |began_us: u64| self.now_us - began_us < 1_000 * MS;
+                assert!(worker.subscribing.len() < 5, "{node:?} {shard}: {:?} wait", worker.subscribing);
+                let waits = worker.publishing.values().find(|n| !late(self.publishes[n].began_us));
+                assert_eq!(waits, None, "{node:?} {shard}: a publish is not acknowledged");
+            }
+            let last_us = self.last_acknowledged_us.get(node).copied().unwrap_or_default();
+            assert!(self.now_us - last_us < 5_000 * MS, "{node:?} acknowledges nothing any more");
+        }
+    }
+}
