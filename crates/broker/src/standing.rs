@@ -121,8 +121,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// The turn's second answer.
-    pub(crate) fn judge(&mut self, may: bool) {
+    /// The turn's second answer: [`Shard::end_turn_if`] asks for it, and whoever lets clients speak behind that has to ask once more
+    /// ([`Shard::has_unjudged`]) before anything is written. What it leads to may be commands.
+    pub fn judge(&mut self, may: bool) {
         let local = std::mem::take(&mut self.standing.local);
         let mut routed = std::mem::take(&mut self.standing.routed);
         if !may {

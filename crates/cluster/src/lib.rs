@@ -29,9 +29,12 @@
 //!    that turn: all members that count have to have leased to us from the routing until beyond the asking. What was routed in a
 //!    turn that ends without is routed again.
 //! 6. A member that was silent for `lease_us` is removed from the view by whoever reaches the store first; who is not in the view any
-//!    more can remove nobody. A node that finds itself removed is of no use in this incarnation: it joins again with a new one.
+//!    more can remove nobody. A node that finds itself removed is of no use in this incarnation: it joins again with a new one. Who is not live yet removes
+//!    only those that the store has not seen for a minute, and nobody acknowledges for as long without being seen: so a cluster whose
+//!    last live member is lost for good comes back without anybody's help.
 //! 7. A new node is *joining* until every live member has accepted its routes and leases to it; then it goes live, if the view is still
-//!    the one that it looked at. A member counts for [`Node::standing`] as soon as it is live in the view, or has had our [`Message::Accept`]: so
+//!    the one that it looked at. But not before `lease_us` have passed since it joined, and since each of them is known to know a view with it:
+//!    whoever was removed before and cannot know may have a lease from one of them, or from this node's former life, till then. A member counts for [`Node::standing`] as soon as it is live in the view, or has had our [`Message::Accept`]: so
 //!    nobody can be live whom a live member would not wait for.
 //!
 //! # Invariants

@@ -67,6 +67,11 @@ pub struct Config {
     pub join_us: u64,
     /// How often the view is read though nobody says that it has changed.
     pub read_us: u64,
+    /// How long a member may acknowledge that has not been seen by the store. After this and [`Config::seen_us`] together whoever joins may
+    /// remove it there.
+    pub store_us: u64,
+    /// How much older than the reading what the store has written down may be: it is not written each time.
+    pub seen_us: u64,
 }
 
 impl Default for Config {
@@ -78,6 +83,9 @@ impl Default for Config {
             heartbeat_us: 200_000,
             join_us: 10_000_000,
             read_us: 1_000_000,
+            // A restart of a database, or its failover, stops nobody.
+            store_us: 50_000_000,
+            seen_us: 10_000_000,
         }
     }
 }
@@ -155,7 +163,8 @@ pub enum Action {
         /// Of the view.
         view: u64,
     },
-    /// If I am in the view as live: remove it, whatever the number.
+    /// If I am in the view as live: remove it, whatever the number. If I am joining: if the store has not seen it for
+    /// [`Config::store_us`] and [`Config::seen_us`].
     Remove(PeerId),
     /// I have been removed: nothing of this incarnation is of use any more.
     Removed,
@@ -196,6 +205,8 @@ struct Peer {
     heartbeat_due_us: u64,
     /// When it was last found silent, to be removed.
     remove_due_us: u64,
+    /// Since when it is known to know a view that has us, and so who had been removed before; 0: not yet.
+    knows_us: u64,
 }
 
 /// A node in one incarnation.
@@ -205,7 +216,10 @@ pub struct Node {
     me: PeerId,
     view: View,
     removed: bool,
+    joined_us: u64,
     live_since_us: u64,
+    /// When the last reading began whose answer we have.
+    seen_us: u64,
     peers: BTreeMap<PeerId, Peer>,
     /// By which epochs are told apart: they ascend over links and lives.
     epoch: u64,
@@ -222,7 +236,9 @@ impl Node {
             me,
             view: View::default(),
             removed: false,
+            joined_us: now_us,
             live_since_us: 0,
+            seen_us: now_us,
             peers: BTreeMap::new(),
             epoch: 0,
             read_due_us: now_us,
@@ -247,7 +263,8 @@ impl Node {
         if !self.is_live() {
             return Standing::NONE;
         }
-        let alone = Standing { since_us: self.live_since_us, until_us: u64::MAX };
+        let until_us = self.seen_us + self.config.store_us - self.config.margin_us;
+        let alone = Standing { since_us: self.live_since_us, until_us };
         self.peers.iter().filter(|(id, peer)| self.counts(**id, peer)).fold(alone, |standing, (_, peer)| {
             Standing {
                 since_us: standing.since_us.max(peer.leased_since_us),
@@ -261,11 +278,16 @@ impl Node {
         !peer.past && (peer.counts || self.view.state(id) == Some(State::Live))
     }
 
-    /// The view as the store has it.
-    pub fn view(&mut self, view: View, now_us: u64) {
+    /// The view as the store has it, which was asked for at that time and has seen us since.
+    pub fn view(&mut self, view: View, asked_us: u64, now_us: u64) {
         if view.number < self.view.number || self.removed {
             return;
         }
+        if self.seen_us + self.config.store_us <= now_us && self.is_live() {
+            // There was a time without.
+            self.live_since_us = now_us;
+        }
+        self.seen_us = self.seen_us.max(asked_us);
         self.read_due_us = now_us + self.config.read_us;
         if view.is_past(self.me) {
             self.removed = true;
@@ -360,6 +382,9 @@ impl Node {
                 let epoch = if peer.in_force { peer.granted } else { 0 };
                 let is_out = peer.granted == 0 && peer.offered == 0;
                 self.actions.push(Action::Send(from, Message::Echo { number, epoch }));
+                if view >= self.me.incarnation && peer.knows_us == 0 {
+                    peer.knows_us = now_us;
+                }
                 if view > self.view.number {
                     self.read(now_us);
                 }
@@ -411,6 +436,12 @@ impl Node {
             self.read(now_us);
         }
         let mut next_us = self.read_due_us;
+        if self.view.state(self.me) == Some(State::Joining) {
+            self.go_live(now_us);
+            let waits = self.peers.values().map(|peer| peer.knows_us).chain([self.joined_us]);
+            let due = waits.map(|since_us| since_us + self.config.lease_us).filter(|due_us| *due_us > now_us);
+            next_us = next_us.min(due.min().unwrap_or(u64::MAX));
+        }
         let is_live = self.is_live();
         let (lease_us, view) = (self.config.lease_us, self.view.number);
         for (id, peer) in &mut self.peers {
@@ -439,16 +470,14 @@ impl Node {
                 peer.remove_due_us = 0;
                 continue;
             }
-            let matters = peer.counts || self.view.state(*id) == Some(State::Live);
+            let matters = is_live && (peer.counts || self.view.state(*id) == Some(State::Live));
             let patience_us = if matters { lease_us } else { self.config.join_us };
             if peer.remove_due_us == 0 {
                 peer.remove_due_us = if peer.heard_us == 0 { now_us + patience_us } else { now_us };
             }
             if peer.remove_due_us <= now_us {
-                peer.remove_due_us = now_us + lease_us;
-                if is_live {
-                    self.actions.push(Action::Remove(*id));
-                }
+                peer.remove_due_us = now_us + patience_us;
+                self.actions.push(Action::Remove(*id));
             }
             next_us = next_us.min(peer.remove_due_us);
         }
@@ -466,19 +495,21 @@ impl Node {
         self.actions.push(Action::Read);
     }
 
-    /// Asks to be made live, when each live member waits for us and we may rely on each.
+    /// Asks to be made live, when each live member waits for us and we may rely on each; and when whoever was removed before and
+    /// does not know it has no lease any more: neither of them, nor of our own former life.
     fn go_live(&mut self, now_us: u64) {
-        if self.view.state(self.me) != Some(State::Joining) {
+        let lease_us = self.config.lease_us;
+        if self.view.state(self.me) != Some(State::Joining) || now_us < self.joined_us + lease_us {
             return;
         }
-        let ready = self
-            .view
-            .members
-            .iter()
-            .filter(|member| member.id != self.me && member.state == State::Live)
-            .all(|member| {
-                self.peers.get(&member.id).is_some_and(|peer| peer.in_force && peer.lease_until_us > now_us)
-            });
+        let is_ready = |peer: &Peer| {
+            let knows = peer.knows_us != 0 && peer.knows_us + lease_us <= now_us;
+            knows && peer.in_force && peer.lease_until_us > now_us
+        };
+        let others = self.view.members.iter().filter(|member| member.id != self.me);
+        let ready = others
+            .filter(|member| member.state == State::Live)
+            .all(|member| self.peers.get(&member.id).is_some_and(is_ready));
         if ready {
             self.actions.push(Action::GoLive { view: self.view.number });
         }

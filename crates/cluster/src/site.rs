@@ -145,9 +145,9 @@ impl Site {
         self.node = Node::new(self.config, me, now_us);
     }
 
-    /// The view as the store has it.
-    pub fn view(&mut self, view: View, now_us: u64) {
-        self.node.view(view, now_us);
+    /// The view as the store has it, which was asked for at that time and has seen us since.
+    pub fn view(&mut self, view: View, asked_us: u64, now_us: u64) {
+        self.node.view(view, asked_us, now_us);
         self.settle();
     }
 

@@ -529,29 +529,17 @@ impl Rig {
     pub fn turn_one(&mut self, index: u16) {
         let now = self.now;
         let this = usize::from(index);
+        let mut closing = Vec::new();
         if let Some((begins, ends)) = self.may {
             self.shards[this].begin_turn(begins, now.mono_us);
+            self.obey(index, &mut closing);
             self.shards[this].end_turn_if(now, || ends);
+            self.obey(index, &mut closing);
+            self.shards[this].judge(ends);
         } else {
             self.shards[this].end_turn(now);
         }
-        let mut closing = Vec::new();
-        for command in self.shards[this].take_commands() {
-            match command {
-                Command::Resume(conn) => {
-                    self.name_of((index, conn)).into_iter().for_each(|name| self.offer(&name))
-                }
-                Command::Close(conn) => closing.push(conn),
-                Command::Move(conn, to) => {
-                    let (_, listener, _) = self.shards[this].describe(conn).unwrap();
-                    self.shards[this].closed(conn, now);
-                    let Some(name) = self.name_of((index, conn)) else { continue };
-                    let moved = self.shards[usize::from(to)].open(HOST, listener, now);
-                    self.peer(&name).conn = moved.map(|conn| (to, conn));
-                    self.offer(&name);
-                }
-            }
-        }
+        self.obey(index, &mut closing);
         for to in 0..self.shards.len() as u16 {
             if let Some(batch) = self.shards[this].take_parcels(to) {
                 if self.mails_all {
@@ -582,6 +570,27 @@ impl Rig {
             if let Some(name) = self.name_of((index, conn)) {
                 let peer = self.peer(&name);
                 (peer.conn, peer.closed) = (None, true);
+            }
+        }
+    }
+
+    fn obey(&mut self, index: u16, closing: &mut Vec<ConnId>) {
+        let now = self.now;
+        let this = usize::from(index);
+        for command in self.shards[this].take_commands() {
+            match command {
+                Command::Resume(conn) => {
+                    self.name_of((index, conn)).into_iter().for_each(|name| self.offer(&name))
+                }
+                Command::Close(conn) => closing.push(conn),
+                Command::Move(conn, to) => {
+                    let (_, listener, _) = self.shards[this].describe(conn).unwrap();
+                    self.shards[this].closed(conn, now);
+                    let Some(name) = self.name_of((index, conn)) else { continue };
+                    let moved = self.shards[usize::from(to)].open(HOST, listener, now);
+                    self.peer(&name).conn = moved.map(|conn| (to, conn));
+                    self.offer(&name);
+                }
             }
         }
     }

@@ -16,8 +16,18 @@ pub(crate) const NODES: u64 = 3;
 pub(crate) const SHARDS: u16 = 2;
 /// Trouble lasts so long; then everything heals.
 pub(crate) const TROUBLE_US: u64 = 20_000_000;
-pub(crate) const CALM_US: u64 = 20_000_000;
+pub(crate) const CALM_US: u64 = 30_000_000;
 const MS: u64 = 1_000;
+/// As always, but for what would take a minute.
+const CONFIG: Config = Config {
+    lease_us: 1_000_000,
+    margin_us: 100_000,
+    heartbeat_us: 200_000,
+    join_us: 3_000_000,
+    read_us: 1_000_000,
+    store_us: 4_000_000,
+    seen_us: 1_000_000,
+};
 /// Filters that a subscriber has at most: the oldest is given up.
 const FILTERS: usize = 12;
 
@@ -95,6 +105,10 @@ enum Event {
         at: At,
         shard: u16,
     },
+    Speak {
+        at: At,
+        shard: u16,
+    },
     EndTurn {
         at: At,
         shard: u16,
@@ -107,11 +121,14 @@ enum Event {
     Store {
         of: At,
         deed: Deed,
+        /// By its clock.
+        asked_us: u64,
     },
     /// A node is told the view.
     Told {
         of: At,
         view: View,
+        asked_us: u64,
     },
     /// It has been written into the view anew.
     Joined {
@@ -189,6 +206,7 @@ pub(crate) struct Subscribed {
     pub(crate) at: (NodeId, u64),
     pub(crate) shard: u16,
     pub(crate) since_us: u64,
+    pub(crate) me: PeerId,
 }
 
 /// A publish, from when its client sent it.
@@ -212,6 +230,10 @@ pub(crate) struct World {
     view: View,
     /// Since when a member is live, by the store.
     live_since_us: BTreeMap<PeerId, u64>,
+    /// When the store has seen a member last.
+    seen_us: BTreeMap<PeerId, u64>,
+    /// Not to come back.
+    lost: Option<NodeId>,
     lives: u64,
     running: BTreeMap<NodeId, Process>,
     /// Those that are up.
@@ -274,6 +296,8 @@ impl World {
             queue: BinaryHeap::new(),
             view: View::default(),
             live_since_us: BTreeMap::new(),
+            seen_us: BTreeMap::new(),
+            lost: None,
             lives: 0,
             running: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -339,6 +363,10 @@ impl World {
         }
         for node in (0..NODES).map(NodeId) {
             if !self.running.contains_key(&node) {
+                if self.lost.is_none() && self.rng.chance(2) {
+                    self.say(|| format!("{node:?} is lost for good"));
+                    self.lost = Some(node);
+                }
                 self.after(1, Event::Start { node });
             }
         }
@@ -356,6 +384,7 @@ impl World {
             | Event::LinkDown { at, .. }
             | Event::Tick { at }
             | Event::Turn { at, .. }
+            | Event::Speak { at, .. }
             | Event::EndTurn { at, .. }
             | Event::Confirmed { at, .. }
             | Event::Told { of: at, .. }
@@ -389,6 +418,7 @@ impl World {
                 self.act(at);
             }
             Event::Turn { at, shard } => self.begin_turn(at, shard),
+            Event::Speak { at, shard } => self.speak_all(at, shard),
             Event::EndTurn { at, shard } => self.end_turn(at, shard),
             Event::Confirmed { at, token } => {
                 let now_us = self.now_us;
@@ -397,11 +427,11 @@ impl World {
                 process.site.confirmed(token, clock_us);
                 self.act(at);
             }
-            Event::Told { of, view } => {
+            Event::Told { of, view, asked_us } => {
                 let now_us = self.now_us;
                 let Some(process) = self.process(of) else { return };
                 let clock_us = process.clock(now_us);
-                process.site.view(view, clock_us);
+                process.site.view(view, asked_us, clock_us);
                 self.act(of);
             }
             Event::Joined { of, me } => {
@@ -411,7 +441,7 @@ impl World {
                 process.site.rejoin(me, clock_us);
                 self.act(of);
             }
-            Event::Store { of, deed } => self.store(of, deed),
+            Event::Store { of, deed, asked_us } => self.store(of, deed, asked_us),
             Event::Connect { of, to } => self.connect(of, to),
             Event::Subscribe => {
                 let us = 20 * MS + self.rng.below(300 * MS);
@@ -445,7 +475,9 @@ impl World {
                 // Its threads go on in no order.
                 for event in held {
                     let us = match event {
-                        Event::Turn { .. } | Event::EndTurn { .. } => self.rng.below(MS),
+                        Event::Turn { .. } | Event::Speak { .. } | Event::EndTurn { .. } => {
+                            self.rng.below(MS)
+                        }
                         _ => 0,
                     };
                     self.after(us, event);
@@ -469,12 +501,13 @@ impl World {
         let id = PeerId { node, incarnation: self.view.number };
         self.view.members.retain(|member| member.id.node != node);
         self.view.members.push(Member { id, state: State::Joining });
+        self.seen_us.insert(id, self.now_us);
         self.say(|| format!("{id:?} joins"));
         id
     }
 
     fn start(&mut self, node: NodeId) {
-        if self.running.contains_key(&node) {
+        if self.running.contains_key(&node) || self.lost == Some(node) {
             return;
         }
         if self.no_store.contains(&node) {
@@ -496,7 +529,7 @@ impl World {
         let ppm = self.rng.below(40_000) as i64 - 20_000;
         let mut process = Process {
             life: self.lives,
-            site: Site::new(Config::default(), id, SHARDS, 0),
+            site: Site::new(CONFIG, id, SHARDS, 0),
             rig,
             workers: (0..SHARDS).map(|_| Worker { due_us: u64::MAX, ..Worker::default() }).collect(),
             names,
@@ -509,7 +542,7 @@ impl World {
             tick_at_us: u64::MAX,
             got: vec![BTreeSet::new(); usize::from(SHARDS)],
         };
-        process.site = Site::new(Config::default(), id, SHARDS, process.clock(self.now_us));
+        process.site = Site::new(CONFIG, id, SHARDS, process.clock(self.now_us));
         for worker in &mut process.workers {
             worker.queue.push_back(Item::Order(Order::Live(false)));
         }
@@ -562,11 +595,11 @@ impl World {
         }
         let Some(process) = self.process(at) else { return };
         for deed in process.site.deeds() {
-            self.deed(at, deed);
+            self.deed(at, deed, clock_us);
         }
     }
 
-    fn deed(&mut self, at: At, deed: Deed) {
+    fn deed(&mut self, at: At, deed: Deed, clock_us: u64) {
         match deed {
             Deed::Tell(order, id) => {
                 self.say(|| format!("{at:?}: {order:?} {id:?}"));
@@ -590,7 +623,7 @@ impl World {
             }
             Deed::Read | Deed::GoLive(_) | Deed::Remove(_) | Deed::Rejoin => {
                 let us = self.rng.below(20 * MS);
-                self.after(us, Event::Store { of: at, deed });
+                self.after(us, Event::Store { of: at, deed, asked_us: clock_us });
             }
         }
     }
@@ -599,7 +632,9 @@ impl World {
     fn put(&mut self, at: At, shard: u16, item: Item) {
         let Some(process) = self.process(at) else { return };
         process.workers[usize::from(shard)].queue.push_back(item);
-        let us = self.rng.below(MS);
+        // A shard is busy now and then.
+        let most_us = if self.troubled && self.rng.chance(20) { 60 * MS } else { MS };
+        let us = self.rng.below(most_us);
         self.wake(at, shard, us);
     }
 
@@ -665,20 +700,29 @@ impl World {
         process.workers[index].may = may;
         process.rig.may = Some((may, may));
         process.rig.shards[index].begin_turn(may, clock_us);
-        let does = std::mem::take(&mut process.workers[index].does);
         for token in tokens {
             let us = self.rng.below(2 * MS);
             self.after(us, Event::Confirmed { at, token });
         }
-        for does in does {
-            self.speak(at, shard, does);
-        }
-        // Its end comes soon, unless the process is stopped just now.
-        let us = self.rng.below(3 * MS);
-        if self.troubled && self.rng.chance(1_000) {
+        let us = self.rng.below(MS);
+        self.go_on(at, us, Event::Speak { at, shard });
+    }
+
+    /// What a turn does next comes soon, unless the process is stopped just now.
+    fn go_on(&mut self, at: At, us: u64, event: Event) {
+        self.after(us, event);
+        if self.troubled && self.rng.chance(2_000) {
             self.pause(at);
         }
-        self.after(us, Event::EndTurn { at, shard });
+    }
+
+    fn speak_all(&mut self, at: At, shard: u16) {
+        let Some(process) = self.process(at) else { return };
+        for does in std::mem::take(&mut process.workers[usize::from(shard)].does) {
+            self.speak(at, shard, does);
+        }
+        let us = self.rng.below(3 * MS);
+        self.go_on(at, us, Event::EndTurn { at, shard });
     }
 
     /// A client of a shard says something.
@@ -777,6 +821,7 @@ impl World {
     fn heard(&mut self, at: At, shard: u16) {
         let now_us = self.now_us;
         let Some(process) = self.process(at) else { return };
+        let me = process.site.me();
         let index = usize::from(shard);
         let [subscriber, publisher] = process.names[index].clone();
         let worker = &mut process.workers[index];
@@ -814,7 +859,7 @@ impl World {
             worker.does.push_back(Does::Connect);
         }
         for filter in subscribed {
-            self.subscribed.push(Subscribed { filter, at, shard, since_us: now_us });
+            self.subscribed.push(Subscribed { filter, at, shard, since_us: now_us, me });
         }
         self.withheld += withheld;
         for number in acknowledged {
@@ -825,12 +870,13 @@ impl World {
         }
     }
 
-    /// Since when a subscriber counts: it has its SUBACK, and its node is a live member.
+    /// Since when a subscriber counts: it has its SUBACK, and its node is a live member; as which it may have come back.
     pub(crate) fn counts_since_us(&self, subscribed: &Subscribed) -> Option<u64> {
         let process = self.running.get(&subscribed.at.0).filter(|process| process.life == subscribed.at.1)?;
         let me = process.site.me();
         self.view.members.iter().find(|member| member.id == me && member.state == State::Live)?;
-        Some(subscribed.since_us.max(*self.live_since_us.get(&me)?))
+        let live_us = *self.live_since_us.get(&me)?;
+        Some(if me == subscribed.me { subscribed.since_us } else { live_us })
     }
 
     /// Messages that subscribers got.
@@ -884,7 +930,7 @@ impl World {
         let link = self.next_link;
         self.links.insert(link, ([(of, me), (other, to)], BTreeMap::new()));
         for (at, peer) in [(of, to), (other, me)] {
-            let us = self.rng.below(10 * MS);
+            let us = self.rng.below(2 * MS);
             self.after(us, Event::LinkUp { link, at, peer });
         }
     }
@@ -905,7 +951,7 @@ impl World {
         *at_us = (now_us + delay_us).max(*at_us + 1).max(healed_us);
         let us = *at_us - now_us;
         // What arrives at an end before it knows of its link waits for that.
-        self.after(us.max(10 * MS), Event::Arrive { link: id, to: end, frame });
+        self.after(us.max(2 * MS), Event::Arrive { link: id, to: end, frame });
     }
 
     fn arrive(&mut self, link: u64, to: At, frame: Frame) {
@@ -930,11 +976,11 @@ impl World {
         }
     }
 
-    fn store(&mut self, of: At, deed: Deed) {
+    fn store(&mut self, of: At, deed: Deed, asked_us: u64) {
         if self.no_store.contains(&of.0) {
             // It is tried again by who asked, but for a read, which the next tick asks for, and for joining.
             if deed == Deed::Rejoin {
-                self.after(200 * MS, Event::Store { of, deed });
+                self.after(200 * MS, Event::Store { of, deed, asked_us });
             }
             return;
         }
@@ -954,7 +1000,7 @@ impl World {
                 self.live_since_us.insert(me, self.now_us);
                 self.say(|| format!("{me:?} is live"));
             }
-            Deed::Remove(other) if state == Some(State::Live) => {
+            Deed::Remove(other) if state == Some(State::Live) || self.is_stale(other, state) => {
                 let before = self.view.members.len();
                 self.view.members.retain(|member| member.id != other);
                 if self.view.members.len() < before {
@@ -964,8 +1010,17 @@ impl World {
             }
             _ => {}
         }
+        if state.is_some() {
+            self.seen_us.insert(me, self.now_us);
+        }
         let (us, view) = (self.rng.below(20 * MS), self.view.clone());
-        self.after(us, Event::Told { of, view });
+        self.after(us, Event::Told { of, view, asked_us });
+    }
+
+    /// Whether who is joining may remove a member.
+    fn is_stale(&self, other: PeerId, state: Option<State>) -> bool {
+        let seen_us = self.seen_us.get(&other).copied().unwrap_or_default();
+        state == Some(State::Joining) && self.now_us - seen_us > CONFIG.store_us + CONFIG.seen_us
     }
 
     /// A client of some node does something in its shard's next turn.
@@ -1039,7 +1094,7 @@ impl World {
 
     /// Everything is as if nothing had been.
     pub(crate) fn check_healed(&self) {
-        assert_eq!(self.running.len() as u64, NODES);
+        assert_eq!(self.running.len() as u64, NODES - u64::from(self.lost.is_some()));
         for (node, process) in &self.running {
             let clock_us = process.clock(self.now_us);
             assert!(process.site.is_live(), "{node:?} is not live: {:?}", self.view);
