@@ -69,7 +69,8 @@ enum Frame {
 /// What a shard's queue holds.
 #[derive(Debug)]
 enum Item {
-    Order(Order),
+    /// And as whom it comes.
+    Order(Order, PeerId),
     Parcels(u16, Vec<u8>),
 }
 
@@ -169,6 +170,8 @@ struct Worker {
     /// A turn has begun and not ended: since when by its clock all that was routed is to be asked for.
     turning: bool,
     routed_us: u64,
+    /// As whom it knew itself when the turn began, and does now.
+    me: [Option<PeerId>; 2],
     may: bool,
     /// A turn is due then.
     due_us: u64,
@@ -206,7 +209,7 @@ pub(crate) struct Subscribed {
     pub(crate) at: (NodeId, u64),
     pub(crate) shard: u16,
     pub(crate) since_us: u64,
-    pub(crate) me: PeerId,
+    pub(crate) me: Option<PeerId>,
 }
 
 /// A publish, from when its client sent it.
@@ -544,7 +547,7 @@ impl World {
         };
         process.site = Site::new(CONFIG, id, SHARDS, process.clock(self.now_us));
         for worker in &mut process.workers {
-            worker.queue.push_back(Item::Order(Order::Live(false)));
+            worker.queue.push_back(Item::Order(Order::Live(false), id));
         }
         let at = process.at();
         self.running.insert(node, process);
@@ -607,8 +610,9 @@ impl World {
                 if let (Order::Linked(shards), Some(id)) = (order, id) {
                     process.peers.insert(id, shards);
                 }
+                let me = process.site.me();
                 for shard in process.all_shards() {
-                    self.put(at, shard, Item::Order(order));
+                    self.put(at, shard, Item::Order(order, me));
                 }
             }
             Deed::Send(to, message) => self.send(at, to, Frame::Message(message)),
@@ -660,12 +664,16 @@ impl World {
         (worker.turning, worker.due_us) = (true, u64::MAX);
         process.rig.now.mono_us = clock_us;
         let now = process.rig.now;
+        worker.me[0] = worker.me[1];
         let mut tokens = Vec::new();
         for item in std::mem::take(&mut worker.queue) {
+            if let Item::Order(_, me) = item {
+                worker.me[1] = Some(me);
+            }
             let rig = &mut process.rig.shards[index];
             match item {
                 Item::Parcels(from, bytes) => assert_eq!(rig.parcels(from, &bytes, now), Ok(bytes.len())),
-                Item::Order(Order::Linked(peers)) => {
+                Item::Order(Order::Linked(peers), _) => {
                     while process.rig.abroad < peers.first - SHARDS + peers.count {
                         process.rig.abroad += 1;
                     }
@@ -676,21 +684,21 @@ impl World {
                     }
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_linked(peer, now));
                 }
-                Item::Order(Order::Unlinked(peers)) => {
+                Item::Order(Order::Unlinked(peers), _) => {
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_unlinked(peer, now));
                 }
-                Item::Order(Order::Wait(peers, token)) => {
+                Item::Order(Order::Wait(peers, token), _) => {
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_waits(peer, true, now));
                     tokens.push(token);
                 }
-                Item::Order(Order::WaitNot(peers)) => {
+                Item::Order(Order::WaitNot(peers), _) => {
                     (peers.first..peers.first + peers.count)
                         .for_each(|peer| rig.peer_waits(peer, false, now));
                 }
-                Item::Order(Order::Forget(peers)) => {
+                Item::Order(Order::Forget(peers), _) => {
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_gone(peer, now));
                 }
-                Item::Order(Order::Live(live)) => rig.set_live(live, now),
+                Item::Order(Order::Live(live), _) => rig.set_live(live, now),
             }
         }
         if !process.rig.shards[index].has_unjudged() {
@@ -710,7 +718,8 @@ impl World {
 
     /// What a turn does next comes soon, unless the process is stopped just now.
     fn go_on(&mut self, at: At, us: u64, event: Event) {
-        self.after(us, event);
+        let late_us = if self.troubled && self.rng.chance(50) { self.rng.below(60 * MS) } else { 0 };
+        self.after(us + late_us, event);
         if self.troubled && self.rng.chance(2_000) {
             self.pause(at);
         }
@@ -821,10 +830,10 @@ impl World {
     fn heard(&mut self, at: At, shard: u16) {
         let now_us = self.now_us;
         let Some(process) = self.process(at) else { return };
-        let me = process.site.me();
         let index = usize::from(shard);
         let [subscriber, publisher] = process.names[index].clone();
         let worker = &mut process.workers[index];
+        let me = worker.me[0];
         let mut subscribed = Vec::new();
         for packet in std::mem::take(&mut process.rig.peer(&subscriber).packets) {
             let words: Vec<&str> = packet.split_whitespace().collect();
@@ -870,13 +879,16 @@ impl World {
         }
     }
 
-    /// Since when a subscriber counts: it has its SUBACK, and its node is a live member; as which it may have come back.
+    /// Since when a subscriber counts: it has its SUBACK, and its node is a member; a live one, if it has come back.
     pub(crate) fn counts_since_us(&self, subscribed: &Subscribed) -> Option<u64> {
         let process = self.running.get(&subscribed.at.0).filter(|process| process.life == subscribed.at.1)?;
         let me = process.site.me();
-        self.view.members.iter().find(|member| member.id == me && member.state == State::Live)?;
-        let live_us = *self.live_since_us.get(&me)?;
-        Some(if me == subscribed.me { subscribed.since_us } else { live_us })
+        self.view.members.iter().find(|member| member.id == me)?;
+        if Some(me) == subscribed.me {
+            Some(subscribed.since_us)
+        } else {
+            self.live_since_us.get(&me).copied()
+        }
     }
 
     /// Messages that subscribers got.
