@@ -48,6 +48,10 @@ pub(crate) struct Stale {
 }
 
 impl Peers {
+    pub(crate) fn is_full(&self, peer: u16) -> bool {
+        self.links.get(usize::from(peer)).is_some_and(|link| link.full)
+    }
+
     pub(crate) fn is_away(&self, peer: u16) -> bool {
         self.links.get(usize::from(peer)).is_none_or(|link| link.reach == Reach::Away)
     }
@@ -112,6 +116,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         self.release_late();
         self.settle();
+    }
+
+    /// Whether so much waits to be sent to it that messages of QoS 0 are dropped.
+    pub fn peer_full(&mut self, peer: u16, full: bool) {
+        if let Some(link) = self.peers.links.get_mut(usize::from(peer)) {
+            link.full = full;
+        }
     }
 
     /// It is no member any more: what it had is forgotten. That it is waited for is another matter: it may not know yet.

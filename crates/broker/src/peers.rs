@@ -98,6 +98,8 @@ pub(crate) struct Link {
     pub(crate) reach: Reach,
     /// Of another node: new routes wait for it. Those of this process they always wait for.
     pub(crate) waits: bool,
+    /// Of another node: so much waits to be sent there that what nobody is told of is dropped.
+    pub(crate) full: bool,
     /// Of another node, while it sends all that it has.
     pub(crate) stale: Option<Stale>,
     /// Parcels of this turn.

@@ -637,6 +637,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.ended.extend(end.map(|end| (end, Outcome::Retry)));
                 continue;
             }
+            if end.is_none() && self.peers.is_full(peer) {
+                self.stats.dropped_link += 1;
+                continue;
+            }
             self.stats.forwarded_out += 1;
             let receipt = end.as_ref().map(ferrule_outbox::End::receipt);
             let number = self.peers.forward(peer, message, share, end);

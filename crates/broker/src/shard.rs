@@ -161,6 +161,8 @@ pub struct Stats {
     pub dropped_shared: u64,
     /// Of QoS 0, to subscribers of a node that was out of reach.
     pub dropped_partitioned: u64,
+    /// Of QoS 0, to subscribers of a node to which too much was under way.
+    pub dropped_link: u64,
     /// Publishes that wait for their time.
     pub delayed: u64,
     /// Those whose time has come.

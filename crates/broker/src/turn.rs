@@ -258,8 +258,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A last turn before the store is shut down: all that waits is handed to it, also what nobody waits for and what is not
     /// due yet.
     pub fn write_all(&mut self, now: Now) {
+        self.write_all_if(now, || true);
+    }
+
+    /// The same, of a shard of a cluster ([`Shard::end_turn_if`]).
+    pub fn write_all_if(&mut self, now: Now, may: impl FnOnce() -> bool) {
         (self.batch.due, self.batch.all) = (true, true);
-        self.end_turn(now);
+        self.end_turn_if(now, may);
     }
 
     /// When `end_turn` must be called at the latest, in microseconds of the monotonic clock.

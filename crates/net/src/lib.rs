@@ -6,7 +6,7 @@
 //! [`Inbox`] (docs/decisions/0002).
 //!
 //! # One turn
-//! What other workers sent; new connections; up to 1,024 ready sockets: read each into the worker's one 256 KiB buffer and let the shard take packets from it; a partial
+//! What other workers sent, and other nodes; new connections; up to 1,024 ready sockets: read each into the worker's one 256 KiB buffer and let the shard take packets from it; a partial
 //! packet alone is copied to its connection. Then the inbox, then [`Shard::end_turn`](ferrule_broker::Shard::end_turn)
 //! with the turn's one batch for the store, then other workers get what the turn said, then each connection with output is
 //! written once. epoll is edge-triggered: a
@@ -19,7 +19,8 @@
 //!
 //! # Several workers
 //! All workers accept from the same listeners. The one that accepted reads the CONNECT; if the client id belongs to another
-//! shard, socket, layers and bytes move there, and that one answers. Shards reach each other by bounded [`Links`].
+//! shard, socket, layers and bytes move there, and that one answers. Shards reach each other by bounded [`Links`], and those of other nodes by
+//! [`Abroad`].
 //!
 //! # Bounds
 //! A turn ends reading after 2 ms: the rest has the next one. A connection is read 256 KiB and written 256 KiB a turn at most; a connection that is held (its CONNECT
@@ -28,6 +29,7 @@
 
 #![forbid(unsafe_code)]
 
+mod abroad;
 mod clock;
 mod inbox;
 mod listener;
@@ -35,6 +37,7 @@ mod ring;
 mod socket;
 mod worker;
 
+pub use abroad::{Abroad, Lane, Letter, Parcels, Post};
 pub use clock::Clock;
 pub use inbox::{Inbox, Mail};
 pub use listener::{Address, Entrance, EntranceLimits, EntranceStats, Listener};

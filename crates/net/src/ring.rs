@@ -79,6 +79,11 @@ impl<M> Links<M> {
             .collect()
     }
 
+    /// Which of them it is.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
     /// Other workers.
     pub(crate) fn others(&self) -> impl Iterator<Item = usize> + use<M> {
         let me = self.index;

@@ -1,5 +1,6 @@
 //! The worker's loop.
 
+use crate::abroad::Abroad;
 use crate::inbox::Moved;
 use crate::listener::{Admission, Listener};
 use crate::socket::{self, Ending, Extra, Read, Socket, Wrote};
@@ -69,6 +70,8 @@ pub struct Worker<H, S, M> {
     poll: Poll,
     inbox: Inbox<M>,
     links: Links<M>,
+    /// Other nodes, if there are to be some.
+    abroad: Option<Abroad>,
     clock: Clock,
     listeners: Vec<Entry>,
     /// After the process ran out of files nothing is accepted until then.
@@ -134,6 +137,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             poll,
             inbox,
             links,
+            abroad: None,
             clock,
             listeners,
             accept_after_us: 0,
@@ -150,6 +154,14 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             refused: Vec::new(),
             stats: WorkerStats::default(),
         })
+    }
+
+    /// It is one of a node in a cluster.
+    #[must_use]
+    pub fn with_abroad(mut self, abroad: Abroad) -> Self {
+        self.shard.set_live(false, self.clock.now());
+        self.abroad = Some(abroad);
+        self
     }
 
     /// Turns until [`Mail::Stop`] arrives. `app` handles the messages that are not the shard's.
@@ -196,6 +208,9 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                 }
             }
             self.hear(now);
+            if let Some(abroad) = &mut self.abroad {
+                abroad.hear(&mut self.shard, now);
+            }
             self.accept(now);
             self.read_ready(&mut ready, &mut buffer, now);
             self.inbox.take(&mut mail);
@@ -218,14 +233,31 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             }
             // What a connection sent ahead belongs to this turn's batch.
             self.obey(now);
-            self.shard.end_turn(now);
-            // What comes up only now and makes new work has the next turn, which the shard then wants at once.
-            self.obey(now);
+            self.end_turn(now);
             self.tell(now);
             self.write_dirty(now);
             self.end_lingering(now);
             ended_us = self.clock.mono_us();
             self.stats.turn_us_max = self.stats.turn_us_max.max(ended_us - now.mono_us);
+        }
+    }
+
+    /// A turn's end, but for what is written.
+    fn end_turn(&mut self, now: Now) {
+        let Some(abroad) = &self.abroad else {
+            self.shard.end_turn(now);
+            // What comes up only now and makes new work has the next turn, which the shard then wants at once.
+            self.obey(now);
+            return;
+        };
+        self.shard.end_turn_if(now, || abroad.may());
+        self.obey(now);
+        // Clients may have spoken once more.
+        if self.shard.has_unjudged()
+            && let Some(abroad) = &self.abroad
+        {
+            self.shard.judge(abroad.may());
+            self.obey(now);
         }
     }
 
@@ -260,6 +292,9 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                 self.stats.rings_full += 1;
                 self.refused.push((to, batch));
             }
+        }
+        if let Some(abroad) = &mut self.abroad {
+            abroad.tell(&mut self.shard, self.links.index() as u16);
         }
     }
 
@@ -336,7 +371,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn goodbye(&mut self, now: Now) {
         // What a connection sent ahead of a held packet was read: it may hold messages that nobody will send again.
         self.obey(now);
-        self.shard.write_all(now);
+        self.shard.write_all_if(now, || self.abroad.as_ref().is_none_or(Abroad::may));
         self.shard.goodbye(now);
         self.write_dirty(now);
     }

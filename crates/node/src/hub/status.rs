@@ -46,6 +46,7 @@ impl Hub {
             ("clients_refused", stats.refused),
             ("protocol_errors", stats.protocol_errors),
             ("clients_blocked", stats.blocked),
+            ("dropped_link", stats.dropped_link),
             ("clients_parked", stats.parked),
             ("publishes_withdrawn", stats.withdrawn),
             ("connections_refused", stats.connections_refused),

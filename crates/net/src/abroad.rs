@@ -1,0 +1,195 @@
+//! How a worker and the nodes of its cluster reach each other.
+//!
+//! # Constraints
+//! Links are other threads' affair. A worker never waits for one, and one that is slow or gone must not stop what is local. What the other nodes say has to be
+//! known in the turn in which this node may acknowledge again: a turn reads the clock, then takes what is in its [`Post`], then reads its
+//! clients; and whoever changes the node's standing has posted before what that relies on (`ferrule-cluster`).
+//!
+//! # Operation
+//! [`Post`] is the worker's letter box: orders of whoever drives the node ([`Order`]), and parcels of other nodes' shards, in one order. What the worker's
+//! shard has for another node's goes into that link's [`Lane`], control before data, once a turn.
+//!
+//! # Bounds
+//! Inward, a [`Parcels::room`] that its receiver gives back bounds what is under way. Outward, past [`LANE_BYTES`] that a lane has not sent messages of QoS 0
+//! are dropped and counted; those of QoS 1 and 2 are bounded by their publishers' windows, and the lane itself breaks the link when that is too much
+//! for it.
+
+use crate::Inbox;
+use ferrule_broker::{Hook, Shard};
+use ferrule_cluster::{Gate, Order, Shards, Token};
+use ferrule_store::{Now, Store};
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a lane may have unsent before messages that nobody is told of are dropped: some 100 ms of a fast link.
+const LANE_BYTES: usize = 16 << 20;
+
+/// To one other node. Nothing waits.
+pub trait Lane: Send {
+    /// Parcels that must not wait behind publishes: from our shard to that of the other node.
+    fn control(&self, from: u16, to: u16, parcels: Vec<u8>);
+    /// The rest.
+    fn data(&self, from: u16, to: u16, parcels: Vec<u8>);
+    /// Bytes of data that are not sent yet.
+    fn queued(&self) -> usize;
+}
+
+/// Parcels of a shard of another node.
+pub struct Parcels {
+    /// The index that it has here.
+    pub from: u16,
+    /// Whole parcels.
+    pub bytes: Box<dyn AsRef<[u8]> + Send>,
+    /// Dropped when they have been taken.
+    pub room: Option<Box<dyn Any + Send>>,
+}
+
+/// What arrives.
+pub enum Letter {
+    /// From whoever drives the node; with [`Order::Linked`] the lane to it.
+    Order(Order, Option<Box<dyn Lane>>),
+    /// From a shard of another node.
+    Parcels(Parcels),
+    /// The node's standing has changed: nothing but a turn is due.
+    Standing,
+}
+
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Order(order, _) => write!(f, "{order:?}"),
+            Self::Parcels(parcels) => write!(f, "parcels from {}", parcels.from),
+            Self::Standing => f.write_str("standing"),
+        }
+    }
+}
+
+/// A worker's letter box. Posting never blocks.
+#[derive(Debug, Clone)]
+pub struct Post {
+    letters: Arc<Mutex<Vec<Letter>>>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Post {
+    /// Of the worker with this inbox.
+    #[must_use]
+    pub fn beside<M>(inbox: &Inbox<M>) -> Self {
+        Self { letters: Arc::default(), waker: inbox.waker() }
+    }
+
+    /// Posts, and wakes the worker if nothing was there yet.
+    pub fn put(&self, letter: Letter) {
+        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        let wake = letters.is_empty();
+        letters.push(letter);
+        drop(letters);
+        if wake {
+            // A worker that is gone needs no waking.
+            let _ = self.waker.wake();
+        }
+    }
+
+    fn take(&self, into: &mut Vec<Letter>) {
+        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut *letters, into);
+    }
+}
+
+/// What a worker of a node in a cluster has to do with it.
+pub struct Abroad {
+    /// Of this worker.
+    pub post: Post,
+    /// Whether the node may acknowledge.
+    pub gate: Arc<Gate>,
+    /// Told that the worker has done what an order asked for.
+    pub confirm: Arc<dyn Fn(Token) + Send + Sync>,
+    neighbours: Vec<(Shards, Box<dyn Lane>)>,
+    letters: Vec<Letter>,
+    /// All that is to be asked for was routed later, by the clock that runs while the machine is suspended.
+    routed_us: u64,
+}
+
+impl Abroad {
+    /// Of a node that has just started.
+    pub fn new(post: Post, gate: Arc<Gate>, confirm: Arc<dyn Fn(Token) + Send + Sync>) -> Self {
+        Self { post, gate, confirm, neighbours: Vec::new(), letters: Vec::new(), routed_us: 0 }
+    }
+
+    /// A turn begins: takes what has come.
+    pub(crate) fn hear<H: Hook, S: Store>(&mut self, shard: &mut Shard<H, S>, now: Now) {
+        let began_us = ferrule_clock::boot_us();
+        self.post.take(&mut self.letters);
+        for letter in std::mem::take(&mut self.letters).drain(..) {
+            match letter {
+                Letter::Order(order, lane) => self.obey(shard, order, lane, now),
+                Letter::Parcels(parcels) => {
+                    if let Err(error) = shard.parcels(parcels.from, (*parcels.bytes).as_ref(), now) {
+                        // The nodes have agreed on a version: a bug of one of them. The rest of the batch is lost, and its
+                        // publishers are not acknowledged.
+                        tracing::error!(from = parcels.from, %error, "this is a bug");
+                    }
+                }
+                Letter::Standing => {}
+            }
+        }
+        if !shard.has_unjudged() {
+            self.routed_us = began_us;
+        }
+        shard.begin_turn(self.gate.allows(began_us, began_us), now.mono_us);
+    }
+
+    /// Whether what was routed since may be acknowledged.
+    pub(crate) fn may(&self) -> bool {
+        self.gate.allows(self.routed_us, ferrule_clock::boot_us())
+    }
+
+    fn obey<H: Hook, S: Store>(
+        &mut self,
+        shard: &mut Shard<H, S>,
+        order: Order,
+        lane: Option<Box<dyn Lane>>,
+        now: Now,
+    ) {
+        let each = |shards: Shards| shards.first..shards.first + shards.count;
+        match order {
+            Order::Linked(shards) => {
+                // Indices are given in order, to all workers alike.
+                while shard.peers() < usize::from(shards.first + shards.count) && shard.add_peer().is_some() {
+                }
+                self.neighbours.retain(|(known, _)| *known != shards);
+                self.neighbours.extend(lane.map(|lane| (shards, lane)));
+                each(shards).for_each(|peer| shard.peer_linked(peer, now));
+            }
+            Order::Unlinked(shards) => {
+                self.neighbours.retain(|(known, _)| *known != shards);
+                each(shards).for_each(|peer| shard.peer_unlinked(peer, now));
+            }
+            Order::Wait(shards, token) => {
+                each(shards).for_each(|peer| shard.peer_waits(peer, true, now));
+                (self.confirm)(token);
+            }
+            Order::WaitNot(shards) => each(shards).for_each(|peer| shard.peer_waits(peer, false, now)),
+            Order::Forget(shards) => each(shards).for_each(|peer| shard.peer_gone(peer, now)),
+            Order::Live(live) => shard.set_live(live, now),
+        }
+    }
+
+    /// A turn ends: what it has to say to other nodes.
+    pub(crate) fn tell<H: Hook, S: Store>(&mut self, shard: &mut Shard<H, S>, me: u16) {
+        for (shards, lane) in &self.neighbours {
+            let is_full = lane.queued() > LANE_BYTES;
+            for to in 0..shards.count {
+                let peer = shards.first + to;
+                if let Some(parcels) = shard.take_control(peer) {
+                    lane.control(me, to, parcels);
+                }
+                if let Some(parcels) = shard.take_parcels(peer) {
+                    lane.data(me, to, parcels);
+                }
+                shard.peer_full(peer, is_full);
+            }
+        }
+    }
+}
