@@ -55,7 +55,7 @@ fn dependencies(package: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_edge_links_no_kafka_client_and_no_openssl() {
+fn the_edge_links_no_kafka_client_no_openssl_and_no_grpc() {
     let edge = dependencies("ferrule-edge");
     assert!(edge.iter().any(|name| name == "ferrule-node"), "not a tree: {edge:?}");
     for name in [
@@ -64,7 +64,11 @@ fn the_edge_links_no_kafka_client_and_no_openssl() {
         "openssl-sys",
         "openssl-src",
         "tokio-postgres",
+        "tonic",
+        "h2",
+        "prost",
         "ferrule-cloud",
+        "ferrule-cluster-link",
         "ferrule-sink-kafka",
         "ferrule-store-postgres",
     ] {
@@ -72,6 +76,10 @@ fn the_edge_links_no_kafka_client_and_no_openssl() {
     }
     let cloud = dependencies("ferrule-cloud");
     assert!(cloud.iter().any(|name| name == "rdkafka-sys"), "this test would not find it: {cloud:?}");
+    let links = dependencies("ferrule-cluster-link");
+    for name in ["tonic", "h2", "prost"] {
+        assert!(links.iter().any(|each| each == name), "this test would not find {name}: {links:?}");
+    }
 
     // And the binary itself: OpenSSL's version string is in whatever links it, as one of librdkafka's errors is.
     let holds = |binary: &[u8], text: &str| binary.windows(text.len()).any(|bytes| bytes == text.as_bytes());
@@ -91,6 +99,7 @@ fn the_pure_crates_know_no_runtime_and_no_files() {
         "ferrule-rules",
         "ferrule-outbox",
         "ferrule-broker",
+        "ferrule-cluster",
         "ferrule-store",
     ] {
         for name in dependencies(package) {
