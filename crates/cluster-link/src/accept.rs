@@ -120,7 +120,7 @@ enum Unproven {
 
 async fn prove<S: Site>(inner: &Inner<S>, call: &mut Call) -> Result<Met, (Option<Other>, Unproven)> {
     let unheard = |unheard| (None, Unproven::Unheard(unheard));
-    let handshake = Handshake::accept(&inner.config, inner.trust.key(), call.kind);
+    let handshake = Handshake::accept(&inner.config, inner.me(), inner.trust.key(), call.kind);
     let frame::What::Hello(hello) = call.hear().await.map_err(unheard)? else {
         return Err(unheard(Unheard::Else));
     };
@@ -170,7 +170,7 @@ async fn pair<S: Site>(inner: &Inner<S>, stream: Stream, from: SocketAddr) {
         data_call.say(frame::What::Welcome(data.met.accepter()));
     };
     let who = &control.met.other;
-    let ran = inner.run(who, (control.call, data.call), &inner.stop, welcome).await;
+    let ran = inner.run((control.met.me, who), (control.call, data.call), &inner.stop, welcome).await;
     if let Err((refusal, control_call, data_call)) = ran {
         tokio::join!(
             refuse(inner, control_call, Some(who), from, &refusal),

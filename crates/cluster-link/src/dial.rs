@@ -52,10 +52,10 @@ struct Opened {
 
 /// See [`Links::connect`](crate::Links::connect).
 pub(crate) fn connect<S: Site>(inner: &Arc<Inner<S>>, peer: PeerId, addresses: &[String]) {
-    if peer.node <= inner.config.me.node || inner.stop.is_cancelled() {
+    let mut peers = lock(&inner.dialled);
+    if peer.node <= inner.me().node || inner.stop.is_cancelled() {
         return;
     }
-    let mut peers = lock(&inner.dialled);
     if let Some(dialled) = peers.get(&peer) {
         *lock(&dialled.addresses) = addresses.to_vec();
         return;
@@ -76,6 +76,15 @@ pub(crate) fn forget<S: Site>(inner: &Inner<S>, peer: PeerId) {
         dialled.forgotten.cancel();
     }
     inner.end(peer);
+}
+
+/// See [`Links::rejoin`](crate::Links::rejoin).
+pub(crate) fn rejoin<S: Site>(inner: &Inner<S>, me: PeerId) {
+    let mut peers = lock(&inner.dialled);
+    inner.set_me(me);
+    for dialled in std::mem::take(&mut *peers).into_values() {
+        dialled.forgotten.cancel();
+    }
 }
 
 /// See [`Links::trouble`](crate::Links::trouble).
@@ -133,7 +142,7 @@ fn tell(peer: PeerId, dialled: &Dialled, trouble: &Trouble) {
 async fn link<S: Site>(inner: &Inner<S>, dialled: &Dialled, opened: Opened) -> Result<End, Refusal> {
     let Opened { control, data, met } = opened;
     *lock(&dialled.trouble) = None;
-    let ran = inner.run(&met.other, (control, data), &dialled.forgotten, |_, _| {}).await;
+    let ran = inner.run((met.me, &met.other), (control, data), &dialled.forgotten, |_, _| {}).await;
     ran.map_err(|(refusal, _, _)| {
         count(&inner.report.refused);
         refusal
@@ -207,7 +216,7 @@ async fn open_one<S: Site>(
         let tls = inner.trust.tls();
         let opened = open(&inner.tasks, &inner.stop, tls.as_ref(), kind, (host, address)).await;
         let mut call = opened.map_err(|error| Trouble::Open(address, error))?;
-        let handshake = Handshake::dial(&inner.config, inner.trust.key(), kind, peer, number);
+        let handshake = Handshake::dial(&inner.config, inner.me(), inner.trust.key(), kind, (peer, number));
         call.say(frame::What::Hello(handshake.hello()));
         let frame::What::Hello(hello) = call.hear().await.map_err(unheard)? else {
             return Err(unheard(Unheard::Else));

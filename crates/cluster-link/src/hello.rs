@@ -80,6 +80,8 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct Handshake<'a> {
     config: &'a Config,
+    /// This node, at the beginning of the handshake.
+    me: PeerId,
     key: &'a [u8],
     kind: Kind,
     /// Ours, as it is sent.
@@ -89,6 +91,8 @@ pub(crate) struct Handshake<'a> {
 /// Both have introduced themselves; neither has proven anything.
 #[derive(Debug)]
 pub(crate) struct Met {
+    /// Who this node has said that it is.
+    pub(crate) me: PeerId,
     pub(crate) other: Other,
     dialler: Proof,
     accepter: Proof,
@@ -114,13 +118,19 @@ pub(crate) fn shown_id(id: PeerId) -> String {
 
 impl<'a> Handshake<'a> {
     /// By the one who dials `you`, for a link of this number.
-    pub(crate) fn dial(config: &'a Config, key: &'a [u8], kind: Kind, you: PeerId, link: u64) -> Self {
-        Self { config, key, kind, hello: hello(config, Some(you), link) }
+    pub(crate) fn dial(
+        config: &'a Config,
+        me: PeerId,
+        key: &'a [u8],
+        kind: Kind,
+        (you, link): (PeerId, u64),
+    ) -> Self {
+        Self { config, me, key, kind, hello: hello(config, me, Some(you), link) }
     }
 
     /// By the one who was dialled.
-    pub(crate) fn accept(config: &'a Config, key: &'a [u8], kind: Kind) -> Self {
-        Self { config, key, kind, hello: hello(config, None, 0) }
+    pub(crate) fn accept(config: &'a Config, me: PeerId, key: &'a [u8], kind: Kind) -> Self {
+        Self { config, me, key, kind, hello: hello(config, me, None, 0) }
     }
 
     pub(crate) fn hello(&self) -> Bytes {
@@ -130,7 +140,7 @@ impl<'a> Handshake<'a> {
     /// The one who dialled says who it is.
     pub(crate) fn accepted(&self, hello: &Bytes) -> Result<Met, Refusal> {
         let (other, you) = self.check(hello)?;
-        let me = self.config.me;
+        let me = self.me;
         let sought = you.ok_or(Refusal::Malformed("nobody is looked for"))?;
         if other.id.node == me.node {
             return Err(Refusal::OwnId(other.id));
@@ -147,7 +157,7 @@ impl<'a> Handshake<'a> {
     /// The one who was dialled says who it is.
     pub(crate) fn dialled(&self, hello: &Bytes, sought: PeerId) -> Result<Met, Refusal> {
         let (other, _) = self.check(hello)?;
-        if other.id.node == self.config.me.node {
+        if other.id.node == self.me.node {
             return Err(Refusal::OwnId(other.id));
         }
         if other.id != sought {
@@ -191,7 +201,12 @@ impl<'a> Handshake<'a> {
             }
             proof
         };
-        Met { other, dialler: proof("ferrule: I dialled"), accepter: proof("ferrule: I accepted") }
+        Met {
+            me: self.me,
+            other,
+            dialler: proof("ferrule: I dialled"),
+            accepter: proof("ferrule: I accepted"),
+        }
     }
 }
 
@@ -230,12 +245,12 @@ fn spoken(a: &RangeInclusive<u32>, b: &RangeInclusive<u32>) -> Option<u32> {
     (least <= most).then_some(most)
 }
 
-fn hello(config: &Config, you: Option<PeerId>, link: u64) -> Bytes {
+fn hello(config: &Config, me: PeerId, you: Option<PeerId>, link: u64) -> Bytes {
     let hello = Hello {
         version_min: *config.versions.start(),
         version_max: *config.versions.end(),
         cluster: config.cluster.clone(),
-        me: Some(config.me.into()),
+        me: Some(me.into()),
         you: you.map(Into::into),
         name: config.name.chars().take(TEXT_MAX).collect(),
         shards: u32::from(config.shards),
@@ -281,8 +296,8 @@ mod tests {
         accepter: &Config,
         sought: PeerId,
     ) -> (Result<Met, Refusal>, Result<Met, Refusal>) {
-        let dial = Handshake::dial(dialler, TOKEN, Kind::Data, sought, 5);
-        let accept = Handshake::accept(accepter, TOKEN, Kind::Data);
+        let dial = Handshake::dial(dialler, dialler.me, TOKEN, Kind::Data, (sought, 5));
+        let accept = Handshake::accept(accepter, accepter.me, TOKEN, Kind::Data);
         (accept.accepted(&dial.hello()), dial.dialled(&accept.hello(), sought))
     }
 
@@ -312,8 +327,8 @@ mod tests {
         for (key, kind) in
             [(&b"another token ..."[..], Kind::Data), (b"", Kind::Data), (TOKEN, Kind::Control)]
         {
-            let dial = Handshake::dial(&a, key, kind, id(2, 7), 5);
-            let accept = Handshake::accept(&b, TOKEN, Kind::Data);
+            let dial = Handshake::dial(&a, a.me, key, kind, (id(2, 7), 5));
+            let accept = Handshake::accept(&b, b.me, TOKEN, Kind::Data);
             let accepted = accept.accepted(&dial.hello()).unwrap();
             let dialled = dial.dialled(&accept.hello(), id(2, 7)).unwrap();
             assert_eq!(accepted.check_dialler(&dialled.dialler()), Err(Refusal::Token));
@@ -344,7 +359,7 @@ mod tests {
             )
         );
         assert_eq!(refusals(&b, &a, id(1, 7)).0, Some(Refusal::Direction));
-        let accept = Handshake::accept(&b, TOKEN, Kind::Data);
+        let accept = Handshake::accept(&b, b.me, TOKEN, Kind::Data);
         for bytes in [&b""[..], b"\xFF\xFF", &[7; 100]] {
             assert!(accept.accepted(&Bytes::copy_from_slice(bytes)).is_err());
         }

@@ -133,6 +133,12 @@ impl<S: Site> Links<S> {
         dial::forget(&self.inner, peer);
     }
 
+    /// This node has joined anew, as `me`: all links end, whom it dialled is forgotten, and nothing comes up any more that
+    /// began before. [`Site::down`] of a link may still be called after this has returned.
+    pub fn rejoin(&self, me: PeerId) {
+        dial::rejoin(&self.inner, me);
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

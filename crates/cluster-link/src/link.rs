@@ -31,7 +31,14 @@ pub(crate) struct Inner<S> {
     pub(crate) halves: Mutex<Halves>,
     /// Whom this node dials.
     pub(crate) dialled: Mutex<BTreeMap<PeerId, Arc<Dialled>>>,
-    places: Mutex<HashMap<NodeId, Place>>,
+    places: Mutex<Places>,
+}
+
+/// Which nodes have a link.
+struct Places {
+    /// This node: links of what it was before do not come up any more.
+    me: PeerId,
+    of: HashMap<NodeId, Place>,
 }
 
 /// A node's place for its one link.
@@ -52,6 +59,7 @@ impl<S: Site> Inner<S> {
     pub(crate) fn new(config: Config, site: Arc<S>) -> Arc<Self> {
         Arc::new(Self {
             trust: Trusted::from(&config.trust),
+            places: Mutex::new(Places { me: config.me, of: HashMap::new() }),
             config,
             site,
             tasks: TaskTracker::new(),
@@ -59,8 +67,20 @@ impl<S: Site> Inner<S> {
             report: Report::default(),
             halves: Mutex::default(),
             dialled: Mutex::default(),
-            places: Mutex::default(),
         })
+    }
+
+    pub(crate) fn me(&self) -> PeerId {
+        lock(&self.places).me
+    }
+
+    /// From here on this node is another one: every link that there is ends.
+    pub(crate) fn set_me(&self, me: PeerId) {
+        let mut places = lock(&self.places);
+        places.me = me;
+        for place in places.of.values() {
+            place.ending.end(End::Closed);
+        }
     }
 
     /// Brings a link up and runs it to its end, which is at the latest that of `parent`. `welcome` is called when the site has said yes. Err: it
@@ -69,13 +89,13 @@ impl<S: Site> Inner<S> {
     /// Not cancellation-safe: [`Site::down`] would be missing.
     pub(crate) async fn run(
         &self,
-        other: &Other,
+        (me, other): (PeerId, &Other),
         (mut control, mut data): (Call, Call),
         parent: &CancellationToken,
         welcome: impl FnOnce(&mut Call, &mut Call),
     ) -> Result<End, (Refusal, Call, Call)> {
         let ending = Arc::new(Ending::new(parent.child_token()));
-        let turn = match self.claim(other.id, &ending) {
+        let turn = match self.claim(me, other.id, &ending) {
             Ok(turn) => turn,
             Err(refusal) => return Err((refusal, control, data)),
         };
@@ -136,9 +156,17 @@ impl<S: Site> Inner<S> {
     }
 
     /// From here on the place is this link's, as soon as what was there has ended.
-    fn claim(&self, id: PeerId, ending: &Arc<Ending>) -> Result<Arc<tokio::sync::Mutex<()>>, Refusal> {
+    fn claim(
+        &self,
+        me: PeerId,
+        id: PeerId,
+        ending: &Arc<Ending>,
+    ) -> Result<Arc<tokio::sync::Mutex<()>>, Refusal> {
         let mut places = lock(&self.places);
-        let place = places.entry(id.node).or_insert_with(|| Place {
+        if places.me != me {
+            return Err(Refusal::NotMe { sought: me, me: places.me });
+        }
+        let place = places.of.entry(id.node).or_insert_with(|| Place {
             id,
             ending: Arc::clone(ending),
             turn: Arc::default(),
@@ -155,14 +183,14 @@ impl<S: Site> Inner<S> {
 
     fn release(&self, id: PeerId, ending: &Arc<Ending>) {
         let mut places = lock(&self.places);
-        if places.get(&id.node).is_some_and(|place| Arc::ptr_eq(&place.ending, ending)) {
-            places.remove(&id.node);
+        if places.of.get(&id.node).is_some_and(|place| Arc::ptr_eq(&place.ending, ending)) {
+            places.of.remove(&id.node);
         }
     }
 
     /// Ends the link to this peer, if there is one.
     pub(crate) fn end(&self, id: PeerId) {
-        if let Some(place) = lock(&self.places).get(&id.node).filter(|place| place.id == id) {
+        if let Some(place) = lock(&self.places).of.get(&id.node).filter(|place| place.id == id) {
             place.ending.end(End::Closed);
         }
     }

@@ -282,3 +282,18 @@ async fn a_stop_ends_everything_and_frees_the_port() {
     a.stop().await;
     assert_eq!(a.downs(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_anew_has_new_links() {
+    let (mut a, mut b) = two();
+    a.rejoin(id(1, 20));
+    until("it ended", || a.downs() == 1 && b.downs() == 1);
+    a.connect(&b);
+    until_up(&a, &b);
+    b.rejoin(id(2, 21));
+    until("it ended", || a.downs() == 2 && b.downs() == 2);
+    a.connect(&b);
+    until_up(&a, &b);
+    let ups: Vec<_> = b.events().into_iter().filter(|event| matches!(event, Event::Up(_))).collect();
+    assert_eq!(ups, [Event::Up(id(1, 7)), Event::Up(id(1, 20)), Event::Up(id(1, 20))]);
+}

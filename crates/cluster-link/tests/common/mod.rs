@@ -137,6 +137,11 @@ impl Node {
         self.links.as_ref().unwrap()
     }
 
+    pub fn rejoin(&mut self, id: PeerId) {
+        self.id = id;
+        self.links().rejoin(id);
+    }
+
     /// Stops its links, and waits for that.
     pub async fn stop(&mut self) {
         let stopping = self.links.take().unwrap().stop();
