@@ -137,7 +137,8 @@ pub(crate) type BodyKey = (i32, i64);
 /// An open connection that holds the fence.
 pub(crate) struct Db {
     client: Client,
-    task: AbortHandle,
+    /// Ends with it.
+    _task: Task,
     schema: String,
     node: String,
     who: Who,
@@ -146,24 +147,27 @@ pub(crate) struct Db {
     statements: Vec<Statement>,
 }
 
-/// A silent peer must not keep the socket's task alive.
-impl Drop for Db {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// A connection that nobody has been named on.
 pub(crate) struct Connection {
     pub(crate) client: Client,
-    task: AbortHandle,
+    task: Task,
+}
+
+/// What reads and writes the socket.
+struct Task(AbortHandle);
+
+/// A silent peer must not keep it alive.
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Connects and says how this writer wants to be treated. `limit` ends statements, and transactions that we left.
 pub(crate) async fn connect(config: &Config, limit: Duration) -> Result<Connection, DbError> {
     let (client, connection) = config.connect(NoTls).await?;
     // Its end shows in what is asked of the client.
-    let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
+    let task = Task(tokio::spawn(async move { drop(connection.await) }).abort_handle());
     let ms = limit.as_millis();
     client
         .batch_execute(&format!(
@@ -225,7 +229,15 @@ impl Connection {
         let calls = texts.iter().map(|sql| -> Call<'_, Statement> { Box::pin(self.client.prepare(sql)) });
         let statements = all(calls.collect()).await.into_iter().collect::<Result<_, _>>()?;
         let Self { client, task } = self;
-        Ok(Db { client, task, schema: schema.to_owned(), node: node.to_owned(), who, connection, statements })
+        Ok(Db {
+            client,
+            _task: task,
+            schema: schema.to_owned(),
+            node: node.to_owned(),
+            who,
+            connection,
+            statements,
+        })
     }
 }
 

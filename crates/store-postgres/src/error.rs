@@ -119,10 +119,14 @@ impl DbError {
             Kind::Slow => {
                 "it takes longer than `timeout`: look for what holds it up (`SELECT * FROM pg_stat_activity`)"
             }
-            Kind::Lost | Kind::Again | Kind::Fence | Kind::Taken | Kind::Other => {
-                "look whether it runs and can be reached"
-            }
+            Kind::Taken => "give each node a name of its own, and start this one again",
+            Kind::Lost | Kind::Again | Kind::Fence | Kind::Other => "look whether it runs and can be reached",
         }
+    }
+
+    /// With what to do about it.
+    pub(crate) fn with_advice(&self) -> String {
+        format!("{}; {}", self.text, self.advice())
     }
 
     /// As an answer to `open`.

@@ -39,11 +39,13 @@
 
 mod db;
 mod error;
+mod members;
 mod schema;
 mod writer;
 
 pub use error::OpenError;
 pub use ferrule_store_writer::{Handle, ShutdownError, State, Writing};
+pub use members::{Known, Members, MembersError, Reach};
 pub use schema::VERSION as SCHEMA_VERSION;
 pub use writer::{Opened, Status, Writer, open};
 
@@ -109,5 +111,23 @@ impl Options {
             wrong.push(("timeout", "a server needs some time to answer: '100ms' at least".into()));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// For a connection; checked.
+    pub(crate) fn config(&self) -> Result<tokio_postgres::Config, OpenError> {
+        self.check().map_err(|wrong| {
+            let wrong: Vec<_> = wrong.iter().map(|(name, why)| format!("`{name}`: {why}")).collect();
+            OpenError::Options(wrong.join("; "))
+        })?;
+        let mut config = ferrule_postgres::config(&self.url, self.timeout).map_err(OpenError::Options)?;
+        if let Some(password) = &self.password {
+            config.password(password);
+        }
+        Ok(config)
+    }
+
+    /// The server and the schema, for people.
+    pub(crate) fn shown(&self, config: &tokio_postgres::Config) -> String {
+        format!("{}, schema {}", ferrule_postgres::shown(config), self.schema)
     }
 }

@@ -10,6 +10,7 @@
 //! | `body` | bodies that several rows hold, with their number; one without rows is removed with a later commit |
 //! | `retained` | everyone's |
 //! | `state`, `meta` | a node's |
+//! | `cluster_view`, `cluster_member` | who is a member of the cluster (`members.rs`) |
 //!
 //! INT4 and INT8 by name: a plain INT has 8 bytes in CockroachDB.
 
@@ -54,6 +55,13 @@ const UPGRADES: &[&str] = &["
     CREATE TABLE IF NOT EXISTS {s}.meta (
         node INT4 NOT NULL, key TEXT NOT NULL, value BYTEA NOT NULL, PRIMARY KEY (node, key)
     );
+", "
+    CREATE TABLE IF NOT EXISTS {s}.cluster_view (id INT4 PRIMARY KEY, number INT8 NOT NULL);
+    CREATE TABLE IF NOT EXISTS {s}.cluster_member (
+        node INT4 PRIMARY KEY, incarnation INT8 NOT NULL, state INT4 NOT NULL, shards INT4 NOT NULL,
+        addresses TEXT[] NOT NULL
+    );
+    INSERT INTO {s}.cluster_view VALUES (0, 0) ON CONFLICT (id) DO NOTHING;
 "];
 
 /// What another node makes at the same moment: `IF NOT EXISTS` does not see what is not committed yet, and then meets a unique

@@ -95,16 +95,8 @@ pub struct Writer {
 /// # Errors
 /// When the options are wrong, the server does not answer in time or refuses, or the tables are a newer release's.
 pub fn open(options: Options) -> Result<Opened, OpenError> {
-    options.check().map_err(|wrong| {
-        OpenError::Options(
-            wrong.iter().map(|(name, why)| format!("`{name}`: {why}")).collect::<Vec<_>>().join("; "),
-        )
-    })?;
-    let mut config = ferrule_postgres::config(&options.url, options.timeout).map_err(OpenError::Options)?;
-    if let Some(password) = &options.password {
-        config.password(password);
-    }
-    let shown = format!("{}, schema {}", ferrule_postgres::shown(&config), options.schema);
+    let config = options.config()?;
+    let shown = options.shown(&config);
     let (front, back) = Front::new();
     let shared = Arc::new(Shared { front, status: Mutex::new(Status::default()), shown });
     let (opened, wait) = channel();

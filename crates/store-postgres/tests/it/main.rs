@@ -5,6 +5,7 @@
 mod faults;
 mod fence;
 mod kill;
+mod members;
 mod model;
 mod start;
 mod support;

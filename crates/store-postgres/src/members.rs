@@ -1,0 +1,361 @@
+//! The view of a cluster's members: what `ferrule-cluster` takes for the one order of joining, going live and removing.
+//!
+//! # Constraints
+//! Nodes that cannot reach each other decide here which of them goes on, so each change is one transaction that checks what it relies on while
+//! it holds the view's row. It comes when something is wrong already: a server that is slow or away must not hold the caller up for longer than it said.
+//!
+//! # Data
+//! `cluster_view` has one row, with the view's number, which every change counts up; whoever changes anything locks it first. `cluster_member`
+//! has a row for each member, by the number that its node has in `node`.
+//!
+//! # Operation
+//! Each call is bounded by a limit. One whose answer did not come may have been done or not, or be done a moment later by a server that
+//! was paused. That is harmless: its conditions are looked at when it is done, and a join is bound to the number that was read before it, so one that is
+//! late finds another number. (It would otherwise put an incarnation that nobody has in the place of one that somebody has.)
+//!
+//! # Invariants
+//! - A number is given to one view, and an incarnation is the number of the view that it came with.
+//! - A node has at most one incarnation in the view.
+//! - Who is not in the view as live removes nobody: of two that remove each other one is removed.
+//! - Only the process that has this node's store open last joins under its name.
+
+use crate::db::{Connection, Who, connect};
+use crate::error::{DbError, Kind};
+use crate::{OpenError, Options};
+use ferrule_cluster::{Member, NodeId, PeerId, State, View};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio_postgres::{Client, Config, Error, Row};
+
+/// The view, and where its members are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Known {
+    /// Who is a member.
+    pub view: View,
+    /// Of each member.
+    pub reach: BTreeMap<PeerId, Reach>,
+}
+
+/// How a member is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// How many shards it has.
+    pub shards: u8,
+    /// Where the others link to it: `host:port`.
+    pub addresses: Vec<String>,
+}
+
+/// A call that came to nothing, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembersError {
+    /// The server did not answer in time, or could not: try again.
+    #[error("{0}")]
+    Retry(String),
+    /// Trying again does not help before somebody has done what it says.
+    #[error("{0}")]
+    Stop(String),
+}
+
+/// This node's hand on the view, with a connection of its own.
+pub struct Members {
+    config: Config,
+    shown: String,
+    schema: String,
+    node: String,
+    limit: Duration,
+    /// As the store was open when this node joined first.
+    who: Option<Who>,
+    /// Taken while it is used: what is dropped half way is not used again.
+    connection: Option<Connection>,
+}
+
+/// What is to be done with the view, if it can be.
+#[derive(Debug, Clone, Copy)]
+enum Change<'a> {
+    /// If the number is this still.
+    Join {
+        seen: u64,
+        who: Who,
+        reach: &'a Reach,
+    },
+    GoLive {
+        me: PeerId,
+        view: u64,
+    },
+    Remove {
+        me: PeerId,
+        peer: PeerId,
+    },
+    Leave {
+        me: PeerId,
+    },
+}
+
+/// In `cluster_member`.
+const JOINING: i32 = 0;
+const LIVE: i32 = 1;
+
+impl Members {
+    /// For the store that [`open`](crate::open) has opened with the same options. Asks nothing of the server yet. `limit`: how long a call may take.
+    ///
+    /// # Errors
+    /// The options are wrong.
+    pub fn new(options: &Options, limit: Duration) -> Result<Self, OpenError> {
+        let config = options.config()?;
+        Ok(Self {
+            shown: options.shown(&config),
+            config,
+            schema: options.schema.clone(),
+            node: options.node.clone(),
+            limit,
+            who: None,
+            connection: None,
+        })
+    }
+
+    /// Puts this node into the view as joining, in the place of what it was before. Returns who it is now.
+    ///
+    /// Cancellation-safe, as all calls here: dropped, it may have been done or not.
+    ///
+    /// # Errors
+    /// [`MembersError::Stop`] also when another process has opened the store under this node's name.
+    pub async fn join(&mut self, reach: &Reach) -> Result<(PeerId, Known), MembersError> {
+        let (known, who) = self.call(Ask::Join(reach)).await?;
+        let me = known.view.members.iter().find(|member| Some(member.id.node) == who.map(node_id));
+        let me = me.ok_or_else(|| self.error(&damaged("this node is not among them after it joined")))?;
+        Ok((me.id, known))
+    }
+
+    /// The view as it is.
+    ///
+    /// # Errors
+    /// The server.
+    pub async fn read(&mut self) -> Result<Known, MembersError> {
+        Ok(self.call(Ask::Read).await?.0)
+    }
+
+    /// Makes this node live, if it is in the view as joining and the view's number is this. Returns the view as it then is.
+    ///
+    /// # Errors
+    /// The server.
+    pub async fn go_live(&mut self, me: PeerId, view: u64) -> Result<Known, MembersError> {
+        Ok(self.call(Ask::Change(Change::GoLive { me, view })).await?.0)
+    }
+
+    /// Takes `peer` out of the view, if this node is in it as live. Returns the view as it then is.
+    ///
+    /// # Errors
+    /// The server.
+    pub async fn remove(&mut self, me: PeerId, peer: PeerId) -> Result<Known, MembersError> {
+        Ok(self.call(Ask::Change(Change::Remove { me, peer })).await?.0)
+    }
+
+    /// Takes this node out of the view. Returns the view as it then is.
+    ///
+    /// # Errors
+    /// The server.
+    pub async fn leave(&mut self, me: PeerId) -> Result<Known, MembersError> {
+        Ok(self.call(Ask::Change(Change::Leave { me })).await?.0)
+    }
+
+    async fn call(&mut self, ask: Ask<'_>) -> Result<(Known, Option<Who>), MembersError> {
+        let limit = self.limit;
+        let answer = match tokio::time::timeout(limit, self.ask(ask)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(DbError::lost(format!("no answer within {limit:?}"))),
+        };
+        answer.map_err(|error| self.error(&error))
+    }
+
+    async fn ask(&mut self, ask: Ask<'_>) -> Result<(Known, Option<Who>), DbError> {
+        loop {
+            let kept = self.connection.take();
+            let is_kept = kept.is_some();
+            let connection = match kept {
+                Some(connection) => connection,
+                None => connect(&self.config, self.limit).await?,
+            };
+            match self.ask_on(&connection.client, ask).await {
+                Ok(answer) => {
+                    self.connection = Some(connection);
+                    self.who = answer.1;
+                    return Ok(answer);
+                }
+                // Lost while nobody looked. Anything here may be done twice.
+                Err(error) if error.kind == Kind::Lost && is_kept => {}
+                Err(error) if error.kind == Kind::Again => {
+                    connection.client.batch_execute("ROLLBACK").await?;
+                    self.connection = Some(connection);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn ask_on(&self, client: &Client, ask: Ask<'_>) -> Result<(Known, Option<Who>), DbError> {
+        let known = match ask {
+            Ask::Read => self.look(client).await?,
+            Ask::Change(change) => self.change(client, change).await?.1,
+            Ask::Join(reach) => {
+                let who = self.who(client).await?;
+                loop {
+                    let seen = self.look(client).await?.view.number;
+                    if let (true, known) = self.change(client, Change::Join { seen, who, reach }).await? {
+                        return Ok((known, Some(who)));
+                    }
+                }
+            }
+        };
+        Ok((known, self.who))
+    }
+
+    /// This node in the tables.
+    async fn who(&self, client: &Client) -> Result<Who, DbError> {
+        let query = format!("SELECT number, incarnation FROM {}.node WHERE node = $1::TEXT", self.schema);
+        let row = client.query_opt(&query, &[&self.node]).await?;
+        let row = row.ok_or_else(|| DbError {
+            kind: Kind::Missing,
+            text: format!("the store has not been opened as node '{}' yet", self.node),
+        })?;
+        let found = Who { number: row.try_get(0)?, incarnation: row.try_get(1)? };
+        match self.who {
+            Some(who) if who != found => Err(DbError {
+                kind: Kind::Taken,
+                text: format!("another ferrule has opened the store as node '{}'", self.node),
+            }),
+            _ => Ok(found),
+        }
+    }
+
+    /// The view, as of one moment: one statement.
+    async fn look(&self, client: &Client) -> Result<Known, DbError> {
+        let query = format!(
+            "SELECT v.number, m.node, m.incarnation, m.state, m.shards, m.addresses
+             FROM {s}.cluster_view AS v LEFT JOIN {s}.cluster_member AS m ON TRUE WHERE v.id = 0 ORDER BY m.node",
+            s = self.schema
+        );
+        known(&client.query(&query, &[]).await?)
+    }
+
+    /// One transaction. Whether anything has changed, and the view behind it.
+    async fn change(&self, client: &Client, change: Change<'_>) -> Result<(bool, Known), DbError> {
+        client.batch_execute("BEGIN").await?;
+        let lock = format!("SELECT number FROM {}.cluster_view WHERE id = 0 FOR UPDATE", self.schema);
+        let row = client.query_opt(&lock, &[]).await?;
+        let number: i64 = row.ok_or_else(|| damaged("the row of cluster_view is gone"))?.try_get(0)?;
+        let changed = self.try_change(client, change, number).await? > 0;
+        if changed {
+            let next =
+                format!("UPDATE {}.cluster_view SET number = {} WHERE id = 0", self.schema, number + 1);
+            client.batch_execute(&next).await?;
+        }
+        let known = self.look(client).await?;
+        client.batch_execute("COMMIT").await?;
+        Ok((changed, known))
+    }
+
+    /// How many rows it changed: one or none.
+    async fn try_change(&self, client: &Client, change: Change<'_>, number: i64) -> Result<u64, Error> {
+        let member = format!("{}.cluster_member", self.schema);
+        match change {
+            Change::Join { seen, .. } if seen != number as u64 => Ok(0),
+            Change::Join { who, reach, .. } => {
+                let delete = format!("DELETE FROM {member} WHERE node = $1::INT4");
+                client.execute(&delete, &[&who.number]).await?;
+                let insert = format!(
+                    "INSERT INTO {member} (node, incarnation, state, shards, addresses)
+                     VALUES ($1::INT4, $2::INT8, {JOINING}, $3::INT4, $4::TEXT[])"
+                );
+                let shards = i32::from(reach.shards);
+                client.execute(&insert, &[&who.number, &(number + 1), &shards, &reach.addresses]).await
+            }
+            Change::GoLive { view, .. } if view != number as u64 => Ok(0),
+            Change::GoLive { me, .. } => {
+                let update = format!(
+                    "UPDATE {member} SET state = {LIVE}
+                     WHERE node = $1::INT4 AND incarnation = $2::INT8 AND state = {JOINING}"
+                );
+                let (node, incarnation) = sql(me);
+                client.execute(&update, &[&node, &incarnation]).await
+            }
+            Change::Remove { me, peer } => {
+                let delete = format!(
+                    "DELETE FROM {member} WHERE node = $1::INT4 AND incarnation = $2::INT8 AND EXISTS (
+                         SELECT 1 FROM {member} AS me
+                         WHERE me.node = $3::INT4 AND me.incarnation = $4::INT8 AND me.state = {LIVE})"
+                );
+                let ((me, my_incarnation), (peer, incarnation)) = (sql(me), sql(peer));
+                client.execute(&delete, &[&peer, &incarnation, &me, &my_incarnation]).await
+            }
+            Change::Leave { me } => {
+                let delete = format!("DELETE FROM {member} WHERE node = $1::INT4 AND incarnation = $2::INT8");
+                let (node, incarnation) = sql(me);
+                client.execute(&delete, &[&node, &incarnation]).await
+            }
+        }
+    }
+
+    fn error(&self, error: &DbError) -> MembersError {
+        let text =
+            format!("cannot ask for the members of the cluster, {}: {}", self.shown, error.with_advice());
+        match error.kind {
+            Kind::Lost | Kind::Again | Kind::Fence | Kind::Slow | Kind::Full | Kind::ReadOnly => {
+                MembersError::Retry(text)
+            }
+            Kind::Taken | Kind::Login | Kind::Permission | Kind::Missing | Kind::Other => {
+                MembersError::Stop(text)
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Members {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The configuration holds a password.
+        f.debug_struct("Members")
+            .field("shown", &self.shown)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ask<'a> {
+    Read,
+    Join(&'a Reach),
+    Change(Change<'a>),
+}
+
+fn damaged(what: &str) -> DbError {
+    DbError { kind: Kind::Other, text: format!("{what}: somebody else has written there") }
+}
+
+fn node_id(who: Who) -> NodeId {
+    NodeId(u64::from(who.number.unsigned_abs()))
+}
+
+/// In the tables. What is in none of them cannot be found there either.
+fn sql(id: PeerId) -> (i32, i64) {
+    (i32::try_from(id.node.0).unwrap_or(-1), i64::try_from(id.incarnation).unwrap_or(-1))
+}
+
+fn known(rows: &[Row]) -> Result<Known, DbError> {
+    let first = rows.first().ok_or_else(|| damaged("the row of cluster_view is gone"))?;
+    let number: i64 = first.try_get(0)?;
+    let mut known = Known { view: View { number: number as u64, members: Vec::new() }, ..Known::default() };
+    for row in rows {
+        let Some(node) = row.try_get::<_, Option<i32>>(1)? else { continue };
+        let incarnation: i64 = row.try_get(2)?;
+        let id = PeerId { node: NodeId(u64::from(node.unsigned_abs())), incarnation: incarnation as u64 };
+        let state = match row.try_get(3)? {
+            JOINING => State::Joining,
+            LIVE => State::Live,
+            other => return Err(damaged(&format!("a member has the state {other}"))),
+        };
+        let shards: i32 = row.try_get(4)?;
+        let shards = u8::try_from(shards).map_err(|_| damaged("a member has too many shards"))?;
+        known.view.members.push(Member { id, state });
+        known.reach.insert(id, Reach { shards, addresses: row.try_get(5)? });
+    }
+    Ok(known)
+}
