@@ -93,7 +93,7 @@ pub trait Site: Send + Sync + 'static {
     /// On the control stream. Must not block.
     fn routes(&self, from: PeerId, parcels: Parcels);
 
-    /// On the data stream. While it waits, for room, the stream is not read, and the sender's queue grows. Dropped where it waits
+    /// On the data stream. The bytes hold on to all of the frame that they came in, up to 256 KiB. While it waits, for room, the stream is not read, and the sender's queue grows. Dropped where it waits
     /// when the link ends.
     fn data(&self, from: PeerId, parcels: Parcels) -> impl Future<Output = ()> + Send;
 }

@@ -24,7 +24,7 @@ pub const PARCELS_MAX: usize = 64 << 20;
 /// What an item costs beside its bytes, in a queue and on the wire; above what either needs.
 pub(crate) const ITEM_BYTES: usize = 64;
 
-/// When a frame is full: 128 KiB is where the cost of a frame no longer counts beside that of its bytes.
+/// When a frame is full. Of 32, 128 and 256 KiB this one moved most on a busy machine of two cores.
 pub(crate) const BATCH: usize = 128 << 10;
 
 /// The longest piece of a `Parcels`. The last one of a batch begins below [`BATCH`].

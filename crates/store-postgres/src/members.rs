@@ -6,7 +6,12 @@
 //!
 //! # Data
 //! `cluster_view` has one row, with the view's number, which every change counts up; whoever changes anything locks it first. `cluster_member`
-//! has a row for each member, by the number that its node has in `node`.
+//! has a row for each member, by the number that its node has in `node`. `seen` there is counted up by the member itself while it asks,
+//! once in [`Config::seen_us`](ferrule_cluster::Config::seen_us).
+//!
+//! Whether the store has not seen a member for long is judged without the server's clock, which may be set, or after a failover be another one:
+//! `seen` has to stay what it is for as long, by the clock of whoever looks, from an answer in which it was that to the removal, which
+//! is bound to it. So who has just started waits for the whole of that time.
 //!
 //! # Operation
 //! Each call is bounded by a limit. One whose answer did not come may have been done or not, or be done a moment later by a server that
@@ -16,7 +21,9 @@
 //! # Invariants
 //! - A number is given to one view, and an incarnation is the number of the view that it came with.
 //! - A node has at most one incarnation in the view.
-//! - Who is not in the view as live removes nobody: of two that remove each other one is removed.
+//! - Who is live removes, and who is joining only those that the store has not seen for
+//!   [`Config::store_us`](ferrule_cluster::Config::store_us) and `seen_us`; nobody else. Of two that remove each other one is removed.
+//! - An answer to a call of a member that is in it means that the store has seen it, at most `seen_us` before the call.
 //! - Only the process that has this node's store open last joins under its name.
 
 use crate::db::{Connection, Who, connect};
@@ -63,10 +70,55 @@ pub struct Members {
     schema: String,
     node: String,
     limit: Duration,
+    /// How often a member lets itself be seen.
+    seen_us: u64,
+    /// Who has not been seen for so long may be removed by who joins.
+    unseen_us: u64,
+    /// Who this node is in the view, since it joined.
+    me: Option<PeerId>,
+    /// When the last call began that let it be seen.
+    seen_at_us: Option<u64>,
+    watched: BTreeMap<PeerId, Watched>,
     /// As the store was open when this node joined first.
     who: Option<Who>,
     /// Taken while it is used: what is dropped half way is not used again.
     connection: Option<Connection>,
+}
+
+/// What `seen` of a member has been.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    seen: i64,
+    /// The beginning of the first call behind the answer that said so.
+    since_us: Option<u64>,
+}
+
+/// A call on its way.
+#[derive(Debug, Clone, Copy)]
+struct Call<'a> {
+    ask: Ask<'a>,
+    /// Its member is to be seen with it.
+    sees: Option<PeerId>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ask<'a> {
+    Read,
+    Join(&'a Reach),
+    Change(Change<'a>),
+}
+
+/// What came of it.
+struct Answer {
+    rows: Rows,
+    who: Option<Who>,
+}
+
+/// The view, with what `seen` of each member is.
+#[derive(Default)]
+struct Rows {
+    known: Known,
+    seen: BTreeMap<PeerId, i64>,
 }
 
 /// What is to be done with the view, if it can be.
@@ -85,6 +137,8 @@ enum Change<'a> {
     Remove {
         me: PeerId,
         peer: PeerId,
+        /// It may be removed by who joins if `seen` is this.
+        unseen: Option<i64>,
     },
     Leave {
         me: PeerId,
@@ -96,11 +150,16 @@ const JOINING: i32 = 0;
 const LIVE: i32 = 1;
 
 impl Members {
-    /// For the store that [`open`](crate::open) has opened with the same options. Asks nothing of the server yet. `limit`: how long a call may take.
+    /// For the store that [`open`](crate::open) has opened with the same options. Asks nothing of the server yet. `limit`: how long a
+    /// call may take.
     ///
     /// # Errors
     /// The options are wrong.
-    pub fn new(options: &Options, limit: Duration) -> Result<Self, OpenError> {
+    pub fn new(
+        options: &Options,
+        cluster: &ferrule_cluster::Config,
+        limit: Duration,
+    ) -> Result<Self, OpenError> {
         let config = options.config()?;
         Ok(Self {
             shown: options.shown(&config),
@@ -108,6 +167,11 @@ impl Members {
             schema: options.schema.clone(),
             node: options.node.clone(),
             limit,
+            seen_us: cluster.seen_us,
+            unseen_us: cluster.store_us + cluster.seen_us,
+            me: None,
+            seen_at_us: None,
+            watched: BTreeMap::new(),
             who: None,
             connection: None,
         })
@@ -115,59 +179,87 @@ impl Members {
 
     /// Puts this node into the view as joining, in the place of what it was before. Returns who it is now.
     ///
-    /// Cancellation-safe, as all calls here: dropped, it may have been done or not.
+    /// `now_us`, here and below: the time of the clock that also runs while the machine is suspended. All calls are cancellation-safe: dropped, it
+    /// may have been done or not.
     ///
     /// # Errors
     /// [`MembersError::Stop`] also when another process has opened the store under this node's name.
-    pub async fn join(&mut self, reach: &Reach) -> Result<(PeerId, Known), MembersError> {
-        let (known, who) = self.call(Ask::Join(reach)).await?;
-        let me = known.view.members.iter().find(|member| Some(member.id.node) == who.map(node_id));
-        let me = me.ok_or_else(|| self.error(&damaged("this node is not among them after it joined")))?;
-        Ok((me.id, known))
+    pub async fn join(&mut self, reach: &Reach, now_us: u64) -> Result<(PeerId, Known), MembersError> {
+        self.me = None;
+        let known = self.call(Ask::Join(reach), now_us).await?;
+        let node = self.who.map(node_id);
+        let me = known.view.members.iter().find(|member| Some(member.id.node) == node);
+        let me = me.ok_or_else(|| self.error(&damaged("this node is not among them after it joined")))?.id;
+        (self.me, self.seen_at_us) = (Some(me), Some(now_us));
+        Ok((me, known))
     }
 
     /// The view as it is.
     ///
     /// # Errors
     /// The server.
-    pub async fn read(&mut self) -> Result<Known, MembersError> {
-        Ok(self.call(Ask::Read).await?.0)
+    pub async fn read(&mut self, now_us: u64) -> Result<Known, MembersError> {
+        self.call(Ask::Read, now_us).await
     }
 
     /// Makes this node live, if it is in the view as joining and the view's number is this. Returns the view as it then is.
     ///
     /// # Errors
     /// The server.
-    pub async fn go_live(&mut self, me: PeerId, view: u64) -> Result<Known, MembersError> {
-        Ok(self.call(Ask::Change(Change::GoLive { me, view })).await?.0)
+    pub async fn go_live(&mut self, me: PeerId, view: u64, now_us: u64) -> Result<Known, MembersError> {
+        self.call(Ask::Change(Change::GoLive { me, view }), now_us).await
     }
 
-    /// Takes `peer` out of the view, if this node is in it as live. Returns the view as it then is.
+    /// Takes `peer` out of the view, if this node is in it as live; or if it is joining, and has found `peer` unseen by the store for long enough.
+    /// Returns the view as it then is.
     ///
     /// # Errors
     /// The server.
-    pub async fn remove(&mut self, me: PeerId, peer: PeerId) -> Result<Known, MembersError> {
-        Ok(self.call(Ask::Change(Change::Remove { me, peer })).await?.0)
+    pub async fn remove(&mut self, me: PeerId, peer: PeerId, now_us: u64) -> Result<Known, MembersError> {
+        let watched = self.watched.get(&peer);
+        let is_long = |since_us: u64| since_us.saturating_add(self.unseen_us) <= now_us;
+        let unseen =
+            watched.filter(|watched| watched.since_us.is_some_and(is_long)).map(|watched| watched.seen);
+        self.call(Ask::Change(Change::Remove { me, peer, unseen }), now_us).await
     }
 
     /// Takes this node out of the view. Returns the view as it then is.
     ///
     /// # Errors
     /// The server.
-    pub async fn leave(&mut self, me: PeerId) -> Result<Known, MembersError> {
-        Ok(self.call(Ask::Change(Change::Leave { me })).await?.0)
+    pub async fn leave(&mut self, me: PeerId, now_us: u64) -> Result<Known, MembersError> {
+        self.call(Ask::Change(Change::Leave { me }), now_us).await
     }
 
-    async fn call(&mut self, ask: Ask<'_>) -> Result<(Known, Option<Who>), MembersError> {
+    async fn call(&mut self, ask: Ask<'_>, now_us: u64) -> Result<Known, MembersError> {
+        // What they were, they were in an answer before this call.
+        for watched in self.watched.values_mut() {
+            watched.since_us.get_or_insert(now_us);
+        }
+        let is_due = |seen_at_us: u64| seen_at_us.saturating_add(self.seen_us) <= now_us;
+        let sees = self.me.filter(|_| self.seen_at_us.is_none_or(is_due));
         let limit = self.limit;
-        let answer = match tokio::time::timeout(limit, self.ask(ask)).await {
+        let answer = match tokio::time::timeout(limit, self.ask(Call { ask, sees })).await {
             Ok(answer) => answer,
             Err(_) => Err(DbError::lost(format!("no answer within {limit:?}"))),
         };
-        answer.map_err(|error| self.error(&error))
+        let Answer { rows, who } = answer.map_err(|error| self.error(&error))?;
+        self.who = who;
+        if sees.is_some() {
+            self.seen_at_us = Some(now_us);
+        }
+        self.watch(&rows.seen);
+        Ok(rows.known)
     }
 
-    async fn ask(&mut self, ask: Ask<'_>) -> Result<(Known, Option<Who>), DbError> {
+    fn watch(&mut self, found: &BTreeMap<PeerId, i64>) {
+        self.watched.retain(|id, watched| found.get(id) == Some(&watched.seen));
+        for (&id, &seen) in found {
+            self.watched.entry(id).or_insert(Watched { seen, since_us: None });
+        }
+    }
+
+    async fn ask(&mut self, call: Call<'_>) -> Result<Answer, DbError> {
         loop {
             let kept = self.connection.take();
             let is_kept = kept.is_some();
@@ -175,10 +267,9 @@ impl Members {
                 Some(connection) => connection,
                 None => connect(&self.config, self.limit).await?,
             };
-            match self.ask_on(&connection.client, ask).await {
+            match self.ask_on(&connection.client, call).await {
                 Ok(answer) => {
                     self.connection = Some(connection);
-                    self.who = answer.1;
                     return Ok(answer);
                 }
                 // Lost while nobody looked. Anything here may be done twice.
@@ -192,21 +283,29 @@ impl Members {
         }
     }
 
-    async fn ask_on(&self, client: &Client, ask: Ask<'_>) -> Result<(Known, Option<Who>), DbError> {
-        let known = match ask {
+    async fn ask_on(&self, client: &Client, call: Call<'_>) -> Result<Answer, DbError> {
+        if let Some(me) = call.sees {
+            let (node, incarnation) = sql(me);
+            let update = format!(
+                "UPDATE {}.cluster_member SET seen = seen + 1 WHERE node = $1::INT4 AND incarnation = $2::INT8",
+                self.schema
+            );
+            client.execute(&update, &[&node, &incarnation]).await?;
+        }
+        let rows = match call.ask {
             Ask::Read => self.look(client).await?,
             Ask::Change(change) => self.change(client, change).await?.1,
             Ask::Join(reach) => {
                 let who = self.who(client).await?;
                 loop {
-                    let seen = self.look(client).await?.view.number;
-                    if let (true, known) = self.change(client, Change::Join { seen, who, reach }).await? {
-                        return Ok((known, Some(who)));
+                    let seen = self.look(client).await?.known.view.number;
+                    if let (true, rows) = self.change(client, Change::Join { seen, who, reach }).await? {
+                        return Ok(Answer { rows, who: Some(who) });
                     }
                 }
             }
         };
-        Ok((known, self.who))
+        Ok(Answer { rows, who: self.who })
     }
 
     /// This node in the tables.
@@ -228,17 +327,17 @@ impl Members {
     }
 
     /// The view, as of one moment: one statement.
-    async fn look(&self, client: &Client) -> Result<Known, DbError> {
+    async fn look(&self, client: &Client) -> Result<Rows, DbError> {
         let query = format!(
-            "SELECT v.number, m.node, m.incarnation, m.state, m.shards, m.addresses
+            "SELECT v.number, m.node, m.incarnation, m.state, m.seen, m.shards, m.addresses
              FROM {s}.cluster_view AS v LEFT JOIN {s}.cluster_member AS m ON TRUE WHERE v.id = 0 ORDER BY m.node",
             s = self.schema
         );
-        known(&client.query(&query, &[]).await?)
+        rows(&client.query(&query, &[]).await?)
     }
 
     /// One transaction. Whether anything has changed, and the view behind it.
-    async fn change(&self, client: &Client, change: Change<'_>) -> Result<(bool, Known), DbError> {
+    async fn change(&self, client: &Client, change: Change<'_>) -> Result<(bool, Rows), DbError> {
         client.batch_execute("BEGIN").await?;
         let lock = format!("SELECT number FROM {}.cluster_view WHERE id = 0 FOR UPDATE", self.schema);
         let row = client.query_opt(&lock, &[]).await?;
@@ -249,9 +348,9 @@ impl Members {
                 format!("UPDATE {}.cluster_view SET number = {} WHERE id = 0", self.schema, number + 1);
             client.batch_execute(&next).await?;
         }
-        let known = self.look(client).await?;
+        let rows = self.look(client).await?;
         client.batch_execute("COMMIT").await?;
-        Ok((changed, known))
+        Ok((changed, rows))
     }
 
     /// How many rows it changed: one or none.
@@ -263,8 +362,8 @@ impl Members {
                 let delete = format!("DELETE FROM {member} WHERE node = $1::INT4");
                 client.execute(&delete, &[&who.number]).await?;
                 let insert = format!(
-                    "INSERT INTO {member} (node, incarnation, state, shards, addresses)
-                     VALUES ($1::INT4, $2::INT8, {JOINING}, $3::INT4, $4::TEXT[])"
+                    "INSERT INTO {member} (node, incarnation, state, seen, shards, addresses)
+                     VALUES ($1::INT4, $2::INT8, {JOINING}, 0, $3::INT4, $4::TEXT[])"
                 );
                 let shards = i32::from(reach.shards);
                 client.execute(&insert, &[&who.number, &(number + 1), &shards, &reach.addresses]).await
@@ -278,14 +377,14 @@ impl Members {
                 let (node, incarnation) = sql(me);
                 client.execute(&update, &[&node, &incarnation]).await
             }
-            Change::Remove { me, peer } => {
+            Change::Remove { me, peer, unseen } => {
                 let delete = format!(
-                    "DELETE FROM {member} WHERE node = $1::INT4 AND incarnation = $2::INT8 AND EXISTS (
-                         SELECT 1 FROM {member} AS me
-                         WHERE me.node = $3::INT4 AND me.incarnation = $4::INT8 AND me.state = {LIVE})"
+                    "DELETE FROM {member} AS peer WHERE peer.node = $1::INT4 AND peer.incarnation = $2::INT8 AND EXISTS (
+                         SELECT 1 FROM {member} AS me WHERE me.node = $3::INT4 AND me.incarnation = $4::INT8
+                         AND (me.state = {LIVE} OR peer.seen = $5::INT8))"
                 );
                 let ((me, my_incarnation), (peer, incarnation)) = (sql(me), sql(peer));
-                client.execute(&delete, &[&peer, &incarnation, &me, &my_incarnation]).await
+                client.execute(&delete, &[&peer, &incarnation, &me, &my_incarnation, &unseen]).await
             }
             Change::Leave { me } => {
                 let delete = format!("DELETE FROM {member} WHERE node = $1::INT4 AND incarnation = $2::INT8");
@@ -319,13 +418,6 @@ impl std::fmt::Debug for Members {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Ask<'a> {
-    Read,
-    Join(&'a Reach),
-    Change(Change<'a>),
-}
-
 fn damaged(what: &str) -> DbError {
     DbError { kind: Kind::Other, text: format!("{what}: somebody else has written there") }
 }
@@ -339,10 +431,11 @@ fn sql(id: PeerId) -> (i32, i64) {
     (i32::try_from(id.node.0).unwrap_or(-1), i64::try_from(id.incarnation).unwrap_or(-1))
 }
 
-fn known(rows: &[Row]) -> Result<Known, DbError> {
+fn rows(rows: &[Row]) -> Result<Rows, DbError> {
     let first = rows.first().ok_or_else(|| damaged("the row of cluster_view is gone"))?;
-    let number: i64 = first.try_get(0)?;
-    let mut known = Known { view: View { number: number as u64, members: Vec::new() }, ..Known::default() };
+    let mut found = Rows::default();
+    let known = &mut found.known;
+    known.view.number = first.try_get::<_, i64>(0)? as u64;
     for row in rows {
         let Some(node) = row.try_get::<_, Option<i32>>(1)? else { continue };
         let incarnation: i64 = row.try_get(2)?;
@@ -352,10 +445,11 @@ fn known(rows: &[Row]) -> Result<Known, DbError> {
             LIVE => State::Live,
             other => return Err(damaged(&format!("a member has the state {other}"))),
         };
-        let shards: i32 = row.try_get(4)?;
+        found.seen.insert(id, row.try_get(4)?);
+        let shards: i32 = row.try_get(5)?;
         let shards = u8::try_from(shards).map_err(|_| damaged("a member has too many shards"))?;
         known.view.members.push(Member { id, state });
-        known.reach.insert(id, Reach { shards, addresses: row.try_get(5)? });
+        known.reach.insert(id, Reach { shards, addresses: row.try_get(6)? });
     }
-    Ok(known)
+    Ok(found)
 }

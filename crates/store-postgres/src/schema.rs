@@ -58,8 +58,8 @@ const UPGRADES: &[&str] = &["
 ", "
     CREATE TABLE IF NOT EXISTS {s}.cluster_view (id INT4 PRIMARY KEY, number INT8 NOT NULL);
     CREATE TABLE IF NOT EXISTS {s}.cluster_member (
-        node INT4 PRIMARY KEY, incarnation INT8 NOT NULL, state INT4 NOT NULL, shards INT4 NOT NULL,
-        addresses TEXT[] NOT NULL
+        node INT4 PRIMARY KEY, incarnation INT8 NOT NULL, state INT4 NOT NULL, seen INT8 NOT NULL,
+        shards INT4 NOT NULL, addresses TEXT[] NOT NULL
     );
     INSERT INTO {s}.cluster_view VALUES (0, 0) ON CONFLICT (id) DO NOTHING;
 "];
