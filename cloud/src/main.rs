@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+mod cluster;
+
 use ferrule_node::cli::{self, Context, Flavor, Run};
 use ferrule_node::config::PostgresConfig;
 use ferrule_node::config::changes::Whole;
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         about: "MQTT broker with SQL rules and sinks",
         connectors: sinks,
         store: Some(POSTGRES),
+        cluster: Some(cluster::CLUSTER),
         run: Run::Cloud(start),
     })
 }
@@ -58,6 +61,12 @@ fn sinks() -> Connectors {
 }
 
 fn start(config: Whole, context: Context) -> Result<(), Box<dyn Error>> {
-    let product = Product { name: NAME, edge: false, connectors: sinks(), store: Some(POSTGRES) };
+    let product = Product {
+        name: NAME,
+        edge: false,
+        connectors: sinks(),
+        store: Some(POSTGRES),
+        cluster: Some(cluster::CLUSTER),
+    };
     Ok(run(&product, config, Arc::new(move || context.read()))?)
 }

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         about: "MQTT broker with SQL rules and a store-and-forward queue",
         connectors: sinks,
         store: None,
+        cluster: None,
         run: Run::Edge(start),
     })
 }
@@ -36,6 +37,6 @@ fn sinks() -> Connectors {
 }
 
 fn start(config: Whole, context: Context) -> Result<(), Box<dyn Error>> {
-    let product = Product { name: NAME, edge: true, connectors: sinks(), store: None };
+    let product = Product { name: NAME, edge: true, connectors: sinks(), store: None, cluster: None };
     Ok(run(&product, config, Arc::new(move || context.read()))?)
 }

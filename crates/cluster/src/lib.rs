@@ -22,6 +22,7 @@
 //!    new link among it, is in front of the echo; so the offer need not wait for them.
 //! 3. Who hears nothing of a member for [`Config::lease_us`] puts it *out*: SUBACKs wait for it no more. Heard again, it is offered
 //!    a new epoch: on the same link behind all changes that it has not read yet, on a new link behind all routes.
+//!    Silence is counted only while one listens: who was stopped, or whose loop was late, does not hold that against the others.
 //! 4. An echo renews our lease of its sender, if its epoch is the one whose routes we have: up to the time at which *we sent* the heartbeat
 //!    plus `lease_us` less [`Config::margin_us`]. The other side counts its silence from when that heartbeat arrived, which is later: so we stop before it
 //!    goes on without us, whatever the network does. The margin is for clocks that do not run equally fast.

@@ -224,6 +224,8 @@ pub struct Node {
     /// By which epochs are told apart: they ascend over links and lives.
     epoch: u64,
     read_due_us: u64,
+    /// When [`Node::tick`] is to be called.
+    tick_due_us: u64,
     actions: Vec<Action>,
 }
 
@@ -242,6 +244,7 @@ impl Node {
             peers: BTreeMap::new(),
             epoch: 0,
             read_due_us: now_us,
+            tick_due_us: now_us,
             actions: Vec::new(),
         }
     }
@@ -320,10 +323,10 @@ impl Node {
         self.go_live(now_us);
     }
 
-    /// A link to a peer has come up, in both directions.
-    pub fn link_up(&mut self, id: PeerId, now_us: u64) {
+    /// A link to a peer has come up, in both directions. False: it is of no use, since one of the two is no member any more.
+    pub fn link_up(&mut self, id: PeerId, now_us: u64) -> bool {
         if self.removed || self.view.is_past(id) {
-            return;
+            return false;
         }
         if self.view.state(id).is_none() {
             // It has joined since: the link is of use when we know of it.
@@ -336,6 +339,7 @@ impl Node {
         peer.heartbeat_due_us = now_us;
         self.offer(id);
         self.tick(now_us);
+        true
     }
 
     /// It is gone. Nothing is concluded from it: silence is.
@@ -432,6 +436,14 @@ impl Node {
         if self.removed {
             return u64::MAX;
         }
+        let late_us = now_us.saturating_sub(self.tick_due_us);
+        if late_us > self.config.heartbeat_us {
+            // Nobody looked: that is not the others' silence, and what they said meanwhile has not been read yet.
+            for peer in self.peers.values_mut() {
+                peer.heard_us = if peer.heard_us > 0 { now_us.min(peer.heard_us + late_us) } else { 0 };
+                peer.remove_due_us += if peer.remove_due_us > 0 { late_us } else { 0 };
+            }
+        }
         if self.read_due_us <= now_us {
             self.read(now_us);
         }
@@ -482,6 +494,7 @@ impl Node {
             next_us = next_us.min(peer.remove_due_us);
         }
         self.forget();
+        self.tick_due_us = next_us.max(now_us);
         next_us
     }
 

@@ -151,17 +151,27 @@ impl Site {
         self.settle();
     }
 
-    /// A link to a node with so many shards is up in both directions. False: it is of no use, since all indices are used up.
+    /// A link to a node with so many shards is up in both directions. False: it is of no use. One of the two is no member any more, or
+    /// all indices are used up.
     pub fn link_up(&mut self, id: PeerId, count: u16, now_us: u64) -> bool {
+        let shards = self.known.get(&id).and_then(|known| known.shards);
+        let shards = shards.unwrap_or(Shards { first: self.next, count });
+        let Some(next) = shards.first.checked_add(shards.count).filter(|_| shards.count == count) else {
+            return false;
+        };
+        // Its routes are sent by the indices that it has.
         let known = self.known.entry(id).or_default();
-        if known.shards.is_none() {
-            let Some(next) = self.next.checked_add(count) else { return false };
-            known.shards = Some(Shards { first: self.next, count });
-            self.next = next;
+        known.shards = Some(shards);
+        let is_of_use = self.node.link_up(id, now_us);
+        if is_of_use {
+            self.next = self.next.max(next);
+        } else if let Some(known) = self.known.get_mut(&id)
+            && known.waits.is_none()
+        {
+            self.known.remove(&id);
         }
-        self.node.link_up(id, now_us);
         self.settle();
-        true
+        is_of_use
     }
 
     /// It is gone.

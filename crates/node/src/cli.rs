@@ -15,6 +15,7 @@ mod passwd;
 mod status;
 mod store;
 
+use crate::cluster::Cluster;
 use crate::config::changes::Whole;
 use crate::config::{BrokerConfig, CloudConfig, ConfigErrors, EdgeConfig, Overrides, Source, StoreConfig};
 use crate::connectors::{self, Connectors};
@@ -52,6 +53,8 @@ pub struct Flavor {
     pub connectors: fn() -> Connectors,
     /// Where its store may be but in a file.
     pub store: Option<Backend>,
+    /// What makes its nodes able to be one of several.
+    pub cluster: Option<Cluster>,
     /// How it runs.
     pub run: Run,
 }
@@ -411,6 +414,9 @@ fn check(flavor: &Flavor, args: &CheckArgs) -> Result<u8, Failure> {
         if !wrong.is_empty() {
             return Err(Failure::Text(format!("{}: {}", args.config.display(), wrong.join("; "))));
         }
+    }
+    if let (Some(config), Some(cluster)) = (&broker.cluster, flavor.cluster) {
+        (cluster.check)(config).map_err(|why| Failure::Text(format!("{}: {why}", args.config.display())))?;
     }
     for listener in &broker.listeners {
         let loaded = listen::layers(listener);

@@ -13,8 +13,8 @@
 mod status;
 
 pub use status::{
-    CertificateStatus, ListenerStatus, OutboxStatus, ReloadStatus, RuleStatus, Status, StoreStatus,
-    UplinkStatus,
+    CertificateStatus, ClusterStatus, ListenerStatus, MemberStatus, OutboxStatus, ReloadStatus, RuleStatus,
+    Status, StoreStatus, UplinkStatus,
 };
 
 use serde_json::{Value, json};

@@ -5,6 +5,7 @@ pub mod access;
 pub mod auth;
 pub mod backlog;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod connectors;
 pub mod control;

@@ -13,8 +13,9 @@
 //! store is opened; all of it ends with one clear message and a non-zero exit.
 
 use crate::backlog::{Backlog, Pick, show_id};
+use crate::cluster::{self, Cluster, Membership, Seat};
 use crate::config::changes::Whole;
-use crate::config::{BrokerConfig, ListenerConfig, UplinkConfig};
+use crate::config::{BrokerConfig, ClusterConfig, ListenerConfig, StoreConfig, UplinkConfig};
 use crate::connectors::{self, Connectors};
 use crate::control::{Control, ControlError, DataDirLock, Status, UplinkStatus};
 use crate::gate::Gatekeeper;
@@ -36,6 +37,7 @@ use ferrule_outbox::{ConsumerEvent, Full, Order, OutRow, Policy};
 use ferrule_store::{Boot, Op, Origin, Restored, Store, StoreEvent};
 use ferrule_store_writer::Handle;
 use serde_json::{Value, json};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -52,6 +54,8 @@ pub struct Product {
     pub connectors: Connectors,
     /// Where its store may be but in a file.
     pub store: Option<store::Backend>,
+    /// What makes it able to be one of several.
+    pub cluster: Option<Cluster>,
 }
 
 /// Why a node did not start, or stopped: one message for people.
@@ -86,6 +90,9 @@ pub enum RunError {
         #[source]
         error: std::io::Error,
     },
+    /// It cannot be one of a cluster.
+    #[error("cannot join the cluster: {0}")]
+    Cluster(String),
     /// The worker ended.
     #[error("the worker ended: {0}")]
     Worker(String),
@@ -128,6 +135,7 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
     let sinks = check_rules(product, &texts)?;
     let lock = DataDirLock::take(&config.node.data_dir)?;
     let (sockets, listeners) = listen::open(config)?;
+    let meeting = config.cluster.as_ref().map(|cluster| meeting_place(product, cluster)).transpose()?;
     let opened = store::open(product.edge, product.store, &config.store, &config.node.data_dir)?;
     let origin = origin(product, config, &opened.writer, &opened.restored)?;
     let boot = Boot::new(random()? as u64);
@@ -136,7 +144,7 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         let (edge, origin) = (product.edge, Arc::clone(&origin));
         move |config: &BrokerConfig| bounds(edge, &origin, config)
     };
-    let Workers { workers, inboxes, place, keeper } =
+    let Workers { workers, inboxes, place, keeper, seat } =
         workers(product, config, clock, sockets, &opened, (&origin, boot), bounds(config))?;
     let known_s = known_time::restore(&opened.restored);
     drop(opened.restored);
@@ -185,6 +193,13 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         ..InForce::default()
     }));
 
+    // What others say before the workers run waits in their letter boxes.
+    let membership = match (&config.cluster, &config.store, seat, meeting) {
+        (Some(cluster), StoreConfig::Postgres(store), Some(seat), Some((join, listener))) => {
+            Some(Arc::from(join(cluster, store, listener, seat).map_err(RunError::Cluster)?))
+        }
+        _ => None,
+    };
     let ended = Arc::new(tokio::sync::Notify::new());
     let mut threads = Vec::new();
     for (index, worker) in workers.into_iter().enumerate() {
@@ -215,6 +230,7 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         told: Arc::clone(&told),
         reloads,
         writer: Arc::new(opened.writer),
+        membership: membership.clone(),
     };
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     config.notes.iter().for_each(|note| tracing::info!("{note}"));
@@ -257,6 +273,9 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         let _ = runtime.block_on(async { tokio::time::timeout(STOP, link.task).await });
     }
     runtime.shutdown_timeout(STOP);
+    if let Some(membership) = membership {
+        membership.stop();
+    }
     if let Ok(mut writer) = Arc::try_unwrap(about.writer)
         && let Err(error) = writer.stop()
     {
@@ -282,6 +301,8 @@ struct Workers {
     /// Of the first.
     place: Place,
     keeper: Arc<Gatekeeper>,
+    /// Of a node in a cluster.
+    seat: Option<Seat>,
 }
 
 /// One worker a shard, introduced to each other.
@@ -327,14 +348,35 @@ fn workers(
     introduce(&mut shards, clock.now()).map_err(|e| RunError::Worker(e.to_string()))?;
     let delay = Some(config.node.worker_delay).filter(|delay| !delay.is_zero());
     let links = Links::mesh(&inboxes, delay);
+    let (seat, abroad) = config.cluster.as_ref().map(|_| cluster::seat(&inboxes)).unzip();
+    let mut abroad = abroad.into_iter().flatten();
     let mut workers = Vec::new();
     for (((poll, inbox), links), shard) in polls.into_iter().zip(&inboxes).zip(links).zip(shards) {
         let listeners = listeners.iter().map(Listener::share).collect::<Result<_, _>>();
         let listeners = listeners.map_err(system("the listeners"))?;
         let worker = Worker::new(poll, inbox.clone(), links, clock, listeners, shard);
-        workers.push(worker.map_err(system("registering the listeners"))?);
+        let worker = worker.map_err(system("registering the listeners"))?;
+        workers.push(match abroad.next() {
+            Some(abroad) => worker.with_abroad(abroad),
+            None => worker,
+        });
     }
-    Ok(Workers { workers, inboxes, place: Place { index: 0, of, seed }, keeper: Arc::new(keeper) })
+    Ok(Workers { workers, inboxes, place: Place { index: 0, of, seed }, keeper: Arc::new(keeper), seat })
+}
+
+/// How this program joins, and where others will connect.
+fn meeting_place(
+    product: &Product,
+    config: &ClusterConfig,
+) -> Result<(cluster::Join, TcpListener), RunError> {
+    let missing = || RunError::Cluster("this program cannot be one of several nodes".into());
+    let Cluster { check, join } = product.cluster.ok_or_else(missing)?;
+    check(config).map_err(RunError::Cluster)?;
+    let listener = TcpListener::bind(config.bind).map_err(|error| RunError::Listen {
+        address: config.bind.to_string(),
+        reason: format!("{error}; `bind` in [cluster] names another address"),
+    })?;
+    Ok((join, listener))
 }
 
 /// What each worker is bounded by.
@@ -464,6 +506,7 @@ struct About {
     told: Told,
     reloads: mpsc::Sender<Asked>,
     writer: Arc<Writer>,
+    membership: Option<Arc<dyn Membership>>,
 }
 
 async fn answer(about: About, request: Value) -> Result<Value, String> {
@@ -578,6 +621,10 @@ async fn status(about: &About) -> Result<Status, String> {
         rules_error,
         reload,
         store: Some(about.writer.status(&about.data_dir)),
+        cluster: match &about.membership {
+            Some(membership) => membership.status().await,
+            None => None,
+        },
         ..hub
     })
 }

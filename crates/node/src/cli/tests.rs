@@ -8,6 +8,7 @@ pub(super) fn flavor() -> Flavor {
         about: "A broker",
         connectors: || vec![std::sync::Arc::new(ferrule_sinks::Sqlite)],
         store: None,
+        cluster: None,
         run: Run::Edge(|_, _| Ok(())),
     }
 }

@@ -32,6 +32,8 @@ pub const FIELDS: &[(&str, Takes, &[&str])] = {
         ("node", Restart, &["id", "data_dir", "workers", "worker_delay"]),
         ("node", AtOnce, &["rules", "memory_max", "sys_interval", "log"]),
         ("store", Restart, &["backend", "url", "password_file", "schema", "timeout"]),
+        ("cluster", Restart, &["name", "bind", "advertise", "token_file"]),
+        ("cluster.tls", Restart, &["cert", "key", "ca", "crl", "server_name"]),
         ("listener", Restart, &["bind", "unix_mode"]),
         (
             "listener",
@@ -219,6 +221,9 @@ impl Changes {
         if old.store != new.store && !changes.restart.iter().any(|told| told.starts_with("store.")) {
             changes.restart.push("[store] needs a restart; until then it is as it was".into());
         }
+        if old.cluster != new.cluster && !changes.restart.iter().any(|told| told.starts_with("cluster.")) {
+            changes.restart.push("[cluster] needs a restart; until then it is as it was".into());
+        }
         changes.uplink(old_uplink.as_ref(), uplink.as_ref());
         settings.extend(
             new.settings.iter().filter(|s| is_listed(&s.path) && !is_of("listener", &s.path)).cloned(),
@@ -227,7 +232,8 @@ impl Changes {
         node.id.clone_from(&old.node.id);
         node.data_dir.clone_from(&old.node.data_dir);
         (node.workers, node.worker_delay) = (old.node.workers, old.node.worker_delay);
-        let broker = BrokerConfig { node, store: old.store.clone(), listeners, settings, ..new };
+        let (store, cluster) = (old.store.clone(), old.cluster.clone());
+        let broker = BrokerConfig { node, store, cluster, listeners, settings, ..new };
         (Whole { broker, uplink }, changes)
     }
 

@@ -15,6 +15,7 @@
 //!   password files that it names; the uplink's certificates, only to warn of those that cannot be used; nothing else.
 
 pub mod changes;
+mod cluster;
 mod document;
 mod error;
 mod features;
@@ -28,6 +29,7 @@ mod uplink;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::{ClusterConfig, ClusterTls};
 pub use document::Overrides;
 pub use error::{ConfigError, ConfigErrors, ErrorPlace};
 pub use limits::{LIMITS, Limit, MqttLimits, Scope};
@@ -102,6 +104,8 @@ pub struct BrokerConfig {
     pub node: NodeConfig,
     /// `[store]`; an edge's is SQLite.
     pub store: StoreConfig,
+    /// `[cluster]`; an edge is in none.
+    pub cluster: Option<ClusterConfig>,
     /// `[[listener]]`, at least one.
     pub listeners: Vec<ListenerConfig>,
     /// `[[user]]`, names unique.

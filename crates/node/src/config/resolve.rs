@@ -1,5 +1,6 @@
 //! From the raw tree to [`BrokerConfig`] and [`UplinkConfig`]: which keys there are, and how they limit each other.
 
+use super::cluster::read_cluster;
 use super::document::{Document, Overrides, Place};
 use super::error::{ConfigError, ConfigErrors, ErrorPlace};
 use super::features::read_features;
@@ -111,6 +112,10 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         Product::Edge => StoreConfig::Sqlite,
         Product::Cloud => read_store(root.section(r, "store"), node.id.as_deref(), &mut warnings, r),
     };
+    let cluster = match product {
+        Product::Edge => None,
+        Product::Cloud => read_cluster(root.section(r, "cluster"), &store, r),
+    };
     // What a listener does not say itself is as `[mqtt]` says; settings are shown in the order of the file.
     let before = r.settings.len();
     let mqtt = read_mqtt(product, root.section(r, "mqtt"), r);
@@ -174,7 +179,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
             ("downlinks", "write [[downlink]] for each"),
             ("store", "an edge's store is a file in its data folder"),
             ("sink", "sinks are declared in the rules file: CREATE SINK"),
-            ("cluster", "clustering is not there yet"),
+            ("cluster", "an edge is no node of a cluster: give its uplink the addresses of several nodes"),
             ("listeners", "write [[listener]] for each"),
             ("users", "write [[user]] for each"),
             ("rewrites", "write [[rewrite]] for each"),
@@ -184,6 +189,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     let broker = BrokerConfig {
         node,
         store,
+        cluster,
         listeners,
         users,
         anonymous: anonymous_access,

@@ -809,7 +809,7 @@ fn examples_that_agree(file: &str) -> String {
 #[test]
 fn the_default_files_show_every_default() {
     let dir = tempfile::tempdir().unwrap();
-    for file in ["uplink.pass", "proxy.pass", "device.key"] {
+    for file in ["uplink.pass", "proxy.pass", "device.key", "user.pass", "cluster.token"] {
         std::fs::write(dir.path().join(file), "secret").unwrap();
     }
     let none = Overrides::default();
@@ -832,6 +832,8 @@ fn the_default_files_show_every_default() {
     let defaults = CloudConfig::parse("f", minimal, dir.path(), &none).unwrap();
     let text = examples_that_agree(CLOUD_DEFAULT_FILE);
     let text = text.replace("role = \"device\"", "role = \"edge\"");
+    // A cluster needs it.
+    let text = text.replace("backend = \"sqlite\"", "backend = \"postgres\"");
     let examples = CloudConfig::parse("f", &text, dir.path(), &none).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(defaults.broker.mqtt, MqttLimits::cloud());
     assert_eq!(defaults.broker.outbox, OutboxConfig::cloud());

@@ -49,6 +49,9 @@ pub struct Status {
     /// The store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreStatus>,
+    /// What the node knows of its cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterStatus>,
     /// Counters of the broker, by name.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub counters: Map<String, Value>,
@@ -290,6 +293,54 @@ impl RuleStatus {
         }
         self.last_error = other.last_error.or(self.last_error.take());
     }
+}
+
+/// A node of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterStatus {
+    /// Its cluster's name.
+    pub name: String,
+    /// The node's number there.
+    pub node: u64,
+    /// Which of its lives this is: the number of the view that it joined with.
+    pub incarnation: u64,
+    /// The number of the view of the members that it has.
+    pub view: u64,
+    /// It is a live member: its subscribers are told that they have subscribed.
+    pub live: bool,
+    /// Publishes of QoS 1 and 2 are acknowledged; else they wait.
+    pub acknowledges: bool,
+    /// How often it joined since the start: 1, and once more each time that it had been removed.
+    pub joins: u64,
+    /// Links that came up, and that ended.
+    pub links_up: u64,
+    /// See `links_up`.
+    pub links_down: u64,
+    /// Why the members cannot be read from the store, when they cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// All members, this one among them.
+    pub members: Vec<MemberStatus>,
+}
+
+/// A member of a cluster, as another one sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberStatus {
+    /// Its number.
+    pub node: u64,
+    /// Which of its lives.
+    pub incarnation: u64,
+    /// `"joining"` or `"live"`.
+    pub state: String,
+    /// Where others connect to it.
+    pub addresses: Vec<String>,
+    /// There is a link.
+    pub linked: bool,
+    /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// The store.

@@ -11,7 +11,7 @@ const LISTS: &str = "[[rewrite]]\nsource_topic = \"x/#\"\nre = \"^x/(.+)$\"\ndes
 /// A folder with what the examples name.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for file in ["uplink.pass", "proxy.pass", "device.key", "user.pass"] {
+    for file in ["uplink.pass", "proxy.pass", "device.key", "user.pass", "cluster.token"] {
         std::fs::write(dir.path().join(file), "secret").unwrap();
     }
     dir
@@ -28,7 +28,9 @@ fn whole(edge: bool, text: &str, base: &Path, overrides: &Overrides) -> Result<W
 /// All settings of a program, each with a value.
 fn everything(edge: bool) -> String {
     let file = if edge { EDGE_DEFAULT_FILE } else { CLOUD_DEFAULT_FILE };
-    examples_that_agree(file).replace("role = \"device\"", "role = \"edge\"") + LISTS
+    let text = examples_that_agree(file).replace("role = \"device\"", "role = \"edge\"");
+    // A cluster needs it.
+    text.replace("backend = \"sqlite\"", "backend = \"postgres\"") + LISTS
 }
 
 /// A path without the numbers of lists.
@@ -59,8 +61,10 @@ fn each_setting_is_decided_on_once() {
 }
 
 /// Values of all forms: some setting takes each of them.
-const VALUES: [&str; 35] = [
+const VALUES: [&str; 37] = [
     "postgres",
+    "127.0.0.1:7",
+    "[\"10.9.0.0:7883\"]",
     "3GiB",
     "0",
     "2KiB",
@@ -109,6 +113,8 @@ fn what_the_table_says_is_what_becomes_of_a_change() {
         "user.edge",
         // Not shown, so not seen to change either: as a whole, below.
         "store.url",
+        // A cluster needs PostgreSQL.
+        "store.backend",
         "uplink.preset",
         "uplink.shared_key_file",
         "uplink.batch",

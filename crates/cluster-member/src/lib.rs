@@ -1,0 +1,187 @@
+//! Drives a node of a cluster: between the decisions ([`ferrule_cluster::Site`]), the view in PostgreSQL, the links to the other nodes and the letter boxes of
+//! this node's workers.
+//!
+//! # Constraints
+//! A heartbeat that is late by a few hundred milliseconds costs the node its right to acknowledge. So all of this has a thread of its own with a
+//! runtime of its own, on which nothing blocks and nothing heavy runs; and what the database is asked waits in a task of its own, whatever it takes.
+//!
+//! # Operation
+//! ```text
+//! links ── up, down, messages ──►┌────────┐── orders ─────► letter box of each worker
+//! links ── parcels ─────────────────────────────────────► letter box of the worker that is meant
+//! workers ── confirmations ─────►│ driver │── messages ───► senders of links
+//! the view's task ── answers ───►│ (Site) │── questions ──► the view's task
+//! a timer ──────────────────────►└────────┘── standing ───► the gate that workers ask
+//! ```
+//! One task owns the [`Site`](ferrule_cluster::Site) and does one thing at a time: put in what happened, set the gate, do the deeds. A link is told to
+//! deliver only when the orders about it are in the letter boxes, so a worker knows a link before anything of it arrives.
+//!
+//! # Bounds
+//! Of questions to the database one of each kind is under way; what is asked meanwhile is asked again by the node's own timers. Parcels that workers have not
+//! taken are bounded for each link ([`ROOM_BYTES`](site)): then it is not read.
+
+#![forbid(unsafe_code)]
+
+mod driver;
+mod site;
+mod view;
+
+use ferrule_cluster::{Gate, PeerId, State, Token};
+use ferrule_cluster_link::Trust;
+use ferrule_net::Post;
+use ferrule_store_postgres::{MembersError, OpenError, Options};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// What a node brings.
+pub struct Setup {
+    /// Its name.
+    pub node: String,
+    /// Of the cluster: nodes of another one are refused.
+    pub cluster: String,
+    /// Where others link to it, already bound.
+    pub listener: TcpListener,
+    /// How others reach that: `host:port`.
+    pub advertise: Vec<String>,
+    /// Who is let in.
+    pub trust: Trust,
+    /// The store, which has been opened with them.
+    pub store: Options,
+    /// Of each worker, in the order of their shards.
+    pub posts: Vec<Post>,
+    /// That the workers ask.
+    pub gate: Arc<Gate>,
+    /// What the workers confirm.
+    pub confirmed: mpsc::UnboundedReceiver<Token>,
+}
+
+/// Why a node is no member.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The view cannot be asked, or says no.
+    #[error(transparent)]
+    View(#[from] MembersError),
+    /// The store's options are wrong.
+    #[error(transparent)]
+    Options(#[from] OpenError),
+    /// A thread or a socket.
+    #[error("cannot start the cluster's part: {0}")]
+    System(#[from] std::io::Error),
+    /// More shards than a link can name.
+    #[error("a node of a cluster has at most 255 workers")]
+    Shards,
+}
+
+/// A member, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Who.
+    pub id: PeerId,
+    /// Whether it serves.
+    pub state: State,
+    /// Where it is reached.
+    pub addresses: Vec<String>,
+    /// There is a link to it; this node itself counts as linked.
+    pub linked: bool,
+    /// Why there is none, as far as that is known.
+    pub trouble: Option<String>,
+}
+
+/// How it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Who this is.
+    pub me: PeerId,
+    /// The number of the view.
+    pub view: u64,
+    /// Who is in it.
+    pub members: Vec<Seen>,
+    /// It is a live member.
+    pub live: bool,
+    /// It may acknowledge what needs the others.
+    pub acknowledges: bool,
+    /// How often it joined in this process's life.
+    pub joins: u64,
+    /// Links that came up, and that ended.
+    pub links_up: u64,
+    /// See `links_up`.
+    pub links_down: u64,
+    /// Why the view cannot be read, when it cannot.
+    pub trouble: Option<String>,
+}
+
+/// A member that runs.
+#[derive(Debug)]
+pub struct Member {
+    asked: mpsc::UnboundedSender<driver::Asked>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    address: SocketAddr,
+}
+
+/// How long a member that stops tries to say so.
+const LEAVE: Duration = Duration::from_secs(2);
+
+impl Member {
+    /// Joins, with patience for a database that does not answer yet as the store has it, and goes on in a thread.
+    ///
+    /// # Errors
+    /// It cannot join.
+    pub fn start(setup: Setup) -> Result<Self, JoinError> {
+        let address = setup.listener.local_addr()?;
+        let (asked, asks) = mpsc::unbounded_channel();
+        let (started, start) = std::sync::mpsc::channel();
+        let run = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = started.send(Err(error.into()));
+                    return;
+                }
+            };
+            runtime.block_on(async {
+                match driver::Driver::join(setup).await {
+                    Ok(driver) => {
+                        let _ = started.send(Ok(()));
+                        driver.run(asks).await;
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name("ferrule-cluster".into()).spawn(run)?;
+        start.recv().map_err(|_| std::io::Error::other("its thread ended"))??;
+        Ok(Self { asked, thread: Mutex::new(Some(thread)), address })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How it goes; none: it has ended.
+    pub async fn status(&self) -> Option<Status> {
+        let (answer, status) = oneshot::channel();
+        self.asked.send(driver::Asked::Status(answer)).ok()?;
+        status.await.ok()
+    }
+
+    /// Leaves the cluster, and returns when the others know or the database has not answered for a while. To be called when the workers have ended.
+    pub fn stop(&self) {
+        let _ = self.asked.send(driver::Asked::Leave);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It panics only by a bug, which has been told.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

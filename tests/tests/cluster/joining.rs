@@ -1,0 +1,84 @@
+//! Who may join, and what is said of it.
+
+use crate::{Cluster, config, members};
+use ferrule_mqtt::QoS;
+use ferrule_testkit::node::{Role, run_to_exit, start_to_exit};
+use ferrule_testkit::wire::Options;
+use ferrule_testkit::{Client, Node, Postgres};
+use ferrule_tests::PATIENCE;
+use std::fs;
+
+/// A node alone in its cluster serves as one without.
+#[test]
+fn a_node_alone_is_live_and_leaves() {
+    let mut cluster = Cluster::start(1);
+    let node = &mut cluster.nodes[0];
+    let mut client = Client::connect(node.addr(), &Options::v5("one"));
+    client.subscribe("a", QoS::AtLeastOnce);
+    client.publish("a", b"1", QoS::AtLeastOnce, false);
+    client.expect_message();
+    assert!(node.terminate().success());
+    assert_eq!(cluster.postgres.query("SELECT count(*) FROM ferrule.cluster_member"), ["0"]);
+    node.assert_quiet_log();
+}
+
+#[test]
+fn another_token_or_cluster_keeps_a_node_out() {
+    let cluster = Cluster::start(1);
+    let folder = tempfile::tempdir().unwrap();
+    for (id, change, wanted) in [("stranger", "a token of somebody else", "token"), ("other", "", "cluster")]
+    {
+        let mut config = config(&cluster.postgres, &folder, id);
+        if change.is_empty() {
+            config = config.extra("name = \"another\"\n");
+        } else {
+            fs::write(folder.path().join("token"), change).unwrap();
+        }
+        let node = Node::start(&config);
+        let status = node.wait_status(PATIENCE, "it is told why", |status| {
+            let mut all = members(status).iter();
+            all.any(|member| member["trouble"].as_str().is_some_and(|why| why.contains(wanted)))
+                || node.log().contains(wanted)
+        });
+        assert_eq!(status["cluster"]["live"], false, "{status:#}");
+    }
+    // Nobody waits for who is not live.
+    let mut client = Client::connect(cluster.nodes[0].addr(), &Options::v5("one"));
+    client.subscribe("a", QoS::AtLeastOnce);
+    client.publish("a", b"1", QoS::AtLeastOnce, false);
+    client.expect_message();
+}
+
+#[test]
+fn check_and_start_say_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cloud.toml");
+    fs::write(folder.path().join("short"), "short\n").unwrap();
+    fs::write(folder.path().join("token"), "a token of the tests, long enough\n").unwrap();
+    let store = "[node]\nid = \"a\"\n[store]\nbackend = \"postgres\"\nurl = \"postgres://u@h/d\"\n";
+    for (text, wanted) in [
+        ("[cluster]\ntoken_file = \"token\"".to_owned(), "a store that its nodes share"),
+        (format!("{store}[cluster]"), "could join"),
+        (format!("{store}[cluster]\ntoken_file = \"token\"\nbind = \"0.0.0.0:7883\""), "advertise"),
+        (format!("{store}[cluster]\ntoken_file = \"token\"\nadvertise = [\"here\"]"), "with a port"),
+        (format!("{store}[cluster]\ntoken_file = \"short\""), "token"),
+        (format!("{store}[cluster]\nseeds = [\"a\"]\ntoken_file = \"token\""), "not needed"),
+        (format!("{store}[cluster]\ntls = {{ cert = \"a.crt\" }}"), "needs `key`"),
+    ] {
+        fs::write(&file, format!("{text}\n[[listener]]\nbind = \"127.0.0.1:1883\"\n")).unwrap();
+        let ended = run_to_exit(Role::Cloud, &["check", "--config", file.to_str().unwrap(), "--all"]);
+        assert!(!ended.status.success() && ended.output.contains(wanted), "{text}: {ended:?}");
+    }
+    let edge = folder.path().join("edge.toml");
+    fs::write(&edge, "[cluster]\nname = \"a\"\n[[listener]]\nbind = \"127.0.0.1:1883\"\n").unwrap();
+    let ended = run_to_exit(Role::Edge, &["check", "--config", edge.to_str().unwrap()]);
+    assert!(!ended.status.success() && ended.output.contains("several nodes"), "{ended:?}");
+
+    // The port of another process.
+    let postgres = Postgres::start();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("bind = \"{}\"", taken.local_addr().unwrap());
+    let config = config(&postgres, &folder, "a").extra("");
+    let ended = start_to_exit(&config.env("FERRULE__CLUSTER__BIND", taken.split('"').nth(1).unwrap()));
+    assert!(!ended.status.success() && ended.output.contains("`bind` in [cluster]"), "{ended:?}");
+}

@@ -1,0 +1,61 @@
+//! Three nodes of a cluster, as processes, with a real PostgreSQL between them: each promise has a file.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod joining;
+mod partition_heals;
+mod subscribe_then_publish_anywhere;
+
+use ferrule_testkit::{Config, Node, Postgres};
+use ferrule_tests::PATIENCE;
+use serde_json::Value;
+use std::fs;
+use tempfile::TempDir;
+
+/// What a node is configured with, beside the rest.
+fn config(postgres: &Postgres, folder: &TempDir, id: &str) -> Config {
+    let token = folder.path().join("token");
+    fs::write(&token, "a token of the tests, long enough\n").unwrap();
+    Config::cloud().id(id).extra(&format!(
+        "[store]\nbackend = \"postgres\"\nurl = {:?}\n[cluster]\nbind = \"127.0.0.1:0\"\ntoken_file = {token:?}\n",
+        postgres.url()
+    ))
+}
+
+/// Nodes of one cluster, and what they share.
+struct Cluster {
+    nodes: Vec<Node>,
+    postgres: Postgres,
+    _folder: TempDir,
+}
+
+impl Cluster {
+    /// So many nodes, all of them live and in touch.
+    fn start(count: usize) -> Self {
+        let postgres = Postgres::start();
+        let folder = tempfile::tempdir().unwrap();
+        let nodes = (1..=count).map(|n| Node::start(&config(&postgres, &folder, &format!("node-{n}"))));
+        let cluster = Self { nodes: nodes.collect(), postgres, _folder: folder };
+        cluster.wait_whole();
+        cluster
+    }
+
+    /// Until all nodes are live members that may acknowledge, and know it of each other.
+    fn wait_whole(&self) {
+        for node in &self.nodes {
+            node.wait_status(PATIENCE, "the cluster is whole", |status| is_whole(status, self.nodes.len()));
+        }
+    }
+}
+
+fn members(status: &Value) -> &[Value] {
+    status["cluster"]["members"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn is_whole(status: &Value, count: usize) -> bool {
+    let cluster = &status["cluster"];
+    let all = members(status);
+    cluster["live"] == true
+        && cluster["acknowledges"] == true
+        && all.len() == count
+        && all.iter().all(|member| member["linked"] == true && member["state"] == "live")
+}
