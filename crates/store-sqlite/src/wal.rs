@@ -7,7 +7,9 @@
 //!
 //! # Invariant
 //! A commit is synced before the next one is begun (`synchronous = FULL`), and each opening empties the log. So a power cut
-//! leaves no frame of this log behind the last frame of the commit that it interrupted. If there is one, bytes have changed.
+//! leaves no frame of this log behind the last frame of the commit that it interrupted. If there is one, bytes have changed. A commit that
+//! failed, for want of space, leaves frames too, over which a shorter one might come that is interrupted: so each opening cuts the log
+//! behind its last whole commit, before anything is written.
 //! (What changed in the last
 //! commit of all, or hides that there was another behind it, cannot be told from a power cut.)
 //!
@@ -42,6 +44,7 @@ pub(crate) fn mend(file: &Path) -> Result<Option<String>, DbError> {
     let wal = beside(file, "-wal");
     let Some(found) = Found::read(&wal, page_bytes(file)?)? else { return Ok(None) };
     if !found.is_damaged() {
+        found.cut(&wal)?;
         return Ok(None);
     }
     if found.changed <= MENDED_MAX && found.changed * MENDED_OF <= found.frames {
@@ -98,6 +101,8 @@ struct Found {
     interrupted: Option<usize>,
     /// Up to the last frame of this log.
     frames: usize,
+    /// Up to the last frame that ends a commit with nothing changed before it: what SQLite reads.
+    sound: usize,
     /// Up to the last of them that ends a commit.
     to_commit: usize,
 }
@@ -118,8 +123,16 @@ impl Found {
         let head_is_whole = MAGIC.contains(&number(&head)) && chain.sums == sums(&head[24..]);
         let page_bytes = if head_is_whole { Some(number(&head[8..]) as usize) } else { page_bytes };
         let Some(page_bytes) = page_bytes else { return Ok(None) };
-        let mut found =
-            Self { page_bytes, head, head_is_whole, changed: 0, interrupted: None, frames: 0, to_commit: 0 };
+        let mut found = Self {
+            page_bytes,
+            head,
+            head_is_whole,
+            changed: 0,
+            interrupted: None,
+            frames: 0,
+            sound: 0,
+            to_commit: 0,
+        };
         found.read_frames(input, chain)?;
         Ok((found.frames > 0).then_some(found))
     }
@@ -145,6 +158,8 @@ impl Found {
                     self.to_commit = n;
                     if self.changed > 0 {
                         self.interrupted.get_or_insert(n);
+                    } else {
+                        self.sound = n;
                     }
                 }
             } else {
@@ -161,6 +176,17 @@ impl Found {
             true => self.interrupted.is_some_and(|interrupted| self.frames > interrupted),
             false => self.to_commit > 0,
         }
+    }
+
+    /// Cuts off what is behind the last whole commit.
+    fn cut(&self, wal: &Path) -> Result<(), DbError> {
+        let bytes = (HEADER + self.sound * (FRAME_HEADER + self.page_bytes)) as u64;
+        if self.head_is_whole && fs::metadata(wal)?.len() > bytes {
+            let file = File::options().write(true).open(wal)?;
+            file.set_len(bytes)?;
+            file.sync_all()?;
+        }
+        Ok(())
     }
 
     /// The log with checksums that fit what is in it, up to its last commit.
@@ -245,5 +271,68 @@ fn fill(input: &mut impl Read, bytes: &mut [u8]) -> Result<bool, DbError> {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(false),
         Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use rusqlite::Connection;
+
+    fn insert(conn: &Connection, rows: u32) {
+        conn.execute_batch("BEGIN").unwrap();
+        for _ in 0..rows {
+            conn.execute("INSERT INTO t VALUES (randomblob(4000))", ()).unwrap();
+        }
+        conn.execute_batch("COMMIT").unwrap();
+    }
+
+    fn rows(file: &Path) -> u32 {
+        let conn = Connection::open(file).unwrap();
+        conn.query_row("SELECT count(*) FROM t", (), |row| row.get(0)).unwrap()
+    }
+
+    /// A long commit fails, a short one comes over it, and the power is cut in that: nothing has changed that a power cut does not change.
+    #[test]
+    fn what_a_failed_commit_left_is_not_taken_for_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, file) = (folder.path().join("live"), folder.path().join("cut"));
+        let conn = Connection::open(&live).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (x)")
+            .unwrap();
+        insert(&conn, 3);
+        let wal = || fs::read(beside(&live, "-wal")).unwrap();
+        let whole = wal();
+        let frame = FRAME_HEADER + 4096;
+        // The commit of eight pages came but for its last one and a half: the disk was full.
+        insert(&conn, 8);
+        let mut failed = wal();
+        failed.truncate(failed.len() - frame - frame / 2);
+        fs::copy(&live, &file).unwrap();
+        fs::write(beside(&file, "-wal"), &failed).unwrap();
+        assert_eq!(mend(&file).unwrap(), None);
+        assert_eq!(fs::read(beside(&file, "-wal")).unwrap(), whole, "what failed is gone");
+        assert_eq!(rows(&file), 3);
+        // Without that: a short commit over it, of whose frames one is torn.
+        let other = folder.path().join("other");
+        fs::copy(&live, &other).unwrap();
+        fs::write(beside(&other, "-wal"), &whole).unwrap();
+        let conn = Connection::open(&other).unwrap();
+        conn.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
+        insert(&conn, 2);
+        let mut short = fs::read(beside(&other, "-wal")).unwrap();
+        assert!(short.len() < failed.len());
+        short[whole.len() + frame / 2] ^= 1;
+        let mut both = short.clone();
+        both.extend(&failed[short.len()..]);
+        fs::write(beside(&file, "-wal"), &both).unwrap();
+        assert!(
+            Found::read(&beside(&file, "-wal"), None).unwrap().unwrap().is_damaged(),
+            "what the cut is for"
+        );
+        fs::write(beside(&file, "-wal"), &short).unwrap();
+        assert_eq!(mend(&file).unwrap(), None);
+        assert_eq!(rows(&file), 3);
     }
 }
