@@ -225,3 +225,95 @@ async fn meet<S: Site>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::call::open;
+    use crate::{Config, Links, Parcels, Sender, Token, Trust};
+    use ferrule_cluster::{Message, NodeId};
+
+    /// Nothing comes up here.
+    struct Nobody;
+
+    impl Site for Nobody {
+        async fn up(&self, peer: PeerId, _: u8, _: Sender) -> bool {
+            panic!("{peer:?} is up")
+        }
+
+        async fn down(&self, _: PeerId) {}
+
+        fn message(&self, _: PeerId, _: Message) {}
+
+        fn routes(&self, _: PeerId, _: Parcels) {}
+
+        async fn data(&self, _: PeerId, _: Parcels) {}
+    }
+
+    fn config(node: u64) -> Config {
+        let trust = Trust::Token(Token::new("a token of these tests").unwrap());
+        Config::new(PeerId { node: NodeId(node), incarnation: 1 }, "", 1, "", trust)
+    }
+
+    fn listening() -> Links<Nobody> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Links::start(config(2), listener, Arc::new(Nobody)).unwrap()
+    }
+
+    /// A stream of this link that has proven what it is, as far as this side knows.
+    async fn stream(to: &Links<Nobody>, kind: Kind, link: u64) -> Call {
+        let inner = &to.inner;
+        let mut call = open(&inner.tasks, &inner.stop, None, kind, ("", to.address())).await.unwrap();
+        let (config, you) = (config(1), inner.me());
+        let handshake = Handshake::dial(&config, config.me, inner.trust.key(), kind, (you, link));
+        call.say(frame::What::Hello(handshake.hello()));
+        let frame::What::Hello(hello) = call.hear().await.unwrap() else { panic!() };
+        let met = handshake.dialled(&hello, you).unwrap();
+        call.say(frame::What::Proof(met.dialler()));
+        call
+    }
+
+    async fn refused(mut call: Call) -> String {
+        match call.hear().await {
+            Err(Unheard::Refused(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn two_streams_of_two_links_make_none() {
+        let links = listening();
+        let (control, data) = (stream(&links, Kind::Control, 1).await, stream(&links, Kind::Data, 2).await);
+        let alone = Refusal::Alone.to_string();
+        assert_eq!(tokio::join!(refused(control), refused(data)), (alone.clone(), alone));
+        assert!(lock(&links.inner.halves).is_empty());
+        links.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_link_has_each_stream_once() {
+        let links = listening();
+        let (one, other) = (stream(&links, Kind::Data, 1).await, stream(&links, Kind::Data, 1).await);
+        // Either may come first; the second is refused at once, and the first is then alone.
+        let mut texts = <[String; 2]>::from(tokio::join!(refused(one), refused(other)));
+        texts.sort();
+        let mut wanted = [Refusal::Twice, Refusal::Alone].map(|refusal| refusal.to_string());
+        wanted.sort();
+        assert_eq!(texts, wanted);
+        links.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_a_stream_that_waits_for_its_second() {
+        let links = listening();
+        let call = stream(&links, Kind::Control, 1).await;
+        while lock(&links.inner.halves).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let inner = Arc::clone(&links.inner);
+        links.stop().await;
+        assert!(lock(&inner.halves).is_empty());
+        drop(call);
+    }
+}

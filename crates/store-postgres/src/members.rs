@@ -287,7 +287,8 @@ impl Members {
         if let Some(me) = call.sees {
             let (node, incarnation) = sql(me);
             let update = format!(
-                "UPDATE {}.cluster_member SET seen = seen + 1 WHERE node = $1::INT4 AND incarnation = $2::INT8",
+                "UPDATE {}.cluster_member SET seen = seen + 1
+                 WHERE node = $1::INT4 AND incarnation = $2::INT8",
                 self.schema
             );
             client.execute(&update, &[&node, &incarnation]).await?;
@@ -330,7 +331,8 @@ impl Members {
     async fn look(&self, client: &Client) -> Result<Rows, DbError> {
         let query = format!(
             "SELECT v.number, m.node, m.incarnation, m.state, m.seen, m.shards, m.addresses
-             FROM {s}.cluster_view AS v LEFT JOIN {s}.cluster_member AS m ON TRUE WHERE v.id = 0 ORDER BY m.node",
+             FROM {s}.cluster_view AS v LEFT JOIN {s}.cluster_member AS m ON TRUE
+             WHERE v.id = 0 ORDER BY m.node",
             s = self.schema
         );
         rows(&client.query(&query, &[]).await?)
@@ -379,7 +381,8 @@ impl Members {
             }
             Change::Remove { me, peer, unseen } => {
                 let delete = format!(
-                    "DELETE FROM {member} AS peer WHERE peer.node = $1::INT4 AND peer.incarnation = $2::INT8 AND EXISTS (
+                    "DELETE FROM {member} AS peer
+                     WHERE peer.node = $1::INT4 AND peer.incarnation = $2::INT8 AND EXISTS (
                          SELECT 1 FROM {member} AS me WHERE me.node = $3::INT4 AND me.incarnation = $4::INT8
                          AND (me.state = {LIVE} OR peer.seen = $5::INT8))"
                 );
