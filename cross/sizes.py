@@ -116,7 +116,8 @@ def report(target, budget):
     if not fine:
         print("  OVER: the file is larger than it may be")
     for group, size in groups.most_common():
-        limit = budget["part"].get(group, {"kib": budget["rest_kib"]})["kib"]
+        part = budget["part"].get(group, {"kib": budget["rest_kib"]})
+        limit = part.get("kib_32", part["kib"]) if target.startswith("arm") else part["kib"]
         over = size > limit * 1024
         fine = fine and not over
         print(f"  {group:24} {size / 1024:8.0f} KiB of {limit:5} {'  OVER' if over else ''}")

@@ -2,7 +2,10 @@
 //!
 //! What it is made of: `crates/node`. What makes it the edge: an uplink, and light sinks alone.
 
-#![forbid(unsafe_code)]
+// But for one call of `pages`.
+#![deny(unsafe_code)]
+
+mod pages;
 
 use ferrule_node::cli::{self, Context, Flavor, Run};
 use ferrule_node::config::changes::Whole;
@@ -37,6 +40,13 @@ fn sinks() -> Connectors {
 }
 
 fn start(config: Whole, context: Context) -> Result<(), Box<dyn Error>> {
-    let product = Product { name: NAME, edge: true, connectors: sinks(), store: None, cluster: None };
+    let product = Product {
+        name: NAME,
+        edge: true,
+        connectors: sinks(),
+        store: None,
+        cluster: None,
+        started: pages::drop_unused,
+    };
     Ok(run(&product, config, Arc::new(move || context.read()))?)
 }

@@ -604,8 +604,6 @@ pub(crate) struct Conn {
     pub(crate) blocked: bool,
     /// Has published so much that it is not heard.
     pub(crate) throttled: bool,
-    /// Has published while this node may not acknowledge, so that it is not heard.
-    pub(crate) parked: bool,
     /// Acknowledgements may leave in any order: a gateway's.
     pub(crate) unordered: bool,
     /// 0: off.
@@ -641,6 +639,8 @@ pub(crate) struct Publishing {
     /// What its CONNECT is answered with, whatever it says.
     pub(crate) refusal: Option<ReasonCode>,
     pub(crate) next_serial: u64,
+    /// It has published while this node may not acknowledge, so that it is not heard.
+    pub(crate) parked: bool,
     /// Of its publishes.
     pub(crate) tempo: crate::tempo::Tempo,
     /// When it was told that it is connected, seconds since 1970, where somebody wants to know.
@@ -676,7 +676,6 @@ impl Conn {
             waits: false,
             blocked: false,
             throttled: false,
-            parked: false,
             unordered: false,
             keep_alive_s: 0,
             peer_packet_bytes: u32::MAX,
@@ -730,7 +729,17 @@ impl Conn {
 
     /// Whether it is read, as far as its own doing goes.
     pub(crate) fn is_heard(&self) -> bool {
-        !self.blocked && !self.throttled && !self.parked && !self.is_claiming()
+        !self.blocked && !self.throttled && !self.is_kept()
+    }
+
+    /// Whether something that it said waits, and all behind it.
+    fn is_kept(&self) -> bool {
+        self.publishing.get().is_some_and(|p| p.parked || p.claiming.is_some())
+    }
+
+    /// Whether a publish of it waits.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.publishing.get().is_some_and(|p| p.parked)
     }
 
     /// Whether a SUBSCRIBE of it waits.

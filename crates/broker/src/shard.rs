@@ -602,7 +602,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 Phase::Closing => return buf.len(),
                 Phase::AwaitConnect => (None, limits.connect_bytes.min(limits.packet_bytes)),
                 Phase::AwaitAuth => (Some(conn.version), limits.connect_bytes.min(limits.packet_bytes)),
-                Phase::Open if conn.throttled || conn.parked => return self.keep(id, at, buf, false),
+                Phase::Open if conn.throttled || conn.is_parked() => return self.keep(id, at, buf, false),
                 Phase::Open if conn.out.len() >= 2 * self.pool.bound(limits.output_bytes) => {
                     self.block(id);
                     return self.keep(id, at, buf, false);

@@ -23,7 +23,7 @@
 use crate::ConnId;
 use crate::ending::Why;
 use crate::hook::Hook;
-use crate::session::Inbound;
+use crate::session::{Conn, Inbound};
 use crate::shard::Shard;
 use ferrule_mqtt::ReasonCode;
 use ferrule_store::{Op, Side, Store};
@@ -71,8 +71,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let before = self.standing.may.replace(may);
         if may {
             for id in std::mem::take(&mut self.standing.parked) {
-                if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.parked) {
-                    conn.parked = false;
+                if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_parked()) {
+                    conn.publishing.make().parked = false;
                     self.hear(id);
                 }
             }
@@ -83,7 +83,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         if now_us >= self.standing.refused_us + PARKED_US {
             for id in std::mem::take(&mut self.standing.parked) {
-                if self.conns.get(id).is_some_and(|conn| conn.parked) {
+                if self.conns.get(id).is_some_and(Conn::is_parked) {
                     self.send_away(id);
                 }
             }
@@ -106,7 +106,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A publish of it has to wait.
     pub(crate) fn park(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        if !std::mem::replace(&mut conn.parked, true) {
+        if !std::mem::replace(&mut conn.publishing.make().parked, true) {
             self.stats.parked += 1;
             self.standing.parked.push(id);
         }
