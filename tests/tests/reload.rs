@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use ferrule_mqtt::{Connack, Packet, QoS, ReasonCode};
-use ferrule_testkit::node::{self, EDGE_PASSWORD};
+use ferrule_testkit::node;
 use ferrule_testkit::oracle::Copies;
 use ferrule_testkit::random::Random;
 use ferrule_testkit::wire::Options;
@@ -177,54 +177,6 @@ fn answer(node: &Node, options: &Options) -> (ReasonCode, Option<u16>) {
     match frame.packet() {
         Packet::Connack(Connack { reason, properties, .. }) => (reason, properties.receive_maximum()),
         other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn who_may_come_and_what_he_may_do_is_as_the_file_says_now() {
-    let user = |name: &str, publish: &str| {
-        format!("[[user]]\nname = \"{name}\"\npassword_file = \"{name}.pass\"\npublish = [\"{publish}\"]\n")
-    };
-    let edge = Node::start(&Config::edge());
-    let write = |name: &str, password: &str| {
-        std::fs::write(edge.folder().join(format!("{name}.pass")), password).unwrap();
-    };
-    write("ann", EDGE_PASSWORD);
-    let before = std::fs::read_to_string(edge.folder().join("edge.toml")).unwrap();
-    let set = |users: &str| edge.edit(|_| before.replace("anonymous = true\n", "") + users);
-    set(&user("ann", "a/#"));
-    let answer_of = |name: &str, password: &str| answer(&edge, &Options::v5("x").login(name, password)).0;
-    let mut anonymous = Client::connect(edge.addr(), &Options::v5("anonymous"));
-    let said = format!("listener {}: anonymous = false, was true", edge.addr());
-    taken(&edge, &[&said, "user \"ann\" is new"]);
-    assert_eq!(answer(&edge, &Options::v5("y")).0, ReasonCode::NOT_AUTHORIZED);
-    let mut ann = Client::connect(edge.addr(), &Options::v5("ann").login("ann", EDGE_PASSWORD));
-
-    // A password in its file, and what its user may do.
-    write("ann", "another");
-    write("bob", "bob's");
-    set(&(user("ann", "b/#") + &user("bob", "#")));
-    taken(&edge, &["user \"ann\"", "user \"bob\" is new"]);
-    assert_eq!(answer_of("ann", EDGE_PASSWORD), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
-    assert_eq!(answer_of("bob", "bob's"), ReasonCode::SUCCESS);
-    let mut again = Client::connect(edge.addr(), &Options::v5("again").login("ann", "another"));
-    for (client, allowed, denied) in [(&mut ann, "a/x", "b/x"), (&mut again, "b/x", "a/x")] {
-        let mut ack = |topic: &str| {
-            let id = client.publish_nowait(topic, b"x", QoS::AtLeastOnce, false);
-            let is_its = |packet: &Packet<'_>| matches!(packet, Packet::Puback(ack) if ack.packet_id == id);
-            match client.expect("PUBACK", is_its).packet() {
-                Packet::Puback(ack) => ack.reason,
-                other => unreachable!("{other:?}"),
-            }
-        };
-        assert!(ack(allowed).0 < 0x80);
-        assert_eq!(ack(denied), ReasonCode::NOT_AUTHORIZED);
-    }
-    set(&user("bob", "#"));
-    taken(&edge, &["user \"ann\" is not there any more"]);
-    assert_eq!(answer_of("ann", "another"), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
-    for client in [&mut anonymous, &mut ann, &mut again] {
-        client.ping();
     }
 }
 

@@ -126,7 +126,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.reject(id, ReasonCode::NOT_AUTHORIZED);
             return;
         }
-        conn.access = grant.access;
+        self.change_access(id, grant.access);
         self.write_auth(id, ReasonCode::SUCCESS, properties.as_properties());
     }
 

@@ -30,9 +30,11 @@ pub const SLOWEST: usize = 256;
 /// A shard's bounds. The defaults are the edge's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// What one client may use, by the index of its listener. An index beyond the last means the first. (In a shard: by row, see
-    /// [`Rows`].)
+    /// What one client may use, by the place of its listener in `listeners`. Of a listener that is not there: the first. (In a shard:
+    /// by row, see [`Rows`].)
     pub clients: Arc<[ClientLimits]>,
+    /// The numbers of the listeners; of one beyond them: its place in `clients`.
+    pub listeners: Arc<[u16]>,
     /// How a shared subscription chooses.
     pub share: Strategy,
     /// Retained messages.
@@ -143,6 +145,15 @@ impl ClientLimits {
     }
 }
 
+impl Limits {
+    /// Each listener's number, and what its clients may use.
+    fn by_listener(&self) -> impl Iterator<Item = (u16, &ClientLimits)> {
+        let place = |at: usize| u16::try_from(at).unwrap_or(u16::MAX);
+        let number = move |at: usize| self.listeners.get(at).copied().unwrap_or(place(at));
+        self.clients.iter().enumerate().map(move |(at, limits)| (number(at), limits))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         ClientLimits::default().into()
@@ -154,6 +165,7 @@ impl From<ClientLimits> for Limits {
     fn from(clients: ClientLimits) -> Self {
         Self {
             clients: [clients].into(),
+            listeners: Arc::default(),
             share: Strategy::default(),
             retained_messages: 100_000,
             retained_bytes: 64 << 20,
@@ -176,25 +188,26 @@ pub(crate) fn client(clients: &[ClientLimits], row: u16) -> &ClientLimits {
 /// Which limits whose clients have.
 ///
 /// A client is told some of its limits in CONNACK, and goes by them; so they stay those of its connection when others come into
-/// force. Limits stand in rows: at the start a listener's number is its row, and when its limits change its next connections get
+/// force. Limits stand in rows: at the start a listener's place is its row, and when its limits change its next connections get
 /// another row. A row is used again once no connection and no session has it.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
-    /// By listener: the row of connections that come now.
-    current: Vec<u16>,
+    /// The listeners that there are, and the row of connections that come to each now: few.
+    current: Vec<(u16, u16)>,
     /// By row: its listener.
     listeners: Vec<u16>,
 }
 
 impl Rows {
-    pub(crate) fn new(listeners: usize) -> Self {
-        let numbers = || (0..u16::try_from(listeners).unwrap_or(u16::MAX)).collect();
-        Self { current: numbers(), listeners: numbers() }
+    /// For the limits of a start.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let listeners: Vec<u16> = limits.by_listener().map(|(listener, _)| listener).collect();
+        Self { current: listeners.iter().copied().zip(0..).collect(), listeners }
     }
 
     /// The row of a connection that comes in at `listener`.
     pub(crate) fn row(&self, listener: u16) -> u16 {
-        self.current.get(usize::from(listener)).copied().unwrap_or(listener)
+        self.current.iter().find(|(known, _)| *known == listener).map_or(listener, |(_, row)| *row)
     }
 
     /// Where a row's connections came in.
@@ -202,20 +215,21 @@ impl Rows {
         self.listeners.get(usize::from(row)).copied().unwrap_or(row)
     }
 
-    /// Puts `new`, by listener, into force: all rows, as they are from now on. `rows` are those until now, `is_used` says which a
-    /// connection or session has.
+    /// Puts the limits of `new` into force: all rows, as they are from now on. `rows` are those until now, `is_used` says which a
+    /// connection or session has. Listeners that are not named any more have none.
     pub(crate) fn change(
         &mut self,
         rows: &[ClientLimits],
-        new: &[ClientLimits],
+        new: &Limits,
         is_used: impl Fn(u16) -> bool,
     ) -> Arc<[ClientLimits]> {
         let mut rows = rows.to_vec();
-        for (listener, limits) in (0..u16::MAX).zip(new) {
+        self.current.retain(|(known, _)| new.by_listener().any(|(listener, _)| listener == *known));
+        for (listener, limits) in new.by_listener() {
             let same = |(row, known): (&u16, &ClientLimits)| *row == listener && known == limits;
             let numbers = || 0..u16::try_from(rows.len()).unwrap_or(u16::MAX);
             let known = self.listeners.iter().zip(&rows).position(same);
-            let is_free = |row: &u16| !is_used(*row) && !self.current.contains(row);
+            let is_free = |row: &u16| !is_used(*row) && !self.current.iter().any(|(_, taken)| taken == row);
             let row = match known.or_else(|| numbers().find(is_free).map(usize::from)) {
                 Some(row) => row,
                 None if rows.len() < usize::from(u16::MAX) => rows.len(),
@@ -226,11 +240,12 @@ impl Rows {
                 rows.push(*limits);
                 self.listeners.push(listener);
             }
-            rows[row] = *limits;
-            self.listeners[row] = listener;
-            match self.current.get_mut(usize::from(listener)) {
-                Some(current) => *current = row as u16,
-                None => self.current.push(row as u16),
+            let Some(at) = rows.get_mut(row) else { continue };
+            (*at, self.listeners[row]) = (*limits, listener);
+            let row = row as u16;
+            match self.current.iter_mut().find(|(known, _)| *known == listener) {
+                Some((_, current)) => *current = row,
+                None => self.current.push((listener, row)),
             }
         }
         rows.into()
@@ -241,17 +256,21 @@ impl Rows {
 mod tests {
     use super::*;
 
-    fn limits(of: &[u16]) -> Vec<ClientLimits> {
+    fn clients(of: &[u16]) -> Arc<[ClientLimits]> {
         of.iter()
             .map(|receive_max| ClientLimits { receive_max: *receive_max, ..ClientLimits::default() })
             .collect()
     }
 
+    fn limits(listeners: &[u16], of: &[u16]) -> Limits {
+        Limits { clients: clients(of), listeners: listeners.into(), ..Limits::default() }
+    }
+
     /// Each step: the limits by listener, the rows that somebody has; the rows of the listeners then, and all of them.
     #[test]
     fn connections_keep_what_they_were_told() {
-        let mut rows = Rows::new(2);
-        let mut all: Arc<[ClientLimits]> = limits(&[1, 2]).into();
+        let mut all = clients(&[1, 2]);
+        let mut rows = Rows::new(&limits(&[], &[1, 2]));
         for (new, used, current, expected) in [
             (&[1, 2][..], &[0, 1][..], [0, 1], &[1, 2][..]),
             // A row more for what is new; and back.
@@ -261,13 +280,33 @@ mod tests {
             (&[4, 2], &[0, 1], [2, 1], &[1, 2, 4]),
             (&[5, 6], &[1, 2], [0, 3], &[5, 2, 4, 6]),
         ] {
-            all = rows.change(&all, &limits(new), |row| used.contains(&row));
+            all = rows.change(&all, &limits(&[], new), |row| used.contains(&row));
             assert_eq!([rows.row(0), rows.row(1)], current, "{new:?}");
-            assert_eq!(*all, *limits(expected), "{new:?}");
+            assert_eq!(all, clients(expected), "{new:?}");
         }
         let listeners: Vec<u16> = (0..4).map(|row| rows.listener(row)).collect();
         assert_eq!(listeners, [0, 1, 0, 1]);
         // Of a listener that has no limits of its own.
         assert_eq!((rows.row(9), rows.listener(9)), (9, 9));
+    }
+    /// Each step: the listeners and the limits of each, the rows that somebody has; the row of each, and all of them.
+    #[test]
+    fn listeners_come_and_go() {
+        let mut all = clients(&[1, 2]);
+        let mut rows = Rows::new(&limits(&[0, 1], &[1, 2]));
+        for (listeners, new, used, current, expected) in [
+            (&[0, 1, 2][..], &[1, 2, 3][..], &[0, 1, 2][..], &[0, 1, 2][..], &[1, 2, 3][..]),
+            // The rows of one that is gone are kept for those who came by it.
+            (&[0, 2], &[1, 3], &[0, 1, 2], &[0, 2], &[1, 2, 3]),
+            (&[3, 2], &[2, 3], &[0, 1, 2], &[3, 2], &[1, 2, 3, 2]),
+            // Nobody has them any more.
+            (&[3, 2, 4], &[2, 3, 5], &[2, 3], &[3, 2, 0], &[5, 2, 3, 2]),
+        ] {
+            all = rows.change(&all, &limits(listeners, new), |row| used.contains(&row));
+            let at: Vec<u16> = listeners.iter().map(|listener| rows.row(*listener)).collect();
+            assert_eq!((&at[..], &all), (current, &clients(expected)), "{listeners:?} {new:?}");
+            assert!(listeners.iter().all(|listener| rows.listener(rows.row(*listener)) == *listener));
+        }
+        assert_eq!(rows.listener(1), 1, "who came by one that is gone");
     }
 }

@@ -283,10 +283,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some((op, due)) = self.session_op(key, None) {
             self.op(op, awaits || due);
         }
+        let is_resumed = connecting.session_present;
         if let Some(conn) = self.conns.get_mut(id) {
             conn.session = Some(key);
             conn.connecting = Some(connecting);
             conn.phase = Phase::AwaitStore;
+        }
+        if is_resumed {
+            // What it subscribed to then it may not be sent any more now.
+            self.narrow_access(id);
         }
         if awaits && self.batch.is_awaited() {
             // "A new, changed or discarded persistent session": contract 1.

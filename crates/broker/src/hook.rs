@@ -322,6 +322,32 @@ pub trait Gate: Send {
         let _ = (request, method);
         None
     }
+
+    /// What a client that was let in may do by the rules that are in force now, or why it would not be let in any more. None: nothing has
+    /// changed for it.
+    fn review(&mut self, client: &Standing<'_>) -> Option<Result<Arc<dyn Access>, Refusal>> {
+        let _ = client;
+        None
+    }
+}
+
+/// A client that was let in.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// Client id.
+    pub client_id: &'a str,
+    /// The user name that it was let in under.
+    pub username: Option<&'a str>,
+    /// Address of the peer.
+    pub peer: IpAddr,
+    /// Which listener it came to.
+    pub listener: usize,
+    /// A name of its certificate, verified.
+    pub certificate: Option<&'a str>,
+    /// The gateway that it speaks for.
+    pub edge: Option<&'a str>,
+    /// [`Access::issued`] of what it may do.
+    pub issued: u64,
 }
 
 /// An authentication by steps, of one client.
@@ -349,6 +375,13 @@ pub trait Access: Send + Sync + std::fmt::Debug {
     fn subscribe(&self, filter: &str) -> bool;
     /// Receive a message of this topic, subscribed as it is.
     fn receive(&self, topic: &str) -> bool;
+    /// Whether a filter that it may subscribe to can match this topic. Asked only of clients that have a subscription that they may not
+    /// make any more.
+    fn reads(&self, topic: &str) -> bool;
+    /// The number of the rules that this came from, where the gate has such numbers.
+    fn issued(&self) -> u64 {
+        0
+    }
 }
 
 /// Everything but `$`-topics for publishing; for tests and plain local brokers.
@@ -363,6 +396,9 @@ impl Access for Everything {
         true
     }
     fn receive(&self, _: &str) -> bool {
+        true
+    }
+    fn reads(&self, _: &str) -> bool {
         true
     }
 }

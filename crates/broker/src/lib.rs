@@ -22,7 +22,7 @@
 //! - An end is resolved once, whoever disappears meanwhile.
 //!
 //! # Reading order
-//! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `auth`, `subscribe`, `publish` (one
+//! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `auth`, `review` (rules that change), `subscribe`, `publish` (one
 //! publish in), `deliver`
 //! (to one session; `alias`: topic aliases), `outbound` (acknowledgements of deliveries), `ending`, `config` and `pool` (bounds), `peers` (the other shards), `nodes` (those of other nodes), `parcel` (what passes
 //! between them), `routes`, `share` (groups that share a subscription), [`retained`], `wheel`, `slots`.
@@ -48,6 +48,7 @@ mod peers;
 mod pool;
 mod publish;
 pub mod retained;
+mod review;
 pub mod rewrite;
 mod routes;
 mod session;
@@ -66,7 +67,7 @@ pub use events::{Connection, Event, EventKind, Told};
 pub use features::{AutoSubscription, Features};
 pub use hook::{
     Access, Attachment, ConnectRequest, Ends, Exchange, Gate, Grant, Hook, LocalPublish, Message, Publisher,
-    Refusal, Role, RowElsewhere, Step, Which,
+    Refusal, Role, RowElsewhere, Standing, Step, Which,
 };
 pub use parcel::ParcelError;
 pub use peers::{Place, introduce};

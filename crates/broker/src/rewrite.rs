@@ -69,6 +69,29 @@ impl Rewrite {
     }
 }
 
+/// Whether a text can have come of a template, whatever its groups stood for.
+fn can_become(template: &str, text: &str) -> bool {
+    let mut literals = vec![String::new()];
+    let mut parts = template.split('$');
+    literals[0].push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+        if part[..digits].parse::<usize>().is_ok() {
+            literals.push(part[digits..].to_owned());
+        } else if let Some(literal) = literals.last_mut() {
+            literal.push('$');
+            literal.push_str(part);
+        }
+    }
+    let [first, middle @ .., last] = &literals[..] else { return literals[0] == text };
+    let Some(mut rest) = text.strip_prefix(&**first) else { return false };
+    for literal in middle {
+        let Some(at) = rest.find(&**literal) else { return false };
+        rest = &rest[at + literal.len()..];
+    }
+    rest.ends_with(&**last)
+}
+
 /// The groups that a text names: `$1` and so on, one or more digits.
 fn references(text: &str) -> impl Iterator<Item = usize> {
     text.split('$').skip(1).filter_map(|after| {
@@ -140,6 +163,14 @@ impl Rewrites {
             None => filter.into(),
         }
     }
+
+    /// Whether one of them can have made this filter: what it was asked for by is not known then.
+    pub(crate) fn can_have_made(&self, filter: &str, client_id: &str, username: Option<&str>) -> bool {
+        let plain = topic::plain(filter);
+        let mut destinations =
+            self.subscribe.iter().filter_map(|rule| features::fill(&rule.destination, client_id, username));
+        destinations.any(|destination| can_become(&destination, plain))
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +226,32 @@ mod tests {
         // A name that would be several levels rewrites nothing.
         assert_eq!(rules.name("up/a", "c/d", None), None);
         assert_eq!(rules.filter("down/a", "c", None), "down/a");
+    }
+
+    #[test]
+    fn what_a_rule_can_have_made() {
+        for (destination, filter, expected) in [
+            ("z/$1", "z/a/b", true),
+            ("z/$1", "y/z/a", false),
+            ("z/$2/x/$1", "z/a/x/b", true),
+            ("z/$2/x/$1", "z/a/y/b", false),
+            ("$1/end", "a/end", true),
+            ("$1/end", "a/end/b", false),
+            ("to/${username}/$1", "to/u/#", true),
+            ("to/${username}/$1", "to/v/#", false),
+            ("fixed", "fixed", true),
+            ("fixed", "fixed/a", false),
+            ("$SYS/$1", "$SYS/a", true),
+            ("a$1a", "a", false),
+        ] {
+            let rules = rules(&[(Action::Subscribe, "#", "^(.+)/(.+)$", destination)]);
+            let shared = format!("$share/g/{filter}");
+            for filter in [filter, &shared] {
+                assert_eq!(rules.can_have_made(filter, "c", Some("u")), expected, "{destination} {filter}");
+            }
+        }
+        let publishes = rules(&[(Action::Publish, "#", "^(.+)$", "z/$1")]);
+        assert!(!publishes.can_have_made("z/a", "c", None));
     }
 
     #[test]

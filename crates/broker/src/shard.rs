@@ -350,7 +350,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             standing: crate::standing::Standing::default(),
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
             sys: RetainedIndex::new(SYS_TOPICS, SYS_BYTES),
-            rows: config::Rows::new(limits.clients.len()),
+            rows: config::Rows::new(&limits),
             limits,
             features,
             delayed: Delayed::new(place, &restored.queues),
@@ -763,7 +763,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let clients = match limits.clients.is_empty() {
             true => Arc::clone(&self.limits.clients),
-            false => self.rows.change(&self.limits.clients, &limits.clients, |row| used.contains(&row)),
+            false => self.rows.change(&self.limits.clients, &limits, |row| used.contains(&row)),
         };
         self.pool.set_bytes(limits.buffer_bytes);
         self.retained.set_bounds(limits.retained_messages, limits.retained_bytes);

@@ -143,6 +143,9 @@ impl Access for Rights {
     fn receive(&self, topic: &str) -> bool {
         self.receive || !topic.starts_with("private")
     }
+    fn reads(&self, topic: &str) -> bool {
+        self.subscribe || !topic.starts_with("private")
+    }
 }
 
 #[derive(Debug, Default)]

@@ -53,6 +53,8 @@ pub struct Acl {
     deny: Filters,
     /// `$ferrule/<edge id>/#`.
     own: Option<Box<str>>,
+    /// The number of the keys that it came with.
+    issued: u64,
 }
 
 type Filters = Box<[Box<str>]>;
@@ -62,6 +64,7 @@ type Filters = Box<[Box<str>]>;
 pub struct AclTemplate {
     lists: AccessLists,
     edge_id: Option<Arc<str>>,
+    issued: u64,
     /// The one result, when nothing is to be filled in.
     fixed: Option<Arc<Acl>>,
 }
@@ -69,12 +72,12 @@ pub struct AclTemplate {
 // === impl AclTemplate ===
 
 impl AclTemplate {
-    /// From lists whose filters passed [`check_filter`]; `edge_id` for a user of role edge.
+    /// From lists whose filters passed [`check_filter`]; `edge_id` for a user of role edge; `issued`: the number of the keys that it is of.
     #[must_use]
-    pub fn new(lists: AccessLists, edge_id: Option<Arc<str>>) -> Self {
+    pub fn new(lists: AccessLists, edge_id: Option<Arc<str>>, issued: u64) -> Self {
         let all = lists.publish.iter().chain(&lists.subscribe).flatten().chain(&lists.deny);
         let is_fixed = !all.into_iter().any(|filter| filter.contains("${"));
-        let mut template = Self { lists, edge_id, fixed: None };
+        let mut template = Self { lists, edge_id, issued, fixed: None };
         template.fixed = is_fixed.then(|| template.fill("", None));
         template
     }
@@ -93,6 +96,7 @@ impl AclTemplate {
             subscribe: self.lists.subscribe.as_ref().map(fill),
             deny: fill(&self.lists.deny),
             own: self.edge_id.as_ref().map(|id| format!("{OWN_PREFIX}{id}/#").into()),
+            issued: self.issued,
         })
     }
 }
@@ -141,6 +145,25 @@ impl Acl {
             return self.owns(name);
         }
         !self.is_denied(name)
+    }
+
+    /// Whether a filter that may be subscribed to can match the topic `name`, `deny` aside: asked where a subscription is older than
+    /// these lists.
+    #[must_use]
+    pub fn may_read(&self, name: &str) -> bool {
+        if is_reserved(name) {
+            return self.owns(name);
+        }
+        match &self.subscribe {
+            None => !name.starts_with('$'),
+            Some(list) => list.iter().any(|filter| topic::matches(filter, name)),
+        }
+    }
+
+    /// The number of the keys that it came with.
+    #[must_use]
+    pub fn issued(&self) -> u64 {
+        self.issued
     }
 
     /// Whether [`Acl::may_receive`] holds for every topic that a permitted subscription matches: the common case, in
@@ -201,7 +224,7 @@ mod tests {
     fn acl(publish: Option<&[&str]>, subscribe: Option<&[&str]>, deny: &[&str]) -> Arc<Acl> {
         let lists =
             AccessLists { publish: publish.map(list), subscribe: subscribe.map(list), deny: list(deny) };
-        AclTemplate::new(lists, None).fill("sensor-1", Some("ann"))
+        AclTemplate::new(lists, None, 0).fill("sensor-1", Some("ann"))
     }
 
     #[test]
@@ -261,6 +284,24 @@ mod tests {
     }
 
     #[test]
+    fn reading() {
+        let cases: &[Case] = &[
+            (None, &[], "a", true),
+            (None, &[], "$SYS/a", false),
+            (Some(&["a/+"]), &[], "a/b", true),
+            (Some(&["a/+"]), &[], "a/b/c", false),
+            (Some(&["$SYS/#"]), &[], "$SYS/a", true),
+            (Some(&["#"]), &[], "$SYS/a", false),
+            (Some(&["#"]), &[], "$ferrule/e/a", false),
+            (Some(&["c/${clientid}/#"]), &[], "c/sensor-1/x", true),
+            (Some(&[]), &[], "a", false),
+        ];
+        for (subscribe, deny, name, expected) in cases {
+            assert_eq!(acl(None, *subscribe, deny).may_read(name), *expected, "{subscribe:?} {name}");
+        }
+    }
+
+    #[test]
     fn receiving() {
         let acl = acl(None, None, &["a/secret/#"]);
         assert!(acl.may_subscribe("a/#") && !acl.receives_all());
@@ -270,7 +311,7 @@ mod tests {
 
     #[test]
     fn an_edge_has_its_own_space() {
-        let template = AclTemplate::new(AccessLists::default(), Some("press-7".into()));
+        let template = AclTemplate::new(AccessLists::default(), Some("press-7".into()), 0);
         let acl = template.fill("ferrule-press-7", Some("press-7"));
         for (topic, expected) in
             [("$ferrule/press-7/x", true), ("$ferrule/press-8/x", false), ("$ferrule", false), ("a", true)]
@@ -291,8 +332,8 @@ mod tests {
             subscribe: None,
             deny: Vec::new(),
         };
-        let template = AclTemplate::new(lists, None);
-        let fixed = AclTemplate::new(AccessLists::default(), None);
+        let template = AclTemplate::new(lists, None, 0);
+        let fixed = AclTemplate::new(AccessLists::default(), None, 0);
         assert!(Arc::ptr_eq(&fixed.fill("a", None), &fixed.fill("b", None)), "shared");
         for (client_id, username, topic, expected) in [
             ("a", Some("u"), "d/a/t", true),

@@ -117,8 +117,19 @@ struct KnownUser {
     scram: Option<Verifier>,
     role: Role,
     acl: AclTemplate,
+    /// Whoever was let in since these keys proved what has to be proved now.
+    since: u64,
     /// The tag of the right password, once it was seen.
     verified: Mutex<Option<[u8; 32]>>,
+}
+
+/// Which keys an authenticator is of, and what was in force before it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Issue<'a> {
+    /// Their number; it only grows.
+    pub number: u64,
+    /// The one before.
+    pub before: Option<&'a Authenticator>,
 }
 
 /// A user of an authenticator.
@@ -150,28 +161,29 @@ impl Authenticator {
     /// When no thread can be started or the system has no randomness.
     pub fn new(
         users: &[User],
-        (anonymous, certified): (&AccessLists, &AccessLists),
+        lists: (&AccessLists, &AccessLists),
+        issue: Issue<'_>,
         on_verdict: impl Fn(u64, Result<Principal, Refused>) + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
-        Self::with_bounds(users, (anonymous, certified), THREADS, QUEUE_MAX, Box::new(on_verdict))
+        Self::with_bounds(users, lists, issue, (THREADS, QUEUE_MAX), Box::new(on_verdict))
     }
 
     fn with_bounds(
         users: &[User],
         (anonymous, certified): (&AccessLists, &AccessLists),
-        threads: usize,
-        queue_max: usize,
+        issue: Issue<'_>,
+        (threads, queue_max): (usize, usize),
         on_verdict: Box<OnVerdict>,
     ) -> std::io::Result<Self> {
         let mut key = [0; 32];
         draw(&mut key)?;
-        let known: Vec<KnownUser> = users.iter().map(KnownUser::new).collect();
+        let known: Vec<KnownUser> = users.iter().map(|user| KnownUser::new(user, issue)).collect();
         let shared = Arc::new(Shared {
             by_name: users.iter().enumerate().map(|(i, user)| (user.name.clone(), i)).collect(),
             decoy: if known.is_empty() { None } else { Some(decoy(&known)?) },
             users: known,
-            anonymous: AclTemplate::new(anonymous.clone(), None),
-            certified: AclTemplate::new(certified.clone(), None),
+            anonymous: AclTemplate::new(anonymous.clone(), None, issue.number),
+            certified: AclTemplate::new(certified.clone(), None, issue.number),
             key,
             queue: Mutex::default(),
             queue_max,
@@ -250,6 +262,25 @@ impl Authenticator {
         Ok((server, challenge, user.map(|user| Who { shared: Arc::clone(&self.shared), user })))
     }
 
+    /// What somebody may do who was let in under a name by the keys of this number; none: it would have to prove something else now.
+    #[must_use]
+    pub fn known(&self, name: &str, client_id: &str, issued: u64) -> Option<Principal> {
+        let user = self.shared.user(name).filter(|user| user.since <= issued)?;
+        Some(user.principal(client_id))
+    }
+
+    /// What somebody may do whom a certificate names.
+    #[must_use]
+    pub fn certified(&self, name: &str, client_id: &str) -> Principal {
+        self.shared.certified(name, client_id)
+    }
+
+    /// What somebody may do who has no name.
+    #[must_use]
+    pub fn anonymous(&self, client_id: &str) -> Principal {
+        self.shared.anonymous(client_id)
+    }
+
     /// Others are in force: tries that wait, and those that still come, are told to come again. It returns at once.
     pub fn retire(&self) {
         let mut queue = self.shared.queue();
@@ -307,13 +338,17 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn user(&self, name: &str) -> Option<&KnownUser> {
+        self.by_name.get(name).map(|at| &self.users[*at])
+    }
+
     fn anonymous(&self, client_id: &str) -> Principal {
         Principal { username: None, role: Role::Device, acl: self.anonymous.fill(client_id, None) }
     }
 
     fn certified(&self, name: &str, client_id: &str) -> Principal {
-        if let Some(user) = self.by_name.get(name) {
-            return self.users[*user].principal(client_id);
+        if let Some(user) = self.user(name) {
+            return user.principal(client_id);
         }
         let acl = self.certified.fill(client_id, Some(name));
         Principal { username: Some(name.into()), role: Role::Device, acl }
@@ -387,7 +422,9 @@ impl Shared {
 // === impl KnownUser ===
 
 impl KnownUser {
-    fn new(user: &User) -> Self {
+    fn new(user: &User, issue: Issue<'_>) -> Self {
+        let before = issue.before.and_then(|before| before.shared.user(&user.name));
+        let is_same = |known: &&Self| known.credential == user.credential && known.scram == user.scram;
         let edge_id = match &user.role {
             UserRole::Device => None,
             UserRole::Edge(id) => Some(Arc::<str>::from(id.as_str())),
@@ -396,8 +433,9 @@ impl KnownUser {
             name: user.name.as_str().into(),
             credential: user.credential.clone(),
             scram: user.scram.clone(),
-            acl: AclTemplate::new(user.access.clone(), edge_id.clone()),
+            acl: AclTemplate::new(user.access.clone(), edge_id.clone(), issue.number),
             role: edge_id.map_or(Role::Device, |edge_id| Role::Edge { edge_id }),
+            since: before.filter(is_same).map_or(issue.number, |known| known.since),
             verified: Mutex::new(None),
         }
     }

@@ -1,14 +1,17 @@
 //! Who may connect, for a shard: the authenticator's verdict, and what a gateway may claim.
 //!
 //! # Other users
-//! Users and what listeners ask for ([`Keys`]) are exchanged as a whole, for those who come from then on. Who is in the middle of
-//! proving a password then, by the old ones, is told to come again: nobody gets in by what is not in force any more.
+//! Users and what listeners ask for ([`Keys`]) are exchanged as a whole. Who is in the middle of proving a password then, by the old ones,
+//! is told to come again: nobody gets in by what is not in force any more. Who was let in is reviewed by each shard
+//! ([`ferrule_broker::Shard::review`]): it has what its user may do now, or goes where it would not be let in any more. A password is
+//! not asked for again: each user has the number of the keys since which what it has to prove is the same, and what a client
+//! may do has the number of those that it was judged by.
 
 use crate::access::{Acl, Principal, Role as AccessRole};
-use crate::auth::{Attempt, Authenticator, Refused, Verdict, Who};
+use crate::auth::{Attempt, Authenticator, Issue, Refused, Verdict, Who};
 use crate::config::{AccessLists, Anonymous, BrokerConfig, ListenerConfig, User};
 use crate::scram;
-use ferrule_broker::{Access, ConnId, ConnectRequest, Exchange, Gate, Grant, Refusal, Role, Step};
+use ferrule_broker::{Access, ConnId, ConnectRequest, Exchange, Gate, Grant, Refusal, Role, Standing, Step};
 use ferrule_mqtt::{Properties, PropertiesBuf, Property, ReasonCode};
 use ferrule_net::{Inbox, Mail};
 use std::collections::HashMap;
@@ -42,7 +45,14 @@ struct Shared {
 pub struct Keys {
     number: u64,
     authenticator: Authenticator,
-    doors: Arc<[Door]>,
+    doors: Doors,
+}
+
+/// What listeners ask of those who come, by their numbers.
+type Doors = Arc<[(u16, Door)]>;
+
+fn door(doors: &Doors, listener: usize) -> Option<&Door> {
+    doors.iter().find(|(number, _)| usize::from(*number) == listener).map(|(_, door)| door)
 }
 
 impl Shared {
@@ -61,15 +71,21 @@ struct Door {
     anonymous: Anonymous,
     /// Names come from certificates.
     by_certificate: bool,
+    /// The keys since which that is so, or is not.
+    since: u64,
     /// Whom alone it is for.
     users: Option<Box<[String]>>,
 }
 
 impl Door {
-    fn of(listener: &ListenerConfig) -> Self {
+    fn of(listener: &ListenerConfig, issue: u64, before: &Doors) -> Self {
+        let by_certificate = listener.username_from.is_some();
+        let before = door(before, listener.number.into());
+        let before = before.filter(|before| before.by_certificate == by_certificate);
         Self {
             anonymous: listener.anonymous,
-            by_certificate: listener.username_from.is_some(),
+            by_certificate,
+            since: before.map_or(issue, |before| before.since),
             users: listener.users.clone().map(Into::into),
         }
     }
@@ -183,13 +199,13 @@ impl Gatekeeper {
     /// # Errors
     /// When no thread can be started.
     pub fn new<M: Send + 'static>(config: &BrokerConfig, inboxes: &[Inbox<M>]) -> std::io::Result<Self> {
-        Self::with(&config.users, (&config.anonymous, &config.certificate), doors(config), inboxes)
+        Self::with(&config.users, (&config.anonymous, &config.certificate), &config.listeners, inboxes)
     }
 
     fn with<M: Send + 'static>(
         users: &[User],
         lists: (&AccessLists, &AccessLists),
-        doors: Arc<[Door]>,
+        listeners: &[ListenerConfig],
         inboxes: &[Inbox<M>],
     ) -> std::io::Result<Self> {
         let to = inboxes.to_vec();
@@ -197,12 +213,12 @@ impl Gatekeeper {
             to[usize::from(worker)].post(Mail::Admitted(conn, verdict));
         });
         // Until its own users are there, it has none.
-        let none = Authenticator::new(&[], lists, |_, _| {})?;
+        let none = Authenticator::new(&[], lists, Issue::default(), |_, _| {})?;
         let none = Keys { number: 0, authenticator: none, doors: Arc::default() };
         let (keys, in_force) = (Mutex::new(Arc::new(none)), Arc::default());
         let shared = Shared { keys, in_force, asked: Arc::default() };
         let keeper = Self { shared: Arc::new(shared), tell };
-        let keys = keeper.make(users, lists, doors)?;
+        let keys = keeper.make(users, lists, listeners)?;
         keeper.exchange(keys);
         Ok(keeper)
     }
@@ -218,31 +234,39 @@ impl Gatekeeper {
     /// # Errors
     /// When no thread can be started.
     pub fn prepare(&self, config: &BrokerConfig) -> std::io::Result<Keys> {
-        self.make(&config.users, (&config.anonymous, &config.certificate), doors(config))
+        self.make(&config.users, (&config.anonymous, &config.certificate), &config.listeners)
     }
 
     fn make(
         &self,
         users: &[User],
         lists: (&AccessLists, &AccessLists),
-        doors: Arc<[Door]>,
+        listeners: &[ListenerConfig],
     ) -> std::io::Result<Keys> {
-        let number = self.shared.in_force.load(Ordering::Acquire) + 1;
+        let before = self.shared.keys();
+        let number = before.number + 1;
+        let door = |listener: &ListenerConfig| (listener.number, Door::of(listener, number, &before.doors));
+        let doors: Doors = listeners.iter().map(door).collect();
         // Not all that is shared: the threads are part of it, and none of them may be the last to let go.
         let (asked, in_force) = (Arc::clone(&self.shared.asked), Arc::clone(&self.shared.in_force));
         let (tell, known) = (Arc::clone(&self.tell), Arc::clone(&doors));
-        let authenticator = Authenticator::new(users, lists, move |id, verdict| {
-            let Some(Try { worker, conn, listener, claim }) = asked.tries().remove(&id) else { return };
+        let issue = Issue { number, before: Some(&before.authenticator) };
+        let authenticator = Authenticator::new(users, lists, issue, move |id, verdict| {
+            // Held until it is told: what comes after others are in force was judged by them, and is not reviewed again.
+            let mut tries = asked.tries();
+            let Some(Try { worker, conn, listener, claim }) = tries.remove(&id) else { return };
             let is_current = in_force.load(Ordering::Acquire) == number;
             let verdict = if is_current { verdict } else { Err(Refused::Busy) };
-            tell(worker, conn, judged(verdict, known.get(listener), claim));
+            tell(worker, conn, judged(verdict, self::door(&known, listener), claim));
         })?;
         Ok(Keys { number, authenticator, doors })
     }
 
     /// Puts it in force.
     pub fn exchange(&self, keys: Keys) {
+        let tries = self.shared.asked.tries();
         self.shared.in_force.store(keys.number, Ordering::Release);
+        drop(tries);
         let mut current = self.shared.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *current, Arc::new(keys));
         drop(current);
@@ -250,15 +274,45 @@ impl Gatekeeper {
     }
 }
 
-fn doors(config: &BrokerConfig) -> Arc<[Door]> {
-    config.listeners.iter().map(Door::of).collect()
+impl Keys {
+    /// What a client may do that was let in by others.
+    fn review(&self, client: &Standing<'_>) -> Result<Principal, &'static str> {
+        let door = door(&self.doors, client.listener).ok_or("its listener is gone")?;
+        let authenticator = &self.authenticator;
+        let principal = match (client.certificate, client.username) {
+            (Some(name), username) if door.by_certificate => {
+                let is_same = username == Some(name);
+                is_same.then(|| authenticator.certified(name, client.client_id)).ok_or("its name is another")
+            }
+            (Some(_), _) if door.since > client.issued => {
+                Err("certificates do not name clients there any more")
+            }
+            (_, Some(name)) => {
+                let known = authenticator.known(name, client.client_id, client.issued);
+                known.ok_or("its user is gone, or has another password")
+            }
+            (_, None) => {
+                let is_admitted = door.anonymous.admits(client.peer);
+                is_admitted.then(|| authenticator.anonymous(client.client_id)).ok_or("it needs a name")
+            }
+        }?;
+        door.lets_in(&principal).map_err(|_| "it is not among the listener's users")?;
+        let edge = match &principal.role {
+            AccessRole::Edge { edge_id } => Some(&**edge_id),
+            AccessRole::Device => None,
+        };
+        if client.edge.is_some() && client.edge != edge {
+            return Err("its user may not speak for that edge any more");
+        }
+        Ok(principal)
+    }
 }
 
 impl Gate for NodeGate {
     fn admit(&mut self, conn: ConnId, request: &ConnectRequest<'_>) -> Option<Result<Grant, Refusal>> {
         let claim = Claim::of(request.properties);
         let (keys, asked) = (self.shared.keys(), &self.shared.asked);
-        let door = keys.doors.get(request.listener);
+        let door = door(&keys.doors, request.listener);
         let attempt = Attempt {
             client_id: request.client_id,
             username: request.username,
@@ -286,12 +340,23 @@ impl Gate for NodeGate {
             return None;
         }
         Some(Box::new(ByScram {
-            door: keys.doors.get(request.listener).cloned(),
+            door: door(&keys.doors, request.listener).cloned(),
             keys,
             shared: Arc::clone(&self.shared),
             claim: Claim::of(request.properties),
             client_id: request.client_id.into(),
             challenged: None,
+        }))
+    }
+
+    fn review(&mut self, client: &Standing<'_>) -> Option<Result<Arc<dyn Access>, Refusal>> {
+        let keys = self.shared.keys();
+        if client.issued == keys.number {
+            return None; // It came when they were in force already.
+        }
+        Some(keys.review(client).map(|principal| principal.acl as _).map_err(|why| {
+            tracing::debug!(client = client.client_id, "has to go: {why}");
+            Refusal { reason: ReasonCode::NOT_AUTHORIZED, message: why.into() }
         }))
     }
 }
@@ -354,7 +419,8 @@ impl Exchange for ByScram {
 /// The authenticator's verdict, the listener's, and what the client claims.
 fn judged(verdict: Result<Principal, Refused>, door: Option<&Door>, claim: Claim) -> Result<Grant, Refusal> {
     let principal = verdict.map_err(refusal)?;
-    door.map_or(Ok(()), |door| door.lets_in(&principal))?;
+    let gone = || Refusal { reason: ReasonCode::NOT_AUTHORIZED, message: "the listener is gone".into() };
+    door.ok_or_else(gone)?.lets_in(&principal)?;
     claim.grant(principal)
 }
 
@@ -380,6 +446,12 @@ impl Access for Acl {
     fn receive(&self, topic: &str) -> bool {
         self.may_receive(topic)
     }
+    fn reads(&self, topic: &str) -> bool {
+        self.may_read(topic)
+    }
+    fn issued(&self) -> u64 {
+        self.issued()
+    }
 }
 
 #[cfg(test)]
@@ -387,6 +459,11 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::access::AclTemplate;
+    use crate::config::{Credential, UserRole};
+    use ferrule_broker::hook::NoHook;
+    use ferrule_store::MemoryStore;
+
+    type Poll = ferrule_net::Worker<NoHook, MemoryStore, ()>;
 
     #[test]
     fn a_gateway_is_who_its_user_may_be() {
@@ -410,7 +487,7 @@ mod tests {
                 properties.push(Property::UserProperty(name, value)).unwrap();
             }
             properties.push(Property::UserProperty("ferrule-boot", "77")).unwrap();
-            let acl = AclTemplate::new(AccessLists::default(), None).fill("c", None);
+            let acl = AclTemplate::new(AccessLists::default(), None, 0).fill("c", None);
             let principal = Principal { username: Some("u".into()), role, acl };
             let grant = Claim::of(properties.as_properties()).grant(principal);
             match granted {
@@ -447,24 +524,24 @@ mod tests {
         let scram = Some(scram::Verifier::of(password, b"salt and pepper!", scram::ITERATIONS));
         let user = |name: &str, scram| User {
             name: name.into(),
-            credential: crate::config::Credential::None,
+            credential: Credential::None,
             scram,
             access: AccessLists::default(),
-            role: crate::config::UserRole::Device,
+            role: UserRole::Device,
         };
         [user("ann", scram.clone()), user("bob", None), user("eve", scram)]
     }
 
-    fn door() -> Arc<[Door]> {
-        [Door { users: Some(["ann".to_owned(), "bob".to_owned()].into()), ..Door::default() }].into()
+    fn listener() -> ListenerConfig {
+        let bind = "127.0.0.1:1883".parse().unwrap();
+        let users = Some(vec!["ann".to_owned(), "bob".to_owned()]);
+        ListenerConfig { users, ..ListenerConfig::plain(bind, ferrule_broker::ClientLimits::default()) }
     }
 
     fn keeper(password: &str) -> Gatekeeper {
-        let (_, inbox) =
-            ferrule_net::Worker::<ferrule_broker::hook::NoHook, ferrule_store::MemoryStore, ()>::poll()
-                .unwrap();
+        let (_, inbox) = Poll::poll().unwrap();
         let lists = AccessLists::default();
-        Gatekeeper::with(&users(password), (&lists, &lists), door(), &[inbox]).unwrap()
+        Gatekeeper::with(&users(password), (&lists, &lists), &[listener()], &[inbox]).unwrap()
     }
 
     fn exchange(gate: &mut NodeGate, method: &str) -> Option<Box<dyn Exchange>> {
@@ -518,7 +595,7 @@ mod tests {
             let Step::Continue(challenge) = exchange.step(b"n,,n=ann,r=abc") else { panic!("{password}") };
             if outcome == ReasonCode::SERVER_BUSY {
                 let lists = AccessLists::default();
-                keeper.exchange(keeper.make(&users("other"), (&lists, &lists), door()).unwrap());
+                keeper.exchange(keeper.make(&users("other"), (&lists, &lists), &[listener()]).unwrap());
             }
             let challenge = std::str::from_utf8(&challenge).unwrap();
             let (last, _) = scram::tests::prove(password, "n=ann,r=abc", challenge);
@@ -533,5 +610,93 @@ mod tests {
         // A step too many is a first one again.
         let mut exchange = exchange(&mut gate, scram::METHOD).unwrap();
         assert!(matches!(exchange.step(b"c=biws,r=x,p="), Step::Refused(_)));
+    }
+    /// What changes, and whether each of those who were let in before stays.
+    #[test]
+    fn who_stays_when_users_and_listeners_change() {
+        type Change = fn(&mut Vec<User>, &mut ListenerConfig);
+        // A user, an anonymous client, one with a certificate, a gateway, and a user behind a proxy that names a certificate.
+        const ALL: [&str; 5] = ["ann", "", "cert", "edge", "proxied"];
+        let cases: [(&str, Change, &[&str]); 12] = [
+            ("nothing", |_, _| {}, &ALL),
+            ("order", |users, _| users.reverse(), &ALL),
+            ("lists", |users, _| users[0].access.deny = vec!["x".into()], &ALL),
+            (
+                "a password",
+                |users, _| users[0].credential = plain("another"),
+                &["", "cert", "edge", "proxied"],
+            ),
+            ("a proof", |users, _| users[0].scram = None, &["", "cert", "edge", "proxied"]),
+            ("a user", |users, _| drop(users.remove(0)), &["", "cert", "edge", "proxied"]),
+            ("a role", |users, _| users[1].role = UserRole::Device, &["ann", "", "cert", "proxied"]),
+            (
+                "an edge",
+                |users, _| users[1].role = UserRole::Edge("other".into()),
+                &["ann", "", "cert", "proxied"],
+            ),
+            (
+                "anonymous",
+                |_, listener| listener.anonymous = Anonymous::Nobody,
+                &["ann", "cert", "edge", "proxied"],
+            ),
+            (
+                "users of the listener",
+                |_, listener| listener.users = Some(vec!["ann".into(), "cert".into()]),
+                &["ann", "", "cert"],
+            ),
+            ("names", |_, listener| listener.username_from = None, &["ann", "", "edge"]),
+            ("the listener", |_, listener| listener.number = 1, &[]),
+        ];
+        let lists = AccessLists::default();
+        for (name, change, stay) in cases {
+            let mut users = users("secret").to_vec();
+            users[1] = User { name: "edge".into(), role: UserRole::Edge("e-1".into()), ..users[1].clone() };
+            users[2] = User { name: "proxied".into(), ..users[2].clone() };
+            let mut listener = ListenerConfig {
+                users: None,
+                anonymous: Anonymous::Loopback,
+                username_from: Some(ferrule_transport::tls::NameFrom::Cn),
+                ..listener()
+            };
+            let (_, inbox) = Poll::poll().unwrap();
+            let keeper = Gatekeeper::with(&users, (&lists, &lists), &[listener.clone()], &[inbox]).unwrap();
+            let mut gate = keeper.gate(0);
+            // By the first keys; and twice, since what was judged before must count from then on.
+            let mut issued = 1;
+            let mut reviewed = |issued: u64| -> Vec<&str> {
+                let stays = |who: &&str| {
+                    let standing = Standing {
+                        client_id: who,
+                        username: Some(*who).filter(|name| !name.is_empty()),
+                        peer: std::net::Ipv4Addr::LOCALHOST.into(),
+                        listener: 0,
+                        certificate: Some(*who).filter(|name| ["cert", "proxied"].contains(name)),
+                        edge: (*who == "edge").then_some("e-1"),
+                        issued,
+                    };
+                    match gate.review(&standing) {
+                        None => panic!("it is not reviewed"),
+                        Some(Ok(access)) => access.issued() > issued,
+                        Some(Err(refusal)) => {
+                            assert_eq!(refusal.reason, ReasonCode::NOT_AUTHORIZED);
+                            false
+                        }
+                    }
+                };
+                ALL.into_iter().filter(stays).collect()
+            };
+            for _ in 0..2 {
+                keeper.exchange(keeper.make(&users, (&lists, &lists), &[listener.clone()]).unwrap());
+                assert_eq!(reviewed(issued), ALL, "{name}");
+                issued += 1;
+            }
+            change(&mut users, &mut listener);
+            keeper.exchange(keeper.make(&users, (&lists, &lists), &[listener]).unwrap());
+            assert_eq!(reviewed(issued), stay, "{name}");
+        }
+    }
+
+    fn plain(password: &str) -> Credential {
+        Credential::Plain(crate::auth::Secret::new(password.into()))
     }
 }

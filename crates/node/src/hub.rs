@@ -74,6 +74,8 @@ pub enum HubMessage {
     Load(Box<Load>),
     /// Other bounds and times.
     Configure(Box<Bounds>),
+    /// Other users and access lists are in force: what clients may do is as they say now. How many clients had to go.
+    Review(oneshot::Sender<usize>),
     /// The consumer of this outbox gets no more rows; what it says of those that it has is still heard.
     Release(Arc<str>),
     /// The uplink is another one; none: there is none any more.
@@ -309,6 +311,10 @@ impl Hub {
                 let Bounds { limits, features, sessions, outboxes } = *bounds;
                 shard.configure(limits, features, sessions);
                 shard.hook().configure(outboxes);
+            }
+            HubMessage::Review(reply) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(shard.review(now));
             }
             HubMessage::Release(sink) => shard.hook().of_sink(&sink).for_each(|outbox| outbox.rows = None),
             HubMessage::Uplink(Some(uplink)) => shard.hook().attach(&uplink, now),

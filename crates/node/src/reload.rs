@@ -167,8 +167,8 @@ impl Reloader {
     async fn reload(&mut self) -> Result<Value, String> {
         let result = self.try_reload().await;
         match &result {
-            Ok(changes) => {
-                tracing::info!(changes = changes.taken.len(), "reloaded");
+            Ok((changes, gone)) => {
+                tracing::info!(changes = changes.taken.len(), disconnected = gone, "reloaded");
                 changes.taken.iter().for_each(|change| tracing::info!("in force now: {change}"));
                 changes.restart.iter().for_each(|change| tracing::warn!("{change}"));
             }
@@ -178,14 +178,16 @@ impl Reloader {
         told.reload.reloads += u64::from(result.is_ok());
         told.reload.failed += u64::from(result.is_err());
         told.reload.error = result.as_ref().err().cloned();
-        let changes = result?;
+        let (changes, gone) = result?;
         told.rules_error = None;
-        let answer = json!({ "changed": changes.taken, "needs_restart": changes.restart });
+        let answer =
+            json!({ "changed": changes.taken, "needs_restart": changes.restart, "disconnected": gone });
         told.reload.needs_restart = changes.restart;
         Ok(answer)
     }
 
-    async fn try_reload(&mut self) -> Result<Changes, String> {
+    /// What is different, and how many clients had to go.
+    async fn try_reload(&mut self) -> Result<(Changes, usize), String> {
         const STOPPING: &str = "the node is stopping";
         let (read, keeper, running) =
             (Arc::clone(&self.read), Arc::clone(&self.keeper), self.running.clone());
@@ -194,9 +196,10 @@ impl Reloader {
         self.loader.load(&texts)?;
         // From here on nothing can fail.
         self.listeners.exchange(&whole.broker.listeners, layers);
-        if let Some(keys) = keys {
+        let reviews = keys.map(|keys| {
             self.keeper.exchange(keys);
-        }
+            self.ask(HubMessage::Review)
+        });
         let bounds = (self.bounds)(&whole.broker);
         if bounds != (self.bounds)(&self.running.broker) {
             for inbox in &self.inboxes {
@@ -222,13 +225,25 @@ impl Reloader {
         }
         lock(&self.told).settings.clone_from(&whole.broker.settings);
         self.running = whole;
+        let mut gone = 0;
+        for answer in reviews.into_iter().flatten() {
+            gone += answer.await.map_err(|_| STOPPING)?;
+        }
         // It has been heard by all when they answer what was asked after it.
-        for inbox in &self.inboxes {
-            let (reply, answer) = oneshot::channel();
-            inbox.post(Mail::App(HubMessage::Status(reply)));
+        for answer in self.ask(HubMessage::Status) {
             answer.await.map_err(|_| STOPPING)?;
         }
-        Ok(changes)
+        Ok((changes, gone))
+    }
+
+    /// Asks all workers.
+    fn ask<T>(&self, what: impl Fn(oneshot::Sender<T>) -> HubMessage) -> Vec<oneshot::Receiver<T>> {
+        let ask = |inbox: &Inbox<HubMessage>| {
+            let (reply, answer) = oneshot::channel();
+            inbox.post(Mail::App(what(reply)));
+            answer
+        };
+        self.inboxes.iter().map(ask).collect()
     }
 
     /// Ends the uplink in order, and begins the next.

@@ -708,6 +708,7 @@ fn limits(config: &BrokerConfig, of: u16) -> Limits {
     let share = |all: u64| usize::try_from(all.div_ceil(of.into())).unwrap_or(usize::MAX);
     Limits {
         clients: config.listeners.iter().map(|listener| listener.clients).collect(),
+        listeners: config.listeners.iter().map(|listener| listener.number).collect(),
         share: config.share,
         retained_messages: mqtt.retained_max_messages as usize,
         retained_bytes: mqtt.retained_max_bytes as usize,

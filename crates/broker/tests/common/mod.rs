@@ -12,6 +12,9 @@
 //! rule a/#  | hold | pass | discard | retry  a hook on a filter; what it does with its ends from now on
 //! resolve delivered|retry|discarded          the oldest end that the hook holds
 //! deny publish|subscribe|receive x           the gate's access rules for clients admitted from now on
+//! allow all                                  it denies nothing to them
+//! review                                     the gate's rules of now are for those, too, who are connected; `refuse` but for client id `stays`
+//! unlisten 1                                 the listener is gone
 //! gate later | gate refuse | admit a | refuse a
 //! listener a 1                               which listener it comes to from now on; 0 unless said
 //! clock -604800000                           somebody sets the wall clock, by so many milliseconds
@@ -28,7 +31,7 @@ use ferrule_batch::{Encoder, Item, REFUSED_NAME};
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
     Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Exchange, Features, Gate, Grant, Hook,
-    Limits, LocalPublish, Message, Place, Refusal, Role, Shard, Step, Which, introduce,
+    Limits, LocalPublish, Message, Place, Refusal, Role, Shard, Standing, Step, Which, introduce,
 };
 use ferrule_mqtt::{
     Ack, AckType, Auth, Connect, Disconnect, Packet, Properties, PropertiesBuf, Property, Publish, QoS,
@@ -138,11 +141,14 @@ impl Access for Denies {
         !topic.starts_with('$') && !self.publish.iter().any(|t| t == topic)
     }
     fn subscribe(&self, filter: &str) -> bool {
-        let filter = topic::shared(filter).map_or(filter, |(_, plain)| plain);
+        let filter = topic::plain(filter);
         !self.subscribe.iter().any(|t| t == filter)
     }
     fn receive(&self, topic: &str) -> bool {
         !self.receive.iter().any(|t| t == topic)
+    }
+    fn reads(&self, topic: &str) -> bool {
+        !self.subscribe.iter().any(|t| topic::matches(t, topic))
     }
 }
 
@@ -189,6 +195,12 @@ impl Gate for ScriptedGate {
     fn exchange(&mut self, request: &ConnectRequest<'_>, method: &str) -> Option<Box<dyn Exchange>> {
         let from = request.username.map(Into::into);
         (method == "STEPS").then(|| Box::new(Steps { state: Arc::clone(&self.0), steps: 0, from }) as _)
+    }
+
+    fn review(&mut self, client: &Standing<'_>) -> Option<Result<Arc<dyn Access>, Refusal>> {
+        let state = self.0.lock().unwrap();
+        let is_gone = state.refuse && client.client_id != "stays";
+        Some(if is_gone { Err(refusal()) } else { Ok(Arc::new(state.denies.clone())) })
     }
 }
 
@@ -784,6 +796,17 @@ fn step(rig: &mut Rig, line: &str, number: usize) {
             };
             let at = rig.peer(name).conn.unwrap();
             rig.flush(at, false);
+            rig.turn();
+        }
+        ["allow", "all"] => rig.gate.lock().unwrap().denies = Denies::default(),
+        ["review"] => {
+            let now = rig.now;
+            rig.shards.iter_mut().for_each(|shard| _ = shard.review(now));
+            rig.turn();
+        }
+        ["unlisten", listener] => {
+            let (listener, now) = (listener.parse().unwrap(), rig.now);
+            rig.shards.iter_mut().for_each(|shard| _ = shard.close_listener(listener, now));
             rig.turn();
         }
         ["overload", what] => rig.shards.iter_mut().for_each(|shard| shard.set_overloaded(what == "on")),

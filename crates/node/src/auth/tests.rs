@@ -72,8 +72,14 @@ fn start(users: &[User], threads: usize, queue_max: usize) -> (Authenticator, An
     let lists = AccessLists { publish: Some(vec!["open/${clientid}".into()]), ..AccessLists::default() };
     let certified = AccessLists { publish: Some(vec!["of/${username}".into()]), ..AccessLists::default() };
     (
-        Authenticator::with_bounds(users, (&lists, &certified), threads, queue_max, Box::new(on_verdict))
-            .unwrap(),
+        Authenticator::with_bounds(
+            users,
+            (&lists, &certified),
+            Issue::default(),
+            (threads, queue_max),
+            Box::new(on_verdict),
+        )
+        .unwrap(),
         answers,
     )
 }
@@ -248,7 +254,8 @@ fn hashes() {
 
 #[test]
 fn the_decoy_costs_what_users_cost() {
-    let known = |users: &[User]| users.iter().map(KnownUser::new).collect::<Vec<_>>();
+    let known =
+        |users: &[User]| users.iter().map(|user| KnownUser::new(user, Issue::default())).collect::<Vec<_>>();
     let plain = known(&users()[1..]);
     assert_eq!(decoy(&plain).unwrap().cost(), 19_456 * 2);
     assert_eq!(decoy(&known(&users())).unwrap().cost(), 8);

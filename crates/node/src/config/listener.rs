@@ -15,6 +15,8 @@ use std::path::PathBuf;
 /// One `[[listener]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
+    /// What connections know it by: its place at the start, or what a reload gave it. No other listener of the process has or had it.
+    pub number: u16,
     /// Where to listen.
     pub bind: Bind,
     /// The path of a WebSocket listener; `None`: MQTT over the stream itself.
@@ -59,6 +61,7 @@ impl ListenerConfig {
     #[must_use]
     pub fn plain(bind: SocketAddr, clients: ClientLimits) -> Self {
         Self {
+            number: 0,
             bind: Bind::Tcp(bind),
             websocket: None,
             tls: None,
@@ -146,7 +149,9 @@ pub(super) fn read_all(
             !is_free && listeners.iter().any(|listener| listener.bind == *bind)
         };
         if let Some(listener) = read(section, taken, clients, r) {
-            listeners.push(listener);
+            // No file has so many.
+            let number = u16::try_from(listeners.len()).unwrap_or(u16::MAX);
+            listeners.push(ListenerConfig { number, ..listener });
         }
     }
     listeners
@@ -188,6 +193,7 @@ fn read(
         ],
     );
     Some(ListenerConfig {
+        number: 0,
         bind: bind?,
         websocket,
         tls,
