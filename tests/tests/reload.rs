@@ -280,10 +280,8 @@ fn a_mistake_changes_nothing_and_is_told_with_its_place() {
 fn what_needs_a_restart_is_told_until_it_is_so() {
     let mut edge = Node::start(&Config::edge());
     let mut device = Client::connect(edge.addr(), &Options::v5("device"));
-    let other = port::free_addr();
-    let listener = format!("[[listener]]\nbind = \"{other}\"\nanonymous = true\n");
-    edge.edit(|toml| toml + &listener);
-    let told = owned(&[&format!("listener {other} is new: its address needs a restart")]);
+    edge.edit(|toml| toml.replace("id = \"press-7\"", "id = \"press-8\""));
+    let told = owned(&["edge.id = \"press-8\" needs a restart; until then it is \"press-7\""]);
     // By a signal, as systemd does.
     edge.process().signal("HUP");
     let status = edge.wait_status(PATIENCE, "the reload", |status| status["reload"]["reloads"] == 1);
@@ -301,7 +299,7 @@ fn what_needs_a_restart_is_told_until_it_is_so() {
     );
     device.ping();
     edge.restart();
-    Client::connect(other, &Options::v5("device")).ping();
+    Client::connect(edge.addr(), &Options::v5("device")).ping();
     assert!(edge.status()["reload"]["needs_restart"].is_null());
 }
 
@@ -353,6 +351,7 @@ fn many_reloads(seed: u64) {
     let plan = Plan { devices: 10, messages: 400, window: 8, per_second: Some(100.0), ..Plan::default() };
     let fleet = Fleet::start(edge.addr(), plan);
     let mut failed = 0;
+    let other = port::free_addr();
     for round in 0..20 {
         fleet.wait_acknowledged(150 * (round + 1), PATIENCE);
         let to = match random.below(4) {
@@ -366,6 +365,9 @@ fn many_reloads(seed: u64) {
         }
         if keep_alive > 0 {
             toml = toml.replace("keep_alive = \"5s\"", "keep_alive = \"7s\"");
+        }
+        if random.below(2) == 0 {
+            toml = toml.replace("\n[uplink]\n", &format!("\n[[listener]]\nbind = \"{other}\"\n\n[uplink]\n"));
         }
         let limits = ["0", "3000", "20000"][rate as usize];
         toml += &format!(

@@ -1,5 +1,6 @@
 //! How other threads reach a worker.
 
+use crate::listener::Listener;
 use crate::socket::Extra;
 use ferrule_broker::{ConnId, Grant, Refusal};
 use ferrule_store::StoreEvent;
@@ -16,6 +17,10 @@ pub enum Mail<M> {
     Admitted(ConnId, Result<Grant, Refusal>),
     /// For whatever hangs on the shard.
     App(M),
+    /// Listen here too, under a number that no listener of this worker has had.
+    Listen(u16, Listener),
+    /// That listener is gone. What it accepted is the shard's to close.
+    Unlisten(u16),
     /// A connection that belongs to this worker's shard.
     Moved(Moved),
     /// Stop: close all connections and return.

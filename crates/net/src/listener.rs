@@ -16,11 +16,11 @@ use ferrule_transport::stack::ServerLayers;
 use ipnet::IpNet;
 use mio::net::{TcpListener, TcpStream, UnixListener};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Socket as Socket2, Type};
+use socket2::{Domain, SockRef, Socket as Socket2, Type};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -152,6 +152,34 @@ impl Listener {
         Ok(Self { acceptor, address: self.address.clone(), entrance: Arc::clone(&self.entrance) })
     }
 
+    /// Takes no connections from now on, in whatever worker, and leaves its port to others; those that nobody has accepted are reset.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn suspend(&self) -> io::Result<()> {
+        match &self.acceptor {
+            Acceptor::Tcp(socket) => SockRef::from(socket).shutdown(Shutdown::Both),
+            Acceptor::Unix(socket) => SockRef::from(socket).shutdown(Shutdown::Both),
+        }
+    }
+
+    /// Takes connections again, in all workers, where it did before.
+    ///
+    /// # Errors
+    /// As the system says: somebody else has its port by now.
+    pub fn resume(&self) -> io::Result<()> {
+        match &self.acceptor {
+            Acceptor::Tcp(socket) => SockRef::from(socket).listen(BACKLOG),
+            Acceptor::Unix(socket) => SockRef::from(socket).listen(BACKLOG),
+        }
+    }
+
+    /// The same socket with another entrance.
+    #[must_use]
+    pub fn with(self, entrance: Arc<Entrance>) -> Self {
+        Self { entrance, ..self }
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> &Address {
@@ -169,6 +197,14 @@ impl Listener {
             Acceptor::Tcp(socket) => registry.register(socket, token, Interest::READABLE),
             Acceptor::Unix(socket) => registry.register(socket, token, Interest::READABLE),
         }
+    }
+
+    pub(crate) fn deregister(&mut self, registry: &Registry) {
+        // Once all its files are closed epoll has forgotten it anyhow.
+        let _ = match &mut self.acceptor {
+            Acceptor::Tcp(socket) => registry.deregister(socket),
+            Acceptor::Unix(socket) => registry.deregister(socket),
+        };
     }
 
     pub(crate) fn accept(&self) -> io::Result<(TcpStream, IpAddr)> {

@@ -40,6 +40,16 @@ const ACCEPT_PAUSE_US: u64 = 100_000;
 
 const WAKER: Token = Token(usize::MAX);
 
+/// Connections have their indices, from 0 on; listeners, which come and go, the tokens below the waker's.
+fn listener_token(number: u16) -> Token {
+    Token(usize::MAX - 1 - usize::from(number))
+}
+
+/// A listener's number.
+fn listener_of(token: Token) -> Option<u16> {
+    u16::try_from(usize::MAX - 1 - token.0).ok()
+}
+
 /// Counts since the worker started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WorkerStats {
@@ -98,6 +108,7 @@ pub struct Worker<H, S, M> {
 }
 
 struct Entry {
+    number: u16,
     listener: Listener,
     /// There may be connections to accept.
     ready: bool,
@@ -116,7 +127,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         Ok((poll, Inbox::new(waker)))
     }
 
-    /// A worker that serves `listeners`; the index of a listener is what the gate is told.
+    /// A worker that serves `listeners`, whose numbers are their places; a listener's number is what the gate is told.
     ///
     /// # Errors
     /// When a listener cannot be registered.
@@ -125,21 +136,16 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         inbox: Inbox<M>,
         links: Links<M>,
         clock: Clock,
-        mut listeners: Vec<Listener>,
+        listeners: Vec<Listener>,
         shard: Shard<H, S>,
     ) -> io::Result<Self> {
-        for (index, listener) in listeners.iter_mut().enumerate() {
-            listener.register(poll.registry(), Token(index))?;
-        }
-        let entry = |listener| Entry { listener, ready: true, after_us: 0 };
-        let listeners = listeners.into_iter().map(entry).collect();
-        Ok(Self {
+        let mut worker = Self {
             poll,
             inbox,
             links,
             abroad: None,
             clock,
-            listeners,
+            listeners: Vec::new(),
             accept_after_us: 0,
             shard,
             sockets: Vec::new(),
@@ -153,7 +159,27 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             lingering: VecDeque::new(),
             refused: Vec::new(),
             stats: WorkerStats::default(),
-        })
+        };
+        for (number, listener) in (0..).zip(listeners) {
+            worker.listen(number, listener)?;
+        }
+        Ok(worker)
+    }
+
+    fn listen(&mut self, number: u16, mut listener: Listener) -> io::Result<()> {
+        listener.register(self.poll.registry(), listener_token(number))?;
+        self.listeners.push(Entry { number, listener, ready: true, after_us: 0 });
+        Ok(())
+    }
+
+    /// Its connections are the shard's to close.
+    fn unlisten(&mut self, number: u16) {
+        let Some(at) = self.listeners.iter().position(|entry| entry.number == number) else { return };
+        self.listeners.swap_remove(at).listener.deregister(self.poll.registry());
+    }
+
+    fn listener(&self, number: u16) -> Option<&Listener> {
+        self.listeners.iter().find(|entry| entry.number == number).map(|entry| &entry.listener)
     }
 
     /// It is one of a node in a cluster.
@@ -192,9 +218,11 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             for event in &events {
                 match event.token() {
                     WAKER => {}
-                    Token(index) if index < self.listeners.len() => self.listeners[index].ready = true,
+                    token if let Some(number) = listener_of(token) => {
+                        let entry = self.listeners.iter_mut().find(|entry| entry.number == number);
+                        entry.into_iter().for_each(|entry| entry.ready = true);
+                    }
                     Token(key) => {
-                        let key = key - self.listeners.len();
                         if event.is_writable()
                             && let Some(Some(socket)) = self.sockets.get(key)
                             && socket.ending < Ending::Shut
@@ -218,6 +246,12 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                 match mail {
                     Mail::Store(event) => self.shard.store_event(event, now),
                     Mail::Admitted(conn, verdict) => self.shard.admitted(conn, verdict, now),
+                    Mail::Listen(number, listener) => {
+                        if let Err(error) = self.listen(number, listener) {
+                            tracing::error!(%error, "cannot accept connections of a new listener here");
+                        }
+                    }
+                    Mail::Unlisten(number) => self.unlisten(number),
                     Mail::App(message) => app(&mut self.shard, &self.stats, message, now),
                     Mail::Moved(moved) => {
                         self.stats.moved_in += 1;
@@ -427,9 +461,11 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                     entry.listener.entrance().gives_back();
                 }
                 match accepted {
-                    // A configuration has far fewer than 65,536 listeners.
-                    Ok((stream, peer)) => self.welcome(stream, peer, index as u16, now),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => entry.ready = false,
+                    Ok((stream, peer)) => self.welcome(stream, peer, index, now),
+                    // Or it does not listen any more, which is told by mail.
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::InvalidInput) => {
+                        entry.ready = false;
+                    }
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     // The peer gave up before it was accepted.
                     Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
@@ -447,8 +483,9 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     }
 
     /// A connection that was just accepted: what its listener asks of it.
-    fn welcome(&mut self, stream: TcpStream, peer: IpAddr, listener: u16, now: Now) {
-        let entrance = self.listeners[usize::from(listener)].listener.entrance();
+    fn welcome(&mut self, stream: TcpStream, peer: IpAddr, index: usize, now: Now) {
+        let entry = &self.listeners[index];
+        let (listener, entrance) = (entry.number, entry.listener.entrance());
         if !entrance.trusts(peer) {
             let why =
                 "it may not say PROXY: `proxy_protocol_from` of this listener does not name its address";
@@ -476,12 +513,13 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
 
     fn add(&mut self, came: Moved, now: Now) -> Option<ConnId> {
         let Moved { mut stream, peer, listener, certificate, extra, bytes } = came;
+        // Gone while the connection was on its way here.
+        self.listener(listener)?;
         let conn = self.shard.open(peer, listener, now)?;
         self.shard.identify(conn, None, certificate);
         let key = conn.index();
-        let token = Token(key + self.listeners.len());
-        if self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).is_err()
-        {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().register(&mut stream, Token(key), interest).is_err() {
             self.shard.closed(conn, now);
             return None;
         }
@@ -557,10 +595,10 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         match result {
             Err(fault) => {
                 let described = self.shard.describe(conn);
-                let listener = described.as_ref().map_or(0, |(_, listener, _)| usize::from(*listener));
-                let peer = described.map(|(peer, ..)| peer);
-                if let Some(entry) = self.listeners.get(listener) {
-                    entry.listener.entrance().fault(peer, &fault, now.mono_us);
+                if let Some((peer, number, _)) = described
+                    && let Some(listener) = self.listener(number)
+                {
+                    listener.entrance().fault(Some(peer), &fault, now.mono_us);
                 }
                 self.shard.abort(conn, now);
             }

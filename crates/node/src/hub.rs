@@ -76,6 +76,8 @@ pub enum HubMessage {
     Configure(Box<Bounds>),
     /// Other users and access lists are in force: what clients may do is as they say now. How many clients had to go.
     Review(oneshot::Sender<usize>),
+    /// A listener is not there any more, nor are its connections. How many there were.
+    CloseListener(u16, oneshot::Sender<usize>),
     /// The consumer of this outbox gets no more rows; what it says of those that it has is still heard.
     Release(Arc<str>),
     /// The uplink is another one; none: there is none any more.
@@ -315,6 +317,9 @@ impl Hub {
             HubMessage::Review(reply) => {
                 // Whoever asked may have gone.
                 let _ = reply.send(shard.review(now));
+            }
+            HubMessage::CloseListener(number, reply) => {
+                let _ = reply.send(shard.close_listener(number, now));
             }
             HubMessage::Release(sink) => shard.hook().of_sink(&sink).for_each(|outbox| outbox.rows = None),
             HubMessage::Uplink(Some(uplink)) => shard.hook().attach(&uplink, now),

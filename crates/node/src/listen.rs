@@ -2,17 +2,29 @@
 //! files change.
 //!
 //! A certificate that cannot be loaded ends a start. Later the old one stays in force, the log and `status` say why, and the files are tried
-//! again when they change. Connections that are open keep what they began with, also when a reload asks something else of those that come.
+//! again when they change. Connections that are open keep their layers, also when a reload asks something else of those that come.
+//!
+//! # A reload
+//! - A listener goes by its number, which no other has in this process: what workers, shards and the gate know of it stays true, however
+//!   many come and go.
+//! - All that can fail comes first ([`Listeners::prepare`]): certificates are loaded, addresses bound. What was prepared and is dropped
+//!   leaves all as it was.
+//! - `0.0.0.0:1883` in the place of `127.0.0.1:1883` cannot be bound beside it: a listener that goes and is in the way stops listening for that
+//!   moment, and listens again if the reload comes to nothing.
+//! - A socket of systemd's that no listener wants any more is kept, and can be asked for again.
 
 use crate::config::{Bind, BrokerConfig, ListenerConfig};
 use crate::control::{CertificateStatus, ListenerStatus};
 use crate::run::RunError;
-use ferrule_net::{Address, Entrance, Listener};
+use ferrule_net::{Entrance, Inbox, Listener, Mail};
 use ferrule_transport::files::Files;
 use ferrule_transport::stack::ServerLayers;
 use ferrule_transport::tls::{self, CertificateInfo, LoadError, ServerFiles};
 use listenfd::ListenFd;
+use std::fmt;
+use std::fs::Permissions;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,21 +36,45 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(86_400);
 
 /// All listeners of a node.
 #[derive(Debug, Clone)]
-pub struct Listeners(Arc<[Listening]>);
+pub struct Listeners(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// In the order of the configuration.
+    list: Mutex<Vec<Arc<Listening>>>,
+    inherited: Mutex<Inherited>,
+}
 
 /// One that runs.
 #[derive(Debug)]
 struct Listening {
+    number: u16,
     config: Mutex<ListenerConfig>,
-    address: Address,
-    entrance: Arc<Entrance>,
+    /// The workers have the same one.
+    socket: Listener,
     certificates: Mutex<Certificates>,
     /// Its certificates' files, as they were when they were loaded.
     files: Mutex<Option<Files>>,
 }
 
-/// What connections of listeners are to have, loaded; none of those that stay as they are, whatever their files are now.
-pub struct Prepared(Vec<Option<(ServerLayers, Vec<CertificateInfo>)>>);
+/// What a reload makes of the listeners, loaded and bound. Dropped, it is as if it had not been.
+#[derive(Debug)]
+pub struct Prepared {
+    listeners: Listeners,
+    next: Vec<Next>,
+    gone: Vec<Arc<Listening>>,
+    /// Those of them that were in the way.
+    suspended: Vec<Arc<Listening>>,
+}
+
+/// What becomes of a listener of the new configuration.
+#[derive(Debug)]
+enum Next {
+    Stays(Arc<Listening>),
+    Changes(Arc<Listening>, ListenerConfig, ServerLayers, Vec<CertificateInfo>),
+    /// And one for each worker.
+    Opens(Arc<Listening>, Vec<Listener>),
+}
 
 /// What a listener proves itself with.
 #[derive(Debug, Default)]
@@ -55,22 +91,15 @@ struct Certificates {
 pub fn open(config: &BrokerConfig) -> Result<(Vec<Listener>, Listeners), RunError> {
     let mut sockets = Inherited::take();
     let mut opened = Vec::new();
-    let mut listening = Vec::new();
+    let mut list = Vec::new();
     for listener in &config.listeners {
-        let (layers, infos) = layers(listener).map_err(|error| RunError::Tls(error.to_string()))?;
-        let entrance = Entrance::new(layers, listener.proxies.clone(), listener.entrance);
-        let entrance = Arc::new(entrance);
-        let socket = bind(listener, &entrance, &mut sockets)?;
-        listening.push(Listening {
-            config: Mutex::new(listener.clone()),
-            address: socket.address().clone(),
-            entrance,
-            certificates: Mutex::new(Certificates { infos, error: None }),
-            files: Mutex::new(files(listener)),
-        });
-        opened.push(socket);
+        let loaded = layers(listener).map_err(|error| RunError::Tls(error.to_string()))?;
+        let listening = Listening::open(listener, loaded, &mut sockets)?;
+        opened.push(listening.share()?);
+        list.push(Arc::new(listening));
     }
-    let listeners = Listeners(listening.into());
+    let shared = Shared { list: Mutex::new(list), inherited: Mutex::new(sockets) };
+    let listeners = Listeners(Arc::new(shared));
     listeners.warn();
     Ok((opened, listeners))
 }
@@ -80,23 +109,11 @@ fn files(listener: &ListenerConfig) -> Option<Files> {
     listener.tls.as_ref().map(|tls| Files::new(tls.paths()))
 }
 
-/// Loads what the connections of listeners are to have next, but for those whose numbers are in `gone`.
-///
-/// # Errors
-/// Of the first file that cannot be used.
-pub fn prepare(listeners: &[ListenerConfig], gone: &[usize]) -> Result<Prepared, String> {
-    let load = |(at, listener): (usize, &ListenerConfig)| {
-        let loaded = (!gone.contains(&at)).then(|| layers(listener)).transpose();
-        loaded.map_err(|error| format!("listener {}: {error}", listener.bind))
-    };
-    listeners.iter().enumerate().map(load).collect::<Result<_, _>>().map(Prepared)
-}
-
 /// Loads what a listener's connections need: for a start, for a reload, and for `check`.
 ///
 /// # Errors
 /// Of the first file that cannot be used.
-pub fn layers(listener: &ListenerConfig) -> Result<(ServerLayers, Vec<CertificateInfo>), LoadError> {
+pub fn layers(listener: &ListenerConfig) -> Result<Loaded, LoadError> {
     let (tls, infos) = listener.tls.as_ref().map(ServerFiles::load).transpose()?.unzip();
     let layers = ServerLayers {
         proxy: listener.proxies.is_some(),
@@ -139,8 +156,16 @@ fn bind(
 /// Sockets that systemd has bound for us, by name.
 struct Inherited {
     sockets: ListenFd,
+    /// Those that a listener had.
+    back: Vec<(String, Listener)>,
     /// In their order; those that were taken are empty.
     names: Vec<Option<String>>,
+}
+
+impl fmt::Debug for Inherited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inherited").field("names", &self.names).finish_non_exhaustive()
+    }
 }
 
 impl Inherited {
@@ -150,11 +175,14 @@ impl Inherited {
         let mut names: Vec<_> = names.split(':').map(|name| Some(name.to_owned())).collect();
         // systemd's own name for one without.
         names.resize(sockets.len(), Some("unknown".to_owned()));
-        Self { sockets, names }
+        Self { sockets, back: Vec::new(), names }
     }
 
     fn listener(&mut self, name: &str, entrance: Arc<Entrance>) -> Result<Listener, RunError> {
         let failed = |reason: String| RunError::Listen { address: format!("systemd:{name}"), reason };
+        if let Some(at) = self.back.iter().position(|(known, _)| known == name) {
+            return Ok(self.back.swap_remove(at).1.with(entrance));
+        }
         let Some(index) = self.names.iter().position(|n| n.as_deref() == Some(name)) else {
             let there: Vec<&str> = self.names.iter().flatten().map(String::as_str).collect();
             return Err(failed(match there[..] {
@@ -182,13 +210,17 @@ impl Listeners {
     /// Where they listen.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        self.0.iter().map(|listening| listening.address.to_string()).collect()
+        self.all().iter().map(|listening| listening.socket.address().to_string()).collect()
     }
 
     /// For `status`.
     #[must_use]
     pub fn status(&self) -> Vec<ListenerStatus> {
-        self.0.iter().map(Listening::status).collect()
+        self.all().iter().map(|listening| listening.status()).collect()
+    }
+
+    fn all(&self) -> Vec<Arc<Listening>> {
+        lock(&self.0.list).clone()
     }
 
     /// Loads certificates again when their files change, and warns of their end, for ever.
@@ -198,14 +230,14 @@ impl Listeners {
         let mut warned = tokio::time::Instant::now();
         loop {
             ticks.tick().await;
-            let has_files = |listening: &Listening| lock(&listening.files).is_some();
-            if !self.0.iter().any(has_files) {
+            let mut listeners = self.all();
+            listeners.retain(|listening| lock(&listening.files).is_some());
+            if listeners.is_empty() {
                 continue;
             }
-            let listeners = self.clone();
             // Files may be slow; an end of the runtime ends this too.
             let look = move || {
-                for listening in &*listeners.0 {
+                for listening in &listeners {
                     if lock(&listening.files).as_mut().is_some_and(Files::have_changed) {
                         listening.load_again();
                     }
@@ -221,30 +253,96 @@ impl Listeners {
         }
     }
 
-    /// Other listeners, with the same addresses and in the same order, from now on. Those that stay as they are are not touched.
-    pub fn exchange(&self, listeners: &[ListenerConfig], prepared: Prepared) {
-        for ((listening, new), loaded) in self.0.iter().zip(listeners).zip(prepared.0) {
-            let mut config = lock(&listening.config);
-            let Some((layers, infos)) = loaded.filter(|_| *config != *new) else { continue };
-            *lock(&listening.files) = files(new);
-            listening.entrance.set(layers, new.proxies.clone(), new.entrance);
-            *lock(&listening.certificates) = Certificates { infos, error: None };
-            *config = new.clone();
+    /// Loads and binds what other listeners need, by their numbers, without changing those that are there; for so many workers.
+    ///
+    /// # Errors
+    /// Of the first file that cannot be used, and of the first address.
+    pub fn prepare(&self, listeners: &[ListenerConfig], workers: usize) -> Result<Prepared, String> {
+        let load = |listener: &ListenerConfig| {
+            layers(listener).map_err(|error| format!("listener {}: {error}", listener.bind))
+        };
+        let loaded = listeners.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        let running = self.all();
+        let is_gone = |listening: &&Arc<Listening>| listeners.iter().all(|l| l.number != listening.number);
+        let gone = running.iter().filter(is_gone).cloned().collect();
+        let mut prepared =
+            Prepared { listeners: self.clone(), next: Vec::new(), gone, suspended: Vec::new() };
+        for (listener, loaded) in listeners.iter().zip(loaded) {
+            let next = match running.iter().find(|listening| listening.number == listener.number) {
+                Some(known) if *lock(&known.config) == *listener => Next::Stays(Arc::clone(known)),
+                Some(known) => Next::Changes(Arc::clone(known), listener.clone(), loaded.0, loaded.1),
+                None => {
+                    let listening = prepared.open(listener, loaded).map_err(|error| error.to_string())?;
+                    Next::Opens(listening, Vec::new())
+                }
+            };
+            prepared.next.push(next);
+            // What was opened is among those that are closed again by now.
+            if let Some(Next::Opens(listening, shares)) = prepared.next.last_mut() {
+                let all = (0..workers).map(|_| listening.share()).collect::<Result<_, _>>();
+                *shares = all.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// Puts in force what was prepared. Those that stay as they are are not touched; the numbers of those that are gone, whose connections
+    /// are still there.
+    pub fn exchange<M>(&self, mut prepared: Prepared, inboxes: &[Inbox<M>]) -> Vec<u16> {
+        let mut list = Vec::new();
+        for next in std::mem::take(&mut prepared.next) {
+            list.push(match next {
+                Next::Stays(listening) => listening,
+                Next::Changes(listening, config, layers, infos) => {
+                    listening.change(config, layers, infos);
+                    listening
+                }
+                Next::Opens(listening, shares) => {
+                    listening.warn();
+                    for (inbox, share) in inboxes.iter().zip(shares) {
+                        inbox.post(Mail::Listen(listening.number, share));
+                    }
+                    listening
+                }
+            });
+        }
+        *lock(&self.0.list) = list;
+        prepared.suspended.clear();
+        let gone = std::mem::take(&mut prepared.gone);
+        for listening in &gone {
+            if !matches!(lock(&listening.config).bind, Bind::Systemd(_)) {
+                // One that was in the way does not listen any more.
+                let _ = listening.socket.suspend();
+            }
+            inboxes.iter().for_each(|inbox| inbox.post(Mail::Unlisten(listening.number)));
+            self.leave(listening);
+        }
+        gone.iter().map(|listening| listening.number).collect()
+    }
+
+    /// A listener is not there any more: its file goes, or its socket is kept for another.
+    fn leave(&self, listening: &Listening) {
+        match &lock(&listening.config).bind {
+            // Gone already: so much the better.
+            Bind::Unix(path) => drop(std::fs::remove_file(path)),
+            Bind::Systemd(name) => match listening.socket.share() {
+                Ok(socket) => lock(&self.0.inherited).back.push((name.clone(), socket)),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot keep the socket {name} of systemd's: it is there again after a restart");
+                }
+            },
+            Bind::Tcp(_) => {}
         }
     }
 
     /// Of certificates that have ended or soon will.
     fn warn(&self) {
-        for listening in &*self.0 {
-            listening.warnings().iter().for_each(|warning| {
-                tracing::warn!(listener = %listening.address, "{warning}");
-            });
-        }
+        self.all().iter().for_each(|listening| listening.warn());
     }
 
     /// Removes the files of Unix sockets: nobody listens on them any more.
     pub fn remove_files(&self) {
-        for listening in &*self.0 {
+        for listening in self.all() {
             if let Bind::Unix(path) = &lock(&listening.config).bind {
                 // Gone already: so much the better.
                 let _ = std::fs::remove_file(path);
@@ -253,7 +351,89 @@ impl Listeners {
     }
 }
 
+impl Prepared {
+    /// Binds a listener; what goes and is in its way stops listening.
+    fn open(&mut self, listener: &ListenerConfig, loaded: Loaded) -> Result<Arc<Listening>, RunError> {
+        for listening in &self.gone {
+            let is_suspended = self.suspended.iter().any(|known| Arc::ptr_eq(known, listening));
+            if listening.is_in_the_way_of(&listener.bind) && !is_suspended {
+                listening.socket.suspend().map_err(|error| RunError::System { what: "a listener", error })?;
+                self.suspended.push(Arc::clone(listening));
+            }
+        }
+        let mut inherited = lock(&self.listeners.0.inherited);
+        Listening::open(listener, loaded, &mut inherited).map(Arc::new)
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // The new ones first: the old ones may have to have their ports again.
+        for next in std::mem::take(&mut self.next) {
+            if let Next::Opens(listening, _) = next {
+                self.listeners.leave(&listening);
+            }
+        }
+        for listening in std::mem::take(&mut self.suspended) {
+            if let Err(error) = listening.socket.resume() {
+                tracing::error!(listener = %listening.socket.address(), %error, "cannot listen again: restart");
+            }
+        }
+    }
+}
+
+/// What a listener's connections need, and what it proves itself with.
+type Loaded = (ServerLayers, Vec<CertificateInfo>);
+
 impl Listening {
+    fn open(
+        listener: &ListenerConfig,
+        (layers, infos): Loaded,
+        sockets: &mut Inherited,
+    ) -> Result<Self, RunError> {
+        let entrance = Arc::new(Entrance::new(layers, listener.proxies.clone(), listener.entrance));
+        Ok(Self {
+            number: listener.number,
+            config: Mutex::new(listener.clone()),
+            socket: bind(listener, &entrance, sockets)?,
+            certificates: Mutex::new(Certificates { infos, error: None }),
+            files: Mutex::new(files(listener)),
+        })
+    }
+
+    /// Whether that address cannot be bound while this one listens.
+    fn is_in_the_way_of(&self, bind: &Bind) -> bool {
+        let (Bind::Tcp(asked), Bind::Tcp(_)) = (bind, &lock(&self.config).bind) else { return false };
+        let Some(mine) = self.socket.address().tcp() else { return false };
+        let is_wide = mine.ip().is_unspecified() || asked.ip().is_unspecified();
+        mine.port() == asked.port() && (is_wide || mine.ip().to_canonical() == asked.ip().to_canonical())
+    }
+
+    /// For one more worker.
+    fn share(&self) -> Result<Listener, RunError> {
+        self.socket.share().map_err(|error| RunError::System { what: "the listeners", error })
+    }
+
+    /// Asks something else of connections that come from now on.
+    fn change(&self, new: ListenerConfig, layers: ServerLayers, infos: Vec<CertificateInfo>) {
+        let mut config = lock(&self.config);
+        *lock(&self.files) = files(&new);
+        self.socket.entrance().set(layers, new.proxies.clone(), new.entrance);
+        *lock(&self.certificates) = Certificates { infos, error: None };
+        if let (Bind::Unix(path), true) = (&new.bind, new.unix_mode != config.unix_mode)
+            && let Err(error) = std::fs::set_permissions(path, Permissions::from_mode(new.unix_mode))
+        {
+            tracing::warn!(%error, "cannot change the mode of {}", path.display());
+        }
+        *config = new;
+    }
+
+    fn warn(&self) {
+        self.warnings().iter().for_each(|warning| {
+            tracing::warn!(listener = %self.socket.address(), "{warning}");
+        });
+    }
+
     fn load_again(&self) {
         let config = lock(&self.config).clone();
         let loaded = layers(&config);
@@ -264,16 +444,14 @@ impl Listening {
         let mut certificates = lock(&self.certificates);
         match loaded {
             Ok((layers, infos)) => {
-                self.entrance.set_layers(layers);
+                self.socket.entrance().set_layers(layers);
                 *certificates = Certificates { infos, error: None };
                 drop(certificates);
-                tracing::info!(listener = %self.address, "new certificates are in force");
-                self.warnings()
-                    .iter()
-                    .for_each(|warning| tracing::warn!(listener = %self.address, "{warning}"));
+                tracing::info!(listener = %self.socket.address(), "new certificates are in force");
+                self.warn();
             }
             Err(error) => {
-                tracing::error!(listener = %self.address, "the old certificates stay: {error}");
+                tracing::error!(listener = %self.socket.address(), "the old certificates stay: {error}");
                 certificates.error = Some(error.to_string());
             }
         }
@@ -286,9 +464,9 @@ impl Listening {
     fn status(&self) -> ListenerStatus {
         let protocol = lock(&self.config).protocol().to_owned();
         let certificates = lock(&self.certificates);
-        let stats = self.entrance.stats();
+        let stats = self.socket.entrance().stats();
         ListenerStatus {
-            bind: self.address.to_string(),
+            bind: self.socket.address().to_string(),
             protocol,
             accepted: stats.accepted,
             refused_full: stats.full,

@@ -2,14 +2,15 @@
 //!
 //! # Constraints
 //! - Whole or nothing: with any mistake the node goes on as it was, and whoever asked is told what it is and where.
-//! - Connections of devices stay, whatever changes. No acknowledged row is lost over it.
+//! - Connections of clients stay, but for those that would not be let in any more, and those of a listener that is gone. No acknowledged row
+//!   is lost over it.
 //! - What cannot be taken without a restart is told, now and in `status`: never silently left out.
 //!
 //! # Operation
 //! ```text
-//! asked (SIGHUP, control socket) -> read and check all, change nothing (a blocking thread)
+//! asked (SIGHUP, control socket) -> read and check all, bind what is new, change nothing (a blocking thread)
 //!                                -> sinks and rules (the last that can fail)
-//!                                -> listeners, users, bounds; the uplink: old one out, new one in
+//!                                -> users, bounds, listeners; who is connected is reviewed; the uplink: old one out, new one in
 //!                                -> answer, once all workers have it
 //! ```
 //! - What is the same stays untouched: an uplink keeps its connection, a sink its rows.
@@ -113,12 +114,17 @@ struct Prepared {
     changes: Changes,
     files: Option<RuleFiles>,
     texts: Vec<RuleFile>,
-    layers: listen::Prepared,
+    listeners: listen::Prepared,
     /// None: users are the same.
     keys: Option<Keys>,
 }
 
-fn prepare(read: &Read, keeper: &Gatekeeper, running: &Whole) -> Result<Prepared, String> {
+fn prepare(
+    read: &Read,
+    keeper: &Gatekeeper,
+    (listeners, workers): (&Listeners, usize),
+    running: &Whole,
+) -> Result<Prepared, String> {
     let wanted = read().map_err(|errors| errors.to_string().trim_end().to_owned())?;
     let (whole, changes) = Changes::between(running, wanted);
     let files = whole.broker.node.rules.as_ref().map(RuleFiles::new);
@@ -126,13 +132,13 @@ fn prepare(read: &Read, keeper: &Gatekeeper, running: &Whole) -> Result<Prepared
         Some(files) => files.read().map_err(|error| error.to_string())?,
         None => Vec::new(),
     };
-    let layers = listen::prepare(&whole.broker.listeners, &changes.gone)?;
     let users = |broker: &BrokerConfig| {
         (broker.users.clone(), broker.anonymous.clone(), broker.certificate.clone(), broker.listeners.clone())
     };
     let keys = (users(&whole.broker) != users(&running.broker)).then(|| keeper.prepare(&whole.broker));
     let keys = keys.transpose().map_err(|error| format!("cannot take over the users: {error}"))?;
-    Ok(Prepared { whole, changes, files, texts, layers, keys })
+    let listeners = listeners.prepare(&whole.broker.listeners, workers)?;
+    Ok(Prepared { whole, changes, files, texts, listeners, keys })
 }
 
 impl Reloader {
@@ -191,20 +197,30 @@ impl Reloader {
         const STOPPING: &str = "the node is stopping";
         let (read, keeper, running) =
             (Arc::clone(&self.read), Arc::clone(&self.keeper), self.running.clone());
-        let prepared = tokio::task::spawn_blocking(move || prepare(&*read, &keeper, &running)).await;
-        let Prepared { whole, changes, files, texts, layers, keys } = prepared.map_err(|_| STOPPING)??;
+        let (listeners, workers) = (self.listeners.clone(), self.inboxes.len());
+        let prepare = move || prepare(&*read, &keeper, (&listeners, workers), &running);
+        let prepared = tokio::task::spawn_blocking(prepare).await;
+        let Prepared { whole, changes, files, texts, listeners, keys } = prepared.map_err(|_| STOPPING)??;
         self.loader.load(&texts)?;
         // From here on nothing can fail.
-        self.listeners.exchange(&whole.broker.listeners, layers);
-        let reviews = keys.map(|keys| {
+        let has_keys = keys.is_some();
+        if let Some(keys) = keys {
             self.keeper.exchange(keys);
-            self.ask(HubMessage::Review)
-        });
+        }
         let bounds = (self.bounds)(&whole.broker);
         if bounds != (self.bounds)(&self.running.broker) {
             for inbox in &self.inboxes {
                 inbox.post(Mail::App(HubMessage::Configure(Box::new(bounds.clone()))));
             }
+        }
+        // Who comes to a new listener finds its bounds, and what it asks, in force.
+        let closed = self.listeners.exchange(listeners, &self.inboxes);
+        let closes = closed
+            .into_iter()
+            .flat_map(|number| self.ask(move |reply| HubMessage::CloseListener(number, reply)));
+        let mut closes: Vec<_> = closes.collect();
+        if has_keys {
+            closes.extend(self.ask(HubMessage::Review));
         }
         if whole.broker.node.log != self.running.broker.node.log {
             telemetry::set(&whole.broker.node.log);
@@ -226,7 +242,7 @@ impl Reloader {
         lock(&self.told).settings.clone_from(&whole.broker.settings);
         self.running = whole;
         let mut gone = 0;
-        for answer in reviews.into_iter().flatten() {
+        for answer in closes {
             gone += answer.await.map_err(|_| STOPPING)?;
         }
         // It has been heard by all when they answer what was asked after it.

@@ -5,8 +5,8 @@
 //!
 //! # Invariants
 //! - What is in force is always a whole configuration: the other one, but for what needs a restart, which stays as it is.
-//! - A listener is known by its `bind`, a user by its name, whatever its place in the file. Listeners in force keep their order:
-//!   their numbers are what connections know of them.
+//! - A listener is known by its `bind`, a user by its name, whatever its place in the file. With another `bind` it is another listener. It
+//!   keeps its number, which is what connections know of it, and no other gets that in the life of a process.
 
 use super::{BrokerConfig, ListenerConfig, Setting, Source, UplinkConfig, User};
 
@@ -34,20 +34,12 @@ pub const FIELDS: &[(&str, Takes, &[&str])] = {
         ("store", Restart, &["backend", "url", "password_file", "schema", "timeout"]),
         ("cluster", Restart, &["name", "bind", "advertise", "token_file"]),
         ("cluster.tls", Restart, &["cert", "key", "ca", "crl", "server_name"]),
-        ("listener", Restart, &["bind", "unix_mode"]),
         (
             "listener",
-            NextConnection,
-            &[
-                "protocol",
-                "path",
-                "username_from",
-                "proxy_protocol_from",
-                "users",
-                "anonymous",
-                "anonymous_anywhere",
-            ],
+            AtOnce,
+            &["bind", "unix_mode", "username_from", "users", "anonymous", "anonymous_anywhere"],
         ),
+        ("listener", NextConnection, &["protocol", "path", "proxy_protocol_from"]),
         ("listener.tls", NextConnection, &["cert", "key", "client_ca", "crl", "client", "tls12"]),
         (
             "listener.limits",
@@ -71,11 +63,11 @@ pub const FIELDS: &[(&str, Takes, &[&str])] = {
         ),
         (
             "user",
-            NextConnection,
+            AtOnce,
             &["name", "password", "password_file", "scram", "publish", "subscribe", "deny", "role", "edge"],
         ),
-        ("anonymous", NextConnection, &["publish", "subscribe", "deny"]),
-        ("certificate", NextConnection, &["publish", "subscribe", "deny"]),
+        ("anonymous", AtOnce, &["publish", "subscribe", "deny"]),
+        ("certificate", AtOnce, &["publish", "subscribe", "deny"]),
         ("shared_subscriptions", AtOnce, &["strategy"]),
         ("protocol", AtOnce, &["response_information", "server_reference", "check_payload_format"]),
         ("rewrite", AtOnce, &["action", "source_topic", "re", "dest_topic"]),
@@ -175,8 +167,6 @@ pub struct Changes {
     pub taken: Vec<String>,
     /// What needs a restart.
     pub restart: Vec<String>,
-    /// Listeners in force, by their numbers, that are not wanted any more.
-    pub gone: Vec<usize>,
 }
 
 /// What a reload makes of a setting. One that nobody decided on needs a restart.
@@ -207,7 +197,7 @@ impl Changes {
             }
             settings.push(before.filter(|_| needs_restart).unwrap_or(setting).clone());
         }
-        let listeners = changes.listeners(old, &new, &mut settings);
+        let (listeners, listener_numbers) = changes.listeners(old, &new, &mut settings);
         changes.users(&old.users, &new.users);
         for (list, is_same) in [
             ("rewrite", old.features.rewrites == new.features.rewrites),
@@ -233,7 +223,7 @@ impl Changes {
         node.data_dir.clone_from(&old.node.data_dir);
         (node.workers, node.worker_delay) = (old.node.workers, old.node.worker_delay);
         let (store, cluster) = (old.store.clone(), old.cluster.clone());
-        let broker = BrokerConfig { node, store, cluster, listeners, settings, ..new };
+        let broker = BrokerConfig { node, store, cluster, listeners, listener_numbers, settings, ..new };
         (Whole { broker, uplink }, changes)
     }
 
@@ -250,51 +240,67 @@ impl Changes {
         }
     }
 
-    /// Those in force, in their order.
+    /// Those of the new configuration under their numbers, and how many of those have been given out by then.
     fn listeners(
         &mut self,
         old: &BrokerConfig,
         new: &BrokerConfig,
         settings: &mut Vec<Setting>,
-    ) -> Vec<ListenerConfig> {
-        let mut left: Vec<usize> = (0..new.listeners.len()).collect();
-        let mut listeners = Vec::new();
-        for (at, listener) in old.listeners.iter().enumerate() {
+    ) -> (Vec<ListenerConfig>, u16) {
+        let mut left: Vec<usize> = (0..old.listeners.len()).collect();
+        let mut numbers = old.listener_numbers;
+        let mut listeners: Vec<ListenerConfig> = Vec::new();
+        for (at, listener) in new.listeners.iter().enumerate() {
             let bind = &listener.bind;
-            let Some(found) = left.iter().position(|other| new.listeners[*other].bind == *bind) else {
-                self.restart
-                    .push(format!("listener {bind} is not there any more: it goes on until a restart"));
-                self.gone.push(at);
-                listeners.push(listener.clone());
-                settings.extend(of_listener(old, at).map(|(_, setting)| setting.clone()));
-                continue;
+            let number = match left.iter().position(|other| old.listeners[*other].bind == *bind) {
+                Some(found) => {
+                    let known = left.remove(found);
+                    self.listener(&format!("listener {bind}"), (old, known), (new, at));
+                    old.listeners[known].number
+                }
+                None if numbers == u16::MAX => {
+                    let most = "this process has had as many listeners as it can tell apart";
+                    self.restart.push(format!("listener {bind} is new and needs a restart: {most}"));
+                    continue;
+                }
+                None => {
+                    self.taken.push(format!("listener {bind} is new"));
+                    numbers += 1;
+                    numbers - 1
+                }
             };
-            let other = left.remove(found);
-            for (key, setting) in of_listener(new, other) {
-                let known = of_listener(old, at).find(|(known, _)| *known == key).map(|(_, setting)| setting);
-                let is_same = is_same(known, setting);
-                if !is_same {
-                    self.tell(&format!("listener {bind}: {key}"), setting, known);
-                }
-                let keeps = !is_same && takes(&setting.path) == Takes::Restart;
-                let in_force = known.filter(|_| keeps).unwrap_or(setting);
-                settings.push(Setting { path: format!("listener.{at}.{key}"), ..in_force.clone() });
-            }
-            for (key, setting) in
-                of_listener(old, at).filter(|(_, setting)| setting.source != Source::Default)
-            {
-                if !of_listener(new, other).any(|(known, _)| known == key) {
-                    let value = setting.value.as_deref().unwrap_or_default();
-                    self.taken.push(format!("listener {bind}: {key} is not there any more, was {value}"));
-                }
-            }
-            let taken = ListenerConfig { unix_mode: listener.unix_mode, ..new.listeners[other].clone() };
-            listeners.push(taken);
+            let path = |key: &str| format!("listener.{}.{key}", listeners.len());
+            settings.extend(
+                of_listener(new, at).map(|(key, setting)| Setting { path: path(key), ..setting.clone() }),
+            );
+            listeners.push(ListenerConfig { number, ..listener.clone() });
         }
-        for bind in left.into_iter().map(|at| &new.listeners[at].bind) {
-            self.restart.push(format!("listener {bind} is new: its address needs a restart"));
+        for gone in left {
+            self.taken.push(format!("listener {} is not there any more", old.listeners[gone].bind));
         }
-        listeners
+        (listeners, numbers)
+    }
+
+    /// One that was there, and is.
+    fn listener(
+        &mut self,
+        name: &str,
+        (old, known): (&BrokerConfig, usize),
+        (new, at): (&BrokerConfig, usize),
+    ) {
+        for (key, setting) in of_listener(new, at) {
+            let before = of_listener(old, known).find(|(known, _)| *known == key).map(|(_, setting)| setting);
+            if !is_same(before, setting) {
+                self.tell(&format!("{name}: {key}"), setting, before);
+            }
+        }
+        for (key, setting) in of_listener(old, known).filter(|(_, setting)| setting.source != Source::Default)
+        {
+            if !of_listener(new, at).any(|(known, _)| known == key) {
+                let value = setting.value.as_deref().unwrap_or_default();
+                self.taken.push(format!("{name}: {key} is not there any more, was {value}"));
+            }
+        }
     }
 
     fn users(&mut self, old: &[User], new: &[User]) {

@@ -108,6 +108,8 @@ pub struct BrokerConfig {
     pub cluster: Option<ClusterConfig>,
     /// `[[listener]]`, at least one.
     pub listeners: Vec<ListenerConfig>,
+    /// How many numbers of listeners this process has given out: the next one's.
+    pub listener_numbers: u16,
     /// `[[user]]`, names unique.
     pub users: Vec<User>,
     /// `[anonymous]`: what clients without a name may do, where a listener lets them in.

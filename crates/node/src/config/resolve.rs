@@ -190,6 +190,8 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         node,
         store,
         cluster,
+        // No file has so many.
+        listener_numbers: u16::try_from(listeners.len()).unwrap_or(u16::MAX),
         listeners,
         users,
         anonymous: anonymous_access,

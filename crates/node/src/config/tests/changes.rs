@@ -173,24 +173,24 @@ fn one_configuration_after_the_other() {
         ),
         (
             edge(2) + &limited + &listener(3),
-            &[],
-            &[
-                "edge.workers = 2 needs a restart; until then it is 1",
-                "listener 127.0.0.1:2 is not there any more: it goes on until a restart",
-                "listener 127.0.0.1:3 is new: its address needs a restart",
-            ],
+            &["listener 127.0.0.1:3 is new", "listener 127.0.0.1:2 is not there any more"],
+            &["edge.workers = 2 needs a restart; until then it is 1"],
         ),
         // Still, beside what is new.
         (
             edge(2) + &limited + &listener(3) + "[outbox]\nmax_age = \"1h\"\n",
             &["outbox.max_age = \"1h\", was \"0s\""],
-            &[
-                "edge.workers = 2 needs a restart; until then it is 1",
-                "listener 127.0.0.1:2 is not there any more: it goes on until a restart",
-                "listener 127.0.0.1:3 is new: its address needs a restart",
-            ],
+            &["edge.workers = 2 needs a restart; until then it is 1"],
         ),
-        (edge(1) + &limited + &listener(2), &["outbox.max_age = \"0s\", was \"1h\""], &[]),
+        (
+            edge(1) + &limited + &listener(2),
+            &[
+                "outbox.max_age = \"0s\", was \"1h\"",
+                "listener 127.0.0.1:2 is new",
+                "listener 127.0.0.1:3 is not there any more",
+            ],
+            &[],
+        ),
         (
             edge(1) + &listener(1) + &listener(2) + &user("ann"),
             &["listener 127.0.0.1:1: limits.receive_max is not there any more, was 9", "user \"ann\" is new"],
@@ -228,19 +228,53 @@ fn one_configuration_after_the_other() {
     let mut running = read(&steps[0].0);
     for (text, taken, restart) in steps {
         let (next, changes) = Changes::between(&running, read(&text));
-        let gone: Vec<usize> = if text.contains("127.0.0.1:3") { vec![1] } else { Vec::new() };
         let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
-        assert_eq!(changes, Changes { taken: lines(taken), restart: lines(restart), gone }, "{text}");
+        assert_eq!(changes, Changes { taken: lines(taken), restart: lines(restart) }, "{text}");
         running = next;
         // What is in force is as it was where it has to be, and says so.
         assert_eq!(running.broker.node.workers, 1);
-        let ports: Vec<u16> = running.broker.listeners.iter().map(|listener| port(&listener.bind)).collect();
-        assert_eq!(ports, [1, 2]);
-        for (path, value) in [("edge.workers", "1"), ("listener.1.bind", "\"127.0.0.1:2\"")] {
-            let setting = running.broker.settings.iter().find(|setting| setting.path == path).unwrap();
-            assert_eq!(setting.value.as_deref(), Some(value));
+        let setting = |path: &str| {
+            let setting = running.broker.settings.iter().find(|setting| setting.path == path);
+            setting.unwrap_or_else(|| panic!("{path}")).value.clone().unwrap()
+        };
+        assert_eq!(setting("edge.workers"), "1");
+        for (at, listener) in running.broker.listeners.iter().enumerate() {
+            assert_eq!(setting(&format!("listener.{at}.bind")), format!("\"{}\"", listener.bind), "{text}");
         }
+        assert_eq!(running.broker.listeners.len(), text.matches("[[listener]]").count());
     }
+}
+
+/// The ports of each configuration, and the numbers of the listeners then.
+#[test]
+fn a_listener_keeps_its_number_and_no_other_gets_it() {
+    let dir = folder();
+    let read = |ports: &[u16]| {
+        let listener = |port: &u16| format!("[[listener]]\nbind = \"127.0.0.1:{port}\"\nanonymous = true\n");
+        let text: String = ports.iter().map(listener).collect();
+        whole(true, &text, dir.path(), &Overrides::default()).unwrap_or_else(|e| panic!("{text}\n{e}"))
+    };
+    let mut running = read(&[1, 2]);
+    for (ports, numbers) in [
+        (&[1, 2][..], &[0, 1][..]),
+        (&[2, 1], &[1, 0]),
+        (&[2], &[1]),
+        (&[1, 2], &[2, 1]),
+        // Of two that take any port, each is one.
+        (&[0, 2, 0], &[3, 1, 4]),
+        (&[0, 0, 5], &[3, 4, 5]),
+        (&[0, 5], &[3, 5]),
+    ] {
+        (running, _) = Changes::between(&running, read(ports));
+        let got: Vec<u16> = running.broker.listeners.iter().map(|listener| listener.number).collect();
+        assert_eq!(got, numbers, "{ports:?}");
+    }
+    running.broker.listener_numbers = u16::MAX;
+    let (next, changes) = Changes::between(&running, read(&[0, 7, 5]));
+    assert_eq!((next.broker.listeners, changes.taken), (running.broker.listeners, Vec::new()));
+    assert_eq!(changes.restart.len(), 1);
+    assert!(changes.restart[0].starts_with("listener 127.0.0.1:7 is new and needs a restart: "));
+    assert!(next.broker.settings.iter().any(|s| s.path == "listener.1.bind"));
 }
 
 /// What is in the files that a configuration names is part of it.
