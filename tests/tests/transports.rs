@@ -365,6 +365,20 @@ fn sockets_come_from_systemd() {
     let mut writer = Dial::unix(&unix).connect(&Options::v5("writer"));
     writer.publish("t", b"from systemd's sockets", QoS::AtLeastOnce, false);
     assert_eq!(reader.expect_message().text(), "from systemd's sockets");
+    // A reload gives one back, which is still systemd's, takes it again, and takes the one that nobody had wanted.
+    let given_back = open("net");
+    node.edit(|toml| toml.replace(&given_back, ""));
+    assert_eq!(node.reload().unwrap()["disconnected"], 1);
+    assert_eq!(reader.expect_closed(), Some(ReasonCode::ADMINISTRATIVE_ACTION));
+    node.edit(|toml| toml + &open("net") + "\n" + &open("spare"));
+    node.reload().unwrap();
+    assert_eq!(node.listener(2), net, "behind the one that stayed");
+    let mut reader = Client::connect(net, &Options::v5("reader"));
+    reader.subscribe("t", QoS::AtLeastOnce);
+    let mut spare = Client::connect(node.listener(3), &Options::v5("spare"));
+    spare.publish("t", b"spare", QoS::AtLeastOnce, false);
+    assert_eq!(reader.expect_message().text(), "spare");
+    writer.ping();
     assert!(node.terminate().success());
     assert!(unix.exists(), "the socket's file is systemd's");
 

@@ -573,4 +573,35 @@ mod tests {
         assert_eq!(trusted, [true, true, true, false, false]);
         assert_eq!(entrance.stats().untrusted, 2);
     }
+    /// All the system's affair, and what a reload relies on.
+    #[test]
+    fn a_listener_that_is_suspended_leaves_its_port_and_gets_it_back() {
+        let bind = |address: &str, port: u16| {
+            let address = SocketAddr::new(address.parse().unwrap_or(UNIX_PEER), port);
+            Listener::bind(address, Arc::default())
+        };
+        let port_of = |listener: &Listener| listener.address().tcp().map_or(0, |address| address.port());
+        let Ok(old) = bind("127.0.0.1", 0) else { panic!("no port is free") };
+        let port = port_of(&old);
+        let Ok(shared) = old.share() else { panic!("no files are left") };
+        let in_use = |result: io::Result<Listener>| {
+            result.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        };
+        assert!(in_use(bind("0.0.0.0", port)), "both listen");
+        assert!(old.suspend().is_ok());
+        let waits = |listener: &Listener| {
+            listener.accept().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        };
+        let ended = |listener: &Listener| {
+            listener.accept().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput)
+        };
+        assert!(ended(&old) && ended(&shared));
+        let Ok(wide) = bind("0.0.0.0", port) else { panic!("its port is free") };
+        assert!(old.resume().is_err(), "somebody else listens");
+        drop(wide);
+        assert!(old.resume().is_ok() && waits(&old) && waits(&shared));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let Ok(_stream) = std::net::TcpStream::connect(address) else { panic!("it listens") };
+        assert!(shared.accept().is_ok());
+    }
 }

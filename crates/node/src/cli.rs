@@ -520,6 +520,11 @@ fn reload(flavor: &Flavor, args: &AskArgs) -> Result<u8, Failure> {
     for line in &restart {
         writeln!(out, "not in force: {line}").map_err(failed)?;
     }
+    match answer["disconnected"].as_u64() {
+        None | Some(0) => {}
+        Some(1) => writeln!(out, "1 client was disconnected").map_err(failed)?,
+        Some(gone) => writeln!(out, "{gone} clients were disconnected").map_err(failed)?,
+    }
     if changed.is_empty() && restart.is_empty() {
         writeln!(out, "the configuration is the same; rules and certificates were read anew")
             .map_err(failed)?;
