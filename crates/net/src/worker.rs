@@ -84,6 +84,8 @@ pub struct Worker<H, S, M> {
     abroad: Option<Abroad>,
     clock: Clock,
     listeners: Vec<Entry>,
+    /// The highest number among those that are here and were: numbers only grow.
+    newest: u16,
     /// After the process ran out of files nothing is accepted until then.
     accept_after_us: u64,
     shard: Shard<H, S>,
@@ -146,6 +148,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             abroad: None,
             clock,
             listeners: Vec::new(),
+            newest: 0,
             accept_after_us: 0,
             shard,
             sockets: Vec::new(),
@@ -168,6 +171,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
 
     fn listen(&mut self, number: u16, mut listener: Listener) -> io::Result<()> {
         listener.register(self.poll.registry(), listener_token(number))?;
+        self.newest = self.newest.max(number);
         self.listeners.push(Entry { number, listener, ready: true, after_us: 0 });
         Ok(())
     }
@@ -176,6 +180,11 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn unlisten(&mut self, number: u16) {
         let Some(at) = self.listeners.iter().position(|entry| entry.number == number) else { return };
         self.listeners.swap_remove(at).listener.deregister(self.poll.registry());
+    }
+
+    /// Whether a listener was there and is not any more: of the newest another worker may know first.
+    fn is_gone(&self, number: u16) -> bool {
+        number <= self.newest && self.listener(number).is_none()
     }
 
     fn listener(&self, number: u16) -> Option<&Listener> {
@@ -513,8 +522,9 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
 
     fn add(&mut self, came: Moved, now: Now) -> Option<ConnId> {
         let Moved { mut stream, peer, listener, certificate, extra, bytes } = came;
-        // Gone while the connection was on its way here.
-        self.listener(listener)?;
+        if self.is_gone(listener) {
+            return None;
+        }
         let conn = self.shard.open(peer, listener, now)?;
         self.shard.identify(conn, None, certificate);
         let key = conn.index();

@@ -71,7 +71,7 @@ pub struct Prepared {
 #[derive(Debug)]
 enum Next {
     Stays(Arc<Listening>),
-    Changes(Arc<Listening>, ListenerConfig, ServerLayers, Vec<CertificateInfo>),
+    Changes(Arc<Listening>, Box<(ListenerConfig, Loaded)>),
     /// And one for each worker.
     Opens(Arc<Listening>, Vec<Listener>),
 }
@@ -270,7 +270,7 @@ impl Listeners {
         for (listener, loaded) in listeners.iter().zip(loaded) {
             let next = match running.iter().find(|listening| listening.number == listener.number) {
                 Some(known) if *lock(&known.config) == *listener => Next::Stays(Arc::clone(known)),
-                Some(known) => Next::Changes(Arc::clone(known), listener.clone(), loaded.0, loaded.1),
+                Some(known) => Next::Changes(Arc::clone(known), Box::new((listener.clone(), loaded))),
                 None => {
                     let listening = prepared.open(listener, loaded).map_err(|error| error.to_string())?;
                     Next::Opens(listening, Vec::new())
@@ -293,8 +293,8 @@ impl Listeners {
         for next in std::mem::take(&mut prepared.next) {
             list.push(match next {
                 Next::Stays(listening) => listening,
-                Next::Changes(listening, config, layers, infos) => {
-                    listening.change(config, layers, infos);
+                Next::Changes(listening, to) => {
+                    listening.change(*to);
                     listening
                 }
                 Next::Opens(listening, shares) => {
@@ -401,12 +401,13 @@ impl Listening {
         })
     }
 
-    /// Whether that address cannot be bound while this one listens.
+    /// Whether that address cannot be bound while this one listens, and this one can leave it its port.
     fn is_in_the_way_of(&self, bind: &Bind) -> bool {
-        let (Bind::Tcp(asked), Bind::Tcp(_)) = (bind, &lock(&self.config).bind) else { return false };
-        let Some(mine) = self.socket.address().tcp() else { return false };
+        let (Bind::Tcp(asked), Bind::Tcp(mine)) = (bind, &lock(&self.config).bind) else { return false };
         let is_wide = mine.ip().is_unspecified() || asked.ip().is_unspecified();
-        mine.port() == asked.port() && (is_wide || mine.ip().to_canonical() == asked.ip().to_canonical())
+        let is_one = is_wide || mine.ip().to_canonical() == asked.ip().to_canonical();
+        // A socket that was given any port is given another one when it listens again.
+        is_one && mine.port() == asked.port() && mine.port() != 0
     }
 
     /// For one more worker.
@@ -415,7 +416,7 @@ impl Listening {
     }
 
     /// Asks something else of connections that come from now on.
-    fn change(&self, new: ListenerConfig, layers: ServerLayers, infos: Vec<CertificateInfo>) {
+    fn change(&self, (new, (layers, infos)): (ListenerConfig, Loaded)) {
         let mut config = lock(&self.config);
         *lock(&self.files) = files(&new);
         self.socket.entrance().set(layers, new.proxies.clone(), new.entrance);
