@@ -198,6 +198,43 @@ fn clients_keep_the_limits_that_they_were_told() {
     device.ping();
 }
 
+/// For who is connected, and for the session of one who is not.
+#[test]
+fn limits_that_clients_are_not_told_hold_at_once() {
+    let edge = Node::start(&Config::edge());
+    let mut device = Client::connect(edge.addr(), &Options::v5("device"));
+    let keeper = Options::v5("keeper").persistent();
+    let mut away = Client::connect(edge.addr(), &keeper);
+    away.subscribe("kept/#", QoS::AtLeastOnce);
+    away.disconnect();
+    edge.wait_status(PATIENCE, "it is away", |status| status["connections"] == 1);
+    let mut publish = |topic: &str| {
+        let id = device.publish_nowait(topic, b"x", QoS::AtLeastOnce, false);
+        let is_its = |packet: &Packet<'_>| matches!(packet, Packet::Puback(ack) if ack.packet_id == id);
+        match device.expect("PUBACK", is_its).packet() {
+            Packet::Puback(ack) => ack.reason,
+            other => unreachable!("{other:?}"),
+        }
+    };
+    assert!(publish("a/b/c").0 < 0x80);
+    for n in 0..5 {
+        publish(&format!("kept/{n}"));
+    }
+    edge.edit(|toml| toml + "[mqtt]\nmax_topic_levels = 2\nmax_queued_messages = 3\n");
+    taken(&edge, &["mqtt.max_topic_levels = 2, was 128", "mqtt.max_queued_messages = 3, was 100000"]);
+    assert_eq!(publish("a/b/c"), ReasonCode::TOPIC_NAME_INVALID);
+    publish("kept/5");
+    edge.edit(|toml| toml.replace("max_topic_levels = 2\nmax_queued_messages = 3\n", ""));
+    taken(&edge, &["mqtt.max_topic_levels = 128, was 2", "mqtt.max_queued_messages = 100000, was 3"]);
+    assert!(publish("a/b/c").0 < 0x80);
+    publish("kept/6");
+    let (mut away, _) = Client::connect_session(edge.addr(), &keeper);
+    // What was there beyond the bound stayed, and what came then did not come to it.
+    for n in [0, 1, 2, 3, 4, 6] {
+        assert_eq!(away.expect_message().topic, format!("kept/{n}"));
+    }
+}
+
 #[test]
 fn a_listener_takes_what_is_not_its_address() {
     let extra = "[listener.limits]\nmax_connections = 1\n";

@@ -139,6 +139,19 @@ impl ClientLimits {
         is_flat && topic.len() <= self.topic_bytes
     }
 
+    /// Other limits for a client that has these: what it was told, or is counted by since its CONNECT, stays.
+    fn kept_in(self, new: Self) -> Self {
+        Self {
+            packet_bytes: self.packet_bytes,
+            keep_alive_max: self.keep_alive_max,
+            session_expiry_max_s: self.session_expiry_max_s,
+            topic_alias_max: self.topic_alias_max,
+            receive_max: self.receive_max,
+            inflight_max: self.inflight_max,
+            ..new
+        }
+    }
+
     /// Whether a connection's publishes have to be counted against a rate.
     pub(crate) fn is_paced(&self) -> bool {
         self.publish_rate > 0 || self.publish_bytes > 0
@@ -188,8 +201,8 @@ pub(crate) fn client(clients: &[ClientLimits], row: u16) -> &ClientLimits {
 /// Which limits whose clients have.
 ///
 /// A client is told some of its limits in CONNACK, and goes by them; so they stay those of its connection when others come into
-/// force. Limits stand in rows: at the start a listener's place is its row, and when its limits change its next connections get
-/// another row. A row is used again once no connection and no session has it.
+/// force, and the rest changes under it. Limits stand in rows: at the start a listener's place is its row, and when what clients are told
+/// changes, its next connections get another row. A row is used again once no connection and no session has it.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     /// The listeners that there are, and the row of connections that come to each now: few.
@@ -226,6 +239,8 @@ impl Rows {
         let mut rows = rows.to_vec();
         self.current.retain(|(known, _)| new.by_listener().any(|(listener, _)| listener == *known));
         for (listener, limits) in new.by_listener() {
+            let mine = self.listeners.iter().zip(&mut rows).filter(|(known, _)| **known == listener);
+            mine.for_each(|(_, row)| *row = row.kept_in(*limits));
             let same = |(row, known): (&u16, &ClientLimits)| *row == listener && known == limits;
             let numbers = || 0..u16::try_from(rows.len()).unwrap_or(u16::MAX);
             let known = self.listeners.iter().zip(&rows).position(same);
@@ -308,5 +323,25 @@ mod tests {
             assert!(listeners.iter().all(|listener| rows.listener(rows.row(*listener)) == *listener));
         }
         assert_eq!(rows.listener(1), 1, "who came by one that is gone");
+    }
+    /// What nobody is told holds for those who are there, too.
+    #[test]
+    fn what_clients_do_not_go_by_changes_under_them() {
+        let with =
+            |receive_max, publish_rate| ClientLimits { receive_max, publish_rate, ..ClientLimits::default() };
+        let of = |limits: [ClientLimits; 2]| Limits { clients: limits.into(), ..Limits::default() };
+        let first = of([with(1, 0), with(2, 0)]);
+        let mut rows = Rows::new(&first);
+        // Each: the limits, and all rows then.
+        let mut all = first.clients;
+        for (new, expected) in [
+            ([with(1, 5), with(2, 0)], &[with(1, 5), with(2, 0)][..]),
+            ([with(3, 6), with(2, 0)], &[with(1, 6), with(2, 0), with(3, 6)]),
+            ([with(1, 7), with(2, 8)], &[with(1, 7), with(2, 8), with(3, 7)]),
+        ] {
+            all = rows.change(&all, &of(new), |_| true);
+            assert_eq!(*all, *expected);
+        }
+        assert_eq!([rows.row(0), rows.row(1)], [0, 1]);
     }
 }

@@ -750,7 +750,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.pool.overloaded = overloaded;
     }
 
-    /// Other bounds, features and times of sessions' queues from now on. What one client may use changes with its next connection.
+    /// Other bounds, features and times of sessions' queues from now on. What a client was told stays until its next connection.
     pub fn configure(&mut self, limits: Limits, features: Arc<Features>, policy: Policy) {
         let mut used = HashSet::new();
         used.extend(self.conns.ids().into_iter().filter_map(|id| Some(self.conns.get(id)?.limits)));

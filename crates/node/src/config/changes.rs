@@ -46,8 +46,10 @@ pub const FIELDS: &[(&str, Takes, &[&str])] = {
             NextConnection,
             &["max_connections", "max_connect_rate", "max_connections_per_address"],
         ),
-        ("listener.limits", NextConnection, CLIENT),
-        ("mqtt", NextConnection, CLIENT),
+        ("listener.limits", NextConnection, TOLD),
+        ("listener.limits", AtOnce, CLIENT),
+        ("mqtt", NextConnection, TOLD),
+        ("mqtt", AtOnce, CLIENT),
         (
             "mqtt",
             AtOnce,
@@ -124,23 +126,27 @@ pub const FIELDS: &[(&str, Takes, &[&str])] = {
     ]
 };
 
-/// What bounds one client. It is told some of it, and goes by that.
+/// What bounds one client and is told to it, or settled, when it connects.
+const TOLD: &[&str] = &[
+    "max_packet_size",
+    "keep_alive_max",
+    "session_expiry_max",
+    "topic_alias_max",
+    "receive_max",
+    "max_inflight",
+];
+
+/// What else bounds one client.
 const CLIENT: &[&str] = &[
     "connect_timeout",
     "max_connect_size",
     "packet_timeout",
-    "max_packet_size",
-    "keep_alive_max",
-    "session_expiry_max",
     "max_topic_levels",
     "max_topic_length",
-    "topic_alias_max",
     "max_subscriptions",
-    "receive_max",
     "max_waiting",
     "max_publish_rate",
     "max_publish_bytes",
-    "max_inflight",
     "max_queued_messages",
     "max_stored_bytes",
     "max_queued_bytes",
