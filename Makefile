@@ -10,7 +10,7 @@ SHELL := /bin/bash
 
 E2E := $(sort $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs)) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 # The faults among them.
-FAULTS := $(filter blackhole kill9 storm bad_input faults matrix emulated footprint,$(E2E))
+FAULTS := $(filter blackhole cluster kill9 storm bad_input faults matrix emulated footprint,$(E2E))
 # Each test runs several servers, and there may be but two cores.
 THREADS ?= 2
 DEMO_SECONDS ?=
@@ -61,9 +61,9 @@ e2e: build ## end-to-end tests with real processes and real servers; E2E=kill9 r
 		cargo test --release --workspace $(addprefix --test ,$(or $(filter-out browser clients elsewhere emulated footprint package peers proxies,$(E2E)),$(E2E))) -- --test-threads=$(THREADS) --show-output
 
 # Half of the campaigns' nodes have one worker, half three. The page is made of what they write.
-faults: build ## the tests with faults at length: 1,000 power cuts, 1,000 kill -9, failing disks, the fault matrix; FERRULE_FAULT_SEEDS=1000, FERRULE_MATRIX_SEEDS=40; the result goes to tests/results and docs/faults.md
+faults: build ## the tests with faults at length: 1,000 power cuts, 1,000 kill -9, failing disks, the fault matrix; FERRULE_FAULT_SEEDS=1000, FERRULE_MATRIX_SEEDS=40, FERRULE_CLUSTER_ROUNDS=100; the result goes to tests/results and docs/faults.md
 	FERRULE_BACKLOG=$${FERRULE_BACKLOG:-1000000} FERRULE_FAULT_SEEDS=$${FERRULE_FAULT_SEEDS:-1000} \
-		FERRULE_MATRIX_SEEDS=$${FERRULE_MATRIX_SEEDS:-40} FERRULE_FAULT_RESULTS="$(CURDIR)/tests/results" \
+		FERRULE_MATRIX_SEEDS=$${FERRULE_MATRIX_SEEDS:-40} FERRULE_CLUSTER_ROUNDS=$${FERRULE_CLUSTER_ROUNDS:-100} FERRULE_FAULT_RESULTS="$(CURDIR)/tests/results" \
 		cargo test --release --workspace $(addprefix --test ,$(FAULTS)) -- --test-threads=1 --nocapture
 	$(MAKE) --no-print-directory faults-report
 

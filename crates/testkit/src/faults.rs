@@ -55,6 +55,44 @@ fn newest(found: Vec<Value>) -> Vec<Value> {
     rows
 }
 
+/// What stands above the table of the cluster.
+const CLUSTER: &str = "\n## Cluster\n\n\
+    Three `ferrule-cloud` processes with one PostgreSQL (`tests/tests/cluster/rounds.rs`). On each node one client publishes (QoS 1, one message in flight) and one with a clean session has subscribed\n\
+    to all of it. In each round one fault, at a random moment and for a random time; then the cluster must be whole again by itself.\n\n\
+    *Promised* are deliveries: of an acknowledged message to a subscriber that had its SUBACK before the message was published, was connected until it was acknowledged, and whose node was not\n\
+    removed from the cluster in that round. *Lost* of them never came. *Duplicated*: came twice to one subscriber, since its publisher had been told to send it again. *Withheld*: publishes that were answered by a\n\
+    DISCONNECT, or by nothing.\n";
+
+/// The newest rounds of the cluster as one table.
+fn cluster(folder: &Path) -> String {
+    let mut page = String::from(CLUSTER);
+    let rows = newest(results(folder, "cluster-"));
+    if rows.is_empty() {
+        page.push_str("\nNo result yet.\n");
+        return page;
+    }
+    page.push_str(
+        "\n| fault | times | nodes removed by it | acknowledged | promised | lost | duplicated | withheld | day, commit |\n|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for row in rows {
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |",
+            text(&row["fault"]),
+            row["times"],
+            row["removed"],
+            row["acknowledged"],
+            row["promised"],
+            row["lost"],
+            row["duplicated"],
+            row["withheld"],
+            text(&row["date"]),
+            text(&row["commit"]),
+        );
+    }
+    page
+}
+
 /// The newest of all campaigns as one table.
 fn matrix(folder: &Path) -> String {
     let mut page = String::from(MATRIX);
@@ -171,6 +209,7 @@ const SINGLE: [(&str, &str, &str); 13] = [
 #[must_use]
 pub fn report(folder: &Path) -> String {
     let mut page = matrix(folder);
+    page.push_str(&cluster(folder));
     page.push_str(HEAD);
     let found = results(folder, "faults-");
     if found.is_empty() {

@@ -3,6 +3,7 @@
 
 mod joining;
 mod partition_heals;
+mod rounds;
 mod subscribe_then_publish_anywhere;
 
 use ferrule_testkit::{Config, Node, Postgres};
