@@ -284,11 +284,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.op(op, awaits || due);
         }
         let is_resumed = connecting.session_present;
+        let client_id = Arc::clone(&connecting.client_id);
         if let Some(conn) = self.conns.get_mut(id) {
             conn.session = Some(key);
             conn.connecting = Some(connecting);
             conn.phase = Phase::AwaitStore;
         }
+        self.tell_presence(id, &client_id);
         if is_resumed {
             // What it subscribed to then it may not be sent any more now.
             self.narrow_access(id);
@@ -350,9 +352,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         durable
     }
 
-    /// All that the CONNACK waited for is durable; what the client was subscribed to has to be known to all shards, too.
+    /// All that the CONNACK waited for is durable; what the client was subscribed to has to be known to all shards, too, and that it is here to
+    /// all nodes.
     pub(crate) fn connack_when_routed(&mut self, id: ConnId) {
-        if self.features.auto_subscribe.is_empty() {
+        let is_told = self.peers.clustered && !self.peers.hidden;
+        if self.features.auto_subscribe.is_empty() && !is_told {
             self.store_ready(id);
         } else {
             self.when_routed(Late::Connack(id));

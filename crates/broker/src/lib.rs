@@ -46,6 +46,7 @@ mod outbound;
 mod parcel;
 mod peers;
 mod pool;
+mod presence;
 mod publish;
 pub mod retained;
 mod review;

@@ -86,7 +86,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 peers.send(peer, &Parcel::ShareDelta { version, text: &group.text, online, away });
             }
         }
-        peers.send(peer, &Parcel::RoutesEnd { version });
+        self.tell_all_presence(peer);
+        self.peers.send(peer, &Parcel::RoutesEnd { version });
         self.settle();
     }
 
@@ -137,7 +138,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Whether this node serves: before it does, and when it has been removed, nobody is told that he has subscribed.
     pub fn set_live(&mut self, live: bool, now: Now) {
         self.now = now;
-        self.peers.hidden = !live;
+        (self.peers.clustered, self.peers.hidden) = (true, !live);
         self.release_late();
         self.settle();
     }

@@ -12,6 +12,7 @@
 //! # Order
 //! From one shard to another parcels keep their order; everything below rests on that and on nothing else.
 
+use crate::presence::Since;
 use ferrule_mqtt::QoS;
 use ferrule_outbox::{Outcome, Reason};
 use std::fmt;
@@ -38,6 +39,8 @@ pub(crate) enum Parcel<'a> {
     RouteAck { version: u64 },
     /// How many members the sender has of a shared subscription, by its whole text: none, and it has lost its last.
     ShareDelta { version: u64, text: &'a str, online: u32, away: u32 },
+    /// A client is connected to the sender, since then ([`crate::presence`]).
+    Present { version: u64, since: Since, client_id: &'a str },
     /// A publish, for the receiver's sessions alone.
     Forward(Forward<'a>),
     /// A publish for one member of a shared subscription: the one whose place is given, or the next that can take it.
@@ -125,6 +128,7 @@ const RELEASE: u8 = 15;
 /// From here on what shards of one process have no use for.
 const ROUTES_BEGIN: u8 = 0x30;
 const ROUTES_END: u8 = 0x31;
+const PRESENT: u8 = 0x32;
 /// Its low four bits are QoS (two), retain and hold.
 const FORWARD: u8 = 0x10;
 /// The same, for one member of a shared subscription.
@@ -143,6 +147,7 @@ impl<'a> Parcel<'a> {
                 | Self::RoutesEnd { .. }
                 | Self::RouteAck { .. }
                 | Self::ShareDelta { .. }
+                | Self::Present { .. }
                 | Self::Claim { .. }
                 | Self::ClaimAck { .. }
                 | Self::Release { .. }
@@ -172,6 +177,13 @@ impl<'a> Parcel<'a> {
                 put_bytes(out, text.as_bytes());
                 put_number(out, online.into());
                 put_number(out, away.into());
+            }
+            Self::Present { version, since: (stamp, shard), client_id } => {
+                out.push(PRESENT);
+                put_number(out, version);
+                put_number(out, stamp);
+                put_number(out, shard);
+                put_bytes(out, client_id.as_bytes());
             }
             Self::Forward(forward) => forward.encode(FORWARD, out),
             Self::Share(forward, share) => {
@@ -342,6 +354,11 @@ impl<'a> Reader<'a> {
             }
             ROUTE_ACK => Parcel::RouteAck { version: self.number()? },
             ROUTES_BEGIN => Parcel::RoutesBegin,
+            PRESENT => Parcel::Present {
+                version: self.number()?,
+                since: (self.number()?, self.number()?),
+                client_id: self.text()?,
+            },
             ROUTES_END => Parcel::RoutesEnd { version: self.number()? },
             RETAINED_PUT | RETAINED_PUT_HELD => Parcel::RetainedPut {
                 hold: tag == RETAINED_PUT_HELD,
@@ -405,6 +422,7 @@ mod tests {
             Parcel::RouteAck { version: u64::MAX },
             Parcel::RoutesBegin,
             Parcel::RoutesEnd { version: 300 },
+            Parcel::Present { version: 1, since: (u64::MAX, 300), client_id: "c" },
             Parcel::ShareDelta { version: 1, text: "$share/g/a", online: u32::MAX, away: 0 },
             Parcel::Share(forward, Share { text: "$share/g/a/+/#", place: 300, again: 2 }),
             Parcel::Forward(forward),
@@ -446,7 +464,7 @@ mod tests {
         for bytes in [
             &[0][..],
             &[0x13, 0],
-            &[0x32],
+            &[0x33],
             &[11, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0],
             &[6, 1, 99],
             &[3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255],

@@ -124,7 +124,9 @@ pub(crate) struct Peers {
     awaiting: Slots<marker::Parcel, (u16, End)>,
     /// Of our routes.
     version: u64,
-    /// This node is one of a cluster and no live member: the others need not know its routes.
+    /// This node is one of a cluster.
+    pub(crate) clustered: bool,
+    /// It is one and no live member: the others need not know its routes.
     pub(crate) hidden: bool,
     /// What waits for every peer to have our routes of a version.
     late: VecDeque<(u64, Late)>,
@@ -152,6 +154,7 @@ impl Peers {
             links: (0..place.of).map(|_| Link::default()).collect(),
             awaiting: Slots::new(),
             version: 0,
+            clustered: false,
             hidden: false,
             late: VecDeque::new(),
             stamp: 0,
@@ -273,6 +276,18 @@ impl Peers {
         }
         self.version += 1;
         self.send_to_all(&Parcel::ShareDelta { version: self.version, text, online, away });
+    }
+
+    /// Tells all shards of other nodes something that they are to confirm.
+    pub(crate) fn tell_nodes<'a>(&mut self, parcel: impl Fn(u64) -> Parcel<'a>) {
+        if self.is_alone() {
+            return;
+        }
+        self.version += 1;
+        let parcel = parcel(self.version);
+        for peer in self.place.of..self.links.len() as u16 {
+            self.send(peer, &parcel);
+        }
     }
 
     fn confirmed(&self) -> u64 {
@@ -425,6 +440,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Parcel::ShareDelta { version, text, online, away } => {
                 self.not_stale(from, |stale| stale.groups.remove(text));
                 self.members_elsewhere(&text.into(), from, online, away);
+                self.heard(from, version);
+            }
+            Parcel::Present { version, since, client_id } => {
+                self.present_elsewhere(since, client_id);
                 self.heard(from, version);
             }
             Parcel::RouteAck { version } => {

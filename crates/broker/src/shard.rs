@@ -181,6 +181,8 @@ pub struct Stats {
     pub parked: u64,
     /// Publishes that were routed and not acknowledged, since this node might not.
     pub withdrawn: u64,
+    /// Connections closed since their client connected to another node.
+    pub taken_elsewhere: u64,
     /// Publishes sent to other shards, each counted once a shard.
     pub forwarded_out: u64,
     /// Publishes that came from other shards.
@@ -209,6 +211,7 @@ pub struct Shard<H, S> {
     pub(crate) shares: Shares,
     pub(crate) peers: Peers,
     pub(crate) standing: crate::standing::Standing,
+    pub(crate) presence: crate::presence::Presence,
     pub(crate) retained: RetainedIndex,
     /// The last values of `$SYS` topics: never stored, and nobody's but this node's.
     pub(crate) sys: RetainedIndex,
@@ -348,6 +351,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             shares: Shares::new(),
             peers: Peers::new(place),
             standing: crate::standing::Standing::default(),
+            presence: crate::presence::Presence::default(),
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
             sys: RetainedIndex::new(SYS_TOPICS, SYS_BYTES),
             rows: config::Rows::new(&limits),

@@ -20,6 +20,8 @@ const B: usize = 1;
 impl Nodes {
     fn new() -> Self {
         let mut rigs = [0, 1].map(|_| Rig::new(Limits { share: Strategy::RoundRobin, ..limits().into() }));
+        // Another process has another number.
+        rigs[B].crash();
         let other = [A, B].map(|at| {
             rigs[at].abroad = 1;
             rigs[at].shard().add_peer().unwrap()
@@ -211,4 +213,70 @@ fn a_group_has_its_members_on_both_nodes() {
     let got: Vec<usize> =
         [(A, "one"), (A, "two"), (B, "three")].map(|(at, name)| nodes.took(at, name).len()).into();
     assert_eq!(got, [10, 10, 10]);
+}
+
+/// Both nodes are live members.
+fn live(nodes: &mut Nodes) {
+    for at in [A, B] {
+        let now = nodes.rigs[at].now;
+        nodes.rigs[at].shard().set_live(true, now);
+    }
+    nodes.settle();
+}
+
+#[test]
+fn a_client_is_connected_to_one_node() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.subscriber(A, "x", "a:1");
+    nodes.rigs[B].now.wall_ms += 5;
+    nodes.rigs[B].send("x", "connect id=x v=5");
+    assert!(nodes.took(B, "x").is_empty(), "the other node has not said that it knows");
+    nodes.settle();
+    assert_eq!(nodes.took(A, "x"), ["disconnect 8e"]);
+    assert_eq!(nodes.took(B, "x"), ["connack sp=0"]);
+    assert_eq!(nodes.rigs[A].count("taken_elsewhere"), 1);
+    // And back, with a clock that is behind: what was seen counts.
+    nodes.rigs[A].now.wall_ms -= 60_000;
+    nodes.send(A, "x", "connect id=x v=5");
+    assert_eq!(
+        (nodes.took(A, "x"), nodes.took(B, "x")),
+        (vec!["connack sp=0".into()], vec!["disconnect 8e".into()])
+    );
+    // Another one is another's affair.
+    nodes.publisher(B, "y");
+    assert!(nodes.took(A, "x").is_empty());
+}
+
+#[test]
+fn of_two_at_once_one_is_left() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    for at in [A, B] {
+        nodes.rigs[at].send("x", "connect id=x v=5");
+    }
+    nodes.settle();
+    let open: Vec<bool> = [A, B].map(|at| !nodes.rigs[at].peer("x").closed).into();
+    assert_eq!(open.iter().filter(|open| **open).count(), 1, "{open:?}");
+    let winner = usize::from(open[B]);
+    assert_eq!(nodes.took(winner, "x"), ["connack sp=0"]);
+}
+
+#[test]
+fn what_was_doubled_in_a_partition_is_resolved_when_it_heals() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.publisher(A, "x");
+    nodes.unlink();
+    nodes.waits(false);
+    nodes.rigs[B].now.wall_ms += 1_000;
+    nodes.rigs[B].send("x", "connect id=x v=5");
+    assert_eq!(nodes.took(B, "x"), ["connack sp=0"], "nobody is waited for");
+    nodes.link();
+    assert_eq!((nodes.took(A, "x"), nodes.took(B, "x").len()), (vec!["disconnect 8e".into()], 0));
+    // Who is no live member lets clients in without asking.
+    let now = nodes.rigs[B].now;
+    nodes.rigs[B].shard().set_live(false, now);
+    nodes.rigs[B].send("z", "connect id=z v=5");
+    assert_eq!(nodes.took(B, "z"), ["connack sp=0"]);
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod joining;
+mod one_connection_per_client;
 mod partition_heals;
 mod rounds;
 mod subscribe_then_publish_anywhere;

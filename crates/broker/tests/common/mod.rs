@@ -353,6 +353,11 @@ impl Rig {
 
     /// So many shards.
     pub fn of(limits: impl Into<Limits>, of: u16) -> Self {
+        Self::seeded(limits, of, 1)
+    }
+
+    /// So many shards of a process that has drawn this number.
+    pub fn seeded(limits: impl Into<Limits>, of: u16, seed: u64) -> Self {
         let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
         let mut rig = Self {
             shards: Vec::new(),
@@ -365,7 +370,7 @@ impl Rig {
             now,
             peers: BTreeMap::new(),
             rules: Vec::new(),
-            seed: 1,
+            seed,
             wire: None,
             abroad: 0,
             mail: VecDeque::new(),

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod one_connection_per_client;
 mod partition_heals;
 #[path = "../../../broker/tests/common/mod.rs"]
 mod rig;
@@ -16,7 +17,7 @@ use world::{Publish, World};
 /// Whether a batch of parcels is of the control stream: its first byte tells.
 fn is_control(bytes: &[u8]) -> bool {
     // Routes, their confirmations, members of groups, exclusive subscriptions (crates/broker/src/parcel.rs).
-    matches!(bytes[0], 1..=3 | 11..=15 | 0x30 | 0x31)
+    matches!(bytes[0], 1..=3 | 11..=15 | 0x30..=0x32)
 }
 
 fn seed_of(name: &str) -> Option<u64> {
@@ -35,6 +36,7 @@ fn the_promises_hold_whatever_happens() {
             let mut world = World::new(seed, one.is_some(), judge);
             world.run();
             partition_heals::holds(&world);
+            one_connection_per_client::holds(&world);
             (world.acknowledged, world.withheld, world.subscribed.len(), world.deliveries())
         });
         let Ok(ran) = ran else { panic!("FERRULE_SEED={seed} shows how it came to this") };

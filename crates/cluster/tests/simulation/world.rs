@@ -28,6 +28,8 @@ const CONFIG: Config = Config {
     store_us: 4_000_000,
     seen_us: 1_000_000,
 };
+/// Clients that connect to one node after the other, and leave no connection by themselves.
+const ROAMERS: u64 = 3;
 /// Filters that a subscriber has at most: the oldest is given up.
 const FILTERS: usize = 12;
 
@@ -80,6 +82,8 @@ enum Does {
     Subscribe(u64),
     Publish(u64),
     Connect,
+    /// A client that is now here, now there.
+    Roam(u64),
 }
 
 #[derive(Debug)]
@@ -142,6 +146,7 @@ enum Event {
     },
     Subscribe,
     Publish,
+    Roam,
     Fault,
     Resume {
         at: At,
@@ -285,7 +290,7 @@ impl Process {
 }
 
 /// A name of a client that a shard owns.
-fn name_at(place: Place, shard: u16, kind: char) -> String {
+fn name_at(place: Place, shard: u16, kind: &str) -> String {
     (0..).map(|n| format!("{kind}{n}")).find(|name| place.owner(name) == shard).unwrap()
 }
 
@@ -324,6 +329,7 @@ impl World {
         }
         world.after(1, Event::Subscribe);
         world.after(1, Event::Publish);
+        world.after(1, Event::Roam);
         world.after(3_000 * MS, Event::Fault);
         world
     }
@@ -463,6 +469,12 @@ impl World {
                     self.client_does(Does::Publish(filter));
                 }
             }
+            Event::Roam => {
+                let us = 100 * MS + self.rng.below(400 * MS);
+                self.after(us, Event::Roam);
+                let roamer = self.rng.below(ROAMERS);
+                self.client_does(Does::Roam(roamer));
+            }
             Event::Fault => {
                 if self.troubled {
                     let us = 100 * MS + self.rng.below(2_000 * MS);
@@ -519,9 +531,11 @@ impl World {
         }
         let id = self.join(node);
         self.lives += 1;
-        let mut rig = Rig::of(limits(), SHARDS);
+        let mut rig = Rig::seeded(limits(), SHARDS, self.lives);
         let place = rig.place();
-        let names: Vec<_> = (0..SHARDS).map(|s| ['s', 'p'].map(|kind| name_at(place, s, kind))).collect();
+        let names: Vec<_> = (0..SHARDS)
+            .map(|s| ["s", "p"].map(|kind| name_at(place, s, &format!("{kind}{}-", node.0))))
+            .collect();
         for name in names.iter().flatten() {
             rig.send(name, &format!("connect id={name} v=5"));
             assert_eq!(rig.peer(name).packets.pop_front().as_deref(), Some("connack sp=0"));
@@ -749,6 +763,14 @@ impl World {
         worker.packet_id = worker.packet_id % 60_000 + 1;
         let packet_id = worker.packet_id;
         let (name, line) = match does {
+            Does::Roam(roamer) => {
+                let name = format!("roamer-{roamer}");
+                if process.rig.peer(&name).conn.is_some() {
+                    return;
+                }
+                process.rig.peer(&name).version = None;
+                (name.clone(), format!("connect id={name} v=5"))
+            }
             Does::Connect => (publisher.clone(), format!("connect id={publisher} v=5")),
             Does::Subscribe(filter) => {
                 worker.subscribing.insert(packet_id, filter);
@@ -862,6 +884,12 @@ impl World {
                 }
                 ["disconnect", "89"] | ["connack", ..] => {}
                 _ => panic!("{:.3}: {at:?}: a publisher got {packet}", now_us as f64 / 1e6),
+            }
+        }
+        for roamer in 0..ROAMERS {
+            let packets = std::mem::take(&mut process.rig.peer(&format!("roamer-{roamer}")).packets);
+            for packet in packets {
+                assert!(["connack sp=0", "disconnect 8e"].contains(&&*packet), "a roamer got {packet}");
             }
         }
         let mut withheld = 0;
@@ -1105,6 +1133,15 @@ impl World {
         let links: Vec<u64> = links.map(|(id, _)| *id).collect();
         self.say(|| format!("links between {a:?} and {b:?} break"));
         links.into_iter().for_each(|link| self.break_link(link));
+    }
+
+    /// At how many nodes each roaming client is connected.
+    pub(crate) fn roamers(&self) -> Vec<usize> {
+        let is_at = |process: &&Process, name: &String| {
+            process.rig.peers.get(name).is_some_and(|peer| peer.conn.is_some())
+        };
+        let names = (0..ROAMERS).map(|roamer| format!("roamer-{roamer}"));
+        names.map(|name| self.running.values().filter(|process| is_at(process, &name)).count()).collect()
     }
 
     /// Everything is as if nothing had been.
