@@ -278,16 +278,13 @@ impl Peers {
         self.send_to_all(&Parcel::ShareDelta { version: self.version, text, online, away });
     }
 
-    /// Tells all shards of other nodes something that they are to confirm.
-    pub(crate) fn tell_nodes<'a>(&mut self, parcel: impl Fn(u64) -> Parcel<'a>) {
+    /// Tells all peers something that they are to confirm.
+    pub(crate) fn tell_all<'a>(&mut self, parcel: impl Fn(u64) -> Parcel<'a>) {
         if self.is_alone() {
             return;
         }
         self.version += 1;
-        let parcel = parcel(self.version);
-        for peer in self.place.of..self.links.len() as u16 {
-            self.send(peer, &parcel);
-        }
+        self.send_to_all(&parcel(self.version));
     }
 
     fn confirmed(&self) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! # Operation
 //! A connection that is accepted is told to all shards of other nodes with a stamp, and its CONNACK leaves when each live member has said that it knows:
-//! it rides the stream of routes, and their barrier ([`crate::peers`]). Who has an older connection of the same client id closes it (0x8E), as if the new one had come to
+//! it rides the stream of routes, and their barrier ([`crate::peers`]), of which shards of this process are a part. Who has an older connection of the same client id closes it (0x8E), as if the new one had come to
 //! itself. Stamps are ordered by a clock that never goes back, and raised by those of others; of two that are equal the shard with the higher number
 //! drawn at its start wins. So of two at once one is left, and both sides agree on which. On a new link each side tells all its connections,
 //! behind its routes: what was doubled in a partition is resolved when it heals.
@@ -55,7 +55,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let since = (self.presence.next(self.now), self.peers.place.seed);
         self.presence.since.insert(id, since);
-        self.peers.tell_nodes(|version| Parcel::Present { version, since, client_id });
+        self.peers.tell_all(|version| Parcel::Present { version, since, client_id });
     }
 
     /// All of them, to a node that knows none.

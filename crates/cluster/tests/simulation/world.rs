@@ -185,6 +185,8 @@ struct Worker {
     publishing: BTreeMap<u16, u64>,
     subscribing: BTreeMap<u16, u64>,
     filters: VecDeque<u64>,
+    /// Its publisher has sent a CONNECT then that is not answered.
+    connecting_us: Option<u64>,
 }
 
 struct Process {
@@ -771,7 +773,10 @@ impl World {
                 process.rig.peer(&name).version = None;
                 (name.clone(), format!("connect id={name} v=5"))
             }
-            Does::Connect => (publisher.clone(), format!("connect id={publisher} v=5")),
+            Does::Connect => {
+                worker.connecting_us = Some(now_us);
+                (publisher.clone(), format!("connect id={publisher} v=5"))
+            }
             Does::Subscribe(filter) => {
                 worker.subscribing.insert(packet_id, filter);
                 worker.filters.push_back(filter);
@@ -882,7 +887,8 @@ impl World {
                 ["puback", id] | ["puback", id, "10"] => {
                     acknowledged.extend(worker.publishing.remove(&id.parse().unwrap()));
                 }
-                ["disconnect", "89"] | ["connack", ..] => {}
+                ["connack", ..] => worker.connecting_us = None,
+                ["disconnect", "89"] => {}
                 _ => panic!("{:.3}: {at:?}: a publisher got {packet}", now_us as f64 / 1e6),
             }
         }
@@ -1155,6 +1161,8 @@ impl World {
                 // What began in the last moments may wait still.
                 let late = |began_us: u64| self.now_us - began_us < 1_000 * MS;
                 assert!(worker.subscribing.len() < 5, "{node:?} {shard}: {:?} wait", worker.subscribing);
+                let connecting = worker.connecting_us.is_none_or(late);
+                assert!(connecting, "{node:?} {shard}: a CONNECT is not answered");
                 let waits = worker.publishing.values().find(|n| !late(self.publishes[n].began_us));
                 assert_eq!(waits, None, "{node:?} {shard}: a publish is not acknowledged");
             }
