@@ -125,7 +125,7 @@ const CLAIM: u8 = 12;
 const CLAIM_GRANTED: u8 = 13;
 const CLAIM_REFUSED: u8 = 14;
 const RELEASE: u8 = 15;
-/// From here on what shards of one process have no use for.
+/// From here on what only a cluster has.
 const ROUTES_BEGIN: u8 = 0x30;
 const ROUTES_END: u8 = 0x31;
 const PRESENT: u8 = 0x32;

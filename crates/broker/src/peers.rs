@@ -18,6 +18,7 @@
 //!   end together. Of other nodes neither is so ([`crate::nodes`]).
 
 use crate::delayed;
+use crate::ending::Why;
 use crate::hook::{Ends, Hook, Message, Publisher, Role, RowElsewhere};
 use crate::nodes::{Reach, Stale};
 use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
@@ -28,7 +29,7 @@ use crate::shard::{Destination, Shard};
 use crate::slots::{Id, Slots};
 use crate::turn::{Reply, Wait};
 use crate::{ConnId, marker};
-use ferrule_mqtt::{PacketType, Properties, PropertyScope};
+use ferrule_mqtt::{PacketType, Properties, PropertyScope, ReasonCode};
 use ferrule_outbox::{End, Outcome, Reason, ReceiptId};
 use ferrule_store::record::{Record, Retained};
 use ferrule_store::{Now, Op, Stamp, Store};
@@ -136,6 +137,10 @@ pub(crate) struct Peers {
     cleared: VecDeque<(u64, u64, Box<str>)>,
     pub(crate) publisher: Arc<Publisher>,
 }
+
+/// What may wait for peers to confirm: those of this process do so within milliseconds, but a node that is cut off from its cluster may wait for
+/// minutes. What comes then is closed, and counted `late_closed`.
+const LATE_MAX: usize = 100_000;
 
 /// How long a cleared topic keeps its stamp: far longer than anything is under way between threads.
 const CLEARED_US: u64 = 60_000_000;
@@ -586,6 +591,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn when_routed(&mut self, late: Late) {
         if self.peers.is_confirmed() {
             self.late(late);
+        } else if self.peers.late.len() >= LATE_MAX {
+            self.stats.late_closed += 1;
+            let (Late::Reply(Reply { conn, .. }) | Late::Connack(conn)) = late;
+            let text = "too many clients wait for other nodes of the cluster";
+            self.disconnect(conn, Why::new(ReasonCode::SERVER_BUSY, text));
         } else {
             let version = self.peers.version;
             self.peers.late.push_back((version, late));

@@ -181,6 +181,8 @@ pub struct Stats {
     pub parked: u64,
     /// Publishes that were routed and not acknowledged, since this node might not.
     pub withdrawn: u64,
+    /// Connections closed since too much waited for other nodes to confirm it.
+    pub late_closed: u64,
     /// Connections closed since their client connected to another node.
     pub taken_elsewhere: u64,
     /// Publishes sent to other shards, each counted once a shard.

@@ -47,6 +47,7 @@ impl Hub {
             ("protocol_errors", stats.protocol_errors),
             ("clients_blocked", stats.blocked),
             ("dropped_link", stats.dropped_link),
+            ("clients_late_closed", stats.late_closed),
             ("clients_taken_elsewhere", stats.taken_elsewhere),
             ("clients_parked", stats.parked),
             ("publishes_withdrawn", stats.withdrawn),
