@@ -67,6 +67,25 @@ fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
             writeln!(out, "             last error: {error}")?;
         }
     }
+    if let Some(cluster) = &s.cluster {
+        let standing = match (cluster.live, cluster.acknowledges) {
+            (true, true) => "live",
+            (true, false) => "live, acknowledges nothing: it has lost touch with a member",
+            (false, _) => "joining: it acknowledges nothing yet, and no SUBACK leaves",
+        };
+        writeln!(out, "cluster      {}: node {}, {standing}", cluster.name, cluster.node)?;
+        for member in &cluster.members {
+            let link = if member.linked { "linked" } else { "no link" };
+            let (number, state) = (member.node, &member.state);
+            writeln!(out, "             node {number}: {state}, {link}, {}", member.addresses.join(" "))?;
+            if let Some(trouble) = &member.trouble {
+                writeln!(out, "               {trouble}")?;
+            }
+        }
+        if let Some(trouble) = &cluster.trouble {
+            writeln!(out, "             {trouble}")?;
+        }
+    }
     if !s.outboxes.is_empty() {
         let mut table = Table::new([
             "outbox",
@@ -194,7 +213,8 @@ fn micros(us: u64) -> String {
 mod tests {
     use super::*;
     use crate::control::{
-        CertificateStatus, ListenerStatus, OutboxStatus, RuleStatus, StoreStatus, UplinkStatus,
+        CertificateStatus, ClusterStatus, ListenerStatus, MemberStatus, OutboxStatus, RuleStatus,
+        StoreStatus, UplinkStatus,
     };
 
     #[test]
@@ -277,6 +297,28 @@ mod tests {
                 free_bytes: 3 << 30,
                 ..StoreStatus::default()
             }),
+            cluster: Some(ClusterStatus {
+                name: "ferrule".into(),
+                node: 1,
+                live: true,
+                members: vec![
+                    MemberStatus {
+                        node: 1,
+                        state: "live".into(),
+                        addresses: vec!["10.0.0.5:7883".into()],
+                        linked: true,
+                        ..MemberStatus::default()
+                    },
+                    MemberStatus {
+                        node: 2,
+                        state: "live".into(),
+                        addresses: vec!["10.0.0.6:7883".into()],
+                        trouble: Some("connection refused".into()),
+                        ..MemberStatus::default()
+                    },
+                ],
+                ..ClusterStatus::default()
+            }),
             ..Status::default()
         };
         let expected = "\
@@ -293,6 +335,10 @@ uplink       mqtt://cloud:1883: waiting for 1m 1s, 900 acknowledged, 0 in flight
              the certificates on disk are not in force: client.key: it does not fit
              last error: connection refused
 store        /var/lib/ferrule/ferrule.db: ok, 5.0 MiB used, 3.0 GiB free, 77 commits of 12.3 ms
+cluster      ferrule: node 1, live, acknowledges nothing: it has lost touch with a member
+             node 1: live, linked, 10.0.0.5:7883
+             node 2: live, no link, 10.0.0.6:7883
+               connection refused
 
 outbox     state  entered  recovered  delivered  failed  in flight  queued  discarded     bytes  oldest
 cloud      down      1000         20        900       0          0     118          2  29.3 KiB   1m 0s
