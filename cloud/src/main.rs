@@ -67,7 +67,6 @@ fn start(config: Whole, context: Context) -> Result<(), Box<dyn Error>> {
         connectors: sinks(),
         store: Some(POSTGRES),
         cluster: Some(cluster::CLUSTER),
-        started: || (),
     };
     Ok(run(&product, config, Arc::new(move || context.read()))?)
 }

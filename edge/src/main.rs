@@ -2,10 +2,7 @@
 //!
 //! What it is made of: `crates/node`. What makes it the edge: an uplink, and light sinks alone.
 
-// But for one call of `pages`.
-#![deny(unsafe_code)]
-
-mod pages;
+#![forbid(unsafe_code)]
 
 use ferrule_node::cli::{self, Context, Flavor, Run};
 use ferrule_node::config::changes::Whole;
@@ -40,13 +37,6 @@ fn sinks() -> Connectors {
 }
 
 fn start(config: Whole, context: Context) -> Result<(), Box<dyn Error>> {
-    let product = Product {
-        name: NAME,
-        edge: true,
-        connectors: sinks(),
-        store: None,
-        cluster: None,
-        started: pages::drop_unused,
-    };
+    let product = Product { name: NAME, edge: true, connectors: sinks(), store: None, cluster: None };
     Ok(run(&product, config, Arc::new(move || context.read()))?)
 }

@@ -56,8 +56,6 @@ pub struct Product {
     pub store: Option<store::Backend>,
     /// What makes it able to be one of several.
     pub cluster: Option<Cluster>,
-    /// Called when it has started.
-    pub started: fn(),
 }
 
 /// Why a node did not start, or stopped: one message for people.
@@ -263,7 +261,6 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
             "started"
         );
         notify(&[sd_notify::NotifyState::Ready]);
-        (product.started)();
         serve(control, &about, files, &mut reloader, asked, &ended).await.map_err(system("signals"))
     });
     tracing::info!("stopping");
