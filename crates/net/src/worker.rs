@@ -295,8 +295,8 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         };
         self.shard.end_turn_if(now, || abroad.may());
         self.obey(now);
-        // Clients may have spoken once more.
-        if self.shard.has_unjudged()
+        // Clients may have spoken once more, and again in there: nothing is written that was not asked for.
+        while self.shard.has_unjudged()
             && let Some(abroad) = &self.abroad
         {
             self.shard.judge(abroad.may());
