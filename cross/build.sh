@@ -5,8 +5,8 @@
 #
 # What it needs comes from package registries alone: zig (C compiler, linker, musl) and cargo-zigbuild from PyPI, crates from crates.io, and
 # Rust's std from the first of these that works:
-#   prebuilt   rustup target add
-#   src        rustup component add rust-src; std is built with the program (rustup has no std for every target everywhere)
+#   src        rustup component add rust-src; std is built with the program, as small as that
+#   prebuilt   rustup target add; the file is larger then
 #   debian     apt-get install rustc-web cargo-web rust-web-src, and as src (root only: it installs packages)
 # STD=src (or another) allows that one alone. JOBS=2 is passed on to cargo. FEATURES="jq fast-regex": see edge/Cargo.toml.
 # Tools and target folders are kept in ${CARGO_TARGET_DIR:-target}/cross.
@@ -52,7 +52,7 @@ debian() {
 
 build() (
   target=$1 std=
-  for way in ${STD:-prebuilt src debian}; do
+  for way in ${STD:-src prebuilt debian}; do
     echo "== $target: $way" >>"$log"
     if "$way" "$target" >>"$log" 2>&1; then std=$way; break; fi
   done
@@ -63,10 +63,27 @@ build() (
   export PATH=$venv/bin:$PATH ZIG_GLOBAL_CACHE_DIR=$cache/zig CARGO_ZIGBUILD_CACHE_DIR=$cache/zigbuild
   # They would replace the flags of the target that cargo-zigbuild sets.
   unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
-  # SQLite without what neither the store nor the SQLite sink uses: full-text search, R-trees, statistics as tables.
+  # SQLite without what neither the store nor the SQLite sink uses: full-text search, R-trees, statistics as tables, extensions (whose table
+  # of functions keeps every one of the library's).
   export LIBSQLITE3_FLAGS="-USQLITE_ENABLE_FTS3 -USQLITE_ENABLE_FTS3_PARENTHESIS -USQLITE_ENABLE_FTS5 -USQLITE_ENABLE_RTREE \
-    -USQLITE_ENABLE_DBSTAT_VTAB -USQLITE_ENABLE_STAT4 -USQLITE_SOUNDEX"
-  flags=()
+    -USQLITE_ENABLE_DBSTAT_VTAB -USQLITE_ENABLE_STAT4 -USQLITE_SOUNDEX \
+    -USQLITE_ENABLE_LOAD_EXTENSION -DSQLITE_OMIT_LOAD_EXTENSION"
+  # No tables for functions through which nothing unwinds: those of C, and Rust's that cannot panic. What can be on the way from a panic
+  # to where it is caught keeps its own. Paths of this machine are no texts of the program.
+  cflags="-fno-unwind-tables -fno-asynchronous-unwind-tables"
+  # zstd without the ways to compress that the levels in use do not take (crates/batch: 6, which is "lazy" and for little "lazy2";
+  # crates/store-sqlite: -1, which is "fast"); another level would fall back to one of those. One way to decompress of two.
+  cflags+=" -DZSTD_EXCLUDE_DFAST_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_GREEDY_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_BTLAZY2_BLOCK_COMPRESSOR"
+  cflags+=" -DZSTD_EXCLUDE_BTOPT_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_BTULTRA_BLOCK_COMPRESSOR"
+  cflags+=" -DZSTD_FORCE_DECOMPRESS_SEQUENCES_SHORT -DDYNAMIC_BMI2=0"
+  flags=() rust=(-Cforce-unwind-tables=no "--remap-path-prefix=$sysroot/lib/rustlib/src/rust=std")
+  for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do rust+=("--remap-path-prefix=$sources=crates"); done
+  # ARMv7 has two sets of instructions. Thumb-2's are as fast and shorter, and Debian's armhf is made of them.
+  if [ "$target" = armv7-unknown-linux-musleabihf ]; then
+    rust+=(-Ctarget-feature=+thumb-mode)
+    cflags+=" -Xclang -target-feature -Xclang +thumb-mode"
+  fi
+  export "CFLAGS_$(tr - _ <<<"$target")=$cflags"
   if [ "$std" = debian ]; then
     unset RUSTUP_TOOLCHAIN
     export CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc
@@ -74,10 +91,12 @@ build() (
   if [ "$std" != prebuilt ]; then
     # No startup files come with a std that is built here: zig's are used.
     export RUSTC_BOOTSTRAP=1
-    name=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_RUSTFLAGS
-    export "$name=-Clink-self-contained=no"
-    flags+=("-Zbuild-std=std,panic_unwind")
+    rust+=(-Clink-self-contained=no)
+    # Without symbols beside it a panic can say addresses only; what would look for their names stays out.
+    flags+=("-Zbuild-std=std,panic_unwind" -Zbuild-std-features=panic-unwind,backtrace,backtrace-trace-only)
   fi
+  name=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_RUSTFLAGS
+  export "$name=${rust[*]}"
   # One folder for each source of std: RUSTC_BOOTSTRAP makes everything be built anew.
   cargo-zigbuild zigbuild --locked --target "$target" --target-dir "$cache/$std" --profile edge ${JOBS:+--jobs "$JOBS"} "${flags[@]}" \
     --package ferrule-edge --no-default-features ${FEATURES:+--features "$FEATURES"}
