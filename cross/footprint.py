@@ -30,7 +30,9 @@ def git(*args):
 
 def main():
     """The page."""
-    told = re.findall(r"footprint: (.*): (\d+) KiB, (\d+) KiB its own", sys.stdin.read())
+    output = sys.stdin.read()
+    told = re.findall(r"footprint: (.*): (\d+) KiB, (\d+) KiB its own", output)
+    parts = re.search(r"footprint of idle: (.*)", output)
     if len(told) < 4:
         sys.exit(f"cross/footprint.py: {len(told)} of 4 figures of memory; see what the test says above")
     cpu = next((line.split(":", 1)[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
@@ -55,6 +57,10 @@ def main():
         goal = LOADED_GOAL if "messages" in what else IDLE_GOAL if what == "idle" else None
         words = re.sub(r"\d{4,}", lambda digits: f"{int(digits[0]):,}", what)
         page.append(f"| {words} | {against(size, goal) if goal else f'{size / 2**20:.2f} MiB | '} | {int(own) / 1024:.2f} MiB |")
+    if parts:
+        page += ["", f"Idle, by the kernel's list of mappings: {parts[1]}. Code, constants and most of data are pages of the file. Around each that is used the kernel maps "
+                 "what its cache has of its neighbours, so that nearly the whole file counts, more or less of it as it lies in the cache. The file and *its own* together "
+                 "are the most that it can be."]
     text = "\n".join(page) + "\n"
     (ROOT / "docs" / "footprint.md").write_text(text)
     print(text, end="")

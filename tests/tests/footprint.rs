@@ -1,7 +1,8 @@
 //! How much memory a gateway takes: idle, and with 200 rules, 500 clients and a backlog.
 //!
-//! The goals are 8 MiB idle, and 32 MiB with a backlog of a million. The second is held; of the first what it is today, so that it does not grow. Nearly
-//! all of it when idle is the program's own file, which the kernel may drop: that goal comes with a smaller file.
+//! The goals are 8 MiB idle, and 32 MiB with a backlog of a million. The second is held. Of the first it is held what there is today, so that it does not
+//! grow: five sixths of it are pages of the program's file, which the kernel may drop, and of which it maps more or fewer around one that is used, as they lie in its
+//! cache. What is its own has a bound of its own.
 //!
 //! Of the static file for x86_64 of `make cross`, which has ARM's allocator and C library and runs here without an emulator, whose own memory would be
 //! counted; without it, skipped. `FERRULE_BACKLOG` (50,000) is the backlog in messages; `make faults` and `make footprint` have a million.
@@ -16,8 +17,10 @@ use ferrule_testkit::{Config, Fleet, Node, Plan};
 use ferrule_tests::{PATIENCE, skipped};
 
 const MIB: u64 = 1 << 20;
-/// Idle.
-const IDLE_MAX: u64 = 10 * MIB;
+/// Idle; of the file nearly all is mapped then.
+const IDLE_MAX: u64 = 21 * MIB / 2;
+/// Of that, what is no page of the file.
+const IDLE_OWN_MAX: u64 = 2 * MIB;
 /// With a backlog of a million: the goal.
 const LOADED_MAX: u64 = 32 * MIB;
 const RULES: u64 = 200;
@@ -42,14 +45,16 @@ fn tell(what: &str, node: &Node) {
 }
 
 #[test]
-fn idle_it_takes_10_mib_at_most() {
+fn idle_it_takes_10_and_a_half_mib_at_most() {
     let Some(config) = small() else { return };
     let node = Node::start(
         &config.rules("CREATE RULE everything AS INSERT INTO cloud SELECT * FROM \"factory/#\";"),
     );
-    let resident = node.resident();
+    let (resident, own) = (node.resident(), node.own());
     tell("idle", &node);
-    assert!(resident <= IDLE_MAX, "{resident} bytes");
+    let parts = node.parts().map(|(part, bytes)| format!("{part} {} KiB", bytes / 1024)).join(", ");
+    eprintln!("footprint of idle: {parts}");
+    assert!(resident <= IDLE_MAX && own <= IDLE_OWN_MAX, "{resident} bytes, {own} its own: {parts}");
 }
 
 #[test]

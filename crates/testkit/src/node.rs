@@ -413,6 +413,36 @@ impl Node {
         self.memory("VmHWM:")
     }
 
+    /// What its resident memory consists of, in bytes: the program's code, its constants (unwinding tables among them), its data, stacks that the
+    /// kernel made, and all else, which is anonymous.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    #[must_use]
+    pub fn parts(&self) -> [(&'static str, u64); 5] {
+        let path = format!("/proc/{}/smaps", self.process.pid());
+        let smaps = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let mut parts = [("code", 0), ("constants", 0), ("data", 0), ("stack", 0), ("anonymous", 0)];
+        let mut part = 0;
+        for line in smaps.lines() {
+            let mut words = line.split_ascii_whitespace();
+            let (first, second) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+            if first == "Rss:" {
+                parts[part].1 += second.parse::<u64>().unwrap_or(0) * 1024;
+            } else if first.contains('-') {
+                // A mapping's head: addresses, what is allowed, offset, device, inode, name.
+                part = match words.nth(3) {
+                    Some("[stack]") => 3,
+                    Some(name) if name.starts_with('/') && second.contains('x') => 0,
+                    Some(name) if name.starts_with('/') && second.contains('w') => 2,
+                    Some(name) if name.starts_with('/') => 1,
+                    _ => 4,
+                };
+            }
+        }
+        parts
+    }
+
     fn memory(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.process.pid());
         let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
