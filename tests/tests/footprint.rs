@@ -1,8 +1,8 @@
 //! How much memory a gateway takes: idle, and with 200 rules, 500 clients and a backlog.
 //!
-//! The goals are 8 MiB idle, and 32 MiB with a backlog of a million. The second is held. Of the first it is held what there is today, so that it does not
-//! grow: five sixths of it are pages of the program's file, which the kernel may drop, and of which it maps more or fewer around one that is used, as they lie in its
-//! cache. What is its own has a bound of its own.
+//! The goals are 8 MiB idle, and 32 MiB with a backlog of a million. The second is held. Of the first it is held what there is today, so that it does
+//! not grow: five sixths of it are pages of the program's file, which the kernel may drop, and of which it maps more or fewer around one that is used,
+//! as they lie in its cache. What is its own has a bound of its own.
 //!
 //! Of the static file for x86_64 of `make cross`, which has ARM's allocator and C library and runs here without an emulator, whose own memory would be
 //! counted; without it, skipped. `FERRULE_BACKLOG` (50,000) is the backlog in messages; `make faults` and `make footprint` have a million.
