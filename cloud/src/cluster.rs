@@ -58,7 +58,7 @@ fn join(
         store: options(store),
         posts: seat.posts,
         gate: seat.gate,
-        confirmed: seat.confirmed,
+        words: seat.words,
     });
     let member = member.map_err(|error| error.to_string())?;
     Ok(Box::new(Joined { name: config.name.clone(), member }))

@@ -19,7 +19,7 @@ use ferrule_mqtt::{
     encode_ack, topic,
 };
 use ferrule_outbox::Queue;
-use ferrule_store::record::{Record, Subscription};
+use ferrule_store::record::{self, Record, Subscription};
 use ferrule_store::{Op, QueueId, SessionId, Store};
 use std::sync::Arc;
 
@@ -37,6 +37,10 @@ pub(crate) struct Connecting {
     window: u16,
     will: Option<Box<Will>>,
     session_present: bool,
+    /// As the gate knows it.
+    username: Option<Arc<str>>,
+    /// Its session, which the store has made.
+    made: Option<SessionId>,
     /// Asked for Response Information.
     wants_response: bool,
     /// Filters that it was subscribed to without its doing, whose retained messages follow the CONNACK.
@@ -147,6 +151,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 })
             }),
             session_present: false,
+            username: None,
+            made: None,
             wants_response: properties.request_response_information() == Some(true),
             retained: Vec::new(),
             properties: PropertiesBuf::new(),
@@ -234,12 +240,52 @@ impl<H: Hook, S: Store> Shard<H, S> {
             publishing.life = grant.life;
             conn.unordered = true;
         }
-        let row = conn.limits;
         conn.access = grant.access;
         conn.keep_alive_s = connecting.keep_alive;
         connecting.properties = grant.properties;
+        connecting.username = grant.username;
+        let client_id = Arc::clone(&connecting.client_id);
+        let lives_on = connecting.expiry_s > 0;
+        conn.connecting = Some(connecting);
+        conn.phase = Phase::AwaitStore;
         self.stats.connected += 1;
+        let is_stored = self.has_session(&client_id);
+        // A node that is no live member serves those whose sessions end with their connections; the others wait until it is one.
+        let is_asked = self.peers.clustered && !is_stored && (lives_on || !self.peers.hidden);
+        if is_asked {
+            self.look_for(id, &client_id);
+        } else {
+            self.tell_presence(id, &client_id);
+            self.enter(id);
+        }
+    }
 
+    /// The session of the client that connects is made by the store, and has this number.
+    pub(crate) fn is_made(&mut self, id: ConnId, session: SessionId) {
+        if let Some(connecting) = self.conns.get_mut(id).and_then(|conn| conn.connecting.as_mut()) {
+            connecting.made = Some(session);
+        }
+    }
+
+    /// The number and the record of a session that the store is to make for a client that connects; none: it is to have none there.
+    pub(crate) fn new_record(&mut self, id: ConnId) -> Option<(SessionId, Bytes)> {
+        let connecting = self.conns.get(id)?.connecting.as_deref().filter(|c| c.expiry_s > 0)?;
+        let record = record::Session {
+            client_id: (&*connecting.client_id).into(),
+            username: connecting.username.as_deref().map(Into::into),
+            expiry_s: connecting.expiry_s,
+            ended_wall_ms: None,
+            handed_to: None,
+            will: None,
+        };
+        Some((SessionId(Self::draw(self.peers.place, &mut self.next_session)), record.to_bytes()))
+    }
+
+    /// A client that may connect has its session, as it is or anew.
+    pub(crate) fn enter(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let row = conn.limits;
+        let Some(mut connecting) = conn.connecting.take() else { return };
         // Take over: the older connection is told and ends, with its will.
         if let Some(old) = self.by_client(&connecting.client_id)
             && let Some(old_conn) = self.sessions.get(old).and_then(|s| s.conn)
@@ -251,7 +297,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             // One without a delay, of a connection that a kill ended: the return comes after it, however fast.
             self.publish_due_will(old);
             // Another user's messages are not this one's, whatever the client id says.
-            let other = self.sessions.get(old).is_some_and(|s| s.username != grant.username);
+            let other = self.sessions.get(old).is_some_and(|s| s.username != connecting.username);
             if connecting.clean_start || other {
                 self.drop_session(old);
                 awaits = true;
@@ -263,7 +309,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 awaits |= self.sessions.get(key).is_some_and(|s| s.expiry_s != connecting.expiry_s);
                 key
             }
-            None => self.new_session(&connecting, grant.username.clone()),
+            None => self.new_session(&connecting),
         };
         if let Some(session) = self.sessions.get_mut(key) {
             session.conn = Some(id);
@@ -284,13 +330,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.op(op, awaits || due);
         }
         let is_resumed = connecting.session_present;
-        let client_id = Arc::clone(&connecting.client_id);
         if let Some(conn) = self.conns.get_mut(id) {
             conn.session = Some(key);
             conn.connecting = Some(connecting);
-            conn.phase = Phase::AwaitStore;
         }
-        self.tell_presence(id, &client_id);
         if is_resumed {
             // What it subscribed to then it may not be sent any more now.
             self.narrow_access(id);
@@ -303,11 +346,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    fn new_session(&mut self, connecting: &Connecting, username: Option<Arc<str>>) -> SessionKey {
+    fn new_session(&mut self, connecting: &Connecting) -> SessionKey {
+        let username = connecting.username.clone();
         let kind = if connecting.expiry_s > 0 {
-            let id = SessionId(Self::draw(self.peers.place, &mut self.next_session));
+            let drawn = || SessionId(Self::draw(self.peers.place, &mut self.next_session));
+            let id = connecting.made.unwrap_or_else(drawn);
             let queue = Queue::new(QueueId::session(id), self.policy, None);
-            Kind::Persistent { id, queue: Box::new(queue) }
+            Kind::Persistent { queue: Box::new(queue) }
         } else {
             Kind::Clean(Rare::default())
         };
@@ -440,7 +485,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     fn resume(&mut self, id: ConnId, key: SessionKey) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let Kind::Persistent { queue, .. } = &mut session.kind else {
+        let Kind::Persistent { queue } = &mut session.kind else {
             self.pump(key);
             return;
         };

@@ -4,10 +4,11 @@ use crate::alias::Alias;
 use crate::config::{self, Limits, SLOWEST};
 use crate::events::{self, Event, EventKind, Events, Told, client_event};
 use crate::hook::{Access, Ends, Hook, Message};
+use crate::owners::Owners;
 use crate::pool::Pool;
 use crate::publish::{Target, expired};
 use crate::session::{
-    Conn, Kind, Outbound, OutboundState, Pending, Phase, Queued, Rare, Session, delivery_size,
+    Conn, Kind, Outbound, OutboundState, Pending, Phase, Queued, Rare, Session, delivery_size, session_id,
 };
 use crate::shard::{Buffers, Shard, Stats};
 use crate::slots::Slots;
@@ -37,6 +38,9 @@ pub(crate) struct Delivering<'a> {
     pub(crate) events: &'a mut Events,
     pub(crate) limits: &'a Limits,
     pub(crate) pool: &'a mut Pool,
+    pub(crate) owners: &'a mut Owners,
+    /// This shard.
+    pub(crate) own: u16,
     pub(crate) now: Now,
     pub(crate) steady: Steady,
 }
@@ -56,6 +60,8 @@ macro_rules! delivering {
             events: &mut $shard.events,
             limits: &$shard.limits,
             pool: &mut $shard.pool,
+            owners: &mut $shard.owners,
+            own: $shard.peers.place.index,
             now: $shard.now,
             steady: $shard.steady,
         }
@@ -344,7 +350,7 @@ impl Delivering<'_> {
                 }
                 waiters.pending.push_back(Pending { delivery: Arc::clone(delivery), end, held });
             }
-            Kind::Persistent { queue, .. } => {
+            Kind::Persistent { queue } => {
                 let has_bytes = queue.backlog(self.now).0 < limits.queue_bytes;
                 if queue.counters().queued >= limits.queue_messages || !has_bytes {
                     if has_bytes {
@@ -370,6 +376,10 @@ impl Delivering<'_> {
                     session.touched = true;
                     self.touched.push(key);
                 }
+            }
+            Kind::Moved(moved) => {
+                let end = || ends.as_deref_mut().and_then(Ends::end);
+                return self.owners.send_on(moved, &session.client_id, delivery, self.own, end);
             }
         }
         true
@@ -409,6 +419,8 @@ impl Delivering<'_> {
             let more = match session.kind {
                 Kind::Clean(_) => self.pump_clean(key, id),
                 Kind::Persistent { .. } => self.pump_row(key, id),
+                // It has no connection.
+                Kind::Moved(_) => false,
             };
             if !more {
                 return;
@@ -419,7 +431,8 @@ impl Delivering<'_> {
     /// The next row of a session's queue. False when there is none.
     fn pump_row(&mut self, key: SessionKey, id: ConnId) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return false };
-        let Kind::Persistent { id: store_id, queue } = &mut session.kind else { return false };
+        let Kind::Persistent { queue } = &mut session.kind else { return false };
+        let store_id = session_id(queue);
         let window = queue.counters().in_flight as usize + 1;
         let mut row = None;
         queue.take(window, self.now, |seq, row_, again| row = Some((seq, Arc::clone(&row_.delivery), again)));
@@ -438,7 +451,7 @@ impl Delivering<'_> {
                 // would be taken for this one and dropped.
                 self.batch.op(
                     Op::InflightPut {
-                        session: *store_id,
+                        session: store_id,
                         side: Side::Outbound,
                         packet_id,
                         record: record::Inflight::Sent(seq).to_bytes(),
@@ -476,10 +489,11 @@ impl Delivering<'_> {
         };
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.inflight.finish(packet_id);
-        if let Kind::Persistent { id: session, queue } = &mut session.kind {
+        if let Kind::Persistent { queue } = &mut session.kind {
+            let session = session_id(queue);
             queue.answer(seq, Outcome::Discarded(reason), self.now, self.ended);
             if delivery.qos == 2 {
-                let op = Op::InflightDelete { session: *session, side: Side::Outbound, packet_id };
+                let op = Op::InflightDelete { session, side: Side::Outbound, packet_id };
                 self.batch.op(op, false, self.now);
             }
             self.touch(key);

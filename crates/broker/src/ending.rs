@@ -3,8 +3,9 @@
 use crate::config;
 use crate::events::{Event, EventKind, ending_reason};
 use crate::hook::Hook;
-use crate::session::{Kind, LateWill, Phase, Rare, Waiters};
+use crate::session::{Kind, LateWill, Phase, Rare, Session, Waiters, session_id};
 use crate::shard::{Command, Shard};
+use crate::turn::WILL_US;
 use crate::{ConnId, SessionKey};
 use ferrule_mqtt::{
     Connack, DecodeError, Disconnect, Packet, PacketType, Properties, PropertiesBuf, Property, ReasonCode,
@@ -252,12 +253,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if expiry_s != u32::MAX {
                 session.expires_us = self.now.mono_us + u64::from(expiry_s) * 1_000_000;
             }
-            if let Some((will, publisher)) = will.take_if(|(will, _)| will.delay_s > 0) {
-                let due_us = self.now.mono_us + u64::from(will.delay_s) * 1_000_000;
+            let least_us = if self.standing.parks() { WILL_US } else { 0 };
+            if let Some((will, publisher)) = will.take_if(|(will, _)| will.delay_s > 0 || least_us > 0) {
+                let due_us = self.now.mono_us + least_us.max(u64::from(will.delay_s) * 1_000_000);
                 session.late_will = Some(Box::new(LateWill { will: *will, publisher, due_us }));
             }
             session.inflight.park();
-            if let Kind::Persistent { queue, .. } = &mut session.kind {
+            if let Kind::Persistent { queue } = &mut session.kind {
                 queue.set_up(false, self.now);
                 queue.reset();
             }
@@ -272,10 +274,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// Forgets a session: its subscriptions, its queue, its packet ids.
-    pub(crate) fn drop_session(&mut self, key: SessionKey) {
-        self.remove_client(key);
-        let Some(session) = self.sessions.remove(key) else { return };
+    /// Takes a session out with its routes; what is the store's stays.
+    pub(crate) fn remove_session(&mut self, key: SessionKey) -> Option<Session> {
+        let session = self.sessions.remove(key)?;
         for (filter, _) in &session.subscriptions {
             self.filter_bytes -= config::FILTER + filter.len();
             self.remove_route(key, filter);
@@ -283,6 +284,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.release_claim(filter, &session.client_id);
             }
         }
+        Some(session)
+    }
+
+    /// Forgets a session: its subscriptions, its queue, its packet ids.
+    pub(crate) fn drop_session(&mut self, key: SessionKey) {
+        self.remove_client(key);
+        let Some(session) = self.remove_session(key) else { return };
         let mut left: Vec<Arc<Delivery>> = session.inflight.shared().cloned().collect();
         let is_shared = |delivery: &Arc<Delivery>| delivery.share.is_some() && delivery.qos == 1;
         let stored = session.is_persistent();
@@ -296,8 +304,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     .extend(pending.into_iter().filter_map(|p| p.end).map(|end| (end, Outcome::Delivered)));
                 self.settle();
             }
-            Kind::Persistent { id, queue } => {
+            Kind::Persistent { queue } => {
+                let id = session_id(&queue);
                 self.by_store_id.remove(&id);
+                self.owners.epochs.remove(&id);
                 // Written after the session's end they would be packet ids of nobody.
                 let ends = self.batch.forget(id, None);
                 self.ended.extend(ends.map(|end| (end, Outcome::Delivered)));
@@ -309,6 +319,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.op(Op::SessionDelete { session: id }, true);
                 self.settle();
             }
+            Kind::Moved(_) => {}
         }
         self.share_again(left);
         if let Some(late) = session.late_will {

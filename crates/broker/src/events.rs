@@ -288,7 +288,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let delivery = match &session.kind {
             Kind::Clean(_) => session.inflight.kept(packet_id).cloned(),
-            Kind::Persistent { queue, .. } => {
+            Kind::Moved(_) => None,
+            Kind::Persistent { queue } => {
                 let seq = session.inflight.get_mut(packet_id).map(|outbound| outbound.seq);
                 seq.and_then(|seq| queue.get(seq)).map(|row| Arc::clone(&row.delivery))
             }

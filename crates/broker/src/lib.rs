@@ -43,6 +43,7 @@ pub mod features;
 pub mod hook;
 mod nodes;
 mod outbound;
+mod owners;
 mod parcel;
 mod peers;
 mod pool;

@@ -8,7 +8,7 @@
 //! Who drives the shard knows the members of the cluster and has a link to each of their shards. It calls [`Shard::add_peer`] for each, and then as
 //! the link comes and goes [`Shard::peer_linked`] and [`Shard::peer_unlinked`]; [`Shard::peer_waits`] as the member is *in* or *out*
 //! (`ferrule-cluster`), which is not the same: a member that is out of reach may still be one that new routes wait for.
-//! [`Shard::peer_gone`] ends it. [`Shard::set_live`] says whether the node itself is one that others know. Parcels pass as between shards of one process.
+//! [`Shard::peer_gone`] ends it; [`Shard::set_view`] says which members there are from then on. [`Shard::set_live`] says whether the node itself is one that others know. Parcels pass as between shards of one process.
 //!
 //! # Invariants
 //! - On a link all routes are sent first, then each change. What the other side knew stays in force until it has all of them: subscribers
@@ -74,10 +74,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.now = now;
         self.away(peer);
         let Some(link) = self.peers.links.get_mut(usize::from(peer)) else { return };
-        link.reach = Reach::Told;
-        let version = self.peers.version();
+        (link.reach, link.member) = (Reach::Told, true);
+        let (version, name) = (self.peers.version(), self.peers.place.name());
         let peers = &mut self.peers;
-        peers.send(peer, &Parcel::RoutesBegin);
+        peers.send(peer, &Parcel::RoutesBegin { name });
         self.routes
             .local_filters(|filter| peers.send(peer, &Parcel::RouteDelta { version, add: true, filter }));
         for group in self.shares.all() {
@@ -88,6 +88,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         self.tell_all_presence(peer);
         self.peers.send(peer, &Parcel::RoutesEnd { version });
+        self.tell_owned(peer);
         self.settle();
     }
 
@@ -107,6 +108,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         link.stale = None;
         self.peers.unsaid(peer);
         self.ended.extend(self.peers.unanswered(peer).into_iter().map(|end| (end, Outcome::Retry)));
+        self.owner_away(peer);
     }
 
     /// Whether SUBACKs wait for it.
@@ -126,13 +128,19 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// It is no member any more: what it had is forgotten. That it is waited for is another matter: it may not know yet.
+    /// It is no member any more: what it had is forgotten as soon as all members have adopted its sessions ([`Shard::set_view`]). That it is
+    /// waited for is another matter: it may not know yet.
     pub fn peer_gone(&mut self, peer: u16, now: Now) {
         self.now = now;
         self.away(peer);
+        self.orphaned(peer);
+        self.settle();
+    }
+
+    /// Its routes lead nowhere.
+    pub(crate) fn forget_routes(&mut self, peer: u16) {
         self.routes_begin(peer);
         self.routes_end(peer);
-        self.settle();
     }
 
     /// Whether this node serves: before it does, and when it has been removed, nobody is told that he has subscribed.

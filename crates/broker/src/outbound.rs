@@ -75,8 +75,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let seq = outbound.seq;
         let open = session.conn.filter(|id| self.conns.get(*id).is_some_and(|c| c.phase == Phase::Open));
         let row = match &session.kind {
-            Kind::Persistent { queue, .. } => queue.get(seq).map(|row| Arc::clone(&row.delivery)),
-            Kind::Clean(_) => None,
+            Kind::Persistent { queue } => queue.get(seq).map(|row| Arc::clone(&row.delivery)),
+            Kind::Clean(_) | Kind::Moved(_) => None,
         };
         match (open, row) {
             (Some(id), Some(delivery)) => {
@@ -127,7 +127,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     pub(crate) fn answer_row(&mut self, key: SessionKey, seq: u64) {
-        if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key) {
+        if let Some(Session { kind: Kind::Persistent { queue }, .. }) = self.sessions.get_mut(key) {
             queue.answer(seq, Outcome::Delivered, self.now, &mut self.ended);
             self.touch(key);
             self.settle();

@@ -31,8 +31,8 @@ pub(crate) enum Parcel<'a> {
         filter: &'a str,
     },
     /// All that the sender has of filters and members of shared subscriptions follows, as changes of a version: it takes the place of
-    /// what the receiver knows once it has ended.
-    RoutesBegin,
+    /// what the receiver knows once it has ended. `name`: the sender's ([`crate::Place::name`]).
+    RoutesBegin { name: u64 },
     /// That was all, as of this version.
     RoutesEnd { version: u64 },
     /// The sender forwards what matches the receiver's filters of this version.
@@ -41,6 +41,20 @@ pub(crate) enum Parcel<'a> {
     ShareDelta { version: u64, text: &'a str, online: u32, away: u32 },
     /// A client is connected to the sender, since then ([`crate::presence`]).
     Present { version: u64, since: Since, client_id: &'a str },
+    /// The sender has the session of a client that is present elsewhere, with this epoch, and is about to give it up ([`crate::owners`]).
+    Owns { epoch: u64, client_id: &'a str },
+    /// All that it had to say of it is durable: it may be taken.
+    Yours { epoch: u64, client_id: &'a str },
+    /// The sender has taken it, with this epoch, from the shard of this name, and is routed what is for it; `gone`: it has ended it.
+    Moved { owner: u64, epoch: u64, gone: bool, client_id: &'a str },
+    /// What follows on this stream of the sender's was routed by one who knows that.
+    Passed { epoch: u64, client_id: &'a str },
+    /// A message for it that its owner has not stored. `number` as in [`Forward`]; `head` and `payload` as in its queue.
+    Relay { number: Number, client_id: &'a str, head: &'a [u8], payload: &'a [u8] },
+    /// In the view of this number the sender has adopted its share of the sessions that there were to be adopted, and has told their routes.
+    Adopted { view: u64 },
+    /// In it the sender has had that word of all members.
+    Settled { view: u64 },
     /// A publish, for the receiver's sessions alone.
     Forward(Forward<'a>),
     /// A publish for one member of a shared subscription: the one whose place is given, or the next that can take it.
@@ -129,6 +143,14 @@ const RELEASE: u8 = 15;
 const ROUTES_BEGIN: u8 = 0x30;
 const ROUTES_END: u8 = 0x31;
 const PRESENT: u8 = 0x32;
+const OWNS: u8 = 0x33;
+const YOURS: u8 = 0x34;
+const MOVED: u8 = 0x35;
+const MOVED_GONE: u8 = 0x36;
+const PASSED: u8 = 0x37;
+const RELAY: u8 = 0x38;
+const ADOPTED: u8 = 0x39;
+const SETTLED: u8 = 0x3a;
 /// Its low four bits are QoS (two), retain and hold.
 const FORWARD: u8 = 0x10;
 /// The same, for one member of a shared subscription.
@@ -143,11 +165,16 @@ impl<'a> Parcel<'a> {
         matches!(
             self,
             Self::RouteDelta { .. }
-                | Self::RoutesBegin
+                | Self::RoutesBegin { .. }
                 | Self::RoutesEnd { .. }
                 | Self::RouteAck { .. }
                 | Self::ShareDelta { .. }
                 | Self::Present { .. }
+                | Self::Owns { .. }
+                | Self::Yours { .. }
+                | Self::Moved { .. }
+                | Self::Adopted { .. }
+                | Self::Settled { .. }
                 | Self::Claim { .. }
                 | Self::ClaimAck { .. }
                 | Self::Release { .. }
@@ -162,7 +189,10 @@ impl<'a> Parcel<'a> {
                 put_number(out, version);
                 put_bytes(out, filter.as_bytes());
             }
-            Self::RoutesBegin => out.push(ROUTES_BEGIN),
+            Self::RoutesBegin { name } => {
+                out.push(ROUTES_BEGIN);
+                put_number(out, name);
+            }
             Self::RoutesEnd { version } => {
                 out.push(ROUTES_END);
                 put_number(out, version);
@@ -184,6 +214,42 @@ impl<'a> Parcel<'a> {
                 put_number(out, stamp);
                 put_number(out, shard);
                 put_bytes(out, client_id.as_bytes());
+            }
+            Self::Owns { epoch, client_id } => {
+                out.push(OWNS);
+                put_number(out, epoch);
+                put_bytes(out, client_id.as_bytes());
+            }
+            Self::Yours { epoch, client_id } => {
+                out.push(YOURS);
+                put_number(out, epoch);
+                put_bytes(out, client_id.as_bytes());
+            }
+            Self::Moved { owner, epoch, gone, client_id } => {
+                out.push(if gone { MOVED_GONE } else { MOVED });
+                put_number(out, owner);
+                put_number(out, epoch);
+                put_bytes(out, client_id.as_bytes());
+            }
+            Self::Passed { epoch, client_id } => {
+                out.push(PASSED);
+                put_number(out, epoch);
+                put_bytes(out, client_id.as_bytes());
+            }
+            Self::Relay { number, client_id, head, payload } => {
+                out.push(RELAY);
+                put_number(out, number);
+                put_bytes(out, client_id.as_bytes());
+                put_bytes(out, head);
+                put_bytes(out, payload);
+            }
+            Self::Adopted { view } => {
+                out.push(ADOPTED);
+                put_number(out, view);
+            }
+            Self::Settled { view } => {
+                out.push(SETTLED);
+                put_number(out, view);
             }
             Self::Forward(forward) => forward.encode(FORWARD, out),
             Self::Share(forward, share) => {
@@ -353,7 +419,22 @@ impl<'a> Reader<'a> {
                 Parcel::RouteDelta { version: self.number()?, add: tag == ROUTE_ADD, filter: self.text()? }
             }
             ROUTE_ACK => Parcel::RouteAck { version: self.number()? },
-            ROUTES_BEGIN => Parcel::RoutesBegin,
+            ROUTES_BEGIN => Parcel::RoutesBegin { name: self.number()? },
+            OWNS => Parcel::Owns { epoch: self.number()?, client_id: self.text()? },
+            YOURS => Parcel::Yours { epoch: self.number()?, client_id: self.text()? },
+            MOVED | MOVED_GONE => {
+                let gone = tag == MOVED_GONE;
+                Parcel::Moved { owner: self.number()?, epoch: self.number()?, gone, client_id: self.text()? }
+            }
+            PASSED => Parcel::Passed { epoch: self.number()?, client_id: self.text()? },
+            RELAY => Parcel::Relay {
+                number: self.number()?,
+                client_id: self.text()?,
+                head: self.bytes()?,
+                payload: self.bytes()?,
+            },
+            ADOPTED => Parcel::Adopted { view: self.number()? },
+            SETTLED => Parcel::Settled { view: self.number()? },
             PRESENT => Parcel::Present {
                 version: self.number()?,
                 since: (self.number()?, self.number()?),
@@ -420,7 +501,15 @@ mod tests {
             Parcel::RouteDelta { version: 300, add: true, filter: "a/+/#" },
             Parcel::RouteDelta { version: 0, add: false, filter: "" },
             Parcel::RouteAck { version: u64::MAX },
-            Parcel::RoutesBegin,
+            Parcel::RoutesBegin { name: u64::MAX },
+            Parcel::Owns { epoch: 1, client_id: "x" },
+            Parcel::Yours { epoch: 1, client_id: "x" },
+            Parcel::Moved { owner: 7, epoch: 300, gone: false, client_id: "x" },
+            Parcel::Moved { owner: 7, epoch: 1, gone: true, client_id: "" },
+            Parcel::Passed { epoch: 2, client_id: "x" },
+            Parcel::Relay { number: 300, client_id: "x", head: b"head", payload: b"payload" },
+            Parcel::Adopted { view: 300 },
+            Parcel::Settled { view: 3 },
             Parcel::RoutesEnd { version: 300 },
             Parcel::Present { version: 1, since: (u64::MAX, 300), client_id: "c" },
             Parcel::ShareDelta { version: 1, text: "$share/g/a", online: u32::MAX, away: 0 },
@@ -464,7 +553,7 @@ mod tests {
         for bytes in [
             &[0][..],
             &[0x13, 0],
-            &[0x33],
+            &[0x3f],
             &[11, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0],
             &[6, 1, 99],
             &[3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255],

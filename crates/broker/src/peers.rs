@@ -21,6 +21,7 @@ use crate::delayed;
 use crate::ending::Why;
 use crate::hook::{Ends, Hook, Message, Publisher, Role, RowElsewhere};
 use crate::nodes::{Reach, Stale};
+use crate::owners::Take;
 use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
 use crate::publish::{Draw, Scope};
 use crate::retained::Set;
@@ -31,7 +32,7 @@ use crate::turn::{Reply, Wait};
 use crate::{ConnId, marker};
 use ferrule_mqtt::{PacketType, Properties, PropertyScope, ReasonCode};
 use ferrule_outbox::{End, Outcome, Reason, ReceiptId};
-use ferrule_store::record::{Record, Retained};
+use ferrule_store::record::{Delivery, Record, Retained};
 use ferrule_store::{Now, Op, Stamp, Store};
 use foldhash::fast::FixedState;
 use std::collections::VecDeque;
@@ -52,6 +53,16 @@ pub struct Place {
 impl Place {
     /// The only one.
     pub const ALONE: Self = Self { index: 0, of: 1, seed: 0 };
+
+    /// A name of a shard of this process: no other has it, here or elsewhere.
+    pub(crate) fn name_of(self, index: u16) -> u64 {
+        FixedState::with_seed(self.seed).hash_one(index)
+    }
+
+    /// This one's.
+    pub(crate) fn name(self) -> u64 {
+        self.name_of(self.index)
+    }
 
     /// Whether this shard has what was that shard's, of a process that may have had more of them.
     pub(crate) fn has(self, shard: u16) -> bool {
@@ -90,6 +101,8 @@ pub(crate) enum Owner {
 pub(crate) enum Late {
     Reply(Reply),
     Connack(ConnId),
+    /// The session of its client is looked for.
+    Take(ConnId),
 }
 
 /// A link to another shard.
@@ -99,6 +112,14 @@ pub(crate) struct Link {
     pub(crate) reach: Reach,
     /// Of another node: new routes wait for it. Those of this process they always wait for.
     pub(crate) waits: bool,
+    /// [`Place::name`], once it has said it.
+    pub(crate) name: u64,
+    /// It may have sessions: one of this process, or of another node that has been linked and is a member still.
+    pub(crate) member: bool,
+    /// The last view in which it has adopted its share of sessions.
+    pub(crate) adopted: u64,
+    /// The last view in which it has heard the same of all.
+    pub(crate) settled: u64,
     /// Of another node: so much waits to be sent there that what nobody is told of is dropped.
     pub(crate) full: bool,
     /// Of another node, while it sends all that it has.
@@ -156,7 +177,9 @@ impl Peers {
     pub(crate) fn new(place: Place) -> Self {
         Self {
             place,
-            links: (0..place.of).map(|_| Link::default()).collect(),
+            links: (0..place.of)
+                .map(|at| Link { name: place.name_of(at), member: true, ..Link::default() })
+                .collect(),
             awaiting: Slots::new(),
             version: 0,
             clustered: false,
@@ -202,7 +225,7 @@ impl Peers {
         (0..self.links.len() as u16).filter(move |peer| *peer != me)
     }
 
-    fn send_to_all(&mut self, parcel: &Parcel<'_>) {
+    pub(crate) fn send_to_all(&mut self, parcel: &Parcel<'_>) {
         for peer in self.everyone() {
             self.send(peer, parcel);
         }
@@ -334,6 +357,13 @@ impl Peers {
         number
     }
 
+    /// Sends on a message for a session that has moved; whether its end waits for the answer.
+    pub(crate) fn relay(&mut self, to: u16, client_id: &str, delivery: &Delivery, end: Option<End>) {
+        let number = self.number(to, end);
+        let (head, payload) = (delivery.to_bytes(), &delivery.payload);
+        self.send(to, &Parcel::Relay { number, client_id, head: &head, payload });
+    }
+
     /// The stamp of a retained message that is set or cleared now.
     pub(crate) fn next_stamp(&mut self, now: Now) -> u64 {
         let clock = (now.wall_ms.max(0) as u64) << STAMP_MS;
@@ -425,7 +455,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     fn parcel(&mut self, from: u16, parcel: Parcel<'_>) {
         match parcel {
-            Parcel::RoutesBegin => self.routes_begin(from),
+            Parcel::RoutesBegin { name } => {
+                if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
+                    link.name = name;
+                }
+                self.routes_begin(from);
+            }
             Parcel::RoutesEnd { version } => {
                 self.routes_end(from);
                 self.heard(from, version);
@@ -445,9 +480,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.heard(from, version);
             }
             Parcel::Present { version, since, client_id } => {
-                self.present_elsewhere(since, client_id);
+                self.present_elsewhere(from, since, client_id);
                 self.heard(from, version);
             }
+            Parcel::Owns { epoch, client_id } => self.owns(from, epoch, client_id),
+            Parcel::Yours { epoch, client_id } => self.yours(from, epoch, client_id),
+            Parcel::Moved { owner, epoch, gone, client_id } => {
+                self.moved(from, Take { owner, epoch }, gone, client_id);
+            }
+            Parcel::Passed { epoch, client_id } => self.passed(from, epoch, client_id),
+            Parcel::Relay { number, client_id, head, payload } => {
+                self.relayed(from, number, client_id, head, payload);
+            }
+            Parcel::Adopted { view } => self.adopted_elsewhere(from, view),
+            Parcel::Settled { view } => self.settled_elsewhere(from, view),
             Parcel::RouteAck { version } => {
                 if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
                     link.acked = link.acked.max(version);
@@ -535,7 +581,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         };
         let number = forward.number;
         let owner = (number != 0).then_some(Owner::Peer { peer: from, number });
+        self.owners.sender = Some(from);
         let routed = self.route(&message, scope, owner, None);
+        self.owners.sender = None;
         match routed.receipt {
             None => self.acknowledge_parcel(from, number, Outcome::Delivered),
             Some((_, guard)) => {
@@ -593,7 +641,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.late(late);
         } else if self.peers.late.len() >= LATE_MAX {
             self.stats.late_closed += 1;
-            let (Late::Reply(Reply { conn, .. }) | Late::Connack(conn)) = late;
+            let (Late::Reply(Reply { conn, .. }) | Late::Connack(conn) | Late::Take(conn)) = late;
             let text = "too many clients wait for other nodes of the cluster";
             self.disconnect(conn, Why::new(ReasonCode::SERVER_BUSY, text));
         } else {
@@ -614,10 +662,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    fn late(&mut self, late: Late) {
+    pub(crate) fn late(&mut self, late: Late) {
+        let Some(late) = self.defers(late) else { return };
         match late {
             Late::Reply(reply) => self.reply(reply),
             Late::Connack(conn) => self.store_ready(conn),
+            Late::Take(conn) => self.told_presence(conn),
         }
     }
 

@@ -9,8 +9,7 @@
 //!
 //! A node that is no live member does not wait: nobody might be there to answer.
 //!
-//! # Not yet
-//! A persistent session stays with its node: its connection is closed, it is not moved.
+//! A session that outlives its connection moves with its client ([`crate::owners`]).
 
 use crate::ConnId;
 use crate::hook::Hook;
@@ -19,6 +18,7 @@ use crate::shard::Shard;
 use ferrule_mqtt::ReasonCode;
 use ferrule_store::{Now, Store};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// When it connected, and the number of its shard.
 pub(crate) type Since = (u64, u64);
@@ -58,27 +58,42 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.peers.tell_all(|version| Parcel::Present { version, since, client_id });
     }
 
+    /// The same again, as it was said: whoever has its session by now is to say so.
+    pub(crate) fn tell_presence_again(&mut self, id: ConnId, client_id: &str) {
+        if let Some(&since) = self.presence.since.get(&id) {
+            self.peers.tell_all(|version| Parcel::Present { version, since, client_id });
+        }
+    }
+
     /// All of them, to a node that knows none.
     pub(crate) fn tell_all_presence(&mut self, peer: u16) {
         let version = self.peers.version();
-        for (id, since) in &self.presence.since {
-            let session = self.conns.get(*id).and_then(|conn| self.sessions.get(conn.session?));
-            if let Some(session) = session {
-                let client_id = &*session.client_id;
+        // In an order of their own, so that what is simulated can be repeated.
+        let mut all: Vec<_> = self.presence.since.iter().collect();
+        all.sort_unstable_by_key(|(id, _)| id.to_bits());
+        for (id, since) in all {
+            let Some(conn) = self.conns.get(*id) else { continue };
+            let session = conn.session.and_then(|key| self.sessions.get(key));
+            let client_id = session.map(|session| Arc::clone(&session.client_id));
+            let client_id = client_id.or_else(|| Some(conn.connecting.as_ref()?.client_id()));
+            if let Some(client_id) = &client_id {
                 self.peers.send(peer, &Parcel::Present { version, since: *since, client_id });
             }
         }
     }
 
     /// A client is connected at another node.
-    pub(crate) fn present_elsewhere(&mut self, since: Since, client_id: &str) {
+    pub(crate) fn present_elsewhere(&mut self, from: u16, since: Since, client_id: &str) {
         self.presence.stamp = self.presence.stamp.max(since.0);
-        let here = self.by_client(client_id).and_then(|key| self.sessions.get(key)?.conn);
-        let Some(id) = here else { return };
-        // One from before this node was in a cluster is older than all.
-        if self.presence.since.get(&id).is_none_or(|mine| *mine < since) {
+        let connected = self.by_client(client_id).and_then(|key| self.sessions.get(key)?.conn);
+        for id in [connected, self.looking_for(client_id)].into_iter().flatten() {
+            // One from before this node was in a cluster is older than all.
+            if self.presence.since.get(&id).is_some_and(|mine| *mine >= since) {
+                return;
+            }
             self.stats.taken_elsewhere += 1;
             self.disconnect(id, ReasonCode::SESSION_TAKEN_OVER);
         }
+        self.hand_over(from, client_id);
     }
 }

@@ -670,6 +670,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let receipt = ends.finish();
         self.scratch = scratch;
+        if !self.owners.relays.is_empty() {
+            self.send_relays();
+        }
         if retain {
             self.retain(message, expires_wall_ms, retain_ends);
         }

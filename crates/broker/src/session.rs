@@ -3,6 +3,7 @@
 use crate::alias::{Alias, Aliases};
 use crate::config::ClientLimits;
 use crate::hook::{Access, Publisher};
+use crate::owners::Moved;
 use crate::pool::{Pace, Pool};
 use crate::steady::Steady;
 use crate::{ConnId, SessionKey};
@@ -388,8 +389,15 @@ pub(crate) struct Waiters {
 pub(crate) enum Kind {
     /// Ends with its connection.
     Clean(Rare<Waiters>),
-    /// Lives on; messages wait in a queue over the store.
-    Persistent { id: SessionId, queue: Box<Queue<Queued>> },
+    /// Lives on; messages wait in a queue over the store, which has the number that the session has.
+    Persistent { queue: Box<Queue<Queued>> },
+    /// Lives on at another node: what still comes here for it is sent on ([`crate::owners`]).
+    Moved(Box<Moved>),
+}
+
+/// The session whose queue this is.
+pub(crate) fn session_id(queue: &Queue<Queued>) -> SessionId {
+    SessionId(queue.id().0)
 }
 
 #[derive(Debug)]
@@ -459,9 +467,9 @@ impl Session {
     }
 
     pub(crate) fn store_id(&self) -> Option<SessionId> {
-        match self.kind {
-            Kind::Persistent { id, .. } => Some(id),
-            Kind::Clean(_) => None,
+        match &self.kind {
+            Kind::Persistent { queue } => Some(session_id(queue)),
+            Kind::Clean(_) | Kind::Moved(_) => None,
         }
     }
 

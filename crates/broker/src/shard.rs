@@ -12,7 +12,7 @@ use crate::pool::Pool;
 use crate::publish::LOCAL_PER_TURN;
 use crate::retained::RetainedIndex;
 use crate::routes::{self, Routes};
-use crate::session::{Conn, Kind, LateWill, Phase, Received, Session, Will};
+use crate::session::{Conn, Kind, LateWill, Phase, Received, Session, Will, session_id};
 use crate::share::Shares;
 use crate::slots::Slots;
 use crate::steady::Steady;
@@ -22,7 +22,7 @@ use crate::{ConnId, SessionKey, marker};
 use ferrule_mqtt::{DecodeError, PINGRESP, Packet, QoS, ReasonCode, Version, decode, topic};
 use ferrule_outbox::{End, Outcome, Policy, Queue, Receipts};
 use ferrule_store::record::{self, Record, Retained, Subscription};
-use ferrule_store::{Now, Op, QueueId, Restored, SessionId, Side, Store};
+use ferrule_store::{Now, Op, QueueId, Restored, SESSIONS, SessionId, Side, Store};
 use foldhash::fast::FixedState;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use hashbrown::HashTable;
@@ -214,6 +214,7 @@ pub struct Shard<H, S> {
     pub(crate) peers: Peers,
     pub(crate) standing: crate::standing::Standing,
     pub(crate) presence: crate::presence::Presence,
+    pub(crate) owners: crate::owners::Owners,
     pub(crate) retained: RetainedIndex,
     /// The last values of `$SYS` topics: never stored, and nobody's but this node's.
     pub(crate) sys: RetainedIndex,
@@ -354,6 +355,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             peers: Peers::new(place),
             standing: crate::standing::Standing::default(),
             presence: crate::presence::Presence::default(),
+            owners: crate::owners::Owners::default(),
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
             sys: RetainedIndex::new(SYS_TOPICS, SYS_BYTES),
             rows: config::Rows::new(&limits),
@@ -378,7 +380,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             local_left: LOCAL_PER_TURN,
             smoothed_commit: Duration::ZERO,
             // Numbers of the store are drawn by every shard: each has those of its residue.
-            next_session: u64::from(place.index),
+            next_session: restored.first_session + u64::from(place.index),
             next_body: restored.last_body,
             next_routed: 1,
             scratch: crate::publish::Scratch::default(),
@@ -409,13 +411,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Sessions with their subscriptions become routable, retained messages findable. A record that cannot be
     /// read is left out and left where it is.
     fn restore(&mut self, restored: &Restored) {
+        self.restore_sessions(restored, false);
+        self.delete_orphans(restored);
+        for (topic, bytes) in &restored.retained {
+            if let Ok(message) = Retained::from_bytes(bytes) {
+                let stamp = self.peers.stored_stamp(message.at_wall_ms);
+                self.retained.set(topic, stamp, Arc::new(message));
+            }
+        }
+    }
+
+    /// Sessions of this shard's clients become routable. `tell`: peers are told of them one by one, and not of all at once.
+    pub(crate) fn restore_sessions(&mut self, restored: &Restored, tell: bool) {
         // Nobody knows where its client comes in: nothing that any listener would keep is dropped until it does.
         let (clients, roomy) =
             (&self.limits.clients, |c: &config::ClientLimits| (c.queue_messages, c.queue_bytes));
         let row = (0..clients.len()).max_by_key(|at| roomy(&clients[*at])).unwrap_or(0) as u16;
         let queues: HashMap<QueueId, _> = restored.queues.iter().map(|q| (q.queue, *q)).collect();
         for (id, bytes) in &restored.sessions {
-            self.next_session = self.next_session.max(id.0);
             let Ok(record) = record::Session::from_bytes(bytes) else { continue };
             if self.belongs_elsewhere(&record.client_id).is_some() {
                 continue;
@@ -438,7 +451,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.op(Op::SessionDelete { session: *id }, false);
                 continue;
             }
-            let kind = Kind::Persistent { id: *id, queue: Box::new(queue) };
+            let kind = Kind::Persistent { queue: Box::new(queue) };
             let username: Option<Arc<str>> = record.username.map(Into::into);
             let mut session = Session::new(client_id, username, kind, record.expiry_s);
             session.will_stored = record.will.is_some();
@@ -453,7 +466,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.add_client(key);
             self.by_store_id.insert(*id, key);
         }
-        self.delete_orphans(restored);
+        let own = restored.epochs.iter().filter(|(id, _)| self.by_store_id.contains_key(id));
+        self.owners.epochs.extend(own.copied());
         for (id, filter, bytes) in &restored.subscriptions {
             let (Some(&key), Ok(subscription)) = (self.by_store_id.get(id), Subscription::from_bytes(bytes))
             else {
@@ -467,8 +481,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     let client_id = Arc::clone(&session.client_id);
                     self.claim_again(&filter, &client_id);
                 }
-                // Peers are told of all at once.
-                self.add_route(key, &filter, subscription, false);
+                self.add_route(key, &filter, subscription, tell);
             }
         }
         for (id, side, packet_id, bytes) in &restored.inflight {
@@ -485,12 +498,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
                 (Side::Outbound, Ok(record::Inflight::Released)) => session.inflight.restore(*packet_id, 0),
                 _ => {}
-            }
-        }
-        for (topic, bytes) in &restored.retained {
-            if let Ok(message) = Retained::from_bytes(bytes) {
-                let stamp = self.peers.stored_stamp(message.at_wall_ms);
-                self.retained.set(topic, stamp, Arc::new(message));
             }
         }
     }
@@ -516,13 +523,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// What the store holds of sessions that it does not know must not become another session's: it goes, and no id in use is
     /// drawn again.
     fn delete_orphans(&mut self, restored: &Restored) {
+        let own = restored.first_session..restored.first_session + SESSIONS;
         let known: HashSet<SessionId> = restored.sessions.iter().map(|(id, _)| *id).collect();
         let subscriptions = restored.subscriptions.iter().map(|(id, ..)| *id);
         let queues = restored.queues.iter().filter_map(|q| q.queue.as_session());
         let used = restored.inflight.iter().map(|(id, ..)| *id).chain(subscriptions).chain(queues);
         let orphans: HashSet<SessionId> = used.filter(|id| !known.contains(id)).collect();
+        let last = known.iter().chain(&orphans).map(|id| id.0).filter(|id| own.contains(id)).max();
+        self.next_session = self.next_session.max(last.unwrap_or_default()).max(restored.last_session);
         for session in orphans {
-            self.next_session = self.next_session.max(session.0);
             if self.peers.place.index == 0 {
                 self.op(Op::SessionDelete { session }, false);
             }
@@ -642,6 +651,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
                             self.park(id);
                             return self.keep(id, at, buf, false);
                         }
+                        if self.owners.has_orphans()
+                            && let Packet::Publish(publish) = &packet
+                            && publish.qos > QoS::AtMostOnce
+                            && self.owners.are_concerned(&mut self.routes, publish.topic)
+                        {
+                            self.park_for_owner(id);
+                            return self.keep(id, at, buf, false);
+                        }
+                        let Some(conn) = self.conns.get_mut(id) else { return buf.len() };
                         let paced = matches!(
                             packet,
                             Packet::Publish(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_)
@@ -763,7 +781,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         for key in self.sessions.ids() {
             let Some(session) = self.sessions.get_mut(key) else { continue };
             used.insert(session.limits);
-            if let Kind::Persistent { queue, .. } = &mut session.kind {
+            if let Kind::Persistent { queue } = &mut session.kind {
                 queue.set_policy(policy);
             }
         }
@@ -991,7 +1009,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn session_op(&mut self, key: SessionKey, ended_wall_ms: Option<i64>) -> Option<(Op, bool)> {
         let (steady, now) = (self.steady, self.now);
         let session = self.sessions.get_mut(key)?;
-        let Kind::Persistent { id, queue } = &session.kind else { return None };
+        let Kind::Persistent { queue } = &session.kind else { return None };
+        let id = session_id(queue);
         let late = session.late_will.as_ref().map(|late| {
             let left_ms = late.due_us.saturating_sub(now.mono_us) / 1_000;
             late.will.to_record(Some(steady.ms(now).saturating_add_unsigned(left_ms)))
@@ -1006,6 +1025,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
             handed_to: ended_wall_ms.map(|_| queue.handed_to()),
             will,
         };
-        Some((Op::SessionPut { session: *id, record: record.to_bytes() }, is_gone))
+        Some((Op::SessionPut { session: id, record: record.to_bytes() }, is_gone))
     }
 }

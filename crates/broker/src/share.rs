@@ -445,7 +445,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let is_sent_at_once = member.subscription.qos == 0 || message.qos == QoS::AtMostOnce;
         let is_behind = match &session.kind {
             Kind::Clean(waiters) => waiters.get().is_some_and(|waiters| !waiters.pending.is_empty()),
-            Kind::Persistent { queue, .. } => queue.counters().queued > 0,
+            Kind::Persistent { queue } => queue.counters().queued > 0,
+            Kind::Moved(_) => return None,
         };
         Some(room && (is_sent_at_once || (session.has_room() && !is_behind)))
     }

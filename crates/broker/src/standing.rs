@@ -16,6 +16,9 @@
 //!   connections with it (0x89): they send it again. Some subscribers then get it twice, none not at all. Publishes of
 //!   rules may belong to messages of earlier turns, so when there were some all who wait are sent away.
 //! - What waits from earlier turns was routed when the answer was yes, and goes on.
+//! - A SUBACK or CONNACK of a session that is stored waits for *yes*, too, and is withdrawn as a publish is: the members that do not know the session's routes are
+//!   those that this node does not hear, and until one of the two is removed it cannot know which. (One whose session ends with its connection misses
+//!   what is published on the other side of a partition.)
 //!
 //! # Not yet
 //! Wills and delayed messages are routed whatever the answer: nobody is acknowledged for them.
@@ -23,8 +26,10 @@
 use crate::ConnId;
 use crate::ending::Why;
 use crate::hook::Hook;
-use crate::session::{Conn, Inbound};
+use crate::peers::Late;
+use crate::session::{Conn, Inbound, Session};
 use crate::shard::Shard;
+use crate::turn::Reply;
 use ferrule_mqtt::ReasonCode;
 use ferrule_store::{Op, Side, Store};
 use std::collections::HashSet;
@@ -45,6 +50,10 @@ pub(crate) struct Standing {
     routed: Vec<(Inbound, usize)>,
     /// Publishes of rules were.
     local: bool,
+    /// SUBACKs and CONNACKs that wait.
+    deferred: Vec<Late>,
+    /// Connections that such were written to in this turn, and how much output they had before.
+    replied: Vec<(ConnId, usize)>,
 }
 
 impl Standing {
@@ -70,6 +79,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn begin_turn(&mut self, may: bool, now_us: u64) {
         let before = self.standing.may.replace(may);
         if may {
+            for late in std::mem::take(&mut self.standing.deferred) {
+                self.late(late);
+            }
             for id in std::mem::take(&mut self.standing.parked) {
                 if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_parked()) {
                     conn.publishing.make().parked = false;
@@ -94,7 +106,23 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// beginning behind it.
     #[must_use]
     pub fn has_unjudged(&self) -> bool {
-        self.standing.local || !self.standing.routed.is_empty()
+        self.standing.local || !self.standing.routed.is_empty() || !self.standing.replied.is_empty()
+    }
+
+    /// Whether what is due to a connection has to wait; if not, it is noted.
+    pub(crate) fn defers(&mut self, late: Late) -> Option<Late> {
+        let (Late::Reply(Reply { conn: id, .. }) | Late::Connack(id)) = late else { return Some(late) };
+        let Some(conn) = self.conns.get(id) else { return Some(late) };
+        let session = conn.session.and_then(|key| self.sessions.get(key));
+        if self.standing.may.is_none() || !session.is_some_and(Session::is_persistent) {
+            return Some(late);
+        }
+        if self.standing.parks() {
+            self.standing.deferred.push(late);
+            return None;
+        }
+        self.standing.replied.push((id, conn.out.len()));
+        Some(late)
     }
 
     /// Clients that are not heard since this node may not acknowledge.
@@ -126,7 +154,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn judge(&mut self, may: bool) {
         let local = std::mem::take(&mut self.standing.local);
         let mut routed = std::mem::take(&mut self.standing.routed);
+        let replied = std::mem::take(&mut self.standing.replied);
         if !may {
+            for (id, out) in replied {
+                self.stats.withdrawn += 1;
+                if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.out.len() > out) {
+                    conn.out.truncate(out);
+                    conn.count_output(&mut self.pool);
+                }
+                self.send_away(id);
+            }
             if self.standing.may.replace(false) == Some(true) {
                 self.standing.refused_us = self.now.mono_us;
             }

@@ -32,6 +32,8 @@ pub(crate) enum Wait {
     Pubrel(SessionKey, u16),
     /// The oldest held message of a session that ends with its connection.
     Held(SessionKey),
+    /// The word to a peer that a client's session may be taken.
+    Yours(u16, u64, Arc<str>),
 }
 
 /// A SUBACK, UNSUBACK or PUBCOMP, and the subscriptions whose retained messages follow it.
@@ -156,8 +158,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 None => self.hook.rows(queue, rows, now),
                 Some(id) => {
                     let Some(&key) = self.by_store_id.get(&id) else { return };
-                    if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) =
-                        self.sessions.get_mut(key)
+                    if let Some(Session { kind: Kind::Persistent { queue }, .. }) = self.sessions.get_mut(key)
                     {
                         queue.loaded(rows, now);
                     }
@@ -167,8 +168,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             },
             StoreEvent::Failing { message } => self.failing = Some(message),
             StoreEvent::Recovered => self.failing = None,
-            // Of a store that several nodes share; nobody takes a session from this one yet.
-            StoreEvent::Fenced { .. } => {}
+            StoreEvent::Fenced { ops } => self.fenced(&ops),
+            StoreEvent::Taken(taken) => self.taken(&taken),
+            StoreEvent::Lost { sessions } => sessions.iter().for_each(|session| self.lost(*session)),
+            StoreEvent::Adopted { view, restored, done } => self.adopted(view, &restored, done),
         }
     }
 
@@ -178,7 +181,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let mut at = 0;
         while let Some(&key) = self.touched.get(at) {
             at += 1;
-            if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key) {
+            if let Some(Session { kind: Kind::Persistent { queue }, .. }) = self.sessions.get_mut(key) {
                 queue.committed(ticket, &mut ended);
             }
         }
@@ -195,6 +198,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     Wait::Publish(key, packet_id) => self.outbound_committed(key, packet_id),
                     Wait::Held(key) => self.delivering().release_held(key),
                     Wait::Pubrel(key, packet_id) => self.release_committed(key, packet_id),
+                    Wait::Yours(to, epoch, client_id) => self.is_yours(to, epoch, &client_id),
                 }
             }
         }
@@ -244,6 +248,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.mark_full_windows();
         self.send_rows();
         self.flush(&mut reads);
+        self.end_turn_of_owners();
         self.end_turn_of_peers();
         for (queue, from) in reads {
             // 256 rows or 1 MiB a read: the writer serves reads between commits. Sessions are many, and each gets as much as it keeps.
@@ -275,6 +280,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         at(self.peers.next_us());
         at(self.delayed.next_us());
         at(self.standing.next_us());
+        at(self.owners.next_us());
         at(self.hook.next_due_us(urgent, self.smoothed_commit));
         let unfinished = !self.speechless.is_empty()
             || !self.dirty.is_empty()
@@ -301,7 +307,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             at(Some(self.retained_lazy_since_us + LAZY_US));
         }
         for &key in &self.touched {
-            if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get(key) {
+            if let Some(Session { kind: Kind::Persistent { queue }, .. }) = self.sessions.get(key) {
                 at(queue.next_due_us(urgent, self.smoothed_commit));
             }
         }
@@ -324,7 +330,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             || (!self.retained_lazy.is_empty() && lazy_due(self.retained_lazy_since_us))
             || self.hook.due(now, urgent, smoothed);
         for &key in &self.touched {
-            if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key) {
+            if let Some(Session { kind: Kind::Persistent { queue }, .. }) = self.sessions.get_mut(key) {
                 queue.set_admitted(admitted);
                 due = due || queue.due(now, urgent, smoothed);
                 // The backlog of an absent client stays where it is.
@@ -352,8 +358,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.hook.write(now, which, &mut batch);
             let mut withheld = self.hook.withholds();
             for &key in &self.touched {
-                if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) = self.sessions.get_mut(key)
-                {
+                if let Some(Session { kind: Kind::Persistent { queue }, .. }) = self.sessions.get_mut(key) {
                     queue.write(now, &mut batch);
                     withheld |= queue.is_withholding();
                 }
@@ -370,8 +375,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 };
                 self.hook.submitted(ticket);
                 for &key in &self.touched {
-                    if let Some(Session { kind: Kind::Persistent { queue, .. }, .. }) =
-                        self.sessions.get_mut(key)
+                    if let Some(Session { kind: Kind::Persistent { queue }, .. }) = self.sessions.get_mut(key)
                     {
                         queue.submitted(ticket);
                     }
@@ -387,8 +391,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let sessions = &mut self.sessions;
         self.touched.retain(|&key| match sessions.get_mut(key) {
             Some(session) => {
-                session.touched =
-                    matches!(&session.kind, Kind::Persistent { queue, .. } if queue.is_unsettled());
+                session.touched = matches!(&session.kind, Kind::Persistent { queue } if queue.is_unsettled());
                 session.touched
             }
             None => false,
@@ -692,9 +695,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Publishes a will whose delay is over, and says whether there was one: its end belongs into the same batch.
     pub(crate) fn publish_due_will(&mut self, key: SessionKey) -> bool {
         let now_us = self.now.mono_us;
-        let session = self.sessions.get_mut(key);
-        let late = session.and_then(|session| session.late_will.take_if(|late| late.due_us <= now_us));
-        let Some(late) = late else { return false };
+        let Some(session) = self.sessions.get_mut(key) else { return false };
+        let Some(mut late) = session.late_will.take_if(|late| late.due_us <= now_us) else { return false };
+        if self.standing.parks() && session.is_persistent() {
+            // The session may be another node's by now, and the will with it.
+            late.due_us = now_us + WILL_US;
+            session.late_will = Some(late);
+            return false;
+        }
         let LateWill { will, publisher, .. } = *late;
         self.publish_will(Some(key), &publisher, &will, true);
         true
@@ -710,6 +718,9 @@ const PENDING_BYTES: usize = 64 << 20;
 
 /// While the store admits nothing it is asked again this often.
 const ADMISSION_US: u64 = 250_000;
+
+/// A will of a stored session that is due while this node may not acknowledge is looked at again after this.
+pub(crate) const WILL_US: u64 = 1_000_000;
 
 /// What nobody waits for is written with the next commit, or after this: 1 s (contract 2).
 const LAZY_US: u64 = 1_000_000;

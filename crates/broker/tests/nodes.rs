@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
-use common::{Rig, limits};
+use common::{Rig, START, limits};
 use ferrule_broker::{Limits, Strategy};
+use ferrule_store::{MemoryStore, MemoryTable};
 
 /// Two nodes of one shard each, with a link between them.
 struct Nodes {
+    /// Of the store that they share; node `n` is member `n + 1`.
+    table: MemoryTable,
     rigs: [Rig; 2],
     /// The other one's index at each.
     other: [u16; 2],
@@ -19,14 +22,17 @@ const B: usize = 1;
 
 impl Nodes {
     fn new() -> Self {
-        let mut rigs = [0, 1].map(|_| Rig::new(Limits { share: Strategy::RoundRobin, ..limits().into() }));
-        // Another process has another number.
-        rigs[B].crash();
+        let table = MemoryTable::default();
+        let mut rigs = [A, B].map(|at| {
+            let limits = Limits { share: Strategy::RoundRobin, ..limits().into() };
+            // Another process has another number.
+            Rig::over(limits, 1, at as u64 + 1, MemoryStore::of(&table, at as u32 + 1), START)
+        });
         let other = [A, B].map(|at| {
             rigs[at].abroad = 1;
             rigs[at].shard().add_peer().unwrap()
         });
-        let mut nodes = Self { rigs, other, linked: false };
+        let mut nodes = Self { table, rigs, other, linked: false };
         nodes.link();
         nodes.waits(true);
         nodes
@@ -76,6 +82,26 @@ impl Nodes {
     fn settle(&mut self) {
         self.rigs.iter_mut().for_each(Rig::turn);
         while self.carry(A) | self.carry(B) {}
+    }
+
+    /// These are the members, and live, from now on.
+    fn view(&mut self, number: u64, members: &[usize]) {
+        self.table.set_view(number, members.iter().map(|at| (*at as u32 + 1, true)).collect());
+        for &at in members {
+            let now = self.rigs[at].now;
+            self.rigs[at].shard().set_view(number, true, now);
+        }
+        self.commit();
+    }
+
+    /// All that was submitted is committed, and everybody hears of what comes of it.
+    fn commit(&mut self) {
+        for _ in 0..4 {
+            self.rigs.iter_mut().for_each(Rig::commit);
+            if self.linked {
+                self.settle();
+            }
+        }
     }
 
     /// A client of a node does something, and everybody hears of it.
@@ -184,6 +210,14 @@ fn a_member_that_is_out_is_not_waited_for_and_one_that_is_gone_is_forgotten() {
     let (now, other) = (nodes.rigs[B].now, nodes.other[B]);
     nodes.rigs[B].shard().peer_gone(other, now);
     nodes.rigs[B].turn();
+    // Till all have adopted what it had, who publishes to it waits.
+    nodes.publisher(B, "q");
+    nodes.rigs[B].send("q", "publish t=a q=1 id=1 p=x");
+    nodes.rigs[B].send("q", "publish t=b q=1 id=2 p=x");
+    nodes.rigs[B].send("p", "publish t=other q=1 id=9 p=x");
+    assert_eq!((nodes.took(B, "q").len(), nodes.took(B, "p")), (0, vec!["puback 9 10".into()]));
+    nodes.view(2, &[B]);
+    assert_eq!(nodes.took(B, "q"), ["puback 1 10", "puback 2 10"]);
     for (topic, id) in [("a", 1), ("b", 2)] {
         nodes.rigs[B].send("p", &format!("publish t={topic} q=1 id={id} p=x"));
     }
@@ -221,6 +255,7 @@ fn live(nodes: &mut Nodes) {
         let now = nodes.rigs[at].now;
         nodes.rigs[at].shard().set_live(true, now);
     }
+    nodes.view(1, &[A, B]);
     nodes.settle();
 }
 
@@ -279,4 +314,143 @@ fn what_was_doubled_in_a_partition_is_resolved_when_it_heals() {
     nodes.rigs[B].shard().set_live(false, now);
     nodes.rigs[B].send("z", "connect id=z v=5");
     assert_eq!(nodes.took(B, "z"), ["connack sp=0"]);
+}
+
+/// A client with a session that lives on, with its SUBACK at a node.
+fn stored(nodes: &mut Nodes, at: usize, filter: &str) {
+    nodes.send(at, "x", "connect id=x v=5 clean=0 expiry=100");
+    nodes.commit();
+    nodes.send(at, "x", &format!("subscribe id=1 f={filter}"));
+    nodes.commit();
+    assert_eq!(nodes.took(at, "x").len(), 2, "it has its SUBACK");
+}
+
+fn returns(nodes: &mut Nodes, at: usize) {
+    nodes.rigs[at].now.wall_ms += 5;
+    nodes.send(at, "x", "connect id=x v=5 clean=0 expiry=100");
+    nodes.commit();
+}
+
+#[test]
+fn a_session_moves_with_its_client() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "a:1");
+    nodes.publisher(B, "p");
+    nodes.rigs[A].drop_peer("x");
+    nodes.send(B, "p", "publish t=a q=1 id=1 p=one");
+    assert!(nodes.took(B, "p").is_empty());
+    nodes.rigs[A].wait_only(1_000);
+    nodes.rigs[A].turn();
+    nodes.commit();
+    assert_eq!(nodes.took(B, "p"), ["puback 1"]);
+    assert_eq!(nodes.table.owner("x"), Some(1));
+
+    returns(&mut nodes, B);
+    assert_eq!(nodes.table.owner("x"), Some(2));
+    assert_eq!(nodes.took(B, "x"), ["connack sp=1", "publish a q1 id=1 one"]);
+    nodes.send(B, "x", "puback 1");
+    nodes.publisher(A, "q");
+    nodes.send(A, "q", "publish t=a q=1 id=2 p=two");
+    assert_eq!(nodes.took(B, "x"), ["publish a q1 id=2 two"]);
+    nodes.send(B, "x", "puback 2");
+    assert_eq!(nodes.took(A, "q"), ["puback 2"]);
+    // Nothing is left of it where it was.
+    nodes.send(B, "p", "publish t=a q=1 id=3 p=three");
+    assert_eq!(nodes.took(B, "x"), ["publish a q1 id=3 three"]);
+    assert_eq!(nodes.rigs[B].count("forwarded_out"), 1, "the first one");
+    assert_eq!(nodes.rigs[A].receipts(), (0, 0));
+
+    // And back, connected: the old connection is told.
+    returns(&mut nodes, A);
+    assert_eq!(nodes.took(B, "x"), ["disconnect 8e"]);
+    assert_eq!(nodes.took(A, "x"), ["connack sp=1", "publish a q1 id=1 dup three"]);
+}
+
+#[test]
+fn what_waits_in_memory_where_a_session_was_is_sent_on() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "a:1");
+    nodes.publisher(B, "p");
+    nodes.publisher(A, "q");
+    nodes.rigs[A].drop_peer("x");
+    nodes.commit();
+    // It is on its way to B, and has not been written at A.
+    nodes.send(A, "q", "publish t=a q=1 id=1 p=one");
+    nodes.rigs[B].now.wall_ms += 5;
+    nodes.rigs[B].send("x", "connect id=x v=5 clean=0 expiry=100");
+    nodes.settle();
+    nodes.send(A, "q", "publish t=a q=1 id=2 p=two");
+    nodes.send(B, "p", "publish t=a q=1 id=3 p=three");
+    nodes.commit();
+    let mut got = nodes.took(B, "x");
+    assert_eq!(got.remove(0), "connack sp=1");
+    let mut words: Vec<&str> = got.iter().filter_map(|packet| packet.rsplit(' ').next()).collect();
+    words.sort_unstable();
+    assert_eq!(words, ["one", "three", "two"]);
+    for id in 1..=3 {
+        nodes.send(B, "x", &format!("puback {id}"));
+    }
+    assert_eq!(nodes.took(A, "q"), ["puback 1", "puback 2"]);
+    assert_eq!(nodes.took(B, "p"), ["puback 3"]);
+    assert_eq!([A, B].map(|at| nodes.rigs[at].receipts()), [(0, 0); 2]);
+}
+
+#[test]
+fn who_begins_anew_elsewhere_has_no_session_left() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "a:1");
+    nodes.publisher(B, "p");
+    nodes.rigs[B].now.wall_ms += 5;
+    nodes.send(B, "x", "connect id=x v=5");
+    nodes.commit();
+    assert_eq!(nodes.took(A, "x"), ["disconnect 8e"]);
+    assert_eq!(nodes.took(B, "x"), ["connack sp=0"]);
+    assert_eq!(nodes.table.owner("x"), None);
+    nodes.send(B, "p", "publish t=a q=1 id=1 p=one");
+    assert_eq!(nodes.took(B, "p"), ["puback 1 10"]);
+    // The same with one that lives on.
+    nodes.rigs[A].now.wall_ms += 9;
+    nodes.send(A, "x", "connect id=x v=5 clean=1 expiry=100");
+    nodes.commit();
+    assert_eq!(nodes.took(A, "x"), ["connack sp=0"]);
+    assert_eq!(nodes.table.owner("x"), Some(1));
+}
+
+#[test]
+fn sessions_of_a_node_that_is_gone_are_adopted() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "a:1");
+    nodes.send(A, "w", "connect id=w v=5 clean=0 expiry=100 will=w/t");
+    nodes.commit();
+    nodes.publisher(B, "p");
+    nodes.subscriber(B, "s", "w/#:0");
+    nodes.unlink();
+    nodes.waits(false);
+    let (now, other) = (nodes.rigs[B].now, nodes.other[B]);
+    nodes.rigs[B].shard().peer_gone(other, now);
+    nodes.rigs[B].send("p", "publish t=a q=1 id=1 p=one");
+    assert!(nodes.took(B, "p").is_empty(), "nobody has its session");
+    nodes.view(2, &[B]);
+    assert_eq!(nodes.took(B, "p"), ["puback 1"]);
+    nodes.rigs[B].wait_only(1_000);
+    nodes.rigs[B].turn();
+    assert_eq!(nodes.took(B, "s"), ["publish w/t q0 will"], "its will, once");
+    returns(&mut nodes, B);
+    assert_eq!(nodes.took(B, "x"), ["connack sp=1", "publish a q1 id=1 one"]);
+
+    // Who had them finds out, and publishes no will.
+    nodes.table.set_view(3, [(1, true), (2, true)].into());
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().set_view(3, true, now);
+    nodes.rigs[A].commit();
+    assert_eq!(
+        (nodes.took(A, "x"), nodes.took(A, "w")),
+        (vec!["disconnect 8e".into()], vec!["connack sp=0".into(), "disconnect 8e".into()])
+    );
+
+    assert!(nodes.took(B, "s").is_empty());
 }

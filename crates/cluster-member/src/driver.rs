@@ -4,7 +4,7 @@ use crate::site::{Event, Indices, Office, ToPeer};
 use crate::view::{Answer, Question};
 use crate::{JoinError, LEAVE, Seen, Setup, Status};
 use ferrule_clock::boot_us;
-use ferrule_cluster::{Config, Deed, Gate, Order, PeerId, Site, Standing, Token};
+use ferrule_cluster::{Config, Deed, Gate, Order, PeerId, Site, Standing, Word};
 use ferrule_cluster_link::{Links, Sender};
 use ferrule_net::{Lane, Letter, Post};
 use ferrule_store_postgres::{Known, Members, MembersError, Reach};
@@ -26,7 +26,7 @@ pub(crate) struct Driver {
     gate: Arc<Gate>,
     /// As it was set last.
     standing: Standing,
-    confirmed: mpsc::UnboundedReceiver<Token>,
+    words: mpsc::UnboundedReceiver<Word>,
     links: Links<Office>,
     senders: HashMap<PeerId, Sender>,
     indices: Indices,
@@ -50,7 +50,7 @@ const JOIN: Duration = Duration::from_secs(30);
 impl Driver {
     /// Joins.
     pub(crate) async fn join(setup: Setup) -> Result<Self, JoinError> {
-        let Setup { node, cluster, listener, advertise, trust, store, posts, gate, confirmed } = setup;
+        let Setup { node, cluster, listener, advertise, trust, store, posts, gate, words } = setup;
         let shards = u8::try_from(posts.len()).map_err(|_| JoinError::Shards)?;
         let mut members = Members::new(&store, &Config::default(), ANSWER)?;
         let reach = Reach { shards, addresses: advertise };
@@ -85,7 +85,7 @@ impl Driver {
             posts,
             gate,
             standing: Standing::NONE,
-            confirmed,
+            words,
             links,
             senders: HashMap::new(),
             indices,
@@ -108,9 +108,9 @@ impl Driver {
         loop {
             let wait = Duration::from_micros(self.due_us.saturating_sub(boot_us()));
             tokio::select! {
-                // What was confirmed and heard first: it renews what a timer would find run out.
+                // What was said and heard first: it renews what a timer would find run out.
                 biased;
-                Some(token) = self.confirmed.recv() => self.site.confirmed(token, boot_us()),
+                Some(word) = self.words.recv() => self.site.said(word, boot_us()),
                 Some(event) = self.events.recv() => self.link(event),
                 Some((question, answer)) = self.answers.recv() => self.answered(question, answer),
                 ask = asked.recv() => match ask {

@@ -9,7 +9,7 @@
 //! ```text
 //! links ── up, down, messages ──►┌────────┐── orders ─────► letter box of each worker
 //! links ── parcels ─────────────────────────────────────► letter box of the worker that is meant
-//! workers ── confirmations ─────►│ driver │── messages ───► senders of links
+//! workers ── words ─────────────►│ driver │── messages ───► senders of links
 //! the view's task ── answers ───►│ (Site) │── questions ──► the view's task
 //! a timer ──────────────────────►└────────┘── standing ───► the gate that workers ask
 //! ```
@@ -26,7 +26,7 @@ mod driver;
 mod site;
 mod view;
 
-use ferrule_cluster::{Gate, PeerId, State, Token};
+use ferrule_cluster::{Gate, PeerId, State, Word};
 use ferrule_cluster_link::Trust;
 use ferrule_net::Post;
 use ferrule_store_postgres::{MembersError, OpenError, Options};
@@ -53,8 +53,8 @@ pub struct Setup {
     pub posts: Vec<Post>,
     /// That the workers ask.
     pub gate: Arc<Gate>,
-    /// What the workers confirm.
-    pub confirmed: mpsc::UnboundedReceiver<Token>,
+    /// What the workers say.
+    pub words: mpsc::UnboundedReceiver<Word>,
 }
 
 /// Why a node is no member.

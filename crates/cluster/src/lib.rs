@@ -51,4 +51,4 @@ mod site;
 
 pub use gate::Gate;
 pub use node::{Action, Config, Member, Message, Node, NodeId, PeerId, Standing, State, View};
-pub use site::{Deed, Order, Shards, Site, Token};
+pub use site::{Deed, Order, Shards, Site, Token, Word};

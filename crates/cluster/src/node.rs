@@ -32,6 +32,8 @@ pub struct Member {
     pub id: PeerId,
     /// What.
     pub state: State,
+    /// It has stored sessions.
+    pub owns: bool,
 }
 
 /// The members; whoever is not in it has been removed, or has never joined.
@@ -218,6 +220,8 @@ pub struct Node {
     removed: bool,
     joined_us: u64,
     live_since_us: u64,
+    /// The last view in which all stored sessions are known.
+    settled: u64,
     /// When the last reading began whose answer we have.
     seen_us: u64,
     peers: BTreeMap<PeerId, Peer>,
@@ -240,6 +244,7 @@ impl Node {
             removed: false,
             joined_us: now_us,
             live_since_us: 0,
+            settled: 0,
             seen_us: now_us,
             peers: BTreeMap::new(),
             epoch: 0,
@@ -508,7 +513,14 @@ impl Node {
         self.actions.push(Action::Read);
     }
 
-    /// Asks to be made live, when each live member waits for us and we may rely on each; and when whoever was removed before and
+    /// Whoever keeps routes knows all sessions that are stored: each member, also who is joining, has told its own, and no session is without one, in the
+    /// view of this number.
+    pub fn settled(&mut self, view: u64, now_us: u64) {
+        self.settled = view;
+        self.go_live(now_us);
+    }
+
+    /// Asks to be made live, when all stored sessions are known, each live member waits for us and we may rely on each; and when whoever was removed before and
     /// does not know it has no lease any more: neither of them, nor of our own former life.
     fn go_live(&mut self, now_us: u64) {
         let lease_us = self.config.lease_us;
@@ -523,7 +535,7 @@ impl Node {
         let ready = others
             .filter(|member| member.state == State::Live)
             .all(|member| self.peers.get(&member.id).is_some_and(is_ready));
-        if ready {
+        if ready && self.settled == self.view.number {
             self.actions.push(Action::GoLive { view: self.view.number });
         }
     }

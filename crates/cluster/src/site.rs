@@ -10,7 +10,7 @@
 //! node, and no index is given twice. So the 65,536 that there are are used up by some thousand rejoins of others; then the
 //! process has to be started anew.
 
-use crate::node::{Action, Config, Message, Node, PeerId, Standing, View};
+use crate::node::{Action, Config, Member, Message, Node, PeerId, Standing, State, View};
 use std::collections::BTreeMap;
 
 /// The shards of a node, by the indices that ours know them by.
@@ -26,6 +26,15 @@ pub struct Shards {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token(u64);
 
+/// What one of our shards says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// It has done what [`Order::Wait`] asked for.
+    Waits(Token),
+    /// In the view of this number each member, itself among them, has adopted what it has to, and it knows the routes of all.
+    Settled(u64),
+}
+
 /// What each of our shards is told, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -37,8 +46,11 @@ pub enum Order {
     Wait(Shards, Token),
     /// SUBACKs do not wait for it any more.
     WaitNot(Shards),
-    /// What it had is forgotten.
+    /// It is no member any more: what it had is forgotten when its sessions have other owners.
     Forget(Shards),
+    /// The members are those of the view of this number. Whether there has been a link to each of them that may have sessions; if not, it is said again when there
+    /// has.
+    View(u64, bool),
     /// Whether this node serves: while it does not SUBACKs wait.
     Live(bool),
 }
@@ -73,6 +85,8 @@ struct Known {
     waits: Option<(Token, u64)>,
     /// It is a member no more: kept while it is waited for.
     gone: bool,
+    /// Our shards have been told of a link to it.
+    linked: bool,
 }
 
 /// This node, for those who drive it.
@@ -88,6 +102,11 @@ pub struct Site {
     tokens: u64,
     known: BTreeMap<PeerId, Known>,
     live: bool,
+    /// The newest that this incarnation is in, and what the shards were told of it.
+    view: View,
+    told: Option<(u64, bool)>,
+    /// How many of them have settled in it.
+    settled: u16,
     deeds: Vec<Deed>,
 }
 
@@ -104,6 +123,9 @@ impl Site {
             tokens: 0,
             known: BTreeMap::new(),
             live: false,
+            view: View::default(),
+            told: None,
+            settled: 0,
             deeds: Vec::new(),
         }
     }
@@ -143,10 +165,15 @@ impl Site {
         }
         self.me = me;
         self.node = Node::new(self.config, me, now_us);
+        (self.view, self.told, self.settled) = (View::default(), None, 0);
     }
 
     /// The view as the store has it, which was asked for at that time and has seen us since.
     pub fn view(&mut self, view: View, asked_us: u64, now_us: u64) {
+        let is_in = view.members.iter().any(|member| member.id == self.me);
+        if is_in && view.number > self.view.number {
+            (self.view, self.settled) = (view.clone(), 0);
+        }
         self.node.view(view, asked_us, now_us);
         self.settle();
     }
@@ -167,6 +194,8 @@ impl Site {
             self.next = self.next.max(next);
         } else if let Some(known) = self.known.get_mut(&id)
             && known.waits.is_none()
+            // What our shards have been told of is theirs to forget first.
+            && !known.linked
         {
             self.known.remove(&id);
         }
@@ -189,8 +218,22 @@ impl Site {
         self.settle();
     }
 
-    /// One of our shards has done what [`Order::Wait`] asked for.
-    pub fn confirmed(&mut self, token: Token, now_us: u64) {
+    /// One of our shards says something.
+    pub fn said(&mut self, word: Word, now_us: u64) {
+        match word {
+            Word::Waits(token) => self.confirmed(token, now_us),
+            Word::Settled(view) if view == self.view.number => {
+                self.settled += 1;
+                if self.settled == self.shards {
+                    self.node.settled(view, now_us);
+                    self.settle();
+                }
+            }
+            Word::Settled(_) => {}
+        }
+    }
+
+    fn confirmed(&mut self, token: Token, now_us: u64) {
         let its = self.known.iter_mut().find_map(|(id, known)| {
             let (_, epoch) = known.waits.filter(|(of, _)| *of == token)?;
             Some((*id, epoch, &mut known.unconfirmed))
@@ -228,6 +271,18 @@ impl Site {
             self.live = !self.live;
             self.deeds.push(Deed::Tell(Order::Live(self.live), None));
         }
+        // Behind the orders about who is none of them any more. Who joins and has no sessions may never be one: nobody waits for it, unless there are
+        // only such.
+        let any_live = self.view.members.iter().any(|member| member.state == State::Live);
+        let is_known = |member: &Member| {
+            let counts = member.state == State::Live || member.owns || !any_live;
+            !counts || member.id == self.me || self.known.get(&member.id).is_some_and(|known| known.linked)
+        };
+        let told = (self.view.number, self.view.members.iter().all(is_known));
+        if told.0 > 0 && self.told != Some(told) {
+            self.told = Some(told);
+            self.deeds.push(Deed::Tell(Order::View(told.0, told.1), None));
+        }
     }
 
     fn act(&mut self, action: Action) {
@@ -237,6 +292,9 @@ impl Site {
             Action::SendRoutes(id) => {
                 let order = shards_of(&id).map(Order::Linked);
                 self.deeds.extend(order.map(|order| Deed::Tell(order, Some(id))));
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.linked |= order.is_some();
+                }
             }
             Action::ForgetRoutes(id) => {
                 self.deeds.push(Deed::Disconnect(id));

@@ -16,7 +16,7 @@
 
 use crate::Inbox;
 use ferrule_broker::{Hook, Shard};
-use ferrule_cluster::{Gate, Order, Shards, Token};
+use ferrule_cluster::{Gate, Order, Shards, Word};
 use ferrule_store::{Now, Store};
 use std::any::Any;
 use std::fmt;
@@ -103,18 +103,20 @@ pub struct Abroad {
     pub post: Post,
     /// Whether the node may acknowledge.
     pub gate: Arc<Gate>,
-    /// Told that the worker has done what an order asked for.
-    pub confirm: Arc<dyn Fn(Token) + Send + Sync>,
+    /// Told what the worker has to say to whoever drives the node.
+    pub say: Arc<dyn Fn(Word) + Send + Sync>,
     neighbours: Vec<(Shards, Box<dyn Lane>)>,
     letters: Vec<Letter>,
     /// All that is to be asked for was routed later, by the clock that runs while the machine is suspended.
     routed_us: u64,
+    /// The last view in which its shard has settled.
+    settled: u64,
 }
 
 impl Abroad {
     /// Of a node that has just started.
-    pub fn new(post: Post, gate: Arc<Gate>, confirm: Arc<dyn Fn(Token) + Send + Sync>) -> Self {
-        Self { post, gate, confirm, neighbours: Vec::new(), letters: Vec::new(), routed_us: 0 }
+    pub fn new(post: Post, gate: Arc<Gate>, say: Arc<dyn Fn(Word) + Send + Sync>) -> Self {
+        Self { post, gate, say, neighbours: Vec::new(), letters: Vec::new(), routed_us: 0, settled: 0 }
     }
 
     /// A turn begins: takes what has come.
@@ -168,10 +170,11 @@ impl Abroad {
             }
             Order::Wait(shards, token) => {
                 each(shards).for_each(|peer| shard.peer_waits(peer, true, now));
-                (self.confirm)(token);
+                (self.say)(Word::Waits(token));
             }
             Order::WaitNot(shards) => each(shards).for_each(|peer| shard.peer_waits(peer, false, now)),
             Order::Forget(shards) => each(shards).for_each(|peer| shard.peer_gone(peer, now)),
+            Order::View(view, complete) => shard.set_view(view, complete, now),
             Order::Live(live) => shard.set_live(live, now),
         }
     }
@@ -190,6 +193,10 @@ impl Abroad {
                 }
                 shard.peer_full(peer, is_full);
             }
+        }
+        if let Some(view) = shard.settled_in().filter(|view| *view != self.settled) {
+            self.settled = view;
+            (self.say)(Word::Settled(view));
         }
     }
 }

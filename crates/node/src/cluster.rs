@@ -2,7 +2,7 @@
 
 use crate::config::{ClusterConfig, PostgresConfig};
 use crate::control::ClusterStatus;
-use ferrule_cluster::{Gate, Token};
+use ferrule_cluster::{Gate, Word};
 use ferrule_net::{Abroad, Inbox, Post};
 use std::net::TcpListener;
 use std::pin::Pin;
@@ -28,8 +28,8 @@ pub struct Seat {
     pub posts: Vec<Post>,
     /// That the workers ask.
     pub gate: Arc<Gate>,
-    /// What the workers confirm.
-    pub confirmed: mpsc::UnboundedReceiver<Token>,
+    /// What the workers say.
+    pub words: mpsc::UnboundedReceiver<Word>,
 }
 
 /// A node that has joined.
@@ -44,16 +44,16 @@ pub trait Membership: Send + Sync {
 pub(crate) fn seat<M>(inboxes: &[Inbox<M>]) -> (Seat, Vec<Abroad>) {
     let gate = Arc::<Gate>::default();
     // As many as orders, which are few.
-    let (confirm, confirmed) = mpsc::unbounded_channel();
+    let (say, words) = mpsc::unbounded_channel();
     let posts: Vec<Post> = inboxes.iter().map(Post::beside).collect();
     let abroad = posts.iter().map(|post| {
-        let confirm = confirm.clone();
-        let confirm = move |token| {
+        let say = say.clone();
+        let say = move |word| {
             // Nobody waits for it when the node stops.
-            let _ = confirm.send(token);
+            let _ = say.send(word);
         };
-        Abroad::new(post.clone(), Arc::clone(&gate), Arc::new(confirm))
+        Abroad::new(post.clone(), Arc::clone(&gate), Arc::new(say))
     });
     let abroad = abroad.collect();
-    (Seat { posts, gate, confirmed }, abroad)
+    (Seat { posts, gate, words }, abroad)
 }

@@ -279,6 +279,8 @@ pub struct Queue<R> {
     live: Option<Box<Live<R>>>,
     /// The medium takes new rows.
     admitted: bool,
+    /// Nothing more is written: it is about to be another node's.
+    frozen: bool,
     /// Nothing could be given up for rows that have no room, and nothing has changed since.
     stuck: bool,
     up: bool,
@@ -317,6 +319,7 @@ impl<R: Row> Queue<R> {
             purged: Vec::new(),
             live: None,
             admitted: true,
+            frozen: false,
             stuck: false,
             up: false,
             last_answer_us: 0,
@@ -661,6 +664,9 @@ impl<R: Row> Queue<R> {
     /// When [`Queue::due`] may next say yes, in microseconds of the monotonic clock; none when nothing waits to be written.
     #[must_use]
     pub fn next_due_us(&self, urgent: bool, smoothed_commit: Duration) -> Option<u64> {
+        if self.frozen {
+            return None;
+        }
         let removal = self.removal_since_us.map(|since| since + us(self.policy.removal));
         if !self.has_room() {
             // Only a removal can help, or what the policy gives up; there is no deadline for what cannot be written.
@@ -758,6 +764,9 @@ impl<R: Row> Queue<R> {
     /// happens. Of all others the destination may still answer, and then they need not be written.
     #[must_use]
     pub fn takes_along(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool {
+        if self.frozen {
+            return false;
+        }
         let live = self.unsubmitted().next().is_some_and(|slot| self.is_live(slot.seq));
         !self.up
             || (self.is_behind() && !live)
@@ -776,6 +785,9 @@ impl<R: Row> Queue<R> {
     /// Appends all that waits to `batch`: rows that are not on disk and removals of rows that are answered.
     /// Returns whether it added anything; [`Queue::submitted`] must follow.
     pub fn write(&mut self, now: Now, batch: &mut Vec<Op>) -> bool {
+        if self.frozen {
+            return false;
+        }
         let before = batch.len();
         self.write_removals(batch);
         let from = self.submitted_to;
@@ -906,6 +918,42 @@ impl<R: Row> Queue<R> {
         }
         self.forget_purged();
         self.merge();
+    }
+
+    /// The queue is about to be another node's: all that waits is appended to `batch`, and what comes from then on stays in memory, whatever
+    /// is due. What was written is its next owner's once it is committed; what was not is to be sent there ([`Queue::give_away`]).
+    /// [`Queue::submitted`] must follow.
+    pub fn freeze(&mut self, now: Now, batch: &mut Vec<Op>) {
+        self.write(now, batch);
+        self.frozen = true;
+    }
+
+    /// Whether it is about to be another node's.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// It stays here after all.
+    pub fn thaw(&mut self) {
+        self.frozen = false;
+    }
+
+    /// Ends the queue, which is another node's now. Returns the rows that were never written, in their order, with whoever waits for them. Of those whose
+    /// commit is not known whoever waits has to try again.
+    pub fn give_away(mut self, ended: &mut Vec<(End, Outcome)>) -> Vec<(R, Option<End>)> {
+        let mut rows = Vec::new();
+        for slot in self.head.iter_mut().chain(&mut self.fresh) {
+            let Some(row) = slot.row.take() else { continue };
+            let end = slot.end.take().or_else(|| self.answers.remove(&slot.seq));
+            if slot.disk == Disk::No {
+                rows.push((row, end));
+            } else {
+                ended.extend(end.map(|end| (end, Outcome::Retry)));
+            }
+        }
+        ended.extend(self.answers.into_values().map(|end| (end, Outcome::Retry)));
+        rows
     }
 
     /// Ends all rows: the queue's owner is gone. Rows on disk are the caller's to remove.

@@ -3,9 +3,10 @@
 //! After an error a connection is of no further use, but for those of [`Kind::Again`] and [`Kind::Fence`]: drop it, and connect anew.
 
 use crate::error::{DbError, Kind};
+use crate::owners::{client_digest, inflight, subscription, summary};
 use bytes::Bytes;
 use ferrule_postgres::{Call, all};
-use ferrule_store::{Body, QueueId, QueueSummary, Restored, SessionId, Side, StoredRow};
+use ferrule_store::{Body, QueueId, Restored, SESSIONS, SessionId, Side, StoredRow};
 use ferrule_store_writer::net::Net;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -89,8 +90,11 @@ const STATEMENTS: [&str; 20] = [
      SELECT $7::INT4, c.shared, c.rows, d.data
      FROM counted AS c JOIN unnest($8::INT8[], $9::BYTEA[]) AS d(id, data) ON d.id = c.shared
      ON CONFLICT (node, id) DO UPDATE SET refs = b.refs + excluded.refs",
-    "INSERT INTO {s}.session (session, owner, epoch, record)
-     SELECT u.session, $3::INT4, 1, u.record FROM unnest($1::INT8[], $2::BYTEA[]) AS u(session, record)
+    // A client has one session; if there were two, the first would be the one that is found.
+    "INSERT INTO {s}.session (session, owner, epoch, record, client)
+     SELECT u.session, $3::INT4, 1, u.record, CASE WHEN EXISTS (
+         SELECT 1 FROM {s}.session AS o WHERE o.client = u.client AND o.session <> u.session) THEN NULL ELSE u.client END
+     FROM unnest($1::INT8[], $2::BYTEA[], $4::BYTEA[]) AS u(session, record, client)
      ON CONFLICT (session) DO UPDATE SET record = excluded.record",
     "INSERT INTO {s}.subscription (session, digest, filter, record)
      SELECT * FROM unnest($1::INT8[], $2::BYTEA[], $3::BYTEA[], $4::BYTEA[]) AS u
@@ -251,21 +255,21 @@ fn sql(n: u64) -> i64 {
 }
 
 /// What names are keyed by: an index takes no more than 2,700 bytes, a topic may have 65,535.
-fn digest(name: &[u8]) -> Vec<u8> {
+pub(crate) fn digest(name: &[u8]) -> Vec<u8> {
     Sha256::digest(name)[..16].to_vec()
 }
 
-fn blob(row: &Row, column: usize) -> Result<Bytes, Error> {
+pub(crate) fn blob(row: &Row, column: usize) -> Result<Bytes, Error> {
     Ok(Bytes::copy_from_slice(row.try_get::<_, &[u8]>(column)?))
 }
 
-fn text(row: &Row, column: usize) -> Result<Box<str>, DbError> {
+pub(crate) fn text(row: &Row, column: usize) -> Result<Box<str>, DbError> {
     let bytes: &[u8] = row.try_get(column)?;
     let text = std::str::from_utf8(bytes).map_err(|_| damaged("a name is not UTF-8"))?;
     Ok(text.into())
 }
 
-fn damaged(what: &str) -> DbError {
+pub(crate) fn damaged(what: &str) -> DbError {
     DbError { kind: Kind::Other, text: format!("{what}: somebody else has written there") }
 }
 
@@ -287,20 +291,10 @@ fn column<'a, T, V: ToSql + Sync + 'a>(items: &[T], value: impl Fn(&T) -> V) -> 
 }
 
 impl Who {
-    /// A session in the tables: numbers that two nodes drew are two.
-    fn session(self, session: SessionId) -> i64 {
-        (i64::from(self.number) << 32).wrapping_add(sql(session.0))
-    }
-
-    /// A session by its number in the tables.
-    fn own(self, key: i64) -> SessionId {
-        SessionId(key.wrapping_sub(i64::from(self.number) << 32) as u64)
-    }
-
     /// A queue in the tables. Those of sessions are no node's.
     fn queue(self, queue: QueueId) -> (i32, i64) {
         match queue.as_session() {
-            Some(session) => (0, self.session(session)),
+            Some(session) => (0, sql(session.0)),
             None => (self.number, sql(queue.0)),
         }
     }
@@ -309,7 +303,7 @@ impl Who {
     fn script<'a>(self, net: &'a Net, dead: &'a [BodyKey]) -> Script<'a> {
         let mut script = Script(Vec::new());
         if !net.sessions_deleted.is_empty() {
-            let sessions: Vec<i64> = net.sessions_deleted.iter().map(|&s| self.session(s)).collect();
+            let sessions: Vec<i64> = net.sessions_deleted.iter().map(|s| sql(s.0)).collect();
             for statement in [S::SessionDelete, S::SubscriptionsDelete, S::InflightsDelete] {
                 script.push(statement, vec![Box::new(sessions.clone())]);
             }
@@ -380,16 +374,17 @@ impl Who {
         if !net.sessions.is_empty() {
             let puts: Vec<_> = net.sessions.iter().collect();
             let columns: Vec<Column<'a>> = vec![
-                column(&puts, |p| self.session(*p.0)),
+                column(&puts, |p| sql(p.0.0)),
                 column(&puts, |p| &p.1[..]),
                 Box::new(self.number),
+                column(&puts, |p| client_digest(p.1)),
             ];
             script.push(S::SessionPut, columns);
         }
         let (puts, deletes) = split(&net.subscriptions);
         if !puts.is_empty() {
             let columns: Vec<Column<'a>> = vec![
-                column(&puts, |p| self.session(p.0.0)),
+                column(&puts, |p| sql(p.0.0.0)),
                 column(&puts, |p| digest(p.0.1.as_bytes())),
                 column(&puts, |p| p.0.1.as_bytes()),
                 column(&puts, |p| p.1),
@@ -398,13 +393,13 @@ impl Who {
         }
         if !deletes.is_empty() {
             let columns: Vec<Column<'a>> =
-                vec![column(&deletes, |d| self.session(d.0)), column(&deletes, |d| digest(d.1.as_bytes()))];
+                vec![column(&deletes, |d| sql(d.0.0)), column(&deletes, |d| digest(d.1.as_bytes()))];
             script.push(S::SubscriptionDelete, columns);
         }
         let (puts, deletes) = split(&net.inflight);
         if !puts.is_empty() {
             let columns: Vec<Column<'a>> = vec![
-                column(&puts, |p| self.session(p.0.0)),
+                column(&puts, |p| sql(p.0.0.0)),
                 column(&puts, |p| side_number(p.0.1)),
                 column(&puts, |p| i32::from(p.0.2)),
                 column(&puts, |p| p.1),
@@ -413,7 +408,7 @@ impl Who {
         }
         if !deletes.is_empty() {
             let columns: Vec<Column<'a>> = vec![
-                column(&deletes, |d| self.session(d.0)),
+                column(&deletes, |d| sql(d.0.0)),
                 column(&deletes, |d| side_number(d.1)),
                 column(&deletes, |d| i32::from(d.2)),
             ];
@@ -478,6 +473,43 @@ impl Db {
         self.who
     }
 
+    /// The node's in the tables.
+    pub(crate) fn number(&self) -> i32 {
+        self.who.number
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// Under READ COMMITTED a row that had to be waited for is looked at again once it is locked.
+    pub(crate) async fn begin(&self) -> Result<(), DbError> {
+        Ok(self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?)
+    }
+
+    pub(crate) async fn commit(&self) -> Result<(), DbError> {
+        Ok(self.client.batch_execute("COMMIT").await?)
+    }
+
+    /// After an error that the connection survives.
+    pub(crate) async fn rollback(&self) -> Result<(), DbError> {
+        Ok(self.client.batch_execute("ROLLBACK").await?)
+    }
+
+    /// In a transaction: nobody else opens the store under this node's name, or connects for it, before its end.
+    pub(crate) async fn hold(&self) -> Result<(), DbError> {
+        let sql = format!(
+            "SELECT 1 FROM {}.node WHERE node = $1::TEXT AND incarnation = $2::INT8 AND connection = $3::INT8 FOR SHARE",
+            self.schema
+        );
+        let row = self.client.query_opt(&sql, &[&self.node, &self.who.incarnation, &self.connection]).await?;
+        row.map(|_| ()).ok_or_else(|| DbError::lost("another connection is in use"))
+    }
+
     /// Whether the server has closed it.
     pub(crate) fn is_closed(&self) -> bool {
         self.client.is_closed()
@@ -540,11 +572,11 @@ impl Db {
 
     /// Whose these sessions are; those that are not there are left out.
     pub(crate) async fn epochs(&self, sessions: &[SessionId]) -> Result<Epochs, DbError> {
-        let keys: Vec<i64> = sessions.iter().map(|&s| self.who.session(s)).collect();
+        let keys: Vec<i64> = sessions.iter().map(|s| sql(s.0)).collect();
         let rows = self.client.query(self.statement(S::Epochs)?, &[&keys]).await?;
         let mut epochs = Epochs::new();
         for row in rows {
-            epochs.insert(self.who.own(row.try_get(0)?), (row.try_get(1)?, row.try_get(2)?));
+            epochs.insert(SessionId(row.try_get::<_, i64>(0)? as u64), (row.try_get(1)?, row.try_get(2)?));
         }
         Ok(epochs)
     }
@@ -577,61 +609,72 @@ impl Db {
     /// What a start needs in memory, and the epochs of the sessions. Nobody else writes what is this node's: it holds the fence.
     pub(crate) async fn restored(&self) -> Result<(Restored, Epochs), DbError> {
         let (s, me) = (&self.schema, self.who.number);
-        let first = self.who.session(SessionId(0));
-        let last = first + i64::from(u32::MAX);
+        let first = i64::from(me) * SESSIONS as i64;
+        let last = first + (SESSIONS as i64 - 1);
         // Large tables take their time.
         self.client.batch_execute("BEGIN; SET LOCAL statement_timeout = 0").await?;
         self.client
             .execute(&format!("DELETE FROM {s}.body WHERE node = $1::INT4 AND refs <= 0"), &[&me])
             .await?;
+        let mut restored = Restored { first_session: first as u64, ..Restored::default() };
+        let mut epochs = Epochs::new();
+        let mut nameless = (Vec::new(), Vec::new());
+        let sql =
+            format!("SELECT session, epoch, record, client IS NULL FROM {s}.session WHERE owner = $1::INT4");
+        for row in self.client.query(&sql, &[&me]).await? {
+            let (key, epoch): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+            let (session, record) = (SessionId(key as u64), blob(&row, 2)?);
+            if row.try_get(3)?
+                && let Some(client) = client_digest(&record)
+                && !nameless.1.contains(&client)
+            {
+                nameless.0.push(key);
+                nameless.1.push(client);
+            }
+            epochs.insert(session, (me, epoch));
+            restored.epochs.push((session, epoch as u64));
+            restored.sessions.push((session, record));
+        }
+        let sql = format!(
+            "UPDATE {s}.session AS t SET client = u.client FROM unnest($1::INT8[], $2::BYTEA[]) AS u(session, client)
+             WHERE t.session = u.session AND NOT EXISTS (SELECT 1 FROM {s}.session AS o WHERE o.client = u.client)"
+        );
+        if !nameless.0.is_empty() {
+            self.client.execute(&sql, &[&nameless.0, &nameless.1]).await?;
+        }
+        // What is its own sessions', and what is left of some that are no more.
         let rows = async |what: &str, tail: &str| {
             let sql = format!(
-                "{what} AND NOT EXISTS (SELECT 1 FROM {s}.session AS o WHERE o.session = t.session AND o.owner <> $3::INT4) {tail}"
+                "{what} WHERE EXISTS (SELECT 1 FROM {s}.session AS o WHERE o.session = t.session AND o.owner = $3::INT4)
+                 OR (t.session BETWEEN $1::INT8 AND $2::INT8
+                     AND NOT EXISTS (SELECT 1 FROM {s}.session AS o WHERE o.session = t.session)) {tail}"
             );
             self.client.query(&sql, &[&first, &last, &me]).await
         };
-        let between = "t.session BETWEEN $1::INT8 AND $2::INT8";
-        let (mut restored, mut epochs) = (Restored::default(), Epochs::new());
-        for row in
-            rows(&format!("SELECT session, epoch, record FROM {s}.session AS t WHERE {between}"), "").await?
-        {
-            let session = self.who.own(row.try_get(0)?);
-            epochs.insert(session, (me, row.try_get(1)?));
-            restored.sessions.push((session, blob(&row, 2)?));
-        }
-        let sql = format!("SELECT session, filter, record FROM {s}.subscription AS t WHERE {between}");
+        let sql = format!("SELECT session, filter, record FROM {s}.subscription AS t");
         for row in rows(&sql, "").await? {
-            restored.subscriptions.push((self.who.own(row.try_get(0)?), text(&row, 1)?, blob(&row, 2)?));
+            restored.subscriptions.push(subscription(&row)?);
         }
-        let sql = format!("SELECT session, side, packet_id, record FROM {s}.inflight AS t WHERE {between}");
+        let sql = format!("SELECT session, side, packet_id, record FROM {s}.inflight AS t");
         for row in rows(&sql, "").await? {
-            let side = match row.try_get::<_, i32>(1)? {
-                0 => Side::Inbound,
-                1 => Side::Outbound,
-                _ => return Err(damaged("the side of a packet id")),
-            };
-            let id = u16::try_from(row.try_get::<_, i32>(2)?).map_err(|_| damaged("a packet id"))?;
-            restored.inflight.push((self.who.own(row.try_get(0)?), side, id, blob(&row, 3)?));
+            restored.inflight.push(inflight(&row)?);
         }
-        let summary = "min(seq), max(seq), count(*), CAST(sum(size) AS INT8)";
+        let summaries = "min(seq), max(seq), count(*), CAST(sum(size) AS INT8)";
         let of_sessions = format!(
-            "SELECT session, {summary} FROM (SELECT queue AS session, seq, size FROM {s}.queue_row WHERE node = 0) AS t
-             WHERE {between}"
+            "SELECT session, {summaries} FROM (SELECT queue AS session, seq, size FROM {s}.queue_row WHERE node = 0) AS t"
         );
         let mut queues = rows(&of_sessions, "GROUP BY session").await?;
-        let sql = format!("SELECT queue, {summary} FROM {s}.queue_row WHERE node = $1::INT4 GROUP BY queue");
-        let of_sessions = queues.len();
+        let sql =
+            format!("SELECT queue, {summaries} FROM {s}.queue_row WHERE node = $1::INT4 GROUP BY queue");
         queues.extend(self.client.query(&sql, &[&me]).await?);
-        for (index, row) in queues.iter().enumerate() {
-            let number = |i: usize| row.try_get::<_, i64>(i).map(|n| n as u64);
-            let queue = if index < of_sessions {
-                QueueId::session(self.who.own(row.try_get(0)?))
-            } else {
-                QueueId(number(0)?)
-            };
-            let (first, last, rows, bytes) = (number(1)?, number(2)?, number(3)?, number(4)?);
-            restored.queues.push(QueueSummary { queue, first, last, rows, bytes });
+        for row in &queues {
+            restored.queues.push(summary(row)?);
         }
+        let sql = format!(
+            "SELECT coalesce(max(session), 0) FROM {s}.session WHERE session BETWEEN $1::INT8 AND $2::INT8"
+        );
+        let row = self.client.query_one(&sql, &[&first, &last]).await?;
+        restored.last_session = row.try_get::<_, i64>(0)? as u64;
         for row in self.client.query(&format!("SELECT topic, record FROM {s}.retained"), &[]).await? {
             restored.retained.push((text(&row, 0)?, blob(&row, 1)?));
         }
@@ -648,6 +691,7 @@ impl Db {
         self.client.batch_execute("COMMIT").await?;
         // Here, and not there: an order of text is the database's.
         restored.sessions.sort_unstable_by_key(|s| s.0);
+        restored.epochs.sort_unstable();
         restored.subscriptions.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         restored.inflight.sort_unstable_by_key(|i| (i.0, i.1, i.2));
         restored.queues.sort_unstable_by_key(|q| q.queue);

@@ -93,7 +93,8 @@ fn by_state(state: &str) -> Kind {
         (_, "42501") => Kind::Permission,
         (_, "42P01" | "3F000" | "42703") => Kind::Missing,
         ("28", _) | (_, "3D000") => Kind::Login,
-        ("40", _) => Kind::Again,
+        // Two nodes have made a row at once: the next attempt sees it.
+        ("40", _) | (_, "23505") => Kind::Again,
         ("08" | "57" | "53", _) => Kind::Lost,
         _ => Kind::Other,
     }
@@ -164,6 +165,7 @@ mod tests {
             ("42P01", Kind::Missing),
             ("40P01", Kind::Again),
             ("40001", Kind::Again),
+            ("23505", Kind::Again),
             ("22021", Kind::Other),
             ("", Kind::Other),
         ] {

@@ -10,8 +10,8 @@
 //! # Data
 //! One schema holds several nodes. `node` has a number for each: rows that belong to a node (its settings, outboxes, delayed
 //! messages, rules' state, bodies) have it in their key; those of sessions do not, since sessions move. A session's number
-//! there is its node's number times 2^32 plus its own, so that nodes need not ask each other for numbers; `owner` and `epoch`
-//! say whose it is. Retained messages are everyone's. (`schema.rs` has the tables.)
+//! is that of the node that made it times 2^32 and one more for each, so that nodes need not ask each other for numbers; `owner` and `epoch`
+//! say whose it is (`owners.rs`), and `client`, a digest of its client id, whose client's. Retained messages are everyone's. (`schema.rs` has the tables.)
 //!
 //! Bodies that several rows hold have a count of them, as in SQLite. To look instead whether any row is left would need
 //! an index over all rows, and would not see the row that another node is just adding; the count is a row lock that both meet.
@@ -40,6 +40,7 @@
 mod db;
 mod error;
 mod members;
+mod owners;
 mod schema;
 mod writer;
 

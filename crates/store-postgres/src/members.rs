@@ -147,7 +147,7 @@ enum Change<'a> {
 
 /// In `cluster_member`.
 const JOINING: i32 = 0;
-const LIVE: i32 = 1;
+pub(crate) const LIVE: i32 = 1;
 
 impl Members {
     /// For the store that [`open`](crate::open) has opened with the same options. Asks nothing of the server yet. `limit`: how long a
@@ -330,7 +330,8 @@ impl Members {
     /// The view, as of one moment: one statement.
     async fn look(&self, client: &Client) -> Result<Rows, DbError> {
         let query = format!(
-            "SELECT v.number, m.node, m.incarnation, m.state, m.seen, m.shards, m.addresses
+            "SELECT v.number, m.node, m.incarnation, m.state, m.seen, m.shards, m.addresses,
+                 EXISTS (SELECT 1 FROM {s}.session AS t WHERE t.owner = m.node)
              FROM {s}.cluster_view AS v LEFT JOIN {s}.cluster_member AS m ON TRUE
              WHERE v.id = 0 ORDER BY m.node",
             s = self.schema
@@ -451,7 +452,7 @@ fn rows(rows: &[Row]) -> Result<Rows, DbError> {
         found.seen.insert(id, row.try_get(4)?);
         let shards: i32 = row.try_get(5)?;
         let shards = u8::try_from(shards).map_err(|_| damaged("a member has too many shards"))?;
-        known.view.members.push(Member { id, state });
+        known.view.members.push(Member { id, state, owns: row.try_get(7)? });
         known.reach.insert(id, Reach { shards, addresses: row.try_get(6)? });
     }
     Ok(found)

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `ferrule_schema` | the version, in one row; whoever upgrades locks it |
 //! | `node` | the nodes: number, and what fences their writers (`lib.rs`) |
-//! | `session` | a session, its owner and epoch |
+//! | `session` | a session, its owner and epoch; `client` finds it by its client id, and is not there in rows of older releases |
 //! | `subscription`, `inflight` | what is a session's |
 //! | `queue_row` | rows by (node, queue, seq); `node` is 0 for queues of sessions. `shared` of `body_node` names a body |
 //! | `body` | bodies that several rows hold, with their number; one without rows is removed with a later commit |
@@ -62,6 +62,9 @@ const UPGRADES: &[&str] = &["
         shards INT4 NOT NULL, addresses TEXT[] NOT NULL
     );
     INSERT INTO {s}.cluster_view VALUES (0, 0) ON CONFLICT (id) DO NOTHING;
+", "
+    ALTER TABLE {s}.session ADD COLUMN IF NOT EXISTS client BYTEA;
+    CREATE UNIQUE INDEX IF NOT EXISTS session_by_client ON {s}.session (client);
 "];
 
 /// What another node makes at the same moment: `IF NOT EXISTS` does not see what is not committed yet, and then meets a unique

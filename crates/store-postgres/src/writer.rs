@@ -3,10 +3,13 @@
 use crate::Options;
 use crate::db::{self, BodyKey, Db, Who};
 use crate::error::{DbError, Kind, OpenError};
+use crate::owners::Adopted;
 use crate::schema::{self, UpgradeError};
-use ferrule_store::{Op, QueueId, Restored, SessionId, StoreEvent};
+use ferrule_store::{Found, Op, Restored, SessionId, StoreEvent};
 use ferrule_store_writer::net::Net;
-use ferrule_store_writer::{Back, Figures, Front, Handle, Notify, ShutdownError, State, Waited, Writing};
+use ferrule_store_writer::{
+    Back, Figures, Front, Handle, Notify, ShutdownError, State, Take, Waited, Writing,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +29,8 @@ const COMMIT_BYTES: usize = 32 << 20;
 const IDLE: Duration = Duration::from_secs(1);
 /// Bodies to sweep that are remembered; what is beyond is found at the next start.
 const DEAD_MAX: usize = 100_000;
+/// Sessions that are taken in one transaction.
+const TAKES: usize = 256;
 /// A transaction that meets others is made again at once so often, then after a pause.
 const AGAIN_MAX: u32 = 20;
 /// A statement that the server cancelled gets twice as long the next time, up to so many times what is usual: removing a
@@ -247,6 +252,7 @@ fn run(
             .collect(),
         fences: false,
         lost: HashSet::new(),
+        compared: None,
         dead: Vec::new(),
         pauses,
         slower: 1,
@@ -348,6 +354,8 @@ struct Worker {
     fences: bool,
     /// Sessions of ours that another node has taken; bounded by those that the node had.
     lost: HashSet<SessionId>,
+    /// The fence when our sessions were compared with the store's last.
+    compared: Option<i64>,
     /// Bodies that had no rows when they were looked at last.
     dead: Vec<BodyKey>,
     pauses: Pauses,
@@ -362,7 +370,7 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         loop {
-            let rests = self.taken || (self.back.whole() == 0 && self.back.reads.is_empty());
+            let rests = self.taken || (self.back.whole() == 0 && self.back.asks_nothing());
             if rests && !self.back.is_stopping() {
                 match self.back.wait(IDLE) {
                     Waited::Came => {}
@@ -396,7 +404,7 @@ impl Worker {
                     continue;
                 }
             }
-            if self.back.is_stopping() && self.back.batches.is_empty() && self.back.reads.is_empty() {
+            if self.back.is_stopping() && self.back.batches.is_empty() && self.back.asks_nothing() {
                 return self.stop();
             }
         }
@@ -408,7 +416,7 @@ impl Worker {
         let mending = self.back.failing().is_some();
         let whole = self.back.whole();
         let count = self.back.up_to(whole, COMMIT_BYTES);
-        let idle = count == 0 && self.back.reads.is_empty() && !self.dead.is_empty();
+        let idle = count == 0 && self.back.asks_nothing() && !self.dead.is_empty();
         if count > 0 || mending || idle {
             let started = Instant::now();
             // A barrier alone needs no commit: all before it is on stable storage. After a failure even nothing is
@@ -419,7 +427,85 @@ impl Worker {
             }
             self.committed(count, some, started.elapsed());
         }
+        self.take_some()?;
+        self.adopt_some()?;
         self.read_one()
+    }
+
+    /// Takes the sessions that were asked for, as many as go into one transaction.
+    fn take_some(&mut self) -> Result<(), DbError> {
+        let count = self.back.takes.len().min(TAKES);
+        if count == 0 {
+            return Ok(());
+        }
+        let takes: Vec<Take> = self.back.takes.iter().take(count).cloned().collect();
+        let taken = self.again(async |db| db.take(&takes).await)?;
+        self.back.takes.drain(..count);
+        for (take, taken) in takes.iter().zip(taken) {
+            for (session, epoch) in &taken.restored.epochs {
+                self.is_ours(*session, *epoch as i64);
+            }
+            if let Found::Made(session) = taken.found {
+                self.is_ours(session, 1);
+            }
+            self.back.tell(take.handle, StoreEvent::Taken(Box::new(taken)));
+        }
+        Ok(())
+    }
+
+    fn is_ours(&mut self, session: SessionId, epoch: i64) {
+        self.lost.remove(&session);
+        self.epochs.insert(session, Known { epoch, at: self.fence });
+    }
+
+    /// Looks which of our sessions have been taken, and adopts some that have no owner.
+    fn adopt_some(&mut self) -> Result<(), DbError> {
+        let Some(view) = self.back.adopt else { return Ok(()) };
+        // Read before the sessions are: what is taken behind that raises it again.
+        let fence = self.ask(async |db| db.fence().await)?;
+        if self.compared != Some(fence) {
+            let own = self.ask(async |db| db.own().await)?;
+            let is_own = |(id, known): (&SessionId, &Known)| own.get(id).is_some_and(|o| o.1 == known.epoch);
+            let gone = self.epochs.iter().filter(|at| !is_own(*at)).map(|(id, _)| *id);
+            let sessions: Arc<[SessionId]> = gone.collect();
+            for session in &*sessions {
+                self.epochs.remove(session);
+                self.lost.insert(*session);
+            }
+            self.compared = Some(fence);
+            if !sessions.is_empty() {
+                self.back.tell_all(&StoreEvent::Lost { sessions });
+            }
+        }
+        match self.again(async |db| db.adopt(view).await)? {
+            // Whoever knows the next one asks again.
+            Adopted::Past => self.back.adopt = None,
+            Adopted::Some(restored, done) => {
+                for (session, epoch) in &restored.epochs {
+                    self.is_ours(*session, *epoch as i64);
+                }
+                if done {
+                    self.back.adopt = None;
+                }
+                let restored = Arc::from(restored);
+                self.back.tell_all(&StoreEvent::Adopted { view, restored, done });
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Worker::ask`], of a transaction that is made again when it meets others.
+    fn again<T>(&self, call: impl AsyncFn(&Db) -> Result<T, DbError>) -> Result<T, DbError> {
+        let mut again = 0;
+        loop {
+            match self.ask(async |db| call(db).await) {
+                Err(e) if e.kind == Kind::Again && again < AGAIN_MAX => {
+                    again += 1;
+                    self.ask(async |db| db.rollback().await)?;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Waits for `call`, not for ever.
@@ -505,7 +591,7 @@ impl Worker {
     /// Takes out of the first `count` batches the ops of sessions that another node has taken, and hands them back.
     fn hand_back(&mut self, count: usize) -> Result<(), DbError> {
         let written: BTreeSet<SessionId> =
-            self.back.batches[..count].iter().flat_map(|batch| &batch.ops).filter_map(session_of).collect();
+            self.back.batches[..count].iter().flat_map(|batch| &batch.ops).filter_map(Op::session).collect();
         // Each once for each value of the fence. One that is new has not been stored, and nobody can have taken it.
         let open: Vec<SessionId> = written
             .iter()
@@ -537,7 +623,7 @@ impl Worker {
         }
         let mut backs = BTreeMap::<u32, Vec<Op>>::new();
         for batch in &mut self.back.batches[..count] {
-            let gone = batch.ops.extract_if(.., |op| session_of(op).is_some_and(|s| self.lost.contains(&s)));
+            let gone = batch.ops.extract_if(.., |op| op.session().is_some_and(|s| self.lost.contains(&s)));
             backs.entry(batch.handle).or_default().extend(gone);
         }
         for (handle, ops) in backs.into_iter().filter(|(_, ops)| !ops.is_empty()) {
@@ -620,23 +706,5 @@ impl Worker {
         // Disconnected before: whoever waits may open it again at once.
         self.db = None;
         let _ = reply.send(result);
-    }
-}
-
-/// The session that an op writes.
-fn session_of(op: &Op) -> Option<SessionId> {
-    match op {
-        Op::Append { queue, .. } | Op::Remove { queue, .. } => QueueId::as_session(*queue),
-        Op::SessionPut { session, .. }
-        | Op::SessionDelete { session }
-        | Op::SubscriptionPut { session, .. }
-        | Op::SubscriptionDelete { session, .. }
-        | Op::InflightPut { session, .. }
-        | Op::InflightDelete { session, .. } => Some(*session),
-        Op::RetainPut { .. }
-        | Op::RetainDelete { .. }
-        | Op::StatePut { .. }
-        | Op::StateDelete { .. }
-        | Op::MetaPut { .. } => None,
     }
 }

@@ -17,7 +17,8 @@
 pub mod harness;
 pub mod net;
 
-use ferrule_store::{JointPart, Op, QueueId, Store, StoreEvent, Ticket};
+use bytes::Bytes;
+use ferrule_store::{JointPart, Op, QueueId, SessionId, Store, StoreEvent, Ticket};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -99,6 +100,8 @@ enum Command {
     Detach { handle: u32 },
     Batch(Batch),
     Read(Read),
+    Take(Take),
+    Adopt { view: u64 },
     Wake,
     Shutdown { reply: Sender<Result<(), ShutdownError>> },
 }
@@ -134,6 +137,19 @@ pub struct Read {
     pub max_bytes: u32,
 }
 
+/// A session that was asked for: the arguments of [`Store::take`].
+#[derive(Debug, Clone)]
+pub struct Take {
+    /// By whom.
+    pub handle: u32,
+    /// Whose.
+    pub client_id: Box<str>,
+    /// The epoch with which its owner gave it up.
+    pub given_up: Option<u64>,
+    /// The one that is made when there is none.
+    pub new: Option<(SessionId, Bytes)>,
+}
+
 /// What handles and thread share.
 #[derive(Debug)]
 pub struct Front {
@@ -165,6 +181,8 @@ impl Front {
             handles: BTreeMap::new(),
             batches: Vec::new(),
             reads: VecDeque::new(),
+            takes: VecDeque::new(),
+            adopt: None,
             failing: None,
             stopping: None,
         };
@@ -245,6 +263,15 @@ impl Store for Handle {
         let _ = self.front.line().commands.send(Command::Read(read));
     }
 
+    fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<(SessionId, Bytes)>) {
+        let take = Take { handle: self.handle, client_id: client_id.into(), given_up, new };
+        let _ = self.front.line().commands.send(Command::Take(take));
+    }
+
+    fn adopt(&mut self, view: u64) {
+        let _ = self.front.line().commands.send(Command::Adopt { view });
+    }
+
     /// Of all handles together: what bounds the writer's memory.
     fn pending_bytes(&self) -> usize {
         self.front.pending_bytes.load(Ordering::Relaxed)
@@ -266,6 +293,10 @@ pub struct Back {
     pub batches: Vec<Batch>,
     /// Asked and not answered: bounded by the shards, which have one read of a queue under way.
     pub reads: VecDeque<Read>,
+    /// The same: at most one for each connection that waits. Of a writer whose store is one node's alone nobody takes anything.
+    pub takes: VecDeque<Take>,
+    /// The view in which sessions are to be adopted.
+    pub adopt: Option<u64>,
     /// The message that was told last, while failing.
     failing: Option<String>,
     stopping: Option<Sender<Result<(), ShutdownError>>>,
@@ -338,6 +369,8 @@ impl Back {
             }
             Command::Batch(batch) => self.batches.push(batch),
             Command::Read(read) => self.reads.push_back(read),
+            Command::Take(take) => self.takes.push_back(take),
+            Command::Adopt { view } => self.adopt = self.adopt.max(Some(view)),
             Command::Wake => {}
             Command::Shutdown { reply } => self.stopping = Some(reply),
         }
@@ -427,6 +460,17 @@ impl Back {
             self.tell(handle, StoreEvent::Committed { ticket, took });
         }
         (batches, recovered)
+    }
+
+    /// Whether nothing is asked for beside commits.
+    #[must_use]
+    pub fn asks_nothing(&self) -> bool {
+        self.reads.is_empty() && self.takes.is_empty() && self.adopt.is_none()
+    }
+
+    /// Tells all handles.
+    pub fn tell_all(&self, event: &StoreEvent) {
+        self.handles.values().for_each(|notify| notify(event.clone()));
     }
 
     /// Tells one handle, when it is still there.

@@ -21,6 +21,12 @@
 //! - Reads go to the writer too (SQLite under `locking_mode=EXCLUSIVE` admits no second connection) and are
 //!   bounded; an answer holds what was committed when it was made.
 //!
+//! # A store that several nodes share
+//! A session has one owner, a node, and an epoch that is counted up each time that it gets another one. Only its owner writes it: what another
+//! node had submitted and not committed is handed back ([`StoreEvent::Fenced`]). A node takes the session of a client that connects to it, once its owner
+//! has given it up ([`Store::take`]), and those of nodes that are no members of the cluster any more ([`Store::adopt`]). Sessions have numbers of their
+//! node's ([`Restored::first_session`]) and keep them.
+//!
 //! This crate is pure: types, record formats, and [`MemoryStore`], the reference model that tests compare with.
 
 #![forbid(unsafe_code)]
@@ -32,11 +38,12 @@ pub mod record;
 mod time;
 
 pub use identity::{Boot, Identity, MessageId, Origin, path_hash};
-pub use memory::MemoryStore;
+pub use memory::{MemoryStore, MemoryTable};
 pub use op::{Body, BodyId, Op, QueueId, SessionId, Side, Ticket};
 pub use time::{Now, Stamp};
 
 use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where a shard sends its durable changes. One handle belongs to one shard; the writer behind it is shared.
@@ -59,6 +66,20 @@ pub trait Store {
 
     /// Bytes submitted and not committed yet: what back-pressure looks at.
     fn pending_bytes(&self) -> usize;
+
+    /// Makes this node the owner of a client's session, of a store that several nodes share, if it is its owner, or its owner gave it up with this
+    /// epoch, and if this node is a member of the cluster. With `new` a session is made when there is none, of this number and with this
+    /// record. The answer is [`StoreEvent::Taken`], behind what was submitted before.
+    fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<(SessionId, Bytes)>) {
+        let _ = (client_id, given_up, new);
+    }
+
+    /// Looks after sessions in the view of the cluster with this number, unless it has another by now: which of this node's own have been taken
+    /// ([`StoreEvent::Lost`]), and this node's share of those whose owners are no members ([`StoreEvent::Adopted`]). All
+    /// handles of the node are told.
+    fn adopt(&mut self, view: u64) {
+        let _ = view;
+    }
 
     /// Less than the medium's reserve is free: admit nothing new, so that removals still find room.
     fn low_on_space(&self) -> bool {
@@ -114,6 +135,46 @@ pub enum StoreEvent {
         /// In the order in which they were submitted.
         ops: Vec<Op>,
     },
+    /// The answer to [`Store::take`].
+    Taken(Box<Taken>),
+    /// Sessions that this node had are another's, or no more.
+    Lost {
+        /// In no order.
+        sessions: Arc<[SessionId]>,
+    },
+    /// Sessions of nodes that are no members are this node's.
+    Adopted {
+        /// Of the view in which they were adopted.
+        view: u64,
+        /// With all that belongs to them.
+        restored: Arc<Restored>,
+        /// That was this node's whole share of what there was in that view.
+        done: bool,
+    },
+}
+
+/// A client's session, with all that belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Whose.
+    pub client_id: Box<str>,
+    /// What there was.
+    pub found: Found,
+    /// The session that there was, and no other.
+    pub restored: Restored,
+}
+
+/// What there was of a session that was to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// None, and none was to be made.
+    Nothing,
+    /// None: it was made.
+    Made(SessionId),
+    /// One, which is this node's now.
+    Session(SessionId),
+    /// One that is not this node's to take; or this node is no member.
+    Refused,
 }
 
 /// One row of a queue as it was appended.
@@ -146,7 +207,16 @@ pub struct Restored {
     pub meta: Vec<(Box<str>, Bytes)>,
     /// The highest body id in use; new ones go on from there.
     pub last_body: u64,
+    /// The epoch of each session, of a store that several nodes share; one that is made has epoch 1.
+    pub epochs: Vec<(SessionId, u64)>,
+    /// New sessions get numbers above this one, and below [`SESSIONS`] more: of a store that several nodes share, each has its own.
+    pub first_session: u64,
+    /// The highest of them in use, whoever's the session is now; 0: those of this node's own sessions tell.
+    pub last_session: u64,
 }
+
+/// How many numbers a node has for its sessions.
+pub const SESSIONS: u64 = 1 << 32;
 
 /// What a queue holds, without its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

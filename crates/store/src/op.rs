@@ -6,7 +6,7 @@ use bytes::Bytes;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Ticket(pub u64);
 
-/// A session that outlives its connection. Drawn by the shard, never reused; below 2^32.
+/// A session that outlives its connection. Drawn by the shard, never reused; below 2^60 ([`crate::Restored::first_session`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
@@ -201,6 +201,25 @@ pub enum Op {
 }
 
 impl Op {
+    /// The session that it changes, or whose queue.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Append { queue, .. } | Self::Remove { queue, .. } => queue.as_session(),
+            Self::SessionPut { session, .. }
+            | Self::SessionDelete { session }
+            | Self::SubscriptionPut { session, .. }
+            | Self::SubscriptionDelete { session, .. }
+            | Self::InflightPut { session, .. }
+            | Self::InflightDelete { session, .. } => Some(*session),
+            Self::RetainPut { .. }
+            | Self::RetainDelete { .. }
+            | Self::StatePut { .. }
+            | Self::StateDelete { .. }
+            | Self::MetaPut { .. } => None,
+        }
+    }
+
     /// About how many bytes the op holds: what pending bytes are counted in.
     #[must_use]
     pub fn size(&self) -> usize {

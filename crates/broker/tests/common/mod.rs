@@ -40,7 +40,7 @@ use ferrule_mqtt::{
 };
 use ferrule_outbox::{End, Outcome, Policy, Reason};
 use ferrule_store::{
-    Boot, JointPart, MemoryStore, MessageId, Now, Op, QueueId, Restored, Store, StoredRow, Ticket,
+    Boot, JointPart, MemoryStore, MessageId, Now, Op, QueueId, Restored, SessionId, Store, StoredRow, Ticket,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -65,6 +65,12 @@ impl Store for SharedStore {
     }
     fn pending_bytes(&self) -> usize {
         self.0.borrow().pending_bytes()
+    }
+    fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<(SessionId, bytes::Bytes)>) {
+        self.0.borrow_mut().take(client_id, given_up, new);
+    }
+    fn adopt(&mut self, view: u64) {
+        self.0.borrow_mut().adopt(view);
     }
 }
 
@@ -248,6 +254,9 @@ pub struct Peer {
     pub closed: bool,
 }
 
+/// When a rig starts, if nothing else is said.
+pub const START: Now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
+
 pub type TestShard = Shard<ScriptedHook, SharedStore>;
 
 pub struct Rig {
@@ -342,7 +351,8 @@ impl Rig {
     pub fn with(features: Features, of: u16) -> Self {
         let mut rig = Self::of(limits(), of);
         rig.features = features.into();
-        rig.start(of, &Restored::default());
+        let restored = rig.store.0.borrow().restored();
+        rig.start(of, &restored);
         rig
     }
 
@@ -358,10 +368,14 @@ impl Rig {
 
     /// So many shards of a process that has drawn this number.
     pub fn seeded(limits: impl Into<Limits>, of: u16, seed: u64) -> Self {
-        let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
+        Self::over(limits, of, seed, MemoryStore::new(), START)
+    }
+
+    /// The same, over a store that may hold something.
+    pub fn over(limits: impl Into<Limits>, of: u16, seed: u64, store: MemoryStore, now: Now) -> Self {
         let mut rig = Self {
             shards: Vec::new(),
-            store: SharedStore::default(),
+            store: SharedStore(Rc::new(RefCell::new(store))),
             hook: ScriptedHook::default(),
             gate: Arc::new(Mutex::new(GateState::default())),
             limits: limits.into(),
@@ -379,7 +393,8 @@ impl Rig {
             listeners: BTreeMap::new(),
             reads: BTreeMap::new(),
         };
-        rig.start(of, &Restored::default());
+        let restored = rig.store.0.borrow().restored();
+        rig.start(of, &restored);
         rig
     }
 
@@ -601,7 +616,8 @@ impl Rig {
                 }
                 Command::Close(conn) => closing.push(conn),
                 Command::Move(conn, to) => {
-                    let (_, listener, _) = self.shards[this].describe(conn).unwrap();
+                    // It may have been cut since.
+                    let Some((_, listener, _)) = self.shards[this].describe(conn) else { continue };
                     self.shards[this].closed(conn, now);
                     let Some(name) = self.name_of((index, conn)) else { continue };
                     let moved = self.shards[usize::from(to)].open(HOST, listener, now);

@@ -7,6 +7,7 @@
 
 mod one_connection_per_client;
 mod partition_heals;
+mod persistent_sessions_survive;
 #[path = "../../../broker/tests/common/mod.rs"]
 mod rig;
 mod subscribe_then_publish_anywhere;
@@ -16,8 +17,8 @@ use world::{Publish, World};
 
 /// Whether a batch of parcels is of the control stream: its first byte tells.
 fn is_control(bytes: &[u8]) -> bool {
-    // Routes, their confirmations, members of groups, exclusive subscriptions (crates/broker/src/parcel.rs).
-    matches!(bytes[0], 1..=3 | 11..=15 | 0x30..=0x32)
+    // Routes, their confirmations, members of groups, exclusive subscriptions, whose a session is (crates/broker/src/parcel.rs).
+    matches!(bytes[0], 1..=3 | 11..=15 | 0x30..=0x36 | 0x39 | 0x3a)
 }
 
 fn seed_of(name: &str) -> Option<u64> {
@@ -28,7 +29,7 @@ fn seed_of(name: &str) -> Option<u64> {
 fn the_promises_hold_whatever_happens() {
     let one = seed_of("FERRULE_SEED");
     let seeds = one.map_or(0..seed_of("FERRULE_SEEDS").unwrap_or(300), |seed| seed..seed + 1);
-    let (mut acknowledged, mut withheld, mut subscribed, mut delivered) = (0, 0, 0, 0);
+    let (mut acknowledged, mut withheld, mut subscribed, mut delivered, mut kept) = (0, 0, 0, 0, 0);
     for seed in seeds {
         let ran = std::panic::catch_unwind(|| {
             let judge =
@@ -37,16 +38,18 @@ fn the_promises_hold_whatever_happens() {
             world.run();
             partition_heals::holds(&world);
             one_connection_per_client::holds(&world);
-            (world.acknowledged, world.withheld, world.subscribed.len(), world.deliveries())
+            persistent_sessions_survive::holds(&world);
+            (world.acknowledged, world.withheld, world.subscribed.len(), world.deliveries(), world.kept())
         });
         let Ok(ran) = ran else { panic!("FERRULE_SEED={seed} shows how it came to this") };
         acknowledged += ran.0;
         withheld += ran.1;
         subscribed += ran.2;
         delivered += ran.3;
+        kept += ran.4;
     }
     eprintln!(
-        "{acknowledged} publishes acknowledged, {withheld} withheld, {subscribed} subscribers, {delivered} messages"
+        "{acknowledged} publishes acknowledged, {withheld} withheld, {subscribed} subscribers, {delivered} messages, {kept} of persistent sessions"
     );
-    assert!(acknowledged > 0 && withheld > 0 && subscribed > 0 && delivered > 0);
+    assert!(acknowledged > 0 && withheld > 0 && subscribed > 0 && delivered > 0 && kept > 0);
 }

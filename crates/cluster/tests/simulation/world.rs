@@ -7,8 +7,9 @@
 use crate::rig::{Rig, limits};
 use ferrule_broker::Place;
 use ferrule_cluster::{
-    Config, Deed, Member, Message, NodeId, Order, PeerId, Shards, Site, State, Token, View,
+    Config, Deed, Member, Message, NodeId, Order, PeerId, Shards, Site, State, View, Word,
 };
+use ferrule_store::{MemoryStore, MemoryTable, Now, StoreEvent};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
@@ -30,6 +31,11 @@ const CONFIG: Config = Config {
 };
 /// Clients that connect to one node after the other, and leave no connection by themselves.
 const ROAMERS: u64 = 3;
+/// Clients with a session that lives on, each with a topic of its own: it goes by a number from here on.
+const KEEPERS: u64 = 3;
+const KEEPER: u64 = 1 << 40;
+/// When they have come to rest.
+const REST_US: u64 = TROUBLE_US + 15_000_000;
 /// Filters that a subscriber has at most: the oldest is given up.
 const FILTERS: usize = 12;
 
@@ -71,9 +77,10 @@ enum Frame {
 /// What a shard's queue holds.
 #[derive(Debug)]
 enum Item {
-    /// And as whom it comes.
-    Order(Order, PeerId),
+    /// And as whom it comes; of a link, to whom, and which.
+    Order(Order, PeerId, Option<(PeerId, u64)>),
     Parcels(u16, Vec<u8>),
+    Store(StoreEvent),
 }
 
 /// What a client is about to do.
@@ -84,6 +91,23 @@ enum Does {
     Connect,
     /// A client that is now here, now there.
     Roam(u64),
+    /// One whose session lives on comes, subscribes, acknowledges what it got, or goes without a word.
+    Keep(u64),
+    KeepSubscribe(u64),
+    KeepPuback(u64, u16),
+    KeepGone(u64),
+}
+
+/// A client with a session that lives on.
+#[derive(Debug, Default)]
+pub(crate) struct Keeper {
+    /// Where it connected last: what it gets elsewhere goes nowhere.
+    at: Option<At>,
+    /// Since when it has its SUBACK.
+    since_us: Option<u64>,
+    pub(crate) got: BTreeSet<u64>,
+    /// What was acknowledged that was published since.
+    pub(crate) owed: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -118,9 +142,9 @@ enum Event {
         at: At,
         shard: u16,
     },
-    Confirmed {
+    Said {
         at: At,
-        token: Token,
+        word: Word,
     },
     /// A transaction reaches the store.
     Store {
@@ -147,6 +171,11 @@ enum Event {
     Subscribe,
     Publish,
     Roam,
+    Keep,
+    /// A node's writer commits what it has.
+    Commit {
+        at: At,
+    },
     Fault,
     Resume {
         at: At,
@@ -178,8 +207,12 @@ struct Worker {
     /// As whom it knew itself when the turn began, and does now.
     me: [Option<PeerId>; 2],
     may: bool,
+    /// The last view in which it has settled.
+    settled: u64,
     /// A turn is due then.
     due_us: u64,
+    /// What it has for others goes on the links that it has been told of.
+    lanes: BTreeMap<PeerId, u64>,
     packet_id: u16,
     /// By packet id.
     publishing: BTreeMap<u16, u64>,
@@ -207,6 +240,8 @@ struct Process {
     tick_at_us: u64,
     /// Numbers that each shard's subscriber got.
     got: Vec<BTreeSet<u64>>,
+    /// Its writer is about to commit.
+    commits: bool,
 }
 
 /// Somebody who has his SUBACK.
@@ -252,6 +287,9 @@ pub(crate) struct World {
     /// Pairs of nodes between which nothing passes: what was sent meanwhile arrives when it heals.
     cut: BTreeMap<(NodeId, NodeId), u64>,
     no_store: BTreeSet<NodeId>,
+    /// What the nodes share beside the view.
+    table: MemoryTable,
+    pub(crate) keepers: Vec<Keeper>,
     pub(crate) subscribed: Vec<Subscribed>,
     next_filter: u64,
     publishes: BTreeMap<u64, Publish>,
@@ -269,10 +307,19 @@ fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
     (a.min(b), a.max(b))
 }
 
+fn clock(now_us: u64, offset_us: u64, ppm: i64) -> u64 {
+    let rated = i128::from(now_us) * i128::from(1_000_000 + ppm) / 1_000_000;
+    offset_us + rated as u64
+}
+
+/// All know the time of day.
+fn wall_ms(now_us: u64) -> i64 {
+    1_700_000_000_000 + (now_us / 1_000) as i64
+}
+
 impl Process {
     fn clock(&self, now_us: u64) -> u64 {
-        let rated = i128::from(now_us) * i128::from(1_000_000 + self.ppm) / 1_000_000;
-        self.offset_us + rated as u64
+        clock(now_us, self.offset_us, self.ppm)
     }
 
     /// When the world's clock will show what ours shows then.
@@ -289,6 +336,10 @@ impl Process {
     fn all_shards(&self) -> impl Iterator<Item = u16> + use<> {
         0..SHARDS
     }
+}
+
+fn keeper_name(number: u64) -> String {
+    format!("keeper-{number}")
 }
 
 /// A name of a client that a shard owns.
@@ -314,6 +365,8 @@ impl World {
             next_link: 0,
             cut: BTreeMap::new(),
             no_store: BTreeSet::new(),
+            table: MemoryTable::default(),
+            keepers: (0..KEEPERS).map(|_| Keeper::default()).collect(),
             subscribed: Vec::new(),
             next_filter: 0,
             publishes: BTreeMap::new(),
@@ -332,6 +385,7 @@ impl World {
         world.after(1, Event::Subscribe);
         world.after(1, Event::Publish);
         world.after(1, Event::Roam);
+        world.after(1, Event::Keep);
         world.after(3_000 * MS, Event::Fault);
         world
     }
@@ -397,7 +451,7 @@ impl World {
             | Event::Turn { at, .. }
             | Event::Speak { at, .. }
             | Event::EndTurn { at, .. }
-            | Event::Confirmed { at, .. }
+            | Event::Said { at, .. }
             | Event::Told { of: at, .. }
             | Event::Joined { of: at, .. } => Some(*at),
             _ => None,
@@ -431,11 +485,11 @@ impl World {
             Event::Turn { at, shard } => self.begin_turn(at, shard),
             Event::Speak { at, shard } => self.speak_all(at, shard),
             Event::EndTurn { at, shard } => self.end_turn(at, shard),
-            Event::Confirmed { at, token } => {
+            Event::Said { at, word } => {
                 let now_us = self.now_us;
                 let Some(process) = self.process(at) else { return };
                 let clock_us = process.clock(now_us);
-                process.site.confirmed(token, clock_us);
+                process.site.said(word, clock_us);
                 self.act(at);
             }
             Event::Told { of, view, asked_us } => {
@@ -463,7 +517,10 @@ impl World {
             Event::Publish => {
                 let us = MS + self.rng.below(30 * MS);
                 self.after(us, Event::Publish);
-                if self.next_filter > 0 {
+                if self.rng.chance(3) {
+                    let keeper = self.rng.below(KEEPERS);
+                    self.client_does(Does::Publish(KEEPER + keeper));
+                } else if self.next_filter > 0 {
                     // A late one is the harder: its route has just been sent.
                     let back = self.rng.below(10);
                     let back = self.rng.below(back + 1);
@@ -477,6 +534,17 @@ impl World {
                 let roamer = self.rng.below(ROAMERS);
                 self.client_does(Does::Roam(roamer));
             }
+            Event::Keep => {
+                let us = 20 * MS + self.rng.below(500 * MS);
+                self.after(us, Event::Keep);
+                let keeper = self.rng.below(KEEPERS);
+                if self.now_us < REST_US && self.rng.chance(4) {
+                    self.keeper_goes(keeper);
+                } else {
+                    self.keeper_comes(keeper);
+                }
+            }
+            Event::Commit { at } => self.commit(at),
             Event::Fault => {
                 if self.troubled {
                     let us = 100 * MS + self.rng.below(2_000 * MS);
@@ -517,10 +585,70 @@ impl World {
         self.view.number += 1;
         let id = PeerId { node, incarnation: self.view.number };
         self.view.members.retain(|member| member.id.node != node);
-        self.view.members.push(Member { id, state: State::Joining });
+        self.view.members.push(Member { id, state: State::Joining, owns: false });
         self.seen_us.insert(id, self.now_us);
         self.say(|| format!("{id:?} joins"));
+        self.share_view();
         id
+    }
+
+    /// The view is in the store that also has the sessions.
+    fn share_view(&self) {
+        let members = self.view.members.iter();
+        let members = members.map(|member| (member.id.node.0 as u32 + 1, member.state == State::Live));
+        self.table.set_view(self.view.number, members.collect());
+    }
+
+    /// A client with a session that lives on connects to some node, if it is not connected.
+    fn keeper_comes(&mut self, number: u64) {
+        let name = keeper_name(number);
+        let rests = self.now_us >= REST_US;
+        let keeper = &self.keepers[number as usize];
+        let here = keeper.at.and_then(|at| self.process(at)).filter(|process| !process.paused);
+        let is_here = here.is_some_and(|process| process.rig.peer(&name).conn.is_some());
+        if is_here && (rests || self.rng.chance(2)) {
+            return;
+        }
+        let all: Vec<At> = self.running.values().filter(|p| !p.paused).map(Process::at).collect();
+        if all.is_empty() {
+            return;
+        }
+        let at = all[self.rng.below(all.len() as u64) as usize];
+        self.say(|| format!("client {number} connects to {at:?}"));
+        self.keepers[number as usize].at = Some(at);
+        self.does_at(at, Does::Keep(number));
+    }
+
+    fn keeper_goes(&mut self, number: u64) {
+        if let Some(at) = self.keepers[number as usize].at.take() {
+            self.does_at(at, Does::KeepGone(number));
+        }
+    }
+
+    /// A client of a node does something in some shard's next turn.
+    fn does_at(&mut self, at: At, does: Does) {
+        let shard = self.rng.below(SHARDS.into()) as u16;
+        let Some(process) = self.process(at) else { return };
+        process.workers[usize::from(shard)].does.push_back(does);
+        self.wake(at, shard, 0);
+    }
+
+    /// A node's writer commits what it has, whether the node is stopped or not.
+    fn commit(&mut self, at: At) {
+        let is_away = self.no_store.contains(&at.0);
+        let Some(process) = self.process(at) else { return };
+        if is_away {
+            self.after(200 * MS, Event::Commit { at });
+            return;
+        }
+        process.commits = false;
+        let store = std::rc::Rc::clone(&process.rig.store.0);
+        store.borrow_mut().commit();
+        for event in store.borrow_mut().take_events() {
+            for shard in 0..SHARDS {
+                self.put(at, shard, Item::Store(event.clone()));
+            }
+        }
     }
 
     fn start(&mut self, node: NodeId) {
@@ -533,7 +661,11 @@ impl World {
         }
         let id = self.join(node);
         self.lives += 1;
-        let mut rig = Rig::seeded(limits(), SHARDS, self.lives);
+        let store = MemoryStore::of(&self.table, node.0 as u32 + 1);
+        let offset_us = self.rng.below(1_000_000_000_000);
+        let ppm = self.rng.below(40_000) as i64 - 20_000;
+        let now = Now { mono_us: clock(self.now_us, offset_us, ppm), wall_ms: wall_ms(self.now_us) };
+        let mut rig = Rig::over(limits(), SHARDS, self.lives, store, now);
         let place = rig.place();
         let names: Vec<_> = (0..SHARDS)
             .map(|s| ["s", "p"].map(|kind| name_at(place, s, &format!("{kind}{}-", node.0))))
@@ -544,8 +676,6 @@ impl World {
         }
         rig.mails_all = true;
         rig.mail.clear();
-        let offset_us = self.rng.below(1_000_000_000_000);
-        let ppm = self.rng.below(40_000) as i64 - 20_000;
         let mut process = Process {
             life: self.lives,
             site: Site::new(CONFIG, id, SHARDS, 0),
@@ -560,10 +690,11 @@ impl World {
             peers: BTreeMap::new(),
             tick_at_us: u64::MAX,
             got: vec![BTreeSet::new(); usize::from(SHARDS)],
+            commits: false,
         };
         process.site = Site::new(CONFIG, id, SHARDS, process.clock(self.now_us));
         for worker in &mut process.workers {
-            worker.queue.push_back(Item::Order(Order::Live(false), id));
+            worker.queue.push_back(Item::Order(Order::Live(false), id, None));
         }
         let at = process.at();
         self.running.insert(node, process);
@@ -630,8 +761,9 @@ impl World {
                     process.peers.insert(id, shards);
                 }
                 let me = process.site.me();
+                let link = id.and_then(|id| Some((id, *process.links.get(&id)?)));
                 for shard in process.all_shards() {
-                    self.put(at, shard, Item::Order(order, me));
+                    self.put(at, shard, Item::Order(order, me, link));
                 }
             }
             Deed::Send(to, message) => self.send(at, to, Frame::Message(message)),
@@ -681,18 +813,27 @@ impl World {
             return;
         }
         (worker.turning, worker.due_us) = (true, u64::MAX);
-        process.rig.now.mono_us = clock_us;
+        process.rig.now = Now { mono_us: clock_us, wall_ms: wall_ms(now_us) };
         let now = process.rig.now;
         worker.me[0] = worker.me[1];
         let mut tokens = Vec::new();
-        for item in std::mem::take(&mut worker.queue) {
-            if let Item::Order(_, me) = item {
-                worker.me[1] = Some(me);
+        for item in std::mem::take(&mut process.workers[index].queue) {
+            if let Item::Order(order, me, link) = &item {
+                let worker = &mut process.workers[index];
+                worker.me[1] = Some(*me);
+                match (order, link) {
+                    (Order::Linked(_), Some((peer, link))) => drop(worker.lanes.insert(*peer, *link)),
+                    (Order::Unlinked(peers), _) => {
+                        let gone = process.peers.iter().find(|(_, its)| *its == peers).map(|(id, _)| *id);
+                        gone.and_then(|gone| worker.lanes.remove(&gone));
+                    }
+                    _ => {}
+                }
             }
             let rig = &mut process.rig.shards[index];
             match item {
                 Item::Parcels(from, bytes) => assert_eq!(rig.parcels(from, &bytes, now), Ok(bytes.len())),
-                Item::Order(Order::Linked(peers), _) => {
+                Item::Order(Order::Linked(peers), ..) => {
                     while process.rig.abroad < peers.first - SHARDS + peers.count {
                         process.rig.abroad += 1;
                     }
@@ -703,21 +844,23 @@ impl World {
                     }
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_linked(peer, now));
                 }
-                Item::Order(Order::Unlinked(peers), _) => {
+                Item::Order(Order::Unlinked(peers), ..) => {
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_unlinked(peer, now));
                 }
-                Item::Order(Order::Wait(peers, token), _) => {
+                Item::Order(Order::Wait(peers, token), ..) => {
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_waits(peer, true, now));
                     tokens.push(token);
                 }
-                Item::Order(Order::WaitNot(peers), _) => {
+                Item::Order(Order::WaitNot(peers), ..) => {
                     (peers.first..peers.first + peers.count)
                         .for_each(|peer| rig.peer_waits(peer, false, now));
                 }
-                Item::Order(Order::Forget(peers), _) => {
+                Item::Order(Order::Forget(peers), ..) => {
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_gone(peer, now));
                 }
-                Item::Order(Order::Live(live), _) => rig.set_live(live, now),
+                Item::Order(Order::View(view, complete), ..) => rig.set_view(view, complete, now),
+                Item::Order(Order::Live(live), ..) => rig.set_live(live, now),
+                Item::Store(event) => rig.store_event(event, now),
             }
         }
         if !process.rig.shards[index].has_unjudged() {
@@ -729,7 +872,7 @@ impl World {
         process.rig.shards[index].begin_turn(may, clock_us);
         for token in tokens {
             let us = self.rng.below(2 * MS);
-            self.after(us, Event::Confirmed { at, token });
+            self.after(us, Event::Said { at, word: Word::Waits(token) });
         }
         let us = self.rng.below(MS);
         self.go_on(at, us, Event::Speak { at, shard });
@@ -773,6 +916,31 @@ impl World {
                 process.rig.peer(&name).version = None;
                 (name.clone(), format!("connect id={name} v=5"))
             }
+            Does::Keep(keeper) => {
+                let name = keeper_name(keeper);
+                // It knows nothing any more of a connection that it had there.
+                process.rig.cut_peer(&name);
+                process.rig.peer(&name).version = None;
+                (name.clone(), format!("connect id={name} v=5 clean=0 expiry=100000"))
+            }
+            Does::KeepSubscribe(keeper) => {
+                let name = keeper_name(keeper);
+                if process.rig.peer(&name).conn.is_none() {
+                    return;
+                }
+                (name, format!("subscribe id={packet_id} f=k/{keeper}:1"))
+            }
+            Does::KeepPuback(keeper, packet_id) => {
+                let name = keeper_name(keeper);
+                if process.rig.peer(&name).conn.is_none() {
+                    return;
+                }
+                (name, format!("puback {packet_id}"))
+            }
+            Does::KeepGone(keeper) => {
+                process.rig.cut_peer(&keeper_name(keeper));
+                return;
+            }
             Does::Connect => {
                 worker.connecting_us = Some(now_us);
                 (publisher.clone(), format!("connect id={publisher} v=5"))
@@ -799,7 +967,11 @@ impl World {
                 worker.publishing.insert(packet_id, number);
                 self.next_publish = number;
                 self.publishes.insert(number, Publish { number, filter, at: me, began_us: now_us });
-                (publisher, format!("publish t=f/{filter} q=1 id={packet_id} p={number}"))
+                let topic = match filter.checked_sub(KEEPER) {
+                    Some(keeper) => format!("k/{keeper}"),
+                    None => format!("f/{filter}"),
+                };
+                (publisher, format!("publish t={topic} q=1 id={packet_id} p={number}"))
             }
         };
         let bytes = crate::rig::parse(&line, Some(ferrule_mqtt::Version::V5)).0;
@@ -817,12 +989,27 @@ impl World {
         worker.turning = false;
         let may = process.site.standing().allows(worker.routed_us, clock_us);
         process.rig.may = Some((worker.may, may));
-        process.rig.now.mono_us = clock_us;
+        process.rig.now = Now { mono_us: clock_us, wall_ms: wall_ms(now_us) };
         process.rig.turn_one(shard);
+        let commits = !process.commits && !process.rig.store.0.borrow().is_idle();
+        process.commits |= commits;
+        if commits {
+            let us = MS / 2 + self.rng.below(10 * MS);
+            self.after(us, Event::Commit { at });
+        }
+        let Some(process) = self.process(at) else { return };
+        let worker = &mut process.workers[index];
         // What was routed behind the question is asked for with its time.
         worker.routed_us = clock_us;
         self.deliver(at, shard);
         self.heard(at, shard);
+        let Some(process) = self.process(at) else { return };
+        let settled = process.rig.shards[index].settled_in();
+        if let Some(view) = settled.filter(|view| *view != process.workers[index].settled) {
+            process.workers[index].settled = view;
+            let us = self.rng.below(2 * MS);
+            self.after(us, Event::Said { at, word: Word::Settled(view) });
+        }
         let Some(process) = self.process(at) else { return };
         let wake = process.rig.shards[index].next_wake_us().map(|us| process.world(us));
         let soon = !process.workers[index].queue.is_empty() || !process.workers[index].does.is_empty();
@@ -852,7 +1039,10 @@ impl World {
                 true => Frame::Control { from, to, bytes },
                 false => Frame::Data { from, to, bytes },
             };
-            self.send(at, peer, frame);
+            let Some(process) = self.process(at) else { return };
+            if let Some(&link) = process.workers[usize::from(shard)].lanes.get(&peer) {
+                self.send_on(link, at, peer, frame);
+            }
         }
     }
 
@@ -898,6 +1088,14 @@ impl World {
                 assert!(["connack sp=0", "disconnect 8e"].contains(&&*packet), "a roamer got {packet}");
             }
         }
+        let kept: Vec<Vec<String>> = (0..KEEPERS)
+            .map(|keeper| {
+                let peer = process.rig.peer(&keeper_name(keeper));
+                // Of one that is another shard's nothing is written here.
+                std::mem::take(&mut peer.packets).into()
+            })
+            .collect();
+        let worker = &mut process.workers[index];
         let mut withheld = 0;
         if closed {
             withheld = worker.publishing.len() as u64;
@@ -908,12 +1106,69 @@ impl World {
             self.subscribed.push(Subscribed { filter, at, shard, since_us: now_us, me });
         }
         self.withheld += withheld;
+        for (keeper, packets) in kept.into_iter().enumerate() {
+            packets.iter().for_each(|packet| self.keeper_heard(at, keeper as u64, packet));
+        }
         for number in acknowledged {
             let Some(publish) = self.publishes.remove(&number) else { continue };
             self.acknowledged += 1;
+            if let Some(keeper) = publish.filter.checked_sub(KEEPER) {
+                self.say(|| format!("{at:?}: {number} for client {keeper} is acknowledged"));
+                let keeper = &mut self.keepers[keeper as usize];
+                if keeper.since_us.is_some_and(|since_us| since_us < publish.began_us) {
+                    keeper.owed.insert(number);
+                }
+            }
             self.last_acknowledged_us.insert(at.0, now_us);
             (self.judge)(self, &publish);
         }
+    }
+
+    /// A client with a session that lives on gets a packet.
+    fn keeper_heard(&mut self, at: At, number: u64, packet: &str) {
+        let now_us = self.now_us;
+        let keeper = &mut self.keepers[number as usize];
+        if keeper.at != Some(at) {
+            return; // It has gone elsewhere.
+        }
+        if self.aloud {
+            eprintln!("{:>10.3} {at:?}: client {number} got {packet}", now_us as f64 / 1e6);
+        }
+        let words: Vec<&str> = packet.split_whitespace().collect();
+        let does = match words[..] {
+            ["connack", present] => {
+                let expected = if keeper.since_us.is_some() { "sp=1" } else { present };
+                assert_eq!(
+                    present,
+                    expected,
+                    "{:.3}: {at:?}: the session of client {number}",
+                    now_us as f64 / 1e6
+                );
+                keeper.since_us.is_none().then_some(Does::KeepSubscribe(number))
+            }
+            ["suback", _, "01"] => {
+                keeper.since_us = Some(now_us);
+                None
+            }
+            ["publish", _, "q1", id, .., value] => {
+                keeper.got.insert(value.parse().unwrap());
+                let id = id.strip_prefix("id=").unwrap();
+                Some(Does::KeepPuback(number, id.parse().unwrap()))
+            }
+            ["disconnect", _] => {
+                keeper.at = None;
+                None
+            }
+            _ => panic!("{:.3}: {at:?}: client {number} got {packet}", now_us as f64 / 1e6),
+        };
+        if let Some(does) = does {
+            self.does_at(at, does);
+        }
+    }
+
+    /// Messages that clients got whose sessions live on.
+    pub(crate) fn kept(&self) -> usize {
+        self.keepers.iter().map(|keeper| keeper.got.len()).sum()
     }
 
     /// Since when a subscriber counts: it has its SUBACK, and its node is a member; a live one, if it has come back.
@@ -985,7 +1240,12 @@ impl World {
     }
 
     fn send(&mut self, from: At, to: PeerId, frame: Frame) {
-        let Some(&id) = self.process(from).and_then(|process| process.links.get(&to)) else { return };
+        if let Some(&id) = self.process(from).and_then(|process| process.links.get(&to)) {
+            self.send_on(id, from, to, frame);
+        }
+    }
+
+    fn send_on(&mut self, id: u64, from: At, to: PeerId, frame: Frame) {
         let delay_us = if self.troubled && self.rng.chance(30) {
             self.rng.below(400 * MS)
         } else {
@@ -1047,6 +1307,7 @@ impl World {
                 let members = self.view.members.iter_mut().filter(|member| member.id == me);
                 members.for_each(|member| member.state = State::Live);
                 self.live_since_us.insert(me, self.now_us);
+                self.share_view();
                 self.say(|| format!("{me:?} is live"));
             }
             Deed::Remove(other) if state == Some(State::Live) || self.is_stale(other, state) => {
@@ -1054,6 +1315,7 @@ impl World {
                 self.view.members.retain(|member| member.id != other);
                 if self.view.members.len() < before {
                     self.view.number += 1;
+                    self.share_view();
                     self.say(|| format!("{me:?} removes {other:?}"));
                 }
             }
@@ -1062,7 +1324,10 @@ impl World {
         if state.is_some() {
             self.seen_us.insert(me, self.now_us);
         }
-        let (us, view) = (self.rng.below(20 * MS), self.view.clone());
+        let (us, mut view) = (self.rng.below(20 * MS), self.view.clone());
+        for member in &mut view.members {
+            member.owns = self.table.owns(member.id.node.0 as u32 + 1);
+        }
         self.after(us, Event::Told { of, view, asked_us });
     }
 
@@ -1079,10 +1344,7 @@ impl World {
             return;
         }
         let at = all[self.rng.below(all.len() as u64) as usize];
-        let shard = self.rng.below(SHARDS.into()) as u16;
-        let Some(process) = self.process(at) else { return };
-        process.workers[usize::from(shard)].does.push_back(does);
-        self.wake(at, shard, 0);
+        self.does_at(at, does);
     }
 
     fn pause(&mut self, at: At) {

@@ -7,6 +7,7 @@ mod fence;
 mod kill;
 mod members;
 mod model;
+mod owners;
 mod start;
 mod support;
 mod writer;

@@ -1,8 +1,8 @@
 //! The tables at a start, and who may not start.
 
-use crate::support::{Client, Place, append, queues, seqs, server};
+use crate::support::{Client, Place, append, own, queues, seqs, server};
 use bytes::Bytes;
-use ferrule_store::{Op, SessionId};
+use ferrule_store::{Op, QueueId, SESSIONS, SessionId};
 use ferrule_store_postgres::{OpenError, Options, SCHEMA_VERSION};
 use ferrule_store_writer::harness::Medium;
 use std::time::Duration;
@@ -15,7 +15,7 @@ fn many_nodes_start_at_once() {
             let place = place.node(&format!("node {n}"));
             std::thread::spawn(move || {
                 let (writer, restored) = place.open();
-                assert_eq!(restored, ferrule_store::Restored::default());
+                assert_eq!(own(restored), ferrule_store::Restored::default());
                 Client::new(&writer).commit(vec![append(queues()[0], n, 10)]);
                 writer.shutdown().unwrap();
             })
@@ -39,11 +39,12 @@ fn nodes_share_a_schema() {
     let (_postgres, place) = server();
     let b = Bytes::from_static;
     let batch = |n: u64| {
-        let session = SessionId(1);
+        // Each node has numbers of its own.
+        let session = SessionId(n * SESSIONS + 1);
         vec![
-            append(queues()[0], n, 10),
+            append(QueueId::session(session), n, 10),
             append(queues()[2], n, 10),
-            append(ferrule_store::QueueId::delayed(0), n, 10),
+            append(QueueId::delayed(0), n, 10),
             Op::SessionPut { session, record: vec![n as u8].into() },
             Op::SubscriptionPut { session, filter: format!("f/{n}").into(), record: b(b"s") },
             Op::StatePut { rule: 1, key: b(b"k"), value: vec![n as u8].into() },
@@ -56,8 +57,9 @@ fn nodes_share_a_schema() {
     let (mut a, mut z) = (Client::new(&one), Client::new(&two));
     a.commit(batch(1));
     z.commit(batch(2));
-    assert_eq!((seqs(&mut a, queues()[0]), seqs(&mut z, queues()[2])), (vec![1], vec![2]));
-    a.commit(vec![Op::SessionDelete { session: SessionId(1) }]);
+    let queue = |n: u64| QueueId::session(SessionId(n * SESSIONS + 1));
+    assert_eq!((seqs(&mut a, queue(1)), seqs(&mut z, queues()[2])), (vec![1], vec![2]));
+    a.commit(vec![Op::SessionDelete { session: SessionId(SESSIONS + 1) }]);
     one.shutdown().unwrap();
     two.shutdown().unwrap();
     let ((_one, one), (_two, two)) = (first.open(), second.open());
@@ -124,5 +126,5 @@ fn a_start_waits_for_its_server() {
     postgres.kill9();
     let opening = std::thread::spawn(move || place.open().1);
     postgres.restart();
-    assert_eq!(opening.join().unwrap(), ferrule_store::Restored::default());
+    assert_eq!(own(opening.join().unwrap()), ferrule_store::Restored::default());
 }

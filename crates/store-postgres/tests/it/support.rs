@@ -7,7 +7,7 @@ use ferrule_testkit::Postgres;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-pub(crate) use ferrule_store_writer::harness::{Client, append, queues};
+pub(crate) use ferrule_store_writer::harness::{Client, append, own, queues, session};
 
 /// A node's part of a schema.
 #[derive(Clone)]

@@ -1,8 +1,8 @@
 //! Group commit, barriers, handles, and how much a commit is.
 
-use crate::support::{Client, Place, append, queues, server};
+use crate::support::{Client, Place, append, queues, server, session};
 use bytes::Bytes;
-use ferrule_store::{Body, BodyId, Op, SessionId};
+use ferrule_store::{Body, BodyId, Op};
 use ferrule_store_writer::Writing;
 use ferrule_store_writer::harness::{self, Medium};
 use ferrule_testkit::Postgres;
@@ -50,7 +50,7 @@ fn names_may_be_long_and_strange() {
     let mut rng = harness::Rng(7);
     let long: String = (0..65_535).map(|_| char::from(b'!' + rng.below(90) as u8)).collect();
     let names: [Box<str>; 3] = [long.into(), "\u{1}\u{10ffff}'\"\\".into(), "".into()];
-    let session = SessionId(u64::from(u32::MAX));
+    let session = session(u64::from(u32::MAX) - 1);
     for name in &names {
         let record = Bytes::from_static(b"\0record");
         client.commit(vec![
@@ -88,7 +88,7 @@ fn bodies_are_there_once() {
     client.commit(vec![row(0, 1), row(1, 1), row(2, 1)]);
     assert_eq!(postgres.query(&count), ["1|3"]);
     client.commit(vec![Op::Remove { queue: queues()[0], first: 0, last: 9 }, row(0, 2)]);
-    client.commit(vec![Op::SessionDelete { session: SessionId(2) }]);
+    client.commit(vec![Op::SessionDelete { session: session(2) }]);
     assert_eq!(postgres.query(&count), ["1|2"]);
     client.commit(vec![Op::Remove { queue: queues()[2], first: 1, last: 1 }]);
     client.commit(vec![Op::Remove { queue: queues()[0], first: 0, last: u64::MAX }]);

@@ -1,0 +1,271 @@
+//! Whose sessions are: taking that of a client, and adopting those of nodes that are no members any more.
+//!
+//! # Invariants
+//! - A transaction that gives sessions another owner holds the row of the members' view, so that who is a member does not change meanwhile; then the rows of the
+//!   nodes concerned, in the order of their numbers: its own, as each commit does, and those of former owners, whose fence it raises. So it waits
+//!   for their commits under way, and later ones look again whose the sessions are that they write. Rows of sessions come last. Nothing locks in
+//!   another order.
+//! - What was looked up before the locks is compared behind them: a session that has changed hands since is left alone.
+
+use crate::db::{Db, Epochs, blob, damaged, digest, text};
+use crate::error::DbError;
+use ferrule_store::record::{self, Record};
+use ferrule_store::{Found, QueueId, QueueSummary, Restored, SessionId, Side, Taken};
+use ferrule_store_writer::Take;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio_postgres::Row;
+
+/// Sessions that are adopted in one transaction: commits wait for it.
+const ADOPTED: i64 = 1_000;
+
+/// What adopting came to.
+pub(crate) enum Adopted {
+    /// The view has another number.
+    Past,
+    /// These; whether there were no more.
+    Some(Box<Restored>, bool),
+}
+
+/// By epoch and key; what else is there of them is [`gather`]ed.
+fn sessions_of(rows: &[Row]) -> Result<Restored, DbError> {
+    let mut restored = Restored::default();
+    for row in rows {
+        let session = SessionId(row.try_get::<_, i64>(0)? as u64);
+        restored.epochs.push((session, row.try_get::<_, i64>(1)? as u64));
+        restored.sessions.push((session, blob(row, 2)?));
+    }
+    restored.sessions.sort_unstable_by_key(|s| s.0);
+    restored.epochs.sort_unstable();
+    Ok(restored)
+}
+
+impl Db {
+    /// Takes sessions as they are asked for; answers in that order.
+    pub(crate) async fn take(&self, takes: &[Take]) -> Result<Vec<Taken>, DbError> {
+        let (s, me) = (self.schema(), self.number());
+        let digests: Vec<Vec<u8>> = takes.iter().map(|take| digest(take.client_id.as_bytes())).collect();
+        let sql =
+            format!("SELECT client, session, owner, epoch FROM {s}.session WHERE client = ANY($1::BYTEA[])");
+        let mut known = BTreeMap::new();
+        for row in self.client().query(&sql, &[&digests]).await? {
+            let at: (i64, i32, i64) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            known.insert(row.try_get::<_, Vec<u8>>(0)?, at);
+        }
+        let (mut wanted, mut made) = (Vec::new(), Vec::new());
+        for (take, digest) in takes.iter().zip(&digests) {
+            match (known.get(digest), &take.new) {
+                (Some(&(session, owner, epoch)), _) => {
+                    if owner == me || take.given_up == Some(epoch as u64) {
+                        wanted.push((session, owner, epoch));
+                    }
+                }
+                (None, Some((session, record))) => made.push((session.0 as i64, &record[..], digest)),
+                (None, None) => {}
+            }
+        }
+        let owners: BTreeSet<i32> = wanted.iter().map(|(_, owner, _)| *owner).chain([me]).collect();
+        self.begin().await?;
+        let member = format!(
+            "SELECT 1 FROM {s}.cluster_view AS v JOIN {s}.cluster_member AS m ON m.node = $1::INT4
+             WHERE v.id = 0 FOR SHARE OF v"
+        );
+        let is_member = self.client().query_opt(&member, &[&me]).await?.is_some();
+        let mut restored = Restored::default();
+        let mut new = BTreeSet::new();
+        if is_member {
+            self.fence_off(&owners).await?;
+            let sql = format!(
+                "INSERT INTO {s}.session (session, owner, epoch, record, client)
+                 SELECT u.session, $1::INT4, 1, u.record, u.client
+                 FROM unnest($2::INT8[], $3::BYTEA[], $4::BYTEA[]) AS u(session, record, client)
+                 ON CONFLICT (client) DO NOTHING RETURNING session"
+            );
+            if !made.is_empty() {
+                let sessions: Vec<i64> = made.iter().map(|made| made.0).collect();
+                let records: Vec<&[u8]> = made.iter().map(|made| made.1).collect();
+                let clients: Vec<&[u8]> = made.iter().map(|made| &made.2[..]).collect();
+                for row in self.client().query(&sql, &[&me, &sessions, &records, &clients]).await? {
+                    new.insert(row.try_get::<_, i64>(0)?);
+                }
+            }
+            let sql = format!(
+                "UPDATE {s}.session AS t SET owner = $1::INT4, epoch = t.epoch + 1
+                 FROM unnest($2::INT8[], $3::INT8[]) AS u(session, epoch)
+                 WHERE t.session = u.session AND t.epoch = u.epoch RETURNING t.session, t.epoch, t.record"
+            );
+            if !wanted.is_empty() {
+                let sessions: Vec<i64> = wanted.iter().map(|wanted| wanted.0).collect();
+                let epochs: Vec<i64> = wanted.iter().map(|wanted| wanted.2).collect();
+                let rows = self.client().query(&sql, &[&me, &sessions, &epochs]).await?;
+                restored = sessions_of(&rows)?;
+                self.gather(&mut restored).await?;
+            }
+        }
+        self.commit().await?;
+        let answer = |(take, digest): (&Take, &Vec<u8>)| {
+            let session = known.get(digest).map(|(session, ..)| SessionId(*session as u64));
+            let has = |session: SessionId| restored.sessions.binary_search_by_key(&session, |s| s.0).is_ok();
+            let found = match (session, &take.new) {
+                _ if !is_member => Found::Refused,
+                (Some(session), _) if has(session) => Found::Session(session),
+                (Some(_), _) => Found::Refused,
+                (None, Some((session, _))) if new.contains(&(session.0 as i64)) => Found::Made(*session),
+                // Another node has made one in the same moment.
+                (None, Some(_)) => Found::Refused,
+                (None, None) => Found::Nothing,
+            };
+            let restored = match found {
+                Found::Session(session) => only(&restored, session),
+                _ => Restored::default(),
+            };
+            Taken { client_id: take.client_id.clone(), found, restored }
+        };
+        Ok(takes.iter().zip(&digests).map(answer).collect())
+    }
+
+    /// Adopts some of this node's share of the sessions whose owners are no members, in the view of this number. Live members share them; when there are none,
+    /// all members.
+    pub(crate) async fn adopt(&self, view: u64) -> Result<Adopted, DbError> {
+        let (s, me) = (self.schema(), self.number());
+        self.begin().await?;
+        let sql = format!("SELECT number FROM {s}.cluster_view WHERE id = 0 FOR SHARE");
+        let number =
+            self.client().query_opt(&sql, &[]).await?.map(|row| row.try_get::<_, i64>(0)).transpose()?;
+        if number != i64::try_from(view).ok() {
+            self.commit().await?;
+            return Ok(Adopted::Past);
+        }
+        let sql = format!("SELECT node, state FROM {s}.cluster_member ORDER BY node");
+        let mut members: Vec<(i32, i32)> = Vec::new();
+        for row in self.client().query(&sql, &[]).await? {
+            members.push((row.try_get(0)?, row.try_get(1)?));
+        }
+        if members.iter().any(|(_, state)| *state == crate::members::LIVE) {
+            members.retain(|(_, state)| *state == crate::members::LIVE);
+        }
+        let rank = members.iter().position(|(node, _)| *node == me);
+        // Owners with sessions are found by the index; nodes are few.
+        let sql = format!(
+            "SELECT n.number FROM {s}.node AS n WHERE NOT EXISTS (SELECT 1 FROM {s}.cluster_member AS m WHERE m.node = n.number)
+             AND EXISTS (SELECT 1 FROM {s}.session AS t WHERE t.owner = n.number)"
+        );
+        let mut gone = Vec::<i32>::new();
+        for row in self.client().query(&sql, &[]).await? {
+            gone.push(row.try_get(0)?);
+        }
+        let (Some(rank), false) = (rank, gone.is_empty()) else {
+            self.commit().await?;
+            return Ok(Adopted::Some(Box::default(), true));
+        };
+        self.fence_off(&gone.iter().copied().chain([me]).collect()).await?;
+        let sql = format!(
+            "UPDATE {s}.session AS t SET owner = $1::INT4, epoch = t.epoch + 1 WHERE t.session IN (
+                 SELECT session FROM {s}.session
+                 WHERE owner = ANY($2::INT4[]) AND mod(session, $3::INT8) = $4::INT8 ORDER BY session LIMIT {ADOPTED}
+             ) AND t.owner = ANY($2::INT4[]) RETURNING t.session, t.epoch, t.record"
+        );
+        let (of, rank) = (members.len() as i64, rank as i64);
+        let rows = self.client().query(&sql, &[&me, &gone, &of, &rank]).await?;
+        let mut restored = sessions_of(&rows)?;
+        self.gather(&mut restored).await?;
+        self.commit().await?;
+        Ok(Adopted::Some(Box::new(restored), (rows.len() as i64) < ADOPTED))
+    }
+
+    /// The sessions that are this node's.
+    pub(crate) async fn own(&self) -> Result<Epochs, DbError> {
+        let sql = format!("SELECT session, epoch FROM {}.session WHERE owner = $1::INT4", self.schema());
+        let me = self.number();
+        let mut own = Epochs::new();
+        for row in self.client().query(&sql, &[&me]).await? {
+            own.insert(SessionId(row.try_get::<_, i64>(0)? as u64), (me, row.try_get(1)?));
+        }
+        Ok(own)
+    }
+
+    /// Locks the rows of these nodes: this one's as each commit does, and of the others the fence is raised.
+    async fn fence_off(&self, nodes: &BTreeSet<i32>) -> Result<(), DbError> {
+        for &node in nodes {
+            if node == self.number() {
+                self.hold().await?;
+            } else {
+                let sql =
+                    format!("UPDATE {}.node SET fence = fence + 1 WHERE number = $1::INT4", self.schema());
+                self.client().execute(&sql, &[&node]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what belongs to the sessions that are there.
+    pub(crate) async fn gather(&self, restored: &mut Restored) -> Result<(), DbError> {
+        let s = self.schema();
+        let sessions: Vec<i64> = restored.sessions.iter().map(|(session, _)| session.0 as i64).collect();
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let sql =
+            format!("SELECT session, filter, record FROM {s}.subscription WHERE session = ANY($1::INT8[])");
+        for row in self.client().query(&sql, &[&sessions]).await? {
+            restored.subscriptions.push(subscription(&row)?);
+        }
+        let sql = format!(
+            "SELECT session, side, packet_id, record FROM {s}.inflight WHERE session = ANY($1::INT8[])"
+        );
+        for row in self.client().query(&sql, &[&sessions]).await? {
+            restored.inflight.push(inflight(&row)?);
+        }
+        let sql = format!(
+            "SELECT queue, min(seq), max(seq), count(*), CAST(sum(size) AS INT8) FROM {s}.queue_row
+             WHERE node = 0 AND queue = ANY($1::INT8[]) GROUP BY queue"
+        );
+        for row in self.client().query(&sql, &[&sessions]).await? {
+            restored.queues.push(summary(&row)?);
+        }
+        restored.subscriptions.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        restored.inflight.sort_unstable_by_key(|i| (i.0, i.1, i.2));
+        restored.queues.sort_unstable_by_key(|q| q.queue);
+        Ok(())
+    }
+}
+
+/// A row of session, filter and record.
+pub(crate) fn subscription(row: &Row) -> Result<(SessionId, Box<str>, bytes::Bytes), DbError> {
+    Ok((SessionId(row.try_get::<_, i64>(0)? as u64), text(row, 1)?, blob(row, 2)?))
+}
+
+/// A row of session, side, packet id and record.
+pub(crate) fn inflight(row: &Row) -> Result<(SessionId, Side, u16, bytes::Bytes), DbError> {
+    let side = match row.try_get::<_, i32>(1)? {
+        0 => Side::Inbound,
+        1 => Side::Outbound,
+        _ => return Err(damaged("the side of a packet id")),
+    };
+    let id = u16::try_from(row.try_get::<_, i32>(2)?).map_err(|_| damaged("a packet id"))?;
+    Ok((SessionId(row.try_get::<_, i64>(0)? as u64), side, id, blob(row, 3)?))
+}
+
+/// A row of queue, lowest and highest number, rows and bytes.
+pub(crate) fn summary(row: &Row) -> Result<QueueSummary, DbError> {
+    let number = |i: usize| row.try_get::<_, i64>(i).map(|n| n as u64);
+    let queue = QueueId(number(0)?);
+    Ok(QueueSummary { queue, first: number(1)?, last: number(2)?, rows: number(3)?, bytes: number(4)? })
+}
+
+/// What there is of one session.
+fn only(all: &Restored, session: SessionId) -> Restored {
+    Restored {
+        sessions: all.sessions.iter().filter(|s| s.0 == session).cloned().collect(),
+        epochs: all.epochs.iter().filter(|s| s.0 == session).copied().collect(),
+        subscriptions: all.subscriptions.iter().filter(|s| s.0 == session).cloned().collect(),
+        inflight: all.inflight.iter().filter(|s| s.0 == session).cloned().collect(),
+        queues: all.queues.iter().filter(|q| q.queue == QueueId::session(session)).copied().collect(),
+        ..Restored::default()
+    }
+}
+
+/// What the session of a record is found by; none: it cannot be read.
+pub(crate) fn client_digest(record: &[u8]) -> Option<Vec<u8>> {
+    let session = record::Session::from_bytes(record).ok()?;
+    Some(digest(session.client_id.as_bytes()))
+}

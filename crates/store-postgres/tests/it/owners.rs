@@ -1,0 +1,200 @@
+//! Sessions that change hands: by their client, and since their owner is gone.
+
+use crate::support::{Client, Place, append, seqs, server};
+use bytes::Bytes;
+use ferrule_cluster::Config;
+use ferrule_store::record::{self, Record};
+use ferrule_store::{Found, Op, QueueId, Restored, SESSIONS, SessionId, Store, StoreEvent, Taken};
+use ferrule_store_postgres::{Members, Reach, Writer};
+use ferrule_store_writer::harness::Medium;
+use std::time::Duration;
+
+const NOW_US: u64 = 5_000_000;
+
+/// A node with its writer and its place among the members.
+struct Node {
+    members: Members,
+    writer: Writer,
+    client: Client,
+    me: ferrule_cluster::PeerId,
+}
+
+impl Node {
+    /// A live member.
+    async fn start(place: &Place, name: &str) -> Self {
+        let place = place.node(name);
+        let (writer, _) = place.open();
+        let client = Client::new(&writer);
+        let mut members = Members::new(&place.0, &Config::default(), Duration::from_secs(20)).unwrap();
+        let reach = Reach { shards: 1, addresses: vec!["host:1".into()] };
+        let (me, known) = members.join(&reach, NOW_US).await.unwrap();
+        members.go_live(me, known.view.number, NOW_US).await.unwrap();
+        Self { members, writer, client, me }
+    }
+
+    async fn view(&mut self) -> u64 {
+        self.members.read(NOW_US).await.unwrap().view.number
+    }
+
+    fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<u64>) -> Taken {
+        let new = new.map(|number| (SessionId(number), session(client_id)));
+        self.client.store.take(client_id, given_up, new);
+        self.client.wait_for(|event| match event {
+            StoreEvent::Taken(taken) => Some(*taken),
+            _ => None,
+        })
+    }
+
+    /// All that it adopts in a view, and which of its own it has lost.
+    fn adopt(&mut self, view: u64) -> (Vec<Restored>, Vec<SessionId>) {
+        self.client.store.adopt(view);
+        let (mut all, mut lost) = (Vec::new(), Vec::new());
+        self.client.wait_for(|event| match event {
+            StoreEvent::Adopted { view: of, restored, done } => {
+                assert_eq!(of, view);
+                all.push((*restored).clone());
+                done.then_some(())
+            }
+            StoreEvent::Lost { sessions } => {
+                lost.extend(sessions.iter().copied());
+                None
+            }
+            _ => None,
+        });
+        (all, lost)
+    }
+}
+
+fn session(client_id: &str) -> Bytes {
+    let record = record::Session {
+        client_id: client_id.into(),
+        username: None,
+        expiry_s: 100,
+        ended_wall_ms: None,
+        handed_to: None,
+        will: None,
+    };
+    record.to_bytes()
+}
+
+fn queue(number: u64) -> QueueId {
+    QueueId::session(SessionId(number))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_takes_its_session_along() {
+    let (_postgres, place) = server();
+    let (mut a, mut b) = (Node::start(&place, "a").await, Node::start(&place, "b").await);
+    let id = SESSIONS + 1;
+    assert_eq!(a.take("x", None, None).found, Found::Nothing);
+    assert_eq!(a.take("x", None, Some(id)).found, Found::Made(SessionId(id)));
+    let filter: Box<str> = "f/#".into();
+    let put = Op::SubscriptionPut { session: SessionId(id), filter, record: Bytes::from_static(b"s") };
+    a.client.commit(vec![put, append(queue(id), 1, 10), append(queue(id), 2, 10)]);
+
+    // Not before its owner has given it up, and with the epoch of then.
+    assert_eq!(b.take("x", None, Some(2 * SESSIONS + 1)).found, Found::Refused);
+    assert_eq!(b.take("x", Some(2), None).found, Found::Refused);
+    let taken = b.take("x", Some(1), None);
+    assert_eq!(taken.found, Found::Session(SessionId(id)));
+    assert_eq!(taken.restored.epochs, [(SessionId(id), 2)]);
+    assert_eq!((taken.restored.subscriptions.len(), taken.restored.queues[0].rows), (1, 2));
+    b.client.commit(vec![append(queue(id), 3, 10)]);
+    assert_eq!(seqs(&mut b.client, queue(id)), [1, 2, 3]);
+
+    // What the old owner still writes is handed back.
+    a.client.submit(vec![append(queue(id), 4, 10)]);
+    let handed = a.client.wait_for(|event| match event {
+        StoreEvent::Fenced { ops } => Some(ops),
+        _ => None,
+    });
+    assert_eq!(handed, [append(queue(id), 4, 10)]);
+    // And back again, and once more by itself: nobody can take it with what was given up before.
+    assert_eq!(a.take("x", Some(2), None).found, Found::Session(SessionId(id)));
+    assert_eq!(a.take("x", None, None).restored.epochs, [(SessionId(id), 4)]);
+    assert_eq!(b.take("x", Some(3), None).found, Found::Refused);
+    a.client.commit(vec![append(queue(id), 5, 10)]);
+    assert_eq!(seqs(&mut a.client, queue(id)), [1, 2, 3, 5]);
+
+    // Ended and made anew under another number.
+    a.client.commit(vec![
+        Op::SessionDelete { session: SessionId(id) },
+        Op::SessionPut { session: SessionId(id + 1), record: session("x") },
+    ]);
+    let taken = b.take("x", Some(1), None);
+    assert_eq!((taken.found, taken.restored.queues.len()), (Found::Session(SessionId(id + 1)), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_make_one_at_once_one_does() {
+    let (_postgres, place) = server();
+    let (mut a, mut b) = (Node::start(&place, "a").await, Node::start(&place, "b").await);
+    for round in 0..20 {
+        let client_id = format!("x{round}");
+        for (at, node) in [&mut a, &mut b].into_iter().enumerate() {
+            let number = (at as u64 + 1) * SESSIONS + round + 1;
+            node.client.store.take(&client_id, None, Some((SessionId(number), session(&client_id))));
+        }
+        let found = [&a, &b].map(|node| {
+            node.client.wait_for(|event| match event {
+                StoreEvent::Taken(taken) => Some(taken.found),
+                _ => None,
+            })
+        });
+        let made = found.iter().filter(|found| matches!(found, Found::Made(_))).count();
+        let refused = found.iter().filter(|found| **found == Found::Refused).count();
+        assert_eq!((made, refused), (1, 1), "{found:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_owns_is_shared_among_those_who_are_left() {
+    let (_postgres, place) = server();
+    let (mut a, mut b) = (Node::start(&place, "a").await, Node::start(&place, "b").await);
+    let mut c = Node::start(&place, "c").await;
+    let ids: Vec<u64> = (1..=2_500).map(|n| 3 * SESSIONS + n).collect();
+    let puts =
+        ids.iter().map(|id| Op::SessionPut { session: SessionId(*id), record: session(&format!("c{id}")) });
+    c.client.commit(puts.collect());
+    c.client.commit(ids.iter().map(|id| append(queue(*id), 1, 10)).collect());
+    let view = a.view().await;
+    assert_eq!(
+        a.adopt(view).0.iter().map(|all| all.sessions.len()).sum::<usize>(),
+        0,
+        "its owner is a member"
+    );
+
+    a.members.remove(a.me, c.me, NOW_US).await.unwrap();
+    let view = a.view().await;
+    let mut adopted = Vec::new();
+    for node in [&mut a, &mut b] {
+        let (all, _) = node.adopt(view);
+        assert!(all.len() > 1, "not all at once");
+        for restored in all {
+            assert_eq!(restored.queues.len(), restored.sessions.len());
+            adopted.extend(restored.sessions.iter().map(|(id, _)| id.0));
+        }
+    }
+    adopted.sort_unstable();
+    assert_eq!(adopted, ids, "each once");
+    let other = a.adopt(view).0;
+    assert_eq!(other.iter().map(|all| all.sessions.len()).sum::<usize>(), 0, "nothing is left");
+
+    // Who is no member takes nothing, and finds out what it has lost when it is one again.
+    assert_eq!(c.take("c1", None, Some(3 * SESSIONS + 9_999)).found, Found::Refused);
+    c.client.submit(vec![append(queue(ids[0]), 2, 10)]);
+    c.client.wait_for(|event| matches!(event, StoreEvent::Fenced { .. }).then_some(()));
+    let reach = Reach { shards: 1, addresses: vec!["host:1".into()] };
+    let (_, known) = c.members.join(&reach, NOW_US).await.unwrap();
+    let (all, lost) = c.adopt(known.view.number);
+    assert_eq!((all.len(), all[0].sessions.len()), (1, 0));
+    // One was lost by what it wrote.
+    assert_eq!(lost.len(), ids.len() - 1);
+    // A view that is past.
+    a.client.store.adopt(view);
+    a.client.commit(vec![append(queue(SESSIONS + 9), 1, 10)]);
+    c.writer.shutdown().unwrap();
+    let (_writer, restored) = place.node("c").open();
+    assert_eq!(restored.sessions.len(), 0);
+    assert_eq!(restored.last_session, ids[ids.len() - 1], "its numbers are used, whoever has them");
+}
