@@ -5,6 +5,7 @@ mod joining;
 mod one_connection_per_client;
 mod partition_heals;
 mod rounds;
+mod sessions_move;
 mod subscribe_then_publish_anywhere;
 
 use ferrule_testkit::{Config, Node, Postgres};
