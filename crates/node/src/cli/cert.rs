@@ -1,4 +1,4 @@
-//! `cert`: an authority of one's own, and the certificates of a server and of clients, in one command.
+//! `cert`: an authority of one's own, and the certificates of a server, of clients and of a cluster's nodes, in one command.
 //!
 //! # Design
 //!
@@ -46,13 +46,16 @@ pub(super) struct CertArgs {
     /// A client to make a certificate for, its name in it; may be given several times
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = client_name)]
     client: Vec<String>,
-    /// A client whose certificates are no longer good: they are added to ca.crl; may be given several times
+    /// A node of a cluster, by the name or address where other nodes reach it, or a name that all share; may be given several times
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = node_name)]
+    node: Vec<String>,
+    /// A client or node whose certificates are no longer good: they are added to ca.crl; may be given several times
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = client_name)]
     revoke: Vec<String>,
     /// How long certificates are valid
     #[arg(long, value_name = "DAYS", default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=DAYS_MAX))]
     days: u32,
-    /// Replace certificates that are there: the clients named, and the server's if it is named or no client is
+    /// Replace certificates that are there: the clients and nodes named, and the server's if it is named or none of them is
     #[arg(long)]
     renew: bool,
 }
@@ -127,7 +130,7 @@ pub(super) fn run(args: &CertArgs, out: &mut dyn Write) -> Result<(), String> {
 
 /// What is to be there afterwards.
 fn wanted(args: &CertArgs, folder: &Folder, has_authority: bool) -> Result<Vec<Wanted>, String> {
-    let only_server = args.client.is_empty() && args.revoke.is_empty();
+    let only_server = args.client.is_empty() && args.node.is_empty() && args.revoke.is_empty();
     let cert = folder.path("server.crt");
     let mut all = Vec::new();
     let mut server = |names: Vec<String>| {
@@ -147,12 +150,20 @@ fn wanted(args: &CertArgs, folder: &Folder, has_authority: bool) -> Result<Vec<W
         server(args.server.clone());
     } else if cert.exists() && only_server {
         server(read_info(&cert)?.names);
-    } else if !cert.exists() && (only_server || !has_authority) {
+    } else if !cert.exists() && (only_server || !has_authority && args.node.is_empty()) {
         let names = [host(), "localhost".to_owned()];
         server(names.iter().filter_map(|name| server_name(name).ok()).collect());
     }
     for name in &args.client {
         all.push(Wanted { stem: name.clone(), purpose: Purpose::Client, names: vec![name.clone()] });
+    }
+    for name in &args.node {
+        all.push(Wanted { stem: name.clone(), purpose: Purpose::Node, names: vec![name.clone()] });
+    }
+    let mut stems: Vec<&str> = all.iter().map(|wanted| wanted.stem.as_str()).collect();
+    stems.sort_unstable();
+    if let Some(twice) = stems.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("{} is asked for twice: its files have one name", twice[0]));
     }
     for wanted in &all {
         let (crt, key) = (folder.path_of(wanted, "crt"), folder.path_of(wanted, "key"));
@@ -183,6 +194,16 @@ fn client_name(name: &str) -> Result<String, &'static str> {
         return Err("files of that name are something else: ca, server, NAME.old");
     }
     Ok(name.to_owned())
+}
+
+/// A node is dialled under its name, which is its files' name, too.
+fn node_name(name: &str) -> Result<String, &'static str> {
+    if name.starts_with('*') {
+        return Err("it is also a file's name: nodes that share a certificate share one name, \
+                    `server_name` in [cluster] `tls`");
+    }
+    let name = server_name(name).map_err(|_| "it is neither a name nor an address: like 10.0.0.5")?;
+    client_name(&name)
 }
 
 /// As it is read from a certificate. `*.` may stand for one label.
@@ -265,6 +286,7 @@ impl Folder {
         let whose = match wanted.purpose {
             Purpose::Server => "the server's certificate, for",
             Purpose::Client => "a client's certificate, for",
+            Purpose::Node => "a node's certificate, for",
         };
         report.line(crt, format!("{whose} {names}, until {}", date(not_after_s)));
         report.line(key, "its key");
@@ -328,6 +350,20 @@ impl Report {
                 quoted("ca.crl")
             )?;
             writeln!(out, "\nWithout `client_ca` and `crl`, clients need no certificate.")?;
+        }
+        if let Some(node) = args.node.first() {
+            writeln!(
+                out,
+                "\nA node of a cluster (it needs ca.crt, ca.crl and its own two files), in its [cluster]:\n"
+            )?;
+            writeln!(
+                out,
+                "tls = {{ cert = {}, key = {}, ca = {}, crl = {} }}",
+                quoted(&format!("{node}.crt")),
+                quoted(&format!("{node}.key")),
+                quoted("ca.crt"),
+                quoted("ca.crl")
+            )?;
         }
         if let Some(client) = args.client.first() {
             let host = read_info(&server).ok().and_then(|info| info.names.into_iter().next());

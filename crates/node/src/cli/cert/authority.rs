@@ -29,6 +29,8 @@ const BACKDATED_S: i64 = SECONDS_OF_DAY;
 pub(super) enum Purpose {
     Server,
     Client,
+    /// Of a cluster: whoever of two dials.
+    Node,
 }
 
 /// A certificate and its key.
@@ -151,10 +153,11 @@ impl Authority {
         params.subject_alt_names = names.iter().filter_map(|name| alternative(name)).collect();
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![match purpose {
-            Purpose::Server => ExtendedKeyUsagePurpose::ServerAuth,
-            Purpose::Client => ExtendedKeyUsagePurpose::ClientAuth,
-        }];
+        params.extended_key_usages = match purpose {
+            Purpose::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Purpose::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Purpose::Node => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        };
         params.use_authority_key_identifier_extension = true;
         validity(&mut params, now_s, not_after_s)?;
         let key = KeyPair::generate().map_err(failed)?;

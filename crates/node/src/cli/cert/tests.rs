@@ -57,6 +57,16 @@ impl Dir {
 
     /// A handshake of `client` with the server under `host`: the client's name at the server, or either side's error.
     fn connect(&self, client: &str, host: &'static str) -> Result<Box<str>, TlsError> {
+        self.connect_to(&self.server(), client, host)
+    }
+
+    /// The same with another server.
+    fn connect_to(
+        &self,
+        server: &ServerFiles,
+        client: &str,
+        host: &'static str,
+    ) -> Result<Box<str>, TlsError> {
         let pair = (self.path(&format!("{client}.crt")), self.path(&format!("{client}.key")));
         let files = ClientFiles {
             ca: Some(self.path("ca.crt")),
@@ -64,7 +74,7 @@ impl Dir {
             alpn: vec![ALPN_MQTT.to_vec()],
         };
         let (client, _) = files.load().unwrap();
-        let (server, _) = self.server().load().unwrap();
+        let (server, _) = server.load().unwrap();
         let mut client = Tls::client(&client, ServerName::try_from(host).unwrap()).unwrap();
         let mut server = Tls::server(&server).unwrap();
         let (mut up, mut down, mut plain) = (Vec::new(), Vec::new(), Vec::new());
@@ -81,6 +91,47 @@ impl Dir {
 
 fn refused(problem: CertificateError) -> Result<Box<str>, TlsError> {
     Err(TlsError::Certificate { peer: Side::Client, problem })
+}
+
+#[test]
+fn a_nodes_certificate_is_good_for_both_sides() {
+    let dir = Dir::new();
+    let said = dir.run("--node cloud-1.example,10.0.0.5").unwrap();
+    // The authority is the cluster's alone: no server's certificate beside them.
+    let expected = [
+        "10.0.0.5.crt",
+        "10.0.0.5.key",
+        "ca.crl",
+        "ca.crt",
+        "ca.key",
+        "cloud-1.example.crt",
+        "cloud-1.example.key",
+    ];
+    assert_eq!(dir.names(), expected);
+    let [cert, crl] = ["cloud-1.example.crt", "ca.crl"].map(|name| dir.path(name));
+    assert!(said.contains(&format!("tls = {{ cert = {:?}", cert.display().to_string())), "{said}");
+    assert!(said.contains(&format!("crl = {:?} }}", crl.display().to_string())), "{said}");
+    for (there, host, here) in
+        [("cloud-1.example", "cloud-1.example", "10.0.0.5"), ("10.0.0.5", "10.0.0.5", "cloud-1.example")]
+    {
+        let server = ServerFiles {
+            certificates: vec![(dir.path(&format!("{there}.crt")), dir.path(&format!("{there}.key")))],
+            ..dir.server()
+        };
+        assert_eq!(dir.connect_to(&server, here, host), Ok(here.into()));
+    }
+    // A node that is lost is revoked as a client is, and gets another one.
+    dir.run("--revoke 10.0.0.5 --node 10.0.0.5 --renew").unwrap();
+    assert!(dir.names().contains(&"10.0.0.5.old.crt".to_owned()));
+    for (args, wanted) in [
+        ("--node *.example", "share one name"),
+        ("--node no_name/", "neither a name nor an address"),
+        ("--node server", "something else"),
+        ("--node a --client a", "twice"),
+    ] {
+        let said = dir.run(args).unwrap_err();
+        assert!(said.contains(wanted), "{args}: {said}");
+    }
 }
 
 #[test]
