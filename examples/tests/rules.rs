@@ -138,6 +138,8 @@ fn rules_of_the_set_ups_load() {
         let path = here().join(folder).join("who.sql");
         loaded(&path, &fs::read_to_string(&path).unwrap(), &Host::edge(Vec::new()));
     }
+    let path = here().join("cluster/who.sql");
+    loaded(&path, &fs::read_to_string(&path).unwrap(), &Host::cloud(connectors()));
     // The demo puts these two together.
     let both = ["cloud.sql", "cloud-kafka.sql"]
         .map(|name| fs::read_to_string(here().join("demo").join(name)).unwrap());
@@ -166,4 +168,8 @@ fn configurations_load() {
             assert!(edge.broker.node.rules.unwrap().is_file(), "{}", file.display());
         }
     }
+    // Of a cluster: it runs in tests/tests/cluster.
+    let cloud = CloudConfig::load(&here().join("cluster/ferrule.toml"), &overrides)
+        .unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(cloud.broker.node.rules.unwrap().is_file());
 }

@@ -26,6 +26,21 @@ impl Example {
     /// When a file is not there; when one of these ports is in none of the `used` files, or one of those has another port.
     #[must_use]
     pub fn copy(name: &str, used: &[&str], ports: &[u16], certs: &Certs) -> Self {
+        Self::copy_beside(name, used, ports, &[], certs)
+    }
+
+    /// The same where some of the ports are those of servers that are there already: (the example's, the server's).
+    ///
+    /// # Panics
+    /// As [`Self::copy`].
+    #[must_use]
+    pub fn copy_beside(
+        name: &str,
+        used: &[&str],
+        ports: &[u16],
+        there: &[(u16, u16)],
+        certs: &Certs,
+    ) -> Self {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name);
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let entries = source.read_dir().unwrap_or_else(|error| panic!("{}: {error}", source.display()));
@@ -36,7 +51,8 @@ impl Example {
             }
         }
         symlink(certs.folder(), folder.path().join("certs")).expect("the temporary folder can be written");
-        let ports = ports.iter().map(|known| (*known, port::free())).collect();
+        let free = ports.iter().map(|known| (*known, port::free()));
+        let ports = free.chain(there.iter().copied()).collect();
         let example = Self { folder, ports };
         let mut unused: Vec<u16> = example.ports.keys().copied().collect();
         for name in used {
@@ -100,5 +116,13 @@ impl Example {
     pub fn edge(&self, file: &str, id: &str, known: u16) -> Config {
         let data = self.path("data").join(id);
         Config::edge().file(self.path(file)).data_dir(data).listen(self.addr(known))
+    }
+
+    /// The cloud node of the configuration `file`, whose state is in `data/ID` and whose first listener is at port `known` of `host`.
+    #[must_use]
+    pub fn cloud(&self, file: &str, id: &str, host: Ipv4Addr, known: u16) -> Config {
+        let data = self.path("data").join(id);
+        let listen = SocketAddr::from((host, self.addr(known).port()));
+        Config::cloud().file(self.path(file)).data_dir(data).listen(listen)
     }
 }

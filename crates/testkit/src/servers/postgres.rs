@@ -81,6 +81,12 @@ impl Postgres {
         format!("postgres://{USER}@127.0.0.1:{}/postgres", self.port)
     }
 
+    /// The port that it listens at, on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Runs SQL and returns its rows: columns separated by `|`, one row a line.
     ///
     /// # Panics
