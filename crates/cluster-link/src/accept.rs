@@ -1,11 +1,12 @@
 //! The side that is dialled: connections, what they prove, and which two of them are a link.
 
 use crate::Site;
-use crate::call::{Call, Unheard, serve};
+use crate::call::{Call, Unheard, advised, serve};
 use crate::hello::{Handshake, Met, Other, Refusal, shown_id};
 use crate::limits::{ACCEPT_PAUSE, HANDSHAKE, STRANGERS_MAX};
 use crate::link::{Inner, lock};
 use crate::report::count;
+use crate::tls::advice;
 use crate::wire::{Kind, frame};
 use ferrule_cluster::PeerId;
 use std::collections::HashMap;
@@ -75,7 +76,13 @@ async fn connection<S: Site>(
     tokio::select! {
         served = &mut serving => {
             if let Err(error) = served {
-                tracing::debug!("a connection from {from} came to nothing: {error}");
+                let text = advised(format!("a link from {} came to nothing: {error}", from.ip()), &error);
+                // Certificates that do not fit; else somebody who went away.
+                if advice(&error).is_some() && inner.report.strangers.passes(&text, Instant::now()) {
+                    tracing::warn!("{text}");
+                } else {
+                    tracing::debug!("{text}");
+                }
             }
             return;
         }

@@ -7,6 +7,7 @@ use crate::limits::{
     STREAMS, USER_TIMEOUT, WINDOW,
 };
 use crate::sender::{Outbound, Outlet, outlet};
+use crate::tls::{advice, advice_in};
 use crate::wire::{Frame, Frames, Kind, Refused, frame, shown};
 use hyper::body::Incoming;
 use hyper::client::conn::http2 as client;
@@ -63,14 +64,14 @@ pub(crate) enum OpenError {
     Connect(io::Error),
     #[error("no answer within {CONNECT:?} to an attempt to connect")]
     Silent,
-    #[error("TLS: {0}")]
+    #[error("TLS: {}", advised(.0.to_string(), .0))]
     Tls(io::Error),
     #[error(
         "no certificate can be for {0:?}: write the address as the certificates have it, or give the name \
          that all of them have"
     )]
     Name(String),
-    #[error("HTTP/2: {0}")]
+    #[error("HTTP/2: {}", advised(.0.to_string(), .0))]
     Http(hyper::Error),
     #[error("gRPC: {0}")]
     Call(String),
@@ -135,7 +136,15 @@ pub(crate) fn told(status: &Status) -> String {
         }
         source = error.source();
     }
-    if text.is_empty() { status.code().to_string() } else { shown(&text) }
+    if text.is_empty() { status.code().to_string() } else { advised(shown(&text), status) }
+}
+
+/// `text` and, if TLS is what caused `error`, what to do about it.
+pub(crate) fn advised(text: String, error: &(dyn std::error::Error + 'static)) -> String {
+    match advice(error).or_else(|| advice_in(&text)) {
+        Some(advice) => format!("{text}: {advice}"),
+        None => text,
+    }
 }
 
 fn tune(socket: &TcpStream) -> io::Result<()> {

@@ -2,7 +2,9 @@
 
 use ferrule_transport::tls::{CertificateInfo, ClientFiles, LoadError, ServerFiles};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{AlertDescription, CertificateError, ClientConfig, ServerConfig};
+use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -54,7 +56,11 @@ impl TlsFiles {
             })?),
         };
         let (server, infos) = server.load()?;
-        let (client, _) = client.load()?;
+        // Either of two nodes may be the one that dials.
+        let (client, _) = match &self.crl {
+            Some(crl) => client.load_without_revoked(crl)?,
+            None => client.load()?,
+        };
         Ok((Tls { server, client, name }, infos))
     }
 }
@@ -67,6 +73,74 @@ impl Tls {
     pub(crate) fn name(&self, host: &str) -> Option<ServerName<'static>> {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         self.name.clone().or_else(|| ServerName::try_from(host.to_owned()).ok())
+    }
+}
+
+/// What the other side ends a handshake with because of a certificate, and what to do about it.
+const ALERTS: [(AlertDescription, &str); 4] = [
+    (AlertDescription::UnknownCA, OTHER_AUTHORITY),
+    // If both authorities have one name.
+    (AlertDescription::DecryptError, OTHER_AUTHORITY),
+    (
+        AlertDescription::CertificateExpired,
+        "this node's certificate is over, or that machine's clock is wrong: renew it, and start this node again",
+    ),
+    (AlertDescription::CertificateRevoked, "this node's certificate was revoked: it needs another one"),
+];
+
+const OTHER_AUTHORITY: &str = "this node's certificate is of another authority than its `ca` in [cluster] `tls`: \
+                               give all nodes certificates of one";
+
+/// The same by what `text` says: HTTP/2 passes on no more of an error than that.
+pub(crate) fn advice_in(text: &str) -> Option<&'static str> {
+    let said = |alert| text.contains(&rustls::Error::AlertReceived(alert).to_string());
+    ALERTS.into_iter().find_map(|(alert, advice)| said(alert).then_some(advice))
+}
+
+/// What to do about an error that TLS has caused, at either side, after what it says itself. None: it is not TLS's.
+pub(crate) fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    use CertificateError as C;
+    Some(match cause(error)? {
+        // (The latter if both authorities have one name.)
+        rustls::Error::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
+            "its certificate is of another authority than this node's `ca` in [cluster] `tls`: give all nodes \
+             certificates of one"
+        }
+        rustls::Error::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
+            "its certificate is not for the host that it advertises: make it one (`cert --node HOST`), or give \
+             all nodes the name in it as `server_name` in [cluster] `tls`"
+        }
+        rustls::Error::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {
+            "its certificate is over, or this machine's clock is wrong: renew it, and start that node again"
+        }
+        rustls::Error::InvalidCertificate(C::Revoked) => "it was revoked: that node needs another one",
+        rustls::Error::InvalidCertificate(_) => "see `tls` in that node's [cluster]",
+        rustls::Error::NoCertificatesPresented => {
+            "it shows no certificate: give it `tls` in [cluster], as the other nodes have it"
+        }
+        rustls::Error::AlertReceived(alert) => {
+            let known = ALERTS.iter().find(|(each, _)| each == alert);
+            known.map_or("the log of the other side says why", |(_, advice)| advice)
+        }
+        rustls::Error::InvalidMessage(_) => {
+            "it does not speak TLS: `tls` in [cluster] is for all nodes, or for none"
+        }
+        _ => "is `tls` in [cluster] the same at both?",
+    })
+}
+
+/// What TLS says, in what caused `error`.
+fn cause<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    loop {
+        if let Some(cause) = error.downcast_ref() {
+            return Some(cause);
+        }
+        // The source of what an io::Error wraps is its own: the wrapped one would be passed over.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        error = match wrapped {
+            Some(wrapped) => wrapped,
+            None => error.source()?,
+        };
     }
 }
 

@@ -1,12 +1,14 @@
 //! Three nodes of a cluster, as processes, with a real PostgreSQL between them: each promise has a file.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod behind_a_load_balancer;
 mod joining;
 mod one_connection_per_client;
 mod partition_heals;
 mod rounds;
 mod sessions_move;
 mod subscribe_then_publish_anywhere;
+mod tls_between_nodes;
 
 use ferrule_testkit::{Config, Node, Postgres};
 use ferrule_tests::PATIENCE;

@@ -205,20 +205,33 @@ impl ClientFiles {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_any_name(&self) -> Result<(Arc<ClientConfig>, Vec<CertificateInfo>), LoadError> {
-        self.load_with(BOTH, true)
+        self.load_with(BOTH, true, None)
     }
 
     pub(super) fn load_versions(
         &self,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Result<(Arc<ClientConfig>, Vec<CertificateInfo>), LoadError> {
-        self.load_with(versions, false)
+        self.load_with(versions, false, None)
+    }
+
+    /// As [`load`](Self::load); servers whose certificates are in the lists of the file `crl` are refused. It has one of every
+    /// authority below and in [`ca`](Self::ca).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_without_revoked(
+        &self,
+        crl: &Path,
+    ) -> Result<(Arc<ClientConfig>, Vec<CertificateInfo>), LoadError> {
+        self.load_with(BOTH, false, Some(crl))
     }
 
     fn load_with(
         &self,
         versions: &[&'static SupportedProtocolVersion],
         any_name: bool,
+        crl: Option<&Path>,
     ) -> Result<(Arc<ClientConfig>, Vec<CertificateInfo>), LoadError> {
         let provider = Arc::new(default_provider());
         let mut infos = Vec::new();
@@ -226,12 +239,17 @@ impl ClientFiles {
             Some(ca) => (authorities(ca)?, ca.as_path()),
             None => (system_authorities()?, Path::new(SYSTEM)),
         };
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+        let mut verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .enforce_revocation_expiration();
+        if let Some(crl) = crl {
+            verifier = verifier.with_crls(revocation_lists(crl, &mut infos)?);
+        }
+        let verifier = verifier.build();
         let builder = ClientConfig::builder_with_details(Arc::clone(&provider), Arc::new(WallClock))
             .with_protocol_versions(versions)
             .map_err(|e| error(Path::new("tls"), e))?;
-        let verifier = verifier.map_err(|e| error(from, e))?;
+        let verifier = verifier.map_err(|e| error(crl.unwrap_or(from), e))?;
         let verifier = KnownTime { verifier, any_name, is_behind: ferrule_clock::is_behind };
         let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match &self.certificate {

@@ -85,6 +85,21 @@ fn clients_are_let_in_by_their_certificates() {
 }
 
 #[test]
+fn a_server_that_was_revoked_is_refused_by_whoever_has_the_list() {
+    let (dir, ca) = (Dir::new(), Authority::new("ca"));
+    let server = ca.sign(&["broker.test"], |params| params.serial_number = Some(SerialNumber::from(7)));
+    let (server, _) = server_files(vec![dir.pair("server", &server)]).load().unwrap();
+    let files = client_files(dir.write("ca.crt", &ca.pem));
+    // A list that is out of date is none.
+    for (revoked, until, refused) in [(7, 2100, true), (8, 2100, false), (8, 2025, true)] {
+        let crl = dir.write("ca.crl", ca.revoke(&[revoked], until));
+        let mut pair = Pair::new(&files.load_without_revoked(&crl).unwrap().0, &server);
+        pair.run();
+        assert_eq!(pair.client.error.is_some(), refused, "{revoked} {until}: {:?}", pair.client.error);
+    }
+}
+
+#[test]
 fn revocation_fails_closed() {
     let dir = Dir::new();
     let ca = Authority::new("ca");
