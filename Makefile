@@ -58,7 +58,7 @@ e2e: build ## end-to-end tests with real processes and real servers; E2E=kill9 r
 	FERRULE_TEST_WORKERS=1 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 	FERRULE_TEST_WORKERS=3 cargo test --release --workspace $(addprefix --test ,$(E2E)) -- --test-threads=$(THREADS) --show-output
 	FERRULE_TEST_WORKERS=3 FERRULE_TEST_WORKER_DELAY=3ms \
-		cargo test --release --workspace $(addprefix --test ,$(or $(filter-out browser clients elsewhere emulated footprint package peers proxies,$(E2E)),$(E2E))) -- --test-threads=$(THREADS) --show-output
+		cargo test --release --workspace $(addprefix --test ,$(or $(filter-out browser clients elsewhere emulated footprint manifests package peers proxies,$(E2E)),$(E2E))) -- --test-threads=$(THREADS) --show-output
 
 # Half of the campaigns' nodes have one worker, half three. The page is made of what they write.
 faults: build ## the tests with faults at length: 1,000 power cuts, 1,000 kill -9, failing disks, the fault matrix; FERRULE_FAULT_SEEDS=1000, FERRULE_MATRIX_SEEDS=40, FERRULE_CLUSTER_ROUNDS=100; the result goes to tests/results and docs/faults.md

@@ -15,6 +15,7 @@ build_go() {
   [[ $(go version) =~ go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 21 ] || { say "Go 1.21 or later is needed: https://go.dev/dl"; return 1; }
   CGO_ENABLED=0 go build -trimpath -o driver .
 }
+build_compose() { build_go; }
 build_java() { mvn -B -q package >log 2>&1 || { cat log >&2; return 1; }; }
 build_rumqttc() { cargo build --release --locked --quiet --target-dir target && cp target/release/rumqttc-driver driver && rm -r target; }
 
@@ -26,7 +27,7 @@ same() {
 
 mkdir -p "$CACHE" || die "cannot make $CACHE"
 exec 9>"$CACHE/lock" && flock 9 # two at once
-for name in mqttjs go java rumqttc; do
+for name in mqttjs go java rumqttc compose; do
   [ -e "$CACHE/$name/built" ] && same "$HERE/$name" "$CACHE/$name" && continue
   say "clients/$name into $CACHE/$name"
   rm -rf "${CACHE:?}/$name" && cp -r "$HERE/$name" "$CACHE/$name" || die "cannot copy to $CACHE/$name"

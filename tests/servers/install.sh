@@ -2,7 +2,7 @@
 # Installs what the tests need and the machine lacks: `tests/servers/install.sh`.
 # With --cross also what those of the ARM builds and Debian packages need.
 #
-# Debian's packages (as root, or by `sudo -n`), the jars of a real Kafka (Maven), paho-mqtt (PyPI) in a virtual
+# Debian's packages (as root, or by `sudo -n`), the jars of a real Kafka (Maven), paho-mqtt and Kubernetes' schemas (PyPI) in a virtual
 # environment, and the drivers of other people's clients (tests/clients). What is already there is not touched, and when everything is
 # there nothing asks the network.
 # Nothing is started: packages that would start a service (postgresql, mosquitto, nginx, haproxy) or make a database cluster are kept
@@ -85,12 +85,12 @@ if [ ${#missing[@]} -gt 0 ]; then
   rm -f "$log"
 fi
 
-# paho-mqtt, the reference client in Python.
+# paho-mqtt, the reference client in Python; and the schemas of Kubernetes' API.
 venv=$CACHE/venv
-if ! "$venv/bin/python" -c 'import paho.mqtt.client' >/dev/null 2>&1; then
-  say "paho-mqtt into $venv"
+if ! "$venv/bin/python" -c 'import paho.mqtt.client, kubernetes_validate' >/dev/null 2>&1; then
+  say "paho-mqtt and kubernetes-validate into $venv"
   mkdir -p "$CACHE" && python3 -m venv --clear "$venv" || die "python3 -m venv $venv failed"
-  "$venv/bin/python" -m pip install -q --disable-pip-version-check 'paho-mqtt==2.1.0' </dev/null || die "pip could not install paho-mqtt"
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check 'paho-mqtt==2.1.0' 'kubernetes-validate==1.37.0' </dev/null || die "pip could not install paho-mqtt and kubernetes-validate"
 fi
 
 "$HERE/../clients/install.sh" || exit
