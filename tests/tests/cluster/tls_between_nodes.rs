@@ -108,6 +108,16 @@ fn a_revoked_certificate_keeps_a_node_out() {
     kept_out(&cluster, &stranger, ["it was revoked", "this node's certificate was revoked"]);
 }
 
+#[test]
+fn a_node_without_tls_is_kept_out() {
+    let certs = certs();
+    let cluster = start(&certs);
+    let folder = tempfile::tempdir().unwrap();
+    let stranger = crate::config(&cluster.postgres, &folder, "stranger");
+    // To it those who dial it are as any stranger that speaks something else: it says nothing.
+    kept_out(&cluster, &stranger, ["it does not speak TLS", ""]);
+}
+
 /// The files are read at a start: so the nodes are started anew, one after the other, and the others serve meanwhile.
 fn start_anew(cluster: &mut Cluster, round: &str) {
     for n in 0..cluster.nodes.len() {
