@@ -34,7 +34,8 @@
 //!    only those that the store has not seen for a minute, and nobody acknowledges for as long without being seen: so a cluster whose
 //!    last live member is lost for good comes back without anybody's help.
 //! 7. A new node is *joining* until every live member has accepted its routes and leases to it; then it goes live, if the view is still
-//!    the one that it looked at. But not before `lease_us` have passed since it joined, and since each of them is known to know a view with it:
+//!    the one that it looked at, and if in that view all sessions that are stored are known to its shards ([`Node::settled`]): it has heard nothing of what was
+//!    promised before. And not before `lease_us` have passed since it joined, and since each of them is known to know a view with it:
 //!    whoever was removed before and cannot know may have a lease from one of them, or from this node's former life, till then. A member counts for [`Node::standing`] as soon as it is live in the view, or has had our [`Message::Accept`]: so
 //!    nobody can be live whom a live member would not wait for.
 //!

@@ -31,7 +31,8 @@ fn returns(cluster: &Cluster, node: usize, name: &str) -> Client {
 fn publish(cluster: &Cluster, node: usize, topic: &str, payload: &str) {
     until(PATIENCE, "it is acknowledged", || {
         let address = cluster.nodes[node].addr();
-        let (mut client, _) = Client::try_connect(address, &Options::v5(&format!("publisher-{node}"))).ok()?;
+        let (mut client, _) =
+            Client::try_connect(address, &Options::v5(&format!("publisher-{node}"))).ok()?;
         let id = client.publish_nowait(topic, payload.as_bytes(), QoS::AtLeastOnce, false);
         let answer = client.recv_where(PATIENCE, |packet| !matches!(packet, Packet::Publish(_))).ok()?;
         matches!(answer.packet(), Packet::Puback(ack) if ack.packet_id == id).then_some(())

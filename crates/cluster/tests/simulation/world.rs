@@ -4,12 +4,15 @@
 //! acknowledge; between the two anything may happen. Each node has a clock of its own. Who publishes sends a number; who subscribes
 //! keeps the numbers that it got.
 
+mod keepers;
+
 use crate::rig::{Rig, limits};
 use ferrule_broker::Place;
 use ferrule_cluster::{
     Config, Deed, Member, Message, NodeId, Order, PeerId, Shards, Site, State, View, Word,
 };
 use ferrule_store::{MemoryStore, MemoryTable, Now, StoreEvent};
+use keepers::{KEEPER, KEEPERS, Keeper, REST_US, keeper_name};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
@@ -31,11 +34,6 @@ const CONFIG: Config = Config {
 };
 /// Clients that connect to one node after the other, and leave no connection by themselves.
 const ROAMERS: u64 = 3;
-/// Clients with a session that lives on, each with a topic of its own: it goes by a number from here on.
-const KEEPERS: u64 = 3;
-const KEEPER: u64 = 1 << 40;
-/// When they have come to rest.
-const REST_US: u64 = TROUBLE_US + 15_000_000;
 /// Filters that a subscriber has at most: the oldest is given up.
 const FILTERS: usize = 12;
 
@@ -96,18 +94,6 @@ enum Does {
     KeepSubscribe(u64),
     KeepPuback(u64, u16),
     KeepGone(u64),
-}
-
-/// A client with a session that lives on.
-#[derive(Debug, Default)]
-pub(crate) struct Keeper {
-    /// Where it connected last: what it gets elsewhere goes nowhere.
-    at: Option<At>,
-    /// Since when it has its SUBACK.
-    since_us: Option<u64>,
-    pub(crate) got: BTreeSet<u64>,
-    /// What was acknowledged that was published since.
-    pub(crate) owed: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -336,10 +322,6 @@ impl Process {
     fn all_shards(&self) -> impl Iterator<Item = u16> + use<> {
         0..SHARDS
     }
-}
-
-fn keeper_name(number: u64) -> String {
-    format!("keeper-{number}")
 }
 
 /// A name of a client that a shard owns.
@@ -597,32 +579,6 @@ impl World {
         let members = self.view.members.iter();
         let members = members.map(|member| (member.id.node.0 as u32 + 1, member.state == State::Live));
         self.table.set_view(self.view.number, members.collect());
-    }
-
-    /// A client with a session that lives on connects to some node, if it is not connected.
-    fn keeper_comes(&mut self, number: u64) {
-        let name = keeper_name(number);
-        let rests = self.now_us >= REST_US;
-        let keeper = &self.keepers[number as usize];
-        let here = keeper.at.and_then(|at| self.process(at)).filter(|process| !process.paused);
-        let is_here = here.is_some_and(|process| process.rig.peer(&name).conn.is_some());
-        if is_here && (rests || self.rng.chance(2)) {
-            return;
-        }
-        let all: Vec<At> = self.running.values().filter(|p| !p.paused).map(Process::at).collect();
-        if all.is_empty() {
-            return;
-        }
-        let at = all[self.rng.below(all.len() as u64) as usize];
-        self.say(|| format!("client {number} connects to {at:?}"));
-        self.keepers[number as usize].at = Some(at);
-        self.does_at(at, Does::Keep(number));
-    }
-
-    fn keeper_goes(&mut self, number: u64) {
-        if let Some(at) = self.keepers[number as usize].at.take() {
-            self.does_at(at, Does::KeepGone(number));
-        }
     }
 
     /// A client of a node does something in some shard's next turn.
@@ -1122,53 +1078,6 @@ impl World {
             self.last_acknowledged_us.insert(at.0, now_us);
             (self.judge)(self, &publish);
         }
-    }
-
-    /// A client with a session that lives on gets a packet.
-    fn keeper_heard(&mut self, at: At, number: u64, packet: &str) {
-        let now_us = self.now_us;
-        let keeper = &mut self.keepers[number as usize];
-        if keeper.at != Some(at) {
-            return; // It has gone elsewhere.
-        }
-        if self.aloud {
-            eprintln!("{:>10.3} {at:?}: client {number} got {packet}", now_us as f64 / 1e6);
-        }
-        let words: Vec<&str> = packet.split_whitespace().collect();
-        let does = match words[..] {
-            ["connack", present] => {
-                let expected = if keeper.since_us.is_some() { "sp=1" } else { present };
-                assert_eq!(
-                    present,
-                    expected,
-                    "{:.3}: {at:?}: the session of client {number}",
-                    now_us as f64 / 1e6
-                );
-                keeper.since_us.is_none().then_some(Does::KeepSubscribe(number))
-            }
-            ["suback", _, "01"] => {
-                keeper.since_us = Some(now_us);
-                None
-            }
-            ["publish", _, "q1", id, .., value] => {
-                keeper.got.insert(value.parse().unwrap());
-                let id = id.strip_prefix("id=").unwrap();
-                Some(Does::KeepPuback(number, id.parse().unwrap()))
-            }
-            ["disconnect", _] => {
-                keeper.at = None;
-                None
-            }
-            _ => panic!("{:.3}: {at:?}: client {number} got {packet}", now_us as f64 / 1e6),
-        };
-        if let Some(does) = does {
-            self.does_at(at, does);
-        }
-    }
-
-    /// Messages that clients got whose sessions live on.
-    pub(crate) fn kept(&self) -> usize {
-        self.keepers.iter().map(|keeper| keeper.got.len()).sum()
     }
 
     /// Since when a subscriber counts: it has its SUBACK, and its node is a member; a live one, if it has come back.
