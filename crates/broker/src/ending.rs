@@ -222,6 +222,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Parts a connection from its session, which ends or waits. `was_open`: it had its CONNACK.
     pub(crate) fn detach(&mut self, id: ConnId, was_open: bool) {
         self.presence.forget(id);
+        self.looks_no_more(id);
         let Some(conn) = self.conns.get_mut(id) else { return };
         if let Some(publishing) = conn.publishing.get_mut() {
             publishing.waiting.clear();

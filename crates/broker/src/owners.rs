@@ -24,8 +24,9 @@
 //! Its routes stay (its peers here are *orphans*): what is published at QoS 1 or 2 and matches them is not read yet ([`Shard::park_for_owner`]), and what rules
 //! make that does is to be tried again. Each live member, or if there is none each that joins, adopts its share of the sessions whose owners are no members
 //! ([`Store::adopt`]), tells their routes, and then that it has ([`Parcel::Adopted`]). When all members have said so in the view that this node has,
-//! orphans are forgotten. Who finds that a session of its own has been taken so keeps its routes till then ([`Shard::set_adrift`]). Members that are joining say it too: a node that was restarted before it was removed has its sessions itself. And nobody goes live
-//! before: it has no orphans, and could not know whom it leaves out.
+//! orphans are forgotten. Who finds that a session of its own has been taken so keeps its routes until all have said that they know of all ([`Parcel::Settled`]).
+//! Members that are joining say it too: a node that was restarted before it was removed has its sessions itself. And nobody goes live before: it has no
+//! orphans, and could not know whom it leaves out.
 //!
 //! # Bounds
 //! Connections that look for their session: each is one of the shard's. Sessions that are waited for or have moved: one a client. What waits in memory is bounded
@@ -90,17 +91,24 @@ pub(crate) struct Take {
 #[derive(Debug)]
 struct Looking {
     conn: ConnId,
-    /// Who said that it has the session, and once it has no more to say of it the epoch with which it gave it up.
-    owner: Option<(u16, Option<u64>)>,
+    /// Who said that it has the session, of those who did the one with the highest epoch.
+    owner: Option<Claimed>,
     /// All members know that the client is here.
     is_told: bool,
     is_asked: bool,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Claimed {
+    by: u16,
+    epoch: u64,
+    /// It has no more to say of it.
+    is_free: bool,
+}
+
 /// A session whose queue waits for its next owner.
 #[derive(Debug)]
 struct Frozen {
-    client_id: Arc<str>,
     key: SessionKey,
     to: u16,
     /// When it is asked for again.
@@ -124,7 +132,9 @@ pub(crate) struct Owners {
     looking: BTreeMap<Arc<str>, Looking>,
     /// Of the stored sessions of this shard: what is said of an older one is out of date.
     pub(crate) epochs: HashMap<SessionId, u64>,
-    frozen: Vec<Frozen>,
+    frozen: BTreeMap<Arc<str>, Frozen>,
+    /// When the first of them is to be asked for.
+    frozen_us: Option<u64>,
     /// Clients that are announced again then, since nobody has said yet where their sessions are.
     again: VecDeque<(u64, Arc<str>)>,
     /// Clients of which the store may have a second session, and the shard that had it.
@@ -169,7 +179,7 @@ impl Owners {
     /// When something is to be given up.
     pub(crate) fn next_us(&self) -> Option<u64> {
         let parked = (!self.parked.is_empty()).then_some(self.orphaned_us + ORPHANED_US);
-        let frozen = self.frozen.iter().map(|frozen| frozen.until_us).min();
+        let frozen = self.frozen_us;
         let again = self.again.front().map(|(due_us, _)| *due_us);
         let asks = self.asks_us;
         [parked, frozen, again, asks].into_iter().flatten().min()
@@ -211,6 +221,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.when_routed(Late::Take(id));
     }
 
+    /// A connection has ended, perhaps while it looked for its session.
+    pub(crate) fn looks_no_more(&mut self, id: ConnId) {
+        let Some(client_id) = self.connecting_id(id) else { return };
+        // What the store was asked for it answers: it may have made a session.
+        let is_over = |looking: &Looking| looking.conn == id && !looking.is_asked;
+        if self.owners.looking.get(&client_id).is_some_and(is_over) {
+            self.owners.looking.remove(&client_id);
+        }
+    }
+
     /// The connection that looks for a client's session.
     pub(crate) fn looking_for(&self, client_id: &str) -> Option<ConnId> {
         Some(self.owners.looking.get(client_id)?.conn)
@@ -240,7 +260,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A peer has the session of a client that is here.
     pub(crate) fn owns(&mut self, from: u16, epoch: u64, client_id: &str) {
         if let Some(looking) = self.owners.looking.get_mut(client_id) {
-            looking.owner = Some((from, None));
+            if looking.owner.is_none_or(|known| known.epoch <= epoch) {
+                looking.owner = Some(Claimed { by: from, epoch, is_free: false });
+            }
             return;
         }
         let session = self.by_client(client_id).and_then(|key| self.sessions.get(key)?.store_id());
@@ -265,8 +287,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// It has no more to say of it.
     pub(crate) fn yours(&mut self, from: u16, epoch: u64, client_id: &str) {
         if let Some(looking) = self.owners.looking.get_mut(client_id) {
-            if looking.owner.is_some_and(|(owner, _)| owner == from) {
-                looking.owner = Some((from, Some(epoch)));
+            let claimed = looking.owner.as_mut();
+            if let Some(claimed) = claimed.filter(|known| known.by == from && known.epoch == epoch) {
+                claimed.is_free = true;
                 self.take_if_free(client_id);
             }
             return;
@@ -283,10 +306,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     fn take_if_free(&mut self, client_id: &str) {
         let Some(looking) = self.owners.looking.get(client_id) else { return };
         let (id, owner) = (looking.conn, looking.owner);
-        let given_up = owner.and_then(|(_, epoch)| epoch);
-        if !looking.is_told || looking.is_asked || (owner.is_some() && given_up.is_none()) {
+        if !looking.is_told || looking.is_asked || owner.is_some_and(|known| !known.is_free) {
             return;
         }
+        let given_up = owner.map(|known| known.epoch);
         let new = self.new_record(id);
         if new.is_none() && owner.is_none() && self.settled_in().is_some() {
             self.owners.looking.remove(client_id);
@@ -333,7 +356,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let looking = self.owners.looking.remove(client_id);
         let owner = looking.as_ref().and_then(|looking| looking.owner);
-        let name = owner.map(|(owner, _)| self.name_of(owner)).or(doubled);
+        let name = owner.map(|known| self.name_of(known.by)).or(doubled);
         let conn = looking.map(|looking| looking.conn);
         let conn = conn.filter(|id| self.connecting_id(*id).is_some_and(|of| *of == *client_id));
         let epoch = taken.restored.epochs.first().map_or(1, |(_, epoch)| *epoch);
@@ -379,13 +402,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let now_us = self.now.mono_us;
         if let Some(looking) = self.owners.looking.get_mut(client_id) {
             // Its owner was not known, or has thought better of it.
-            looking.is_asked = false;
-            looking.is_told = false;
-            self.owners.again.push_back((now_us + AGAIN_US, client_id.into()));
+            (looking.is_asked, looking.is_told) = (false, false);
+            let id = looking.conn;
+            if self.connecting_id(id).is_some_and(|of| *of == *client_id) {
+                self.owners.again.push_back((now_us + AGAIN_US, client_id.into()));
+            } else {
+                self.owners.looking.remove(client_id);
+            }
             return;
         }
         // It was taken from here after all: who has it is to say so.
-        if let Some(frozen) = self.owners.frozen.iter_mut().find(|frozen| *frozen.client_id == *client_id) {
+        if let Some(frozen) = self.owners.frozen.get_mut(client_id) {
             frozen.until_us = now_us + HAND_OVER_US;
             let session = self.sessions.get(frozen.key).and_then(Session::store_id);
             let epoch = session.map_or(1, |session| self.epoch(session));
@@ -405,10 +432,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         queue.freeze(self.now, &mut ops);
         ops.into_iter().for_each(|op| self.op(op, true));
         self.touch(key);
-        self.owners.frozen.retain(|frozen| frozen.key != key);
         let until_us = self.now.mono_us + HAND_OVER_US;
-        let frozen = Frozen { client_id: Arc::clone(&client_id), key, to, until_us, passed: Vec::new() };
-        self.owners.frozen.push(frozen);
+        let frozen = Frozen { key, to, until_us, passed: Vec::new() };
+        self.owners.frozen.insert(Arc::clone(&client_id), frozen);
+        self.owners.frozen_us.get_or_insert(until_us);
         let epoch = self.epoch(id);
         self.peers.send(to, &Parcel::Owns { epoch, client_id: &client_id });
         self.wait(Wait::Yours(to, epoch, client_id));
@@ -451,7 +478,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if !session.is_persistent() {
             return; // Another one of the same client, which is connected here by now.
         }
-        let frozen = self.owners.frozen.iter().find(|frozen| frozen.key == key);
+        let frozen = self.owners.frozen.get(client_id);
         let early = frozen.iter().flat_map(|frozen| &frozen.passed);
         let early = early.filter(|(_, epoch)| *epoch == take.epoch).map(|(peer, _)| *peer);
         let passed = early.chain([self.peers.place.index]).collect();
@@ -474,7 +501,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.peers.relay(to, &client_id, &row.delivery, end);
             }
         }
-        self.owners.frozen.retain(|frozen| frozen.key != key);
+        self.owners.frozen.remove(&client_id);
         self.forget_moved(&client_id);
         self.owners.moved.insert(Arc::clone(&client_id), key);
         self.forget_if_passed(&client_id);
@@ -494,8 +521,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// What a shard sends from here on it has sent to where the session is as well.
     pub(crate) fn passed(&mut self, from: u16, epoch: u64, client_id: &str) {
         let Some(key) = self.owners.moved.get(client_id) else {
-            let frozen = self.owners.frozen.iter_mut().find(|frozen| *frozen.client_id == *client_id);
-            if let Some(frozen) = frozen {
+            if let Some(frozen) = self.owners.frozen.get_mut(client_id) {
                 frozen.passed.push((from, epoch));
             }
             return;
@@ -540,8 +566,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.disconnect(id, ReasonCode::SESSION_TAKEN_OVER);
         }
         self.remove_client(key);
-        self.owners.frozen.retain(|frozen| frozen.key != key);
         let Some(session) = self.remove_session(key) else { return };
+        self.owners.frozen.remove(&session.client_id);
         if let Kind::Persistent { queue } = session.kind {
             let id = session_id(&queue);
             self.by_store_id.remove(&id);
@@ -564,7 +590,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A session of this node's is another's, as the store says. One that was given up is waited for: who has taken it says so, or is asked.
     pub(crate) fn lost(&mut self, session: SessionId) {
         let key = self.by_store_id.get(&session);
-        if !self.owners.frozen.iter().any(|frozen| Some(&frozen.key) == key) {
+        let known = key.and_then(|key| self.sessions.get(*key));
+        if known.is_some_and(|known| !self.owners.frozen.contains_key(&known.client_id)) {
             self.set_adrift(session);
         }
     }
@@ -687,11 +714,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// What a peer that has been linked has to know of sessions.
     pub(crate) fn tell_owned(&mut self, peer: u16) {
-        for frozen in &self.owners.frozen {
+        for (client_id, frozen) in &self.owners.frozen {
             // It may have taken it on an earlier link.
             let session = self.sessions.get(frozen.key).and_then(Session::store_id);
             let epoch = session.and_then(|session| self.owners.epochs.get(&session)).copied().unwrap_or(1);
-            self.peers.send(peer, &Parcel::Owns { epoch, client_id: &frozen.client_id });
+            self.peers.send(peer, &Parcel::Owns { epoch, client_id });
         }
         let view = self.owners.adopted;
         if view > 0 {
@@ -790,19 +817,21 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn owner_away(&mut self, peer: u16) {
         for looking in self.owners.looking.values_mut() {
             // What it has given up may be taken.
-            looking.owner = looking.owner.filter(|(owner, epoch)| *owner != peer || epoch.is_some());
+            looking.owner = looking.owner.filter(|known| known.by != peer || known.is_free);
         }
         let waiting: Vec<Arc<str>> = self.owners.looking.keys().cloned().collect();
         waiting.iter().for_each(|client_id| self.take_if_free(client_id));
-        for frozen in self.owners.frozen.iter_mut().filter(|frozen| frozen.to == peer) {
+        for frozen in self.owners.frozen.values_mut().filter(|frozen| frozen.to == peer) {
             frozen.until_us = self.now.mono_us;
+            self.owners.frozen_us = Some(self.now.mono_us);
         }
     }
 
     /// It stays here.
     fn thaw(&mut self, key: SessionKey) {
-        self.owners.frozen.retain(|frozen| frozen.key != key);
-        if let Some(Kind::Persistent { queue }) = self.sessions.get_mut(key).map(|s| &mut s.kind) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        self.owners.frozen.remove(&session.client_id);
+        if let Kind::Persistent { queue } = &mut session.kind {
             queue.thaw();
             self.touch(key);
         }
@@ -833,10 +862,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// The turn's end: what has waited for too long.
     pub(crate) fn end_turn_of_owners(&mut self) {
         let now_us = self.now.mono_us;
-        for frozen in self.owners.frozen.iter_mut().filter(|frozen| frozen.until_us <= now_us) {
-            // With another epoch, so that what was given up cannot be taken any more.
-            frozen.until_us = now_us + HAND_OVER_US;
-            self.store.take(&frozen.client_id, None, None);
+        if self.owners.frozen_us.is_some_and(|due_us| due_us <= now_us) {
+            for (client_id, frozen) in &mut self.owners.frozen {
+                if frozen.until_us <= now_us {
+                    // With another epoch, so that what was given up cannot be taken any more.
+                    frozen.until_us = now_us + HAND_OVER_US;
+                    self.store.take(client_id, None, None);
+                }
+            }
+            self.owners.frozen_us = self.owners.frozen.values().map(|frozen| frozen.until_us).min();
         }
         while let Some((_, client_id)) = self.owners.again.pop_front_if(|(due_us, _)| *due_us <= now_us) {
             self.announce_again(&client_id);
