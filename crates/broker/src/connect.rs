@@ -309,6 +309,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 awaits |= self.sessions.get(key).is_some_and(|s| s.expiry_s != connecting.expiry_s);
                 key
             }
+            None if self.peers.clustered && connecting.expiry_s > 0 && connecting.made.is_none() => {
+                // Its own was ended, or is about to be: a new one is the store's to make, or a client might have two.
+                if let Some(conn) = self.conns.get_mut(id) {
+                    conn.connecting = Some(connecting);
+                }
+                self.wait_for_new(id);
+                return;
+            }
             None => self.new_session(&connecting),
         };
         if let Some(session) = self.sessions.get_mut(key) {

@@ -71,20 +71,34 @@ const ORPHANED_US: u64 = 10_000_000;
 pub(crate) struct Moved {
     /// The shard that has it.
     to: u16,
-    /// Of its new owner's.
-    epoch: u64,
+    /// As its new owner has it.
+    stage: Stage,
     /// When its new owner is asked to say once more that it has it: who passes may not have heard it, or have said so on a link that broke.
     ask_us: u64,
     /// Shards that know: what they send is not sent on.
     passed: HashSet<u16>,
 }
 
-/// From whom a session was taken, and its epoch since.
+/// A session as one of its owners has it: a client may have had others before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stage {
+    pub(crate) session: SessionId,
+    pub(crate) epoch: u64,
+}
+
+impl Stage {
+    /// Whether it is the same session with a later owner.
+    fn is_behind(self, other: Self) -> bool {
+        self.session == other.session && self.epoch > other.epoch
+    }
+}
+
+/// From whom a session was taken, and what it is since.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Take {
     /// By its name.
     pub(crate) owner: u64,
-    pub(crate) epoch: u64,
+    pub(crate) stage: Stage,
 }
 
 /// A connection that looks for its session.
@@ -93,6 +107,8 @@ struct Looking {
     conn: ConnId,
     /// Who said that it has the session, of those who did the one with the highest epoch.
     owner: Option<Claimed>,
+    /// What the store has said that it is: others may have had one that is no more.
+    stage: Option<Stage>,
     /// All members know that the client is here.
     is_told: bool,
     is_asked: bool,
@@ -101,7 +117,7 @@ struct Looking {
 #[derive(Debug, Clone, Copy)]
 struct Claimed {
     by: u16,
-    epoch: u64,
+    stage: Stage,
     /// It has no more to say of it.
     is_free: bool,
 }
@@ -114,7 +130,7 @@ struct Frozen {
     /// When it is asked for again.
     until_us: u64,
     /// Shards that know its next owner before this one does, and of which epoch.
-    passed: Vec<(u16, u64)>,
+    passed: Vec<(u16, Stage)>,
 }
 
 /// A message for a session that has moved.
@@ -208,7 +224,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Looks for the session of a client that connects here, whose CONNECT may be answered otherwise.
     pub(crate) fn look_for(&mut self, id: ConnId, client_id: &Arc<str>) {
-        let looking = Looking { conn: id, owner: None, is_told: false, is_asked: false };
+        let looking = Looking { conn: id, owner: None, stage: None, is_told: false, is_asked: false };
         let before = self.owners.looking.insert(Arc::clone(client_id), looking);
         if let Some(before) = before {
             // What was asked of the store for it is answered for this one.
@@ -249,8 +265,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         Some(self.conns.get(id)?.connecting.as_ref()?.client_id())
     }
 
-    fn epoch(&self, session: SessionId) -> u64 {
-        self.owners.epochs.get(&session).copied().unwrap_or(1)
+    fn stage(&self, session: SessionId) -> Stage {
+        Stage { session, epoch: self.owners.epochs.get(&session).copied().unwrap_or(1) }
     }
 
     fn name_of(&self, peer: u16) -> u64 {
@@ -258,23 +274,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     /// A peer has the session of a client that is here.
-    pub(crate) fn owns(&mut self, from: u16, epoch: u64, client_id: &str) {
+    pub(crate) fn owns(&mut self, from: u16, stage: Stage, client_id: &str) {
         if let Some(looking) = self.owners.looking.get_mut(client_id) {
-            if looking.owner.is_none_or(|known| known.epoch <= epoch) {
-                looking.owner = Some(Claimed { by: from, epoch, is_free: false });
+            let is_it = looking.stage.is_none_or(|known| known.session == stage.session);
+            if is_it && looking.owner.is_none_or(|known| known.stage.epoch <= stage.epoch) {
+                looking.owner = Some(Claimed { by: from, stage, is_free: false });
             }
             return;
         }
         let session = self.by_client(client_id).and_then(|key| self.sessions.get(key)?.store_id());
-        if let Some(mine) = session.map(|session| self.epoch(session)).filter(|mine| *mine > epoch) {
+        if let Some(mine) = session.map(|session| self.stage(session)).filter(|mine| mine.is_behind(stage)) {
             // It has not heard who took it.
-            self.tell_moved(Take { owner: self.name_of(from), epoch: mine }, false, client_id);
+            self.tell_moved(Take { owner: self.name_of(from), stage: mine }, false, client_id);
         }
     }
 
     fn tell_moved(&mut self, take: Take, gone: bool, client_id: &str) {
-        let Take { owner, epoch } = take;
-        self.peers.send_to_all(&Parcel::Moved { owner, epoch, gone, client_id });
+        let Take { owner, stage: Stage { session: SessionId(session), epoch } } = take;
+        self.peers.send_to_all(&Parcel::Moved { owner, session, epoch, gone, client_id });
         self.pass(take, client_id);
     }
 
@@ -288,7 +305,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn yours(&mut self, from: u16, epoch: u64, client_id: &str) {
         if let Some(looking) = self.owners.looking.get_mut(client_id) {
             let claimed = looking.owner.as_mut();
-            if let Some(claimed) = claimed.filter(|known| known.by == from && known.epoch == epoch) {
+            if let Some(claimed) = claimed.filter(|known| known.by == from && known.stage.epoch == epoch) {
                 claimed.is_free = true;
                 self.take_if_free(client_id);
             }
@@ -309,7 +326,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if !looking.is_told || looking.is_asked || owner.is_some_and(|known| !known.is_free) {
             return;
         }
-        let given_up = owner.map(|known| known.epoch);
+        let given_up = owner.map(|known| known.stage.epoch);
         let new = self.new_record(id);
         if new.is_none() && owner.is_none() && self.settled_in().is_some() {
             self.owners.looking.remove(client_id);
@@ -320,6 +337,23 @@ impl<H: Hook, S: Store> Shard<H, S> {
             looking.is_asked = true;
         }
         self.store.take(client_id, given_up, new);
+    }
+
+    /// A client begins anew whose session was here: when the end of that is durable, it gets another one.
+    pub(crate) fn wait_for_new(&mut self, id: ConnId) {
+        let Some(client_id) = self.connecting_id(id) else { return };
+        let looking = Looking { conn: id, owner: None, stage: None, is_told: true, is_asked: true };
+        self.owners.looking.insert(client_id, looking);
+        self.wait(Wait::New(id));
+    }
+
+    /// If its end was not written, since it was not this node's to end, the store refuses.
+    pub(crate) fn ask_for_new(&mut self, id: ConnId) {
+        match (self.connecting_id(id), self.new_record(id)) {
+            (Some(client_id), Some(new)) => self.store.take(&client_id, None, Some(new)),
+            // It has gone meanwhile.
+            _ => self.owners.looking.retain(|_, looking| looking.conn != id),
+        }
     }
 
     /// Asks again where a client's session is.
@@ -350,8 +384,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         let doubled = self.owners.doubled.remove(client_id);
-        if taken.found == Found::Refused {
-            self.refused(client_id);
+        if let Found::Refused(known) = taken.found {
+            self.refused(known.map(|(session, epoch)| Stage { session, epoch }), client_id);
             return;
         }
         let looking = self.owners.looking.remove(client_id);
@@ -361,7 +395,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let conn = conn.filter(|id| self.connecting_id(*id).is_some_and(|of| *of == *client_id));
         let epoch = taken.restored.epochs.first().map_or(1, |(_, epoch)| *epoch);
         match taken.found {
-            Found::Nothing | Found::Refused => {}
+            // It was asked for, and is no more: who has taken it has ended it.
+            Found::Nothing if self.owners.frozen.contains_key(client_id) => {
+                if let Some(key) = self.by_client(client_id) {
+                    self.lose_session(key, Outcome::Discarded(Reason::Removed));
+                }
+            }
+            Found::Nothing | Found::Refused(_) => {}
             Found::Made(id) => match conn {
                 Some(conn) => self.is_made(conn, id),
                 // Its client has gone.
@@ -373,15 +413,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 let known = known.map(|key| (key, self.sessions.get(key).and_then(Session::store_id)));
                 match known {
                     // Nobody has had it since.
-                    Some((key, Some(of))) if of == id && self.epoch(id) + 1 >= epoch => {
+                    Some((key, Some(of))) if of == id && self.stage(id).epoch + 1 >= epoch => {
                         self.owners.epochs.insert(id, epoch);
                         self.thaw(key);
                     }
-                    Some((key, Some(of))) if of == id => {
+                    // As it was before others had it, or one that is no more: the store knows one of a client.
+                    Some((key, Some(_))) => {
                         self.lose_session(key, Outcome::Retry);
                         self.restore_sessions(&taken.restored, true);
                     }
-                    // Another one is in force.
+                    // Another one is in force, which ends with its connection.
                     Some(_) => self.op(Op::SessionDelete { session: id }, true),
                     None => self.restore_sessions(&taken.restored, true),
                 }
@@ -392,17 +433,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         if let (Found::Session(id), Some(owner)) = (taken.found, name) {
             let gone = !self.by_store_id.contains_key(&id);
-            self.tell_moved(Take { owner, epoch }, gone, client_id);
+            self.tell_moved(Take { owner, stage: Stage { session: id, epoch } }, gone, client_id);
         }
         self.settle();
     }
 
     /// It is another's, who has not given it up.
-    fn refused(&mut self, client_id: &str) {
+    fn refused(&mut self, stage: Option<Stage>, client_id: &str) {
         let now_us = self.now.mono_us;
         if let Some(looking) = self.owners.looking.get_mut(client_id) {
             // Its owner was not known, or has thought better of it.
-            (looking.is_asked, looking.is_told) = (false, false);
+            (looking.is_asked, looking.is_told, looking.stage) = (false, false, stage);
             let id = looking.conn;
             if self.connecting_id(id).is_some_and(|of| *of == *client_id) {
                 self.owners.again.push_back((now_us + AGAIN_US, client_id.into()));
@@ -411,13 +452,18 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             return;
         }
-        // It was taken from here after all: who has it is to say so.
-        if let Some(frozen) = self.owners.frozen.get_mut(client_id) {
-            frozen.until_us = now_us + HAND_OVER_US;
-            let session = self.sessions.get(frozen.key).and_then(Session::store_id);
-            let epoch = session.map_or(1, |session| self.epoch(session));
-            self.peers.send_to_all(&Parcel::Owns { epoch, client_id });
+        let Some(frozen) = self.owners.frozen.get_mut(client_id) else { return };
+        frozen.until_us = now_us + HAND_OVER_US;
+        let key = frozen.key;
+        let Some(id) = self.sessions.get(key).and_then(Session::store_id) else { return };
+        if stage.is_some_and(|stage| stage.session != id) {
+            // Who has taken it has ended it, and its client has another one.
+            self.lose_session(key, Outcome::Discarded(Reason::Removed));
+            return;
         }
+        // It was taken from here after all: who has it is to say so.
+        let Stage { session: SessionId(session), epoch } = self.stage(id);
+        self.peers.send_to_all(&Parcel::Owns { session, epoch, client_id });
     }
 
     // --- the node that had it ---
@@ -436,8 +482,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let frozen = Frozen { key, to, until_us, passed: Vec::new() };
         self.owners.frozen.insert(Arc::clone(&client_id), frozen);
         self.owners.frozen_us.get_or_insert(until_us);
-        let epoch = self.epoch(id);
-        self.peers.send(to, &Parcel::Owns { epoch, client_id: &client_id });
+        let Stage { session: SessionId(session), epoch } = self.stage(id);
+        self.peers.send(to, &Parcel::Owns { session, epoch, client_id: &client_id });
         self.wait(Wait::Yours(to, epoch, client_id));
     }
 
@@ -456,10 +502,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let kind = key.and_then(|key| self.sessions.get_mut(*key)).map(|session| &mut session.kind);
             if let Some(Kind::Moved(moved)) = kind
                 && moved.to != NOWHERE
-                && moved.epoch < take.epoch
+                && take.stage.is_behind(moved.stage)
             {
                 // It has moved on.
-                (moved.to, moved.epoch, moved.ask_us) = (to, take.epoch, now_us);
+                (moved.to, moved.stage, moved.ask_us) = (to, take.stage, now_us);
                 moved.passed = [own].into_iter().collect();
                 self.owners.asks_us = Some(now_us);
             }
@@ -467,24 +513,21 @@ impl<H: Hook, S: Store> Shard<H, S> {
         // Also one that was taken from here long ago, unheard.
         let Some(key) = self.by_client(client_id) else { return };
         let id = self.sessions.get(key).and_then(Session::store_id);
-        if id.is_some_and(|id| self.epoch(id) >= take.epoch) {
-            return; // It is here again.
+        if !id.is_some_and(|id| take.stage.is_behind(self.stage(id))) {
+            return; // It is here again, or is another one of the same client.
         }
         if gone {
             self.lose_session(key, Outcome::Discarded(Reason::Removed));
             return;
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if !session.is_persistent() {
-            return; // Another one of the same client, which is connected here by now.
-        }
         let frozen = self.owners.frozen.get(client_id);
         let early = frozen.iter().flat_map(|frozen| &frozen.passed);
-        let early = early.filter(|(_, epoch)| *epoch == take.epoch).map(|(peer, _)| *peer);
+        let early = early.filter(|(_, stage)| *stage == take.stage).map(|(peer, _)| *peer);
         let passed = early.chain([self.peers.place.index]).collect();
         let ask_us = self.now.mono_us + if is_from_here { HAND_OVER_US } else { 0 };
         self.owners.asks_us = Some(self.owners.asks_us.unwrap_or(ask_us).min(ask_us));
-        let moved = Moved { to, epoch: take.epoch, ask_us, passed };
+        let moved = Moved { to, stage: take.stage, ask_us, passed };
         let client_id = Arc::clone(&session.client_id);
         let kind = std::mem::replace(&mut session.kind, Kind::Moved(Box::new(moved)));
         (session.expires_us, session.late_will) = (0, None);
@@ -510,24 +553,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Tells the shard of this name that what it is sent from here on has gone to the session's new owner, too.
     fn pass(&mut self, take: Take, client_id: &str) {
-        let Take { owner, epoch } = take;
+        let Take { owner, stage: Stage { session: SessionId(session), epoch } } = take;
         // In an earlier life as a member it had another number.
         let is_its = |link: &Link| link.name == owner && link.reach != Reach::Away;
         if let Some(peer) = self.peers.links.iter().position(is_its) {
-            self.peers.send(peer as u16, &Parcel::Passed { epoch, client_id });
+            self.peers.send(peer as u16, &Parcel::Passed { session, epoch, client_id });
         }
     }
 
     /// What a shard sends from here on it has sent to where the session is as well.
-    pub(crate) fn passed(&mut self, from: u16, epoch: u64, client_id: &str) {
+    pub(crate) fn passed(&mut self, from: u16, stage: Stage, client_id: &str) {
         let Some(key) = self.owners.moved.get(client_id) else {
             if let Some(frozen) = self.owners.frozen.get_mut(client_id) {
-                frozen.passed.push((from, epoch));
+                frozen.passed.push((from, stage));
             }
             return;
         };
         match self.sessions.get_mut(*key).map(|session| &mut session.kind) {
-            Some(Kind::Moved(moved)) if moved.epoch == epoch => {
+            Some(Kind::Moved(moved)) if moved.stage == stage => {
                 moved.passed.insert(from);
             }
             _ => return,
@@ -600,10 +643,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
     fn set_adrift(&mut self, session: SessionId) {
         let Some(&key) = self.by_store_id.get(&session) else { return };
         let Some(session) = self.sessions.get(key) else { return };
+        let stage = session.store_id().map(|session| self.stage(session));
+        let Some(stage) = stage else { return };
         let (client_id, username) = (Arc::clone(&session.client_id), session.username.clone());
         let subscriptions = session.subscriptions.clone();
         self.lose_session(key, Outcome::Retry);
-        let moved = Moved { to: NOWHERE, epoch: 0, ask_us: u64::MAX, passed: HashSet::default() };
+        let moved = Moved { to: NOWHERE, stage, ask_us: u64::MAX, passed: HashSet::default() };
         let kind = Kind::Moved(Box::new(moved));
         let key = self.sessions.insert(Session::new(Arc::clone(&client_id), username, kind, 0));
         for (filter, subscription) in subscriptions.into_iter().filter(|(f, _)| topic::shared(f).is_none()) {
@@ -680,22 +725,19 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Sessions without an owner are this node's.
     pub(crate) fn adopted(&mut self, view: u64, restored: &Restored, done: bool) {
-        for (id, _) in &restored.sessions {
-            if let Some(&key) = self.by_store_id.get(id) {
-                // Lost, and here again before this shard was told.
+        let mut others = Vec::new();
+        for (id, record) in &restored.sessions {
+            let Ok(record) = record::Session::from_bytes(record) else { continue };
+            self.forget_moved(&record.client_id);
+            let Some(key) = self.by_client(&record.client_id) else { continue };
+            if self.sessions.get(key).is_some_and(Session::is_persistent) {
+                // As it was before it was lost, or one that is no more: the store knows one of a client.
                 self.lose_session(key, Outcome::Retry);
+            } else {
+                // Another one is in force, which ends with its connection.
+                others.push(*id);
             }
         }
-        let others: Vec<SessionId> = restored
-            .sessions
-            .iter()
-            .filter_map(|(id, record)| {
-                let record = record::Session::from_bytes(record).ok()?;
-                self.forget_moved(&record.client_id);
-                // Its client has another one here, which is in force.
-                self.by_client(&record.client_id).map(|_| *id)
-            })
-            .collect();
         if others.is_empty() {
             self.restore_sessions(restored, true);
         } else {
@@ -717,8 +759,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         for (client_id, frozen) in &self.owners.frozen {
             // It may have taken it on an earlier link.
             let session = self.sessions.get(frozen.key).and_then(Session::store_id);
-            let epoch = session.and_then(|session| self.owners.epochs.get(&session)).copied().unwrap_or(1);
-            self.peers.send(peer, &Parcel::Owns { epoch, client_id });
+            if let Some(session) = session {
+                let epoch = self.owners.epochs.get(&session).copied().unwrap_or(1);
+                self.peers.send(peer, &Parcel::Owns { session: session.0, epoch, client_id });
+            }
         }
         let view = self.owners.adopted;
         if view > 0 {
@@ -851,8 +895,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             if moved.ask_us <= now_us {
                 moved.ask_us = now_us + HAND_OVER_US;
-                let epoch = moved.epoch.saturating_sub(1);
-                self.peers.send(moved.to, &Parcel::Owns { epoch, client_id });
+                let Stage { session: SessionId(session), epoch } = moved.stage;
+                // As it was before, which whoever has it now is to correct.
+                let epoch = epoch.saturating_sub(1);
+                self.peers.send(moved.to, &Parcel::Owns { session, epoch, client_id });
             }
             next_us = Some(next_us.unwrap_or(u64::MAX).min(moved.ask_us));
         }

@@ -42,13 +42,13 @@ pub(crate) enum Parcel<'a> {
     /// A client is connected to the sender, since then ([`crate::presence`]).
     Present { version: u64, since: Since, client_id: &'a str },
     /// The sender has the session of a client that is present elsewhere, with this epoch, and is about to give it up ([`crate::owners`]).
-    Owns { epoch: u64, client_id: &'a str },
+    Owns { session: u64, epoch: u64, client_id: &'a str },
     /// All that it had to say of it is durable: it may be taken.
     Yours { epoch: u64, client_id: &'a str },
     /// The sender has taken it, with this epoch, from the shard of this name, and is routed what is for it; `gone`: it has ended it.
-    Moved { owner: u64, epoch: u64, gone: bool, client_id: &'a str },
+    Moved { owner: u64, session: u64, epoch: u64, gone: bool, client_id: &'a str },
     /// What follows on this stream of the sender's was routed by one who knows that.
-    Passed { epoch: u64, client_id: &'a str },
+    Passed { session: u64, epoch: u64, client_id: &'a str },
     /// A message for it that its owner has not stored. `number` as in [`Forward`]; `head` and `payload` as in its queue.
     Relay { number: Number, client_id: &'a str, head: &'a [u8], payload: &'a [u8] },
     /// In the view of this number the sender has adopted its share of the sessions that there were to be adopted, and has told their routes.
@@ -215,8 +215,9 @@ impl<'a> Parcel<'a> {
                 put_number(out, shard);
                 put_bytes(out, client_id.as_bytes());
             }
-            Self::Owns { epoch, client_id } => {
+            Self::Owns { session, epoch, client_id } => {
                 out.push(OWNS);
+                put_number(out, session);
                 put_number(out, epoch);
                 put_bytes(out, client_id.as_bytes());
             }
@@ -225,14 +226,16 @@ impl<'a> Parcel<'a> {
                 put_number(out, epoch);
                 put_bytes(out, client_id.as_bytes());
             }
-            Self::Moved { owner, epoch, gone, client_id } => {
+            Self::Moved { owner, session, epoch, gone, client_id } => {
                 out.push(if gone { MOVED_GONE } else { MOVED });
                 put_number(out, owner);
+                put_number(out, session);
                 put_number(out, epoch);
                 put_bytes(out, client_id.as_bytes());
             }
-            Self::Passed { epoch, client_id } => {
+            Self::Passed { session, epoch, client_id } => {
                 out.push(PASSED);
+                put_number(out, session);
                 put_number(out, epoch);
                 put_bytes(out, client_id.as_bytes());
             }
@@ -420,13 +423,21 @@ impl<'a> Reader<'a> {
             }
             ROUTE_ACK => Parcel::RouteAck { version: self.number()? },
             ROUTES_BEGIN => Parcel::RoutesBegin { name: self.number()? },
-            OWNS => Parcel::Owns { epoch: self.number()?, client_id: self.text()? },
+            OWNS => Parcel::Owns { session: self.number()?, epoch: self.number()?, client_id: self.text()? },
             YOURS => Parcel::Yours { epoch: self.number()?, client_id: self.text()? },
             MOVED | MOVED_GONE => {
                 let gone = tag == MOVED_GONE;
-                Parcel::Moved { owner: self.number()?, epoch: self.number()?, gone, client_id: self.text()? }
+                Parcel::Moved {
+                    owner: self.number()?,
+                    session: self.number()?,
+                    epoch: self.number()?,
+                    gone,
+                    client_id: self.text()?,
+                }
             }
-            PASSED => Parcel::Passed { epoch: self.number()?, client_id: self.text()? },
+            PASSED => {
+                Parcel::Passed { session: self.number()?, epoch: self.number()?, client_id: self.text()? }
+            }
             RELAY => Parcel::Relay {
                 number: self.number()?,
                 client_id: self.text()?,
@@ -502,11 +513,11 @@ mod tests {
             Parcel::RouteDelta { version: 0, add: false, filter: "" },
             Parcel::RouteAck { version: u64::MAX },
             Parcel::RoutesBegin { name: u64::MAX },
-            Parcel::Owns { epoch: 1, client_id: "x" },
+            Parcel::Owns { session: 9, epoch: 1, client_id: "x" },
             Parcel::Yours { epoch: 1, client_id: "x" },
-            Parcel::Moved { owner: 7, epoch: 300, gone: false, client_id: "x" },
-            Parcel::Moved { owner: 7, epoch: 1, gone: true, client_id: "" },
-            Parcel::Passed { epoch: 2, client_id: "x" },
+            Parcel::Moved { owner: 7, session: 1 << 40, epoch: 300, gone: false, client_id: "x" },
+            Parcel::Moved { owner: 7, session: 3, epoch: 1, gone: true, client_id: "" },
+            Parcel::Passed { session: 3, epoch: 2, client_id: "x" },
             Parcel::Relay { number: 300, client_id: "x", head: b"head", payload: b"payload" },
             Parcel::Adopted { view: 300 },
             Parcel::Settled { view: 3 },

@@ -21,7 +21,7 @@ use crate::delayed;
 use crate::ending::Why;
 use crate::hook::{Ends, Hook, Message, Publisher, Role, RowElsewhere};
 use crate::nodes::{Reach, Stale};
-use crate::owners::Take;
+use crate::owners::{Stage, Take};
 use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
 use crate::publish::{Draw, Scope};
 use crate::retained::Set;
@@ -33,7 +33,7 @@ use crate::{ConnId, marker};
 use ferrule_mqtt::{PacketType, Properties, PropertyScope, ReasonCode};
 use ferrule_outbox::{End, Outcome, Reason, ReceiptId};
 use ferrule_store::record::{Delivery, Record, Retained};
-use ferrule_store::{Now, Op, Stamp, Store};
+use ferrule_store::{Now, Op, SessionId, Stamp, Store};
 use foldhash::fast::FixedState;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -483,12 +483,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.present_elsewhere(from, since, client_id);
                 self.heard(from, version);
             }
-            Parcel::Owns { epoch, client_id } => self.owns(from, epoch, client_id),
-            Parcel::Yours { epoch, client_id } => self.yours(from, epoch, client_id),
-            Parcel::Moved { owner, epoch, gone, client_id } => {
-                self.moved(from, Take { owner, epoch }, gone, client_id);
+            Parcel::Owns { session, epoch, client_id } => {
+                self.owns(from, Stage { session: SessionId(session), epoch }, client_id);
             }
-            Parcel::Passed { epoch, client_id } => self.passed(from, epoch, client_id),
+            Parcel::Yours { epoch, client_id } => self.yours(from, epoch, client_id),
+            Parcel::Moved { owner, session, epoch, gone, client_id } => {
+                let stage = Stage { session: SessionId(session), epoch };
+                self.moved(from, Take { owner, stage }, gone, client_id);
+            }
+            Parcel::Passed { session, epoch, client_id } => {
+                self.passed(from, Stage { session: SessionId(session), epoch }, client_id);
+            }
             Parcel::Relay { number, client_id, head, payload } => {
                 self.relayed(from, number, client_id, head, payload);
             }

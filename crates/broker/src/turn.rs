@@ -34,6 +34,8 @@ pub(crate) enum Wait {
     Held(SessionKey),
     /// The word to a peer that a client's session may be taken.
     Yours(u16, u64, Arc<str>),
+    /// The question for a new session of a client that has none any more.
+    New(ConnId),
 }
 
 /// A SUBACK, UNSUBACK or PUBCOMP, and the subscriptions whose retained messages follow it.
@@ -199,6 +201,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     Wait::Held(key) => self.delivering().release_held(key),
                     Wait::Pubrel(key, packet_id) => self.release_committed(key, packet_id),
                     Wait::Yours(to, epoch, client_id) => self.is_yours(to, epoch, &client_id),
+                    Wait::New(conn) => self.ask_for_new(conn),
                 }
             }
         }

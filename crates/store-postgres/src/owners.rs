@@ -67,7 +67,8 @@ impl Db {
         self.begin().await?;
         let member = format!(
             "SELECT 1 FROM {s}.cluster_view AS v JOIN {s}.cluster_member AS m ON m.node = $1::INT4
-             WHERE v.id = 0 FOR SHARE OF v"
+             WHERE v.id = 0 AND m.state = {} FOR SHARE OF v",
+            crate::members::LIVE
         );
         let is_member = self.client().query_opt(&member, &[&me]).await?.is_some();
         let mut restored = Restored::default();
@@ -103,15 +104,16 @@ impl Db {
         }
         self.commit().await?;
         let answer = |(take, digest): (&Take, &Vec<u8>)| {
-            let session = known.get(digest).map(|(session, ..)| SessionId(*session as u64));
+            let known =
+                known.get(digest).map(|(session, _, epoch)| (SessionId(*session as u64), *epoch as u64));
             let has = |session: SessionId| restored.sessions.binary_search_by_key(&session, |s| s.0).is_ok();
-            let found = match (session, &take.new) {
-                _ if !is_member => Found::Refused,
-                (Some(session), _) if has(session) => Found::Session(session),
-                (Some(_), _) => Found::Refused,
+            let found = match (known, &take.new) {
+                _ if !is_member => Found::Refused(None),
+                (Some((session, _)), _) if has(session) => Found::Session(session),
+                (Some(known), _) => Found::Refused(Some(known)),
                 (None, Some((session, _))) if new.contains(&(session.0 as i64)) => Found::Made(*session),
                 // Another node has made one in the same moment.
-                (None, Some(_)) => Found::Refused,
+                (None, Some(_)) => Found::Refused(None),
                 (None, None) => Found::Nothing,
             };
             let restored = match found {

@@ -68,7 +68,7 @@ pub trait Store {
     fn pending_bytes(&self) -> usize;
 
     /// Makes this node the owner of a client's session, of a store that several nodes share, if it is its owner, or its owner gave it up with this
-    /// epoch, and if this node is a member of the cluster. With `new` a session is made when there is none, of this number and with this
+    /// epoch, and if this node is a live member of the cluster (nobody waits for who joins and has no sessions). With `new` a session is made when there is none, of this number and with this
     /// record. The answer is [`StoreEvent::Taken`], behind what was submitted before.
     fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<(SessionId, Bytes)>) {
         let _ = (client_id, given_up, new);
@@ -173,8 +173,8 @@ pub enum Found {
     Made(SessionId),
     /// One, which is this node's now.
     Session(SessionId),
-    /// One that is not this node's to take; or this node is no member.
-    Refused,
+    /// This one, with this epoch, which is not this node's to take; none: this node is no live member, or another has made one just now.
+    Refused(Option<(SessionId, u64)>),
 }
 
 /// One row of a queue as it was appended.

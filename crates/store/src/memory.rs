@@ -17,6 +17,8 @@ pub struct MemoryStore {
     node: u32,
     /// Of the sessions that are ours, as we know them.
     epochs: BTreeMap<SessionId, u64>,
+    /// Those that were.
+    lost: BTreeSet<SessionId>,
     waiting: VecDeque<(Ticket, Vec<Op>, Vec<JointPart>)>,
     next: u64,
     takes: VecDeque<Take>,
@@ -113,12 +115,13 @@ impl MemoryStore {
                 let ours = op.session().is_none_or(|session| {
                     match (state.owners.get(&session), self.epochs.get(&session)) {
                         // One that is new: nobody can have taken it.
-                        (None, None) => true,
+                        (None, None) => !self.lost.contains(&session),
                         (known, Some(epoch)) => known == Some(&(self.node, *epoch)),
                         (Some(_), None) => false,
                     }
                 });
                 if !ours {
+                    self.lost.extend(op.session());
                     fenced.push(op);
                     continue;
                 }
@@ -140,18 +143,21 @@ impl MemoryStore {
             }
         }
         self.events.extend(last.map(|ticket| StoreEvent::Committed { ticket, took: Duration::ZERO }));
-        let is_member = state.view.1.contains_key(&self.node);
+        let is_member = state.view.1.get(&self.node) == Some(&true);
         for (client_id, given_up, new) in std::mem::take(&mut self.takes) {
             let mut restored = Restored::default();
             let session = state.of_client(&client_id);
             let owner = session.and_then(|session| state.owners.get(&session).copied());
             let may = owner.is_none_or(|(owner, epoch)| owner == self.node || given_up == Some(epoch));
             let found = match (session, new) {
-                _ if !is_member || !may => Found::Refused,
+                _ if !is_member || !may => {
+                    Found::Refused(session.zip(owner.map(|(_, epoch)| epoch)).filter(|_| is_member))
+                }
                 (Some(session), _) => {
                     let (owner, epoch) = state.owners.entry(session).or_default();
                     (*owner, *epoch) = (self.node, *epoch + 1);
                     self.epochs.insert(session, *epoch);
+                    self.lost.remove(&session);
                     restored = state.gather(&BTreeSet::from([session]), self.node);
                     Found::Session(session)
                 }
@@ -183,6 +189,7 @@ impl MemoryStore {
             .map(|(id, _)| *id)
             .collect();
         self.epochs.retain(|id, _| !lost.contains(id));
+        self.lost.extend(&lost);
         if !lost.is_empty() {
             self.events.push(StoreEvent::Lost { sessions: lost.into() });
         }
@@ -196,6 +203,7 @@ impl MemoryStore {
                 if !members.contains_key(owner) && id.0 % live.len() as u64 == rank as u64 {
                     (*owner, *epoch) = (self.node, *epoch + 1);
                     self.epochs.insert(*id, *epoch);
+                    self.lost.remove(id);
                     adopted.insert(*id);
                 }
             }
@@ -263,7 +271,8 @@ impl MemoryStore {
         let meta = s.meta.iter().filter(|((node, _), _)| *node == self.node);
         restored.meta = meta.map(|((_, k), v)| (k.clone(), v.clone())).collect();
         let own = SessionId(restored.first_session)..SessionId(restored.first_session + SESSIONS);
-        restored.last_session = s.sessions.range(own).next_back().map_or(0, |(id, _)| id.0);
+        let last = s.sessions.range(own).next_back().filter(|_| self.node != 0);
+        restored.last_session = last.map_or(0, |(id, _)| id.0);
         let bodies = s.bodies.keys().filter(|(node, _)| *node == self.node);
         restored.last_body = bodies.max().map_or(0, |(_, body)| body.0);
         restored

@@ -89,8 +89,8 @@ enum Does {
     Connect,
     /// A client that is now here, now there.
     Roam(u64),
-    /// One whose session lives on comes, subscribes, acknowledges what it got, or goes without a word.
-    Keep(u64),
+    /// One whose session lives on comes, perhaps for a new one, subscribes, acknowledges what it got, or goes without a word.
+    Keep(u64, bool),
     KeepSubscribe(u64),
     KeepPuback(u64, u16),
     KeepGone(u64),
@@ -872,12 +872,12 @@ impl World {
                 process.rig.peer(&name).version = None;
                 (name.clone(), format!("connect id={name} v=5"))
             }
-            Does::Keep(keeper) => {
+            Does::Keep(keeper, anew) => {
                 let name = keeper_name(keeper);
                 // It knows nothing any more of a connection that it had there.
                 process.rig.cut_peer(&name);
                 process.rig.peer(&name).version = None;
-                (name.clone(), format!("connect id={name} v=5 clean=0 expiry=100000"))
+                (name.clone(), format!("connect id={name} v=5 clean={} expiry=100000", u8::from(anew)))
             }
             Does::KeepSubscribe(keeper) => {
                 let name = keeper_name(keeper);

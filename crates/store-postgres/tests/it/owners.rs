@@ -93,8 +93,9 @@ async fn a_client_takes_its_session_along() {
     a.client.commit(vec![put, append(queue(id), 1, 10), append(queue(id), 2, 10)]);
 
     // Not before its owner has given it up, and with the epoch of then.
-    assert_eq!(b.take("x", None, Some(2 * SESSIONS + 1)).found, Found::Refused);
-    assert_eq!(b.take("x", Some(2), None).found, Found::Refused);
+    let refused = |epoch| Found::Refused(Some((SessionId(id), epoch)));
+    assert_eq!(b.take("x", None, Some(2 * SESSIONS + 1)).found, refused(1));
+    assert_eq!(b.take("x", Some(2), None).found, refused(1));
     let taken = b.take("x", Some(1), None);
     assert_eq!(taken.found, Found::Session(SessionId(id)));
     assert_eq!(taken.restored.epochs, [(SessionId(id), 2)]);
@@ -112,7 +113,7 @@ async fn a_client_takes_its_session_along() {
     // And back again, and once more by itself: nobody can take it with what was given up before.
     assert_eq!(a.take("x", Some(2), None).found, Found::Session(SessionId(id)));
     assert_eq!(a.take("x", None, None).restored.epochs, [(SessionId(id), 4)]);
-    assert_eq!(b.take("x", Some(3), None).found, Found::Refused);
+    assert_eq!(b.take("x", Some(3), None).found, refused(4));
     a.client.commit(vec![append(queue(id), 5, 10)]);
     assert_eq!(seqs(&mut a.client, queue(id)), [1, 2, 3, 5]);
 
@@ -142,7 +143,7 @@ async fn of_two_who_make_one_at_once_one_does() {
             })
         });
         let made = found.iter().filter(|found| matches!(found, Found::Made(_))).count();
-        let refused = found.iter().filter(|found| **found == Found::Refused).count();
+        let refused = found.iter().filter(|found| matches!(found, Found::Refused(_))).count();
         assert_eq!((made, refused), (1, 1), "{found:?}");
     }
 }
@@ -181,7 +182,7 @@ async fn what_nobody_owns_is_shared_among_those_who_are_left() {
     assert_eq!(other.iter().map(|all| all.sessions.len()).sum::<usize>(), 0, "nothing is left");
 
     // Who is no member takes nothing, and finds out what it has lost when it is one again.
-    assert_eq!(c.take("c1", None, Some(3 * SESSIONS + 9_999)).found, Found::Refused);
+    assert_eq!(c.take("c1", None, Some(3 * SESSIONS + 9_999)).found, Found::Refused(None));
     c.client.submit(vec![append(queue(ids[0]), 2, 10)]);
     c.client.wait_for(|event| matches!(event, StoreEvent::Fenced { .. }).then_some(()));
     let reach = Reach { shards: 1, addresses: vec!["host:1".into()] };

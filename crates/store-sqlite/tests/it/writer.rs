@@ -135,7 +135,7 @@ fn golden_batches(version: u32) -> [Vec<Op>; 2] {
         vec![
             append(queues()[2], n, 20),
             Op::Append { queue: QueueId::session(session), seq: n, head: b(b"head"), body: shared.clone() },
-            Op::Append { queue: queues()[0], seq: n, head: b(b""), body: shared },
+            Op::Append { queue: QueueId::session(SessionId(1)), seq: n, head: b(b""), body: shared },
             Op::SessionPut { session, record: b(b"session") },
             Op::SubscriptionPut { session, filter: format!("a/{n}").into(), record: b(b"subscription") },
             Op::InflightPut { session, side: Side::Outbound, packet_id: n as u16, record: b(b"inflight") },
@@ -144,8 +144,16 @@ fn golden_batches(version: u32) -> [Vec<Op>; 2] {
             Op::MetaPut { key: format!("m/{n}").into(), value: b(b"meta") },
         ]
         .into_iter()
-        .chain((100 * n..100 * n + 20).filter(|_| version >= 3).map(|seq| append(queues()[1], seq, 30)))
-        .chain((version >= 3).then_some(Op::Remove { queue: queues()[1], first: 0, last: 103 }))
+        .chain(
+            (100 * n..100 * n + 20)
+                .filter(|_| version >= 3)
+                .map(|seq| append(QueueId::session(SessionId(2)), seq, 30)),
+        )
+        .chain((version >= 3).then_some(Op::Remove {
+            queue: QueueId::session(SessionId(2)),
+            first: 0,
+            last: 103,
+        }))
         .collect()
     };
     [all(1), all(2)]

@@ -13,6 +13,8 @@ pub(super) const REST_US: u64 = TROUBLE_US + 15_000_000;
 pub(crate) struct Keeper {
     /// Where it connected last: what it gets elsewhere goes nowhere.
     pub(super) at: Option<At>,
+    /// It has asked there for a new session, and waits for the answer: a CONNECT that it had given up would end what it has by then.
+    anew: Option<At>,
     /// Since when it has its SUBACK.
     pub(super) since_us: Option<u64>,
     pub(crate) got: BTreeSet<u64>,
@@ -29,6 +31,9 @@ impl World {
     pub(super) fn keeper_comes(&mut self, number: u64) {
         let name = keeper_name(number);
         let rests = self.now_us >= REST_US;
+        if self.waits(number) {
+            return;
+        }
         let keeper = &self.keepers[number as usize];
         let here = keeper.at.and_then(|at| self.process(at)).filter(|process| !process.paused);
         let is_here = here.is_some_and(|process| process.rig.peer(&name).conn.is_some());
@@ -42,10 +47,35 @@ impl World {
         let at = all[self.rng.below(all.len() as u64) as usize];
         self.say(|| format!("client {number} connects to {at:?}"));
         self.keepers[number as usize].at = Some(at);
-        self.does_at(at, Does::Keep(number));
+        // Now and then it begins anew.
+        let anew = !rests && self.rng.chance(12);
+        if anew {
+            let keeper = &mut self.keepers[number as usize];
+            keeper.since_us = None;
+            keeper.owed.clear();
+            keeper.anew = Some(at);
+        }
+        self.does_at(at, Does::Keep(number, anew));
+    }
+
+    /// Whether a client waits for its new session.
+    fn waits(&mut self, number: u64) -> bool {
+        let Some(at) = self.keepers[number as usize].anew else { return false };
+        let does = |does: &Does| matches!(does, Does::Keep(of, _) if *of == number);
+        let waits = self.process(at).is_some_and(|process| {
+            let asks = process.workers.iter().any(|worker| worker.does.iter().any(does));
+            asks || process.rig.peer(&keeper_name(number)).conn.is_some()
+        });
+        if !waits {
+            self.keepers[number as usize].anew = None;
+        }
+        waits
     }
 
     pub(super) fn keeper_goes(&mut self, number: u64) {
+        if self.waits(number) {
+            return;
+        }
         if let Some(at) = self.keepers[number as usize].at.take() {
             self.does_at(at, Does::KeepGone(number));
         }
@@ -64,6 +94,7 @@ impl World {
         let words: Vec<&str> = packet.split_whitespace().collect();
         let does = match words[..] {
             ["connack", present] => {
+                keeper.anew = None;
                 let expected = if keeper.since_us.is_some() { "sp=1" } else { present };
                 assert_eq!(
                     present,
