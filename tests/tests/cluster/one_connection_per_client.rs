@@ -1,4 +1,4 @@
-//! Promise 2, as far as it goes: a client that connects to another node is connected there, and the old connection is told.
+//! Promise 2 for connections: a client that connects to another node is connected there, and the old connection is told.
 
 use crate::Cluster;
 use ferrule_mqtt::{QoS, ReasonCode};

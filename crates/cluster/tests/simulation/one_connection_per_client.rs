@@ -1,4 +1,4 @@
-//! Promise 2, as far as it goes: a client that connects to one node after the other is connected to one of them.
+//! Promise 2 for connections: a client that connects to one node after the other is connected to one of them.
 
 use crate::world::World;
 
