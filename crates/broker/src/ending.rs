@@ -307,11 +307,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             Kind::Persistent { queue } => {
                 let id = session_id(&queue);
-                self.by_store_id.remove(&id);
-                self.owners.epochs.remove(&id);
-                // Written after the session's end they would be packet ids of nobody.
-                let ends = self.batch.forget(id, None);
-                self.ended.extend(ends.map(|end| (end, Outcome::Delivered)));
+                self.forget_stored(id);
                 if session.shares {
                     left.extend(queue.rows().map(|row| Arc::clone(&row.delivery)).filter(is_shared));
                 }

@@ -535,11 +535,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         groups.iter().for_each(|text| self.remove_route(key, text));
         self.remove_client(key);
         if let Kind::Persistent { queue } = kind {
-            let id = session_id(&queue);
-            self.by_store_id.remove(&id);
-            self.owners.epochs.remove(&id);
-            let ends = self.batch.forget(id, None);
-            self.ended.extend(ends.map(|end| (end, Outcome::Delivered)));
+            self.forget_stored(session_id(&queue));
             for (row, end) in queue.give_away(&mut self.ended) {
                 self.peers.relay(to, &client_id, &row.delivery, end);
             }
@@ -549,6 +545,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.owners.moved.insert(Arc::clone(&client_id), key);
         self.forget_if_passed(&client_id);
         self.settle();
+    }
+
+    /// What this shard knows of a stored session by its number; its packet ids that are not written yet would be nobody's.
+    pub(crate) fn forget_stored(&mut self, session: SessionId) {
+        self.by_store_id.remove(&session);
+        self.owners.epochs.remove(&session);
+        let ends = self.batch.forget(session, None);
+        self.ended.extend(ends.map(|end| (end, Outcome::Delivered)));
     }
 
     /// Tells the shard of this name that what it is sent from here on has gone to the session's new owner, too.
@@ -612,11 +616,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(session) = self.remove_session(key) else { return };
         self.owners.frozen.remove(&session.client_id);
         if let Kind::Persistent { queue } = session.kind {
-            let id = session_id(&queue);
-            self.by_store_id.remove(&id);
-            self.owners.epochs.remove(&id);
-            let ends = self.batch.forget(id, None);
-            self.ended.extend(ends.map(|end| (end, Outcome::Delivered)));
+            self.forget_stored(session_id(&queue));
             let ends = queue.give_away(&mut self.ended).into_iter().filter_map(|(_, end)| end);
             self.ended.extend(ends.map(|end| (end, outcome)));
         }
@@ -774,6 +774,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
+    /// A peer knows the sessions of all members in this view.
     pub(crate) fn settled_elsewhere(&mut self, from: u16, view: u64) {
         if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
             link.settled = link.settled.max(view);
@@ -781,6 +782,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.forget_lost();
     }
 
+    /// A peer has adopted its share in this view.
     pub(crate) fn adopted_elsewhere(&mut self, from: u16, view: u64) {
         if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
             link.adopted = link.adopted.max(view);

@@ -357,7 +357,7 @@ impl Peers {
         number
     }
 
-    /// Sends on a message for a session that has moved; whether its end waits for the answer.
+    /// Sends on a message for a session that has moved; its end waits for the answer.
     pub(crate) fn relay(&mut self, to: u16, client_id: &str, delivery: &Delivery, end: Option<End>) {
         let number = self.number(to, end);
         let (head, payload) = (delivery.to_bytes(), &delivery.payload);
