@@ -51,6 +51,10 @@ pub(crate) struct Connecting {
 }
 
 impl Connecting {
+    pub(crate) fn wants_retained(&self) -> bool {
+        !self.retained.is_empty()
+    }
+
     pub(crate) fn client_id(&self) -> Arc<str> {
         Arc::clone(&self.client_id)
     }

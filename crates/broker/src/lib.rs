@@ -50,6 +50,7 @@ mod pool;
 mod presence;
 mod publish;
 pub mod retained;
+mod retaining;
 mod review;
 pub mod rewrite;
 mod routes;
@@ -71,6 +72,7 @@ pub use hook::{
     Access, Attachment, ConnectRequest, Ends, Exchange, Gate, Grant, Hook, LocalPublish, Message, Publisher,
     Refusal, Role, RowElsewhere, Standing, Step, Which,
 };
+pub use nodes::Speaks;
 pub use parcel::ParcelError;
 pub use peers::{Place, introduce};
 pub use rewrite::{Action, Rewrite, Rewrites};

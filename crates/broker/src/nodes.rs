@@ -17,7 +17,7 @@
 //! - A peer's number is never given to another.
 //!
 //! # Not yet
-//! Retained messages, exclusive subscriptions, rows of rules and joint commits stay within the process.
+//! Exclusive subscriptions, rows of rules and joint commits stay within the process.
 
 use crate::hook::Hook;
 use crate::parcel::Parcel;
@@ -38,6 +38,15 @@ pub(crate) enum Reach {
     Told,
     /// It is sent nothing.
     Away,
+}
+
+/// Who is at the other end of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speaks {
+    /// The version of the protocol that both know: 1 has no retained messages of other nodes.
+    pub version: u32,
+    /// It is the first shard of its node.
+    pub first: bool,
 }
 
 /// What was known of a peer before it began to send everything, and has not come up since.
@@ -69,8 +78,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.peers.links.len()
     }
 
-    /// A link to it is there, with nothing of an earlier one on its way: it is sent everything.
-    pub fn peer_linked(&mut self, peer: u16, now: Now) {
+    /// A link to it is there, with nothing of an earlier one on its way: it is sent everything that it understands.
+    pub fn peer_linked(&mut self, peer: u16, speaks: Speaks, now: Now) {
         self.now = now;
         self.away(peer);
         let Some(link) = self.peers.links.get_mut(usize::from(peer)) else { return };
@@ -89,6 +98,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.tell_all_presence(peer);
         self.peers.send(peer, &Parcel::RoutesEnd { version });
         self.tell_owned(peer);
+        self.retained_linked(peer, speaks);
         self.settle();
     }
 
@@ -109,6 +119,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.peers.unsaid(peer);
         self.ended.extend(self.peers.unanswered(peer).into_iter().map(|end| (end, Outcome::Retry)));
         self.owner_away(peer);
+        self.retained_unlinked(peer);
     }
 
     /// Whether SUBACKs wait for it.
@@ -116,6 +127,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.now = now;
         if let Some(link) = self.peers.links.get_mut(usize::from(peer)) {
             link.waits = waits;
+        }
+        if !waits {
+            self.retained_not_awaited(peer);
         }
         self.release_late();
         self.settle();
@@ -125,6 +139,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn peer_full(&mut self, peer: u16, full: bool) {
         if let Some(link) = self.peers.links.get_mut(usize::from(peer)) {
             link.full = full;
+        }
+        if !full {
+            self.retained_has_room(peer);
         }
     }
 

@@ -328,7 +328,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let given_up = owner.map(|known| known.stage.epoch);
         let new = self.new_record(id);
-        if new.is_none() && owner.is_none() && self.settled_in().is_some() {
+        if new.is_none() && owner.is_none() && self.knows_sessions_in().is_some() {
             self.owners.looking.remove(client_id);
             self.enter(id);
             return;
@@ -365,10 +365,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.when_routed(Late::Take(id));
     }
 
-    /// The view in which all members have adopted what they have to, if it is the one that this shard was told last: it knows the routes of all sessions that are
-    /// stored.
+    /// The view that this shard was told last, if it knows in it what a node has to know that serves: the routes of all sessions that are stored, and what other
+    /// nodes have retained.
     #[must_use]
     pub fn settled_in(&self) -> Option<u64> {
+        self.knows_sessions_in().filter(|_| self.knows_retained())
+    }
+
+    /// The view in which all members have adopted what they have to, if it is the one that this shard was told last.
+    fn knows_sessions_in(&self) -> Option<u64> {
         // Who is ahead has adopted what has no owner there: that may be less.
         let (view, own) = (self.owners.view, self.peers.place.index);
         let have =
@@ -806,7 +811,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     fn forget_orphans(&mut self) {
-        let Some(view) = self.settled_in() else { return };
+        let Some(view) = self.knows_sessions_in() else { return };
         if self.owners.settled != view {
             self.owners.settled = view;
             self.peers.send_to_all(&Parcel::Settled { view });
@@ -835,7 +840,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let knows = |(at, link): (usize, &Link)| at == own || !link.member || link.settled == view;
         if self.owners.moved.is_empty()
             || self.owners.settled != view
-            || self.settled_in().is_none()
+            || self.knows_sessions_in().is_none()
             || !self.peers.links.iter().enumerate().all(knows)
         {
             return;

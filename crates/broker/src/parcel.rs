@@ -69,6 +69,16 @@ pub(crate) enum Parcel<'a> {
         /// `Retained::to_bytes`.
         record: &'a [u8],
     },
+    /// The same, of another node, which writes it itself; answered by [`Parcel::RetainedAck`], within a process by [`Parcel::Ack`].
+    RetainedCopy { number: Number, stamp: u64, topic: &'a str, record: &'a [u8] },
+    /// The end of a batch of retained messages that the receiver may have missed; `done`: of all of them. Answered as above.
+    RetainedMark { number: Number, done: bool },
+    /// The sender's node has what has this number, and all before it.
+    RetainedAck { number: Number },
+    /// The digest of the sender's retained messages whose stamps are in a bucket.
+    RetainedRange { bucket: u64, digest: u64 },
+    /// In all other buckets it has none.
+    RetainedRanges,
     /// For the receiver's hook. `hold` as in [`Forward`].
     RuleRow { number: Number, hold: bool, row: &'a [u8] },
     /// ForwardAck and RuleAck: all that a parcel led to has ended, thus.
@@ -151,6 +161,13 @@ const PASSED: u8 = 0x37;
 const RELAY: u8 = 0x38;
 const ADOPTED: u8 = 0x39;
 const SETTLED: u8 = 0x3a;
+/// Since version 2.
+const RETAINED_COPY: u8 = 0x40;
+const RETAINED_MARK: u8 = 0x41;
+const RETAINED_MARK_DONE: u8 = 0x42;
+const RETAINED_ACK: u8 = 0x43;
+const RETAINED_RANGE: u8 = 0x44;
+const RETAINED_RANGES: u8 = 0x45;
 /// Its low four bits are QoS (two), retain and hold.
 const FORWARD: u8 = 0x10;
 /// The same, for one member of a shared subscription.
@@ -268,6 +285,27 @@ impl<'a> Parcel<'a> {
                 put_bytes(out, topic.as_bytes());
                 put_bytes(out, record);
             }
+            Self::RetainedCopy { number, stamp, topic, record } => {
+                out.push(RETAINED_COPY);
+                put_number(out, number);
+                put_number(out, stamp);
+                put_bytes(out, topic.as_bytes());
+                put_bytes(out, record);
+            }
+            Self::RetainedMark { number, done } => {
+                out.push(if done { RETAINED_MARK_DONE } else { RETAINED_MARK });
+                put_number(out, number);
+            }
+            Self::RetainedAck { number } => {
+                out.push(RETAINED_ACK);
+                put_number(out, number);
+            }
+            Self::RetainedRange { bucket, digest } => {
+                out.push(RETAINED_RANGE);
+                put_number(out, bucket);
+                put_number(out, digest);
+            }
+            Self::RetainedRanges => out.push(RETAINED_RANGES),
             Self::Joined { number } => {
                 out.push(JOINED);
                 put_number(out, number);
@@ -459,6 +497,18 @@ impl<'a> Reader<'a> {
                 topic: self.text()?,
                 record: self.bytes()?,
             },
+            RETAINED_COPY => Parcel::RetainedCopy {
+                number: self.number()?,
+                stamp: self.number()?,
+                topic: self.text()?,
+                record: self.bytes()?,
+            },
+            RETAINED_MARK | RETAINED_MARK_DONE => {
+                Parcel::RetainedMark { number: self.number()?, done: tag == RETAINED_MARK_DONE }
+            }
+            RETAINED_ACK => Parcel::RetainedAck { number: self.number()? },
+            RETAINED_RANGE => Parcel::RetainedRange { bucket: self.number()?, digest: self.number()? },
+            RETAINED_RANGES => Parcel::RetainedRanges,
             RULE_ROW | RULE_ROW_HELD => {
                 let hold = tag == RULE_ROW_HELD;
                 Parcel::RuleRow { number: self.number()?, hold, row: self.bytes()? }
@@ -535,6 +585,12 @@ mod tests {
             }),
             Parcel::RetainedPut { number: 7, hold: false, stamp: 1 << 63, topic: "t", record: &[] },
             Parcel::RetainedPut { number: 7, hold: true, stamp: 0, topic: "t", record: &[1] },
+            Parcel::RetainedCopy { number: 0, stamp: u64::MAX, topic: "t", record: &[1, 2] },
+            Parcel::RetainedMark { number: 300, done: false },
+            Parcel::RetainedMark { number: 1, done: true },
+            Parcel::RetainedAck { number: 300 },
+            Parcel::RetainedRange { bucket: 1 << 21, digest: u64::MAX },
+            Parcel::RetainedRanges,
             Parcel::RuleRow { number: 1, hold: false, row: b"row" },
             Parcel::RuleRow { number: 2, hold: true, row: b"" },
             Parcel::Joined { number: 3 },

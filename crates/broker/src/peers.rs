@@ -12,8 +12,8 @@
 //! - A QoS 2 publish of a persistent session and what other shards make of it are committed together: a power cut leaves its
 //!   packet id and all rows, or nothing ([`ferrule_store::Joint`]).
 //! - Rules run where the message came in, and there alone; their rows go to the shard that owns the outbox.
-//! - Retained messages are the same everywhere: the highest stamp wins, and a cleared topic keeps its stamp for a while. On disk
-//!   too: a topic belongs to one shard, which alone writes it, whoever sets it.
+//! - Retained messages are the same everywhere ([`crate::retaining`]). On disk too: a topic belongs to one shard, which alone writes it, whoever
+//!   sets it.
 //! - Wills and takeover never cross: a client id belongs to one shard ([`Place::owner`]), and shards of one process
 //!   end together. Of other nodes neither is so ([`crate::nodes`]).
 
@@ -24,16 +24,16 @@ use crate::nodes::{Reach, Stale};
 use crate::owners::{Stage, Take};
 use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
 use crate::publish::{Draw, Scope};
-use crate::retained::Set;
+use crate::retaining::Copies;
 use crate::session::Inbound;
 use crate::shard::{Destination, Shard};
 use crate::slots::{Id, Slots};
-use crate::turn::{Reply, Wait};
+use crate::turn::Reply;
 use crate::{ConnId, marker};
 use ferrule_mqtt::{PacketType, Properties, PropertyScope, ReasonCode};
-use ferrule_outbox::{End, Outcome, Reason, ReceiptId};
-use ferrule_store::record::{Delivery, Record, Retained};
-use ferrule_store::{Now, Op, SessionId, Stamp, Store};
+use ferrule_outbox::{End, Outcome, Reason};
+use ferrule_store::record::{Delivery, Record};
+use ferrule_store::{Now, SessionId, Stamp, Store};
 use foldhash::fast::FixedState;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -94,6 +94,8 @@ pub(crate) enum Owner {
     Will,
     /// Another shard.
     Peer { peer: u16, number: Number },
+    /// Another node, of whose retained messages all shards of this process have what it sent up to this; `done`: and all that there are.
+    Copy { peer: u16, number: Number, done: bool },
 }
 
 /// What leaves only when all peers know the routes behind it.
@@ -124,6 +126,7 @@ pub(crate) struct Link {
     pub(crate) full: bool,
     /// Of another node, while it sends all that it has.
     pub(crate) stale: Option<Stale>,
+    pub(crate) copies: Copies,
     /// Parcels of this turn.
     out: Vec<u8>,
     /// To another node, those that must not wait behind publishes.
@@ -152,26 +155,12 @@ pub(crate) struct Peers {
     pub(crate) hidden: bool,
     /// What waits for every peer to have our routes of a version.
     late: VecDeque<(u64, Late)>,
-    /// The last stamp that was given or seen.
-    stamp: u64,
-    /// Stamps of cleared topics: when they may be forgotten.
-    cleared: VecDeque<(u64, u64, Box<str>)>,
     pub(crate) publisher: Arc<Publisher>,
 }
 
 /// What may wait for peers to confirm: those of this process do so within milliseconds, but a node that is cut off from its cluster may wait for
 /// minutes. What comes then is closed, and counted `late_closed`.
 const LATE_MAX: usize = 100_000;
-
-/// How long a cleared topic keeps its stamp: far longer than anything is under way between threads.
-const CLEARED_US: u64 = 60_000_000;
-
-/// And how many at most: the oldest is forgotten early.
-const CLEARED: usize = 100_000;
-
-/// A stamp's low bits are the shard that gave it, the rest a clock of 1/16,384 ms that never goes back.
-const STAMP_SHARD: u64 = 256;
-const STAMP_MS: u32 = 22;
 
 impl Peers {
     pub(crate) fn new(place: Place) -> Self {
@@ -185,8 +174,6 @@ impl Peers {
             clustered: false,
             hidden: false,
             late: VecDeque::new(),
-            stamp: 0,
-            cleared: VecDeque::new(),
             publisher: Arc::new(Publisher {
                 client_id: "".into(),
                 username: None,
@@ -214,7 +201,7 @@ impl Peers {
     }
 
     /// Those of this process.
-    fn others(&self) -> impl Iterator<Item = u16> + use<> {
+    pub(crate) fn others(&self) -> impl Iterator<Item = u16> + use<> {
         let me = self.place.index;
         (0..self.place.of).filter(move |peer| *peer != me)
     }
@@ -243,7 +230,7 @@ impl Peers {
     }
 
     /// Keeps an end until the peer's answer; the number to send. 0 when nobody waits.
-    fn number(&mut self, to: u16, end: Option<End>) -> Number {
+    pub(crate) fn number(&mut self, to: u16, end: Option<End>) -> Number {
         let Some(end) = end else { return 0 };
         if let Some(link) = self.links.get_mut(usize::from(to)) {
             link.awaiting += 1;
@@ -364,58 +351,9 @@ impl Peers {
         self.send(to, &Parcel::Relay { number, client_id, head: &head, payload });
     }
 
-    /// The stamp of a retained message that is set or cleared now.
-    pub(crate) fn next_stamp(&mut self, now: Now) -> u64 {
-        let clock = (now.wall_ms.max(0) as u64) << STAMP_MS;
-        let next = (self.stamp / STAMP_SHARD + 1) * STAMP_SHARD;
-        self.stamp = next.max(clock) + u64::from(self.place.index);
-        self.stamp
-    }
-
-    /// The stamp of one that the store kept.
-    pub(crate) fn stored_stamp(&mut self, at_wall_ms: i64) -> u64 {
-        let stamp = (at_wall_ms.max(0) as u64) << STAMP_MS;
-        self.stamp = self.stamp.max(stamp);
-        stamp
-    }
-
-    /// Tells all peers of a retained message; `end` gives an end for each, or none when nobody waits. The receipt and the number
-    /// that wait for the peer that writes it.
-    pub(crate) fn put_retained(
-        &mut self,
-        stamp: u64,
-        hold: bool,
-        topic: &str,
-        record: &[u8],
-        mut end: impl FnMut() -> Option<End>,
-    ) -> Option<(ReceiptId, Number)> {
-        let owner = self.place.owner(topic);
-        let mut writer = None;
-        for peer in self.others() {
-            let end = end();
-            let receipt = end.as_ref().map(End::receipt);
-            let number = self.number(peer, end);
-            if peer == owner {
-                writer = receipt.map(|receipt| (receipt, number));
-            }
-            self.send(peer, &Parcel::RetainedPut { number, hold, stamp, topic, record });
-        }
-        writer
-    }
-
-    /// A topic was cleared: its stamp is kept for a while.
-    pub(crate) fn remember_cleared(&mut self, topic: &str, stamp: u64, now: Now) {
-        self.cleared.push_back((now.mono_us + CLEARED_US, stamp, topic.into()));
-    }
-
     /// Whether something is to be said since the turn's parcels were taken.
     pub(crate) fn has_parcels(&self) -> bool {
         self.links.iter().any(|link| link.ack_due || !link.out.is_empty() || !link.control.is_empty())
-    }
-
-    /// When a stamp may be forgotten.
-    pub(crate) fn next_us(&self) -> Option<u64> {
-        self.cleared.front().map(|(until_us, ..)| *until_us)
     }
 }
 
@@ -518,22 +456,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
             },
             Parcel::RetainedPut { number, hold, stamp, topic, record } => {
-                self.retained_put(stamp, topic, record);
-                if self.peers.place.owner(topic) != self.peers.place.index {
-                    self.acknowledge_parcel(from, number, Outcome::Delivered);
-                } else if number == 0 {
-                    self.retain_later(topic);
-                } else {
-                    // Also when a later one is in force, which may not be durable yet either.
-                    self.retained_lazy.remove(topic);
-                    self.write_retained(topic, true);
-                    let end = self.receipts.open(Owner::Peer { peer: from, number });
-                    self.wait(Wait::End(end));
-                    if hold {
-                        self.join(from, number);
-                    }
-                }
+                self.retained_put(from, number, hold, (stamp, topic, record));
             }
+            Parcel::RetainedCopy { number, stamp, topic, record } => {
+                self.retained_copy(from, number, (stamp, topic, record));
+            }
+            Parcel::RetainedMark { number, done } => self.retained_mark(from, number, done),
+            Parcel::RetainedAck { number } => self.retained_acked(from, number),
+            Parcel::RetainedRange { bucket, digest } => self.retained_range(from, bucket, digest),
+            Parcel::RetainedRanges => self.retained_ranges(from),
             Parcel::RuleRow { number, hold, row } => {
                 let owner = (number != 0).then_some(Owner::Peer { peer: from, number });
                 let mut ends = Ends::new(&mut self.receipts, owner);
@@ -601,7 +532,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     /// What a peer's parcel led to is durable with the peer's packet id, or not at all.
-    fn join(&mut self, peer: u16, number: Number) {
+    pub(crate) fn join(&mut self, peer: u16, number: Number) {
         if number != 0 {
             self.batch.opens.push((peer, number));
             self.batch.due = true;
@@ -613,31 +544,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if number != 0 {
             self.peers.send(peer, &Parcel::Ack { number, outcome });
         }
-    }
-
-    fn retained_put(&mut self, stamp: u64, topic: &str, record: &[u8]) {
-        self.peers.stamp = self.peers.stamp.max(stamp);
-        let set = if record.is_empty() {
-            self.peers.remember_cleared(topic, stamp, self.now);
-            self.retained.clear(topic, stamp, true)
-        } else {
-            match Retained::from_bytes(record) {
-                Ok(message) => self.retained.set(topic, stamp, Arc::new(message)),
-                Err(_) => return,
-            }
-        };
-        if set == Set::Refused {
-            self.stats.retained_refused += 1;
-        }
-    }
-
-    /// A message of the retained index goes to the store as it is now.
-    pub(crate) fn write_retained(&mut self, topic: &str, due: bool) {
-        let op = match self.retained.get(topic) {
-            Some(kept) => Op::RetainPut { topic: topic.into(), record: kept.to_bytes() },
-            None => Op::RetainDelete { topic: topic.into() },
-        };
-        self.op(op, due);
     }
 
     /// Does what may be done only when all peers know our routes.
@@ -699,14 +605,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn end_turn_of_peers(&mut self) {
         if self.peers.is_alone() {
             return;
-        }
-        let now_us = self.now.mono_us;
-        while self.peers.cleared.len() > CLEARED
-            || self.peers.cleared.front().is_some_and(|(until_us, ..)| *until_us <= now_us)
-        {
-            if let Some((_, stamp, topic)) = self.peers.cleared.pop_front() {
-                self.retained.forget_cleared(&topic, stamp);
-            }
         }
         for peer in self.peers.everyone() {
             let link = &mut self.peers.links[usize::from(peer)];

@@ -9,7 +9,6 @@ use crate::events::EventKind;
 use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
 use crate::parcel::Share;
 use crate::peers::Owner;
-use crate::retained::Set;
 use crate::session::{Conn, Inbound, Publishing, Received, Session, Waiting, Will};
 use crate::shard::{Destination, Shard, Stats};
 use crate::share::{Member, Pick};
@@ -462,6 +461,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.acknowledge_parcel(peer, number, outcome);
                 return;
             }
+            Owner::Copy { peer, number, done } => {
+                self.has_copy(peer, number, done);
+                return;
+            }
         };
         // A QoS 2 packet id belongs to the session: its PUBREC is due where it was last sent.
         let mut to = id;
@@ -655,8 +658,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let retain = message.retain && matches!(scope, Scope::Everyone(_));
         let retain_ends: Vec<_> = if retain && message.qos > QoS::AtMostOnce {
-            // The store's, and one of each other shard.
-            (0..self.peers.place.of).map(|_| ends.end()).collect()
+            (0..self.peers.retained_ends()).map(|_| ends.end()).collect()
         } else {
             Vec::new()
         };
@@ -771,79 +773,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         usize::from(keeps)
     }
 
-    /// Sets or clears the retained message of a topic, here and in all other shards. `ends`: the store's, and one of each
-    /// other shard; none when nobody waits.
-    fn retain(
-        &mut self,
-        message: &Message<'_>,
-        expires_wall_ms: Option<i64>,
-        ends: Vec<Option<ferrule_outbox::End>>,
-    ) {
-        let topic = message.topic;
-        let mut ends = ends.into_iter().flatten();
-        let stamp = self.peers.next_stamp(self.now);
-        let mut kept = None;
-        let set = if message.payload.is_empty() {
-            // [MQTT-3.3.1-6]: an empty payload clears it.
-            let remember = !self.peers.is_alone();
-            if remember {
-                self.peers.remember_cleared(topic, stamp, self.now);
-            }
-            self.retained.clear(topic, stamp, remember)
-        } else {
-            let mut properties = PropertiesBuf::new();
-            properties.extend(message.properties, |p| p != PropertyId::MessageExpiryInterval);
-            let message = Arc::new(Retained {
-                qos: message.qos.into(),
-                expires_wall_ms,
-                at_wall_ms: self.now.wall_ms,
-                properties: Bytes::copy_from_slice(properties.as_properties().as_bytes()),
-                payload: Bytes::copy_from_slice(message.payload),
-            });
-            kept = Some(Arc::clone(&message));
-            self.retained.set(topic, stamp, message)
-        };
-        if set != Set::Done {
-            self.stats.retained_refused += 1;
-            self.ended.extend(ends.map(|end| (end, Outcome::Discarded(Reason::Limit))));
-            return;
-        }
-        let own = ends.next();
-        if !self.peers.is_alone() {
-            let record = kept.map(|kept| kept.to_bytes()).unwrap_or_default();
-            let writer = self.peers.put_retained(stamp, message.hold, topic, &record, || ends.next());
-            if let Some((receipt, number)) = writer.filter(|_| message.hold) {
-                self.batch.awaits(receipt, number);
-            }
-        }
-        if self.peers.place.owner(topic) != self.peers.place.index {
-            // Its owner writes it, and answers when it is durable.
-            self.ended.extend(own.map(|end| (end, Outcome::Delivered)));
-            return;
-        }
-        if message.qos == QoS::AtMostOnce {
-            self.retain_later(topic);
-            return;
-        }
-        self.retained_lazy.remove(topic);
-        self.write_retained(topic, true);
-        self.batch.waits.extend(own.map(Wait::End));
-    }
-
-    /// The last value of a topic is written within 1 s.
-    pub(crate) fn retain_later(&mut self, topic: &str) {
-        if self.retained_lazy.is_empty() {
-            self.retained_lazy_since_us = self.now.mono_us;
-        }
-        self.retained_lazy.insert(topic.into());
-    }
-
     /// What the node says of itself: to this shard's subscribers, and kept for later ones. Every shard is told by the node.
     pub fn publish_sys(&mut self, topics: &[(Arc<str>, Bytes)], now: Now) {
         self.now = now;
         let publisher = Arc::clone(&self.peers.publisher);
         for (topic, value) in topics {
-            let stamp = self.peers.next_stamp(now);
+            let stamp = self.next_stamp();
             let kept = Retained {
                 qos: 0,
                 expires_wall_ms: None,
@@ -962,7 +897,7 @@ pub(crate) fn once(sessions: &Slots<marker::Session, Session>, owner: Owner) -> 
         }
         Owner::Delayed(key) => Some(Some(key.remove())),
         Owner::Will => Some(None),
-        Owner::Link(_) | Owner::Peer { .. } => None,
+        Owner::Link(_) | Owner::Peer { .. } | Owner::Copy { .. } => None,
     }
 }
 

@@ -4,9 +4,12 @@
 //! bytes: beyond either a new topic is refused (counted), an existing one is still replaced.
 
 use ferrule_mqtt::topic;
+use ferrule_store::record::Record;
 use ferrule_store::record::Retained;
 use foldhash::HashMap;
-use std::collections::BTreeSet;
+use foldhash::fast::FixedState;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub struct RetainedIndex {
     free: Vec<u32>,
     /// Topics whose message expires, by when.
     ends: BTreeSet<(i64, Arc<str>)>,
+    /// All that is kept, by the age of its stamp; none: nobody asks.
+    ages: Option<BTreeMap<u64, Bucket>>,
     len: usize,
     bytes: usize,
     max_messages: usize,
@@ -49,6 +54,17 @@ pub struct RetainedIndex {
 }
 
 const ROOT: u32 = 0;
+
+/// What has stamps of the same 2^20 ms, some 17 minutes.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// The exclusive or of the digests of all.
+    digest: u64,
+    topics: HashSet<Arc<str>>,
+}
+
+/// Of a stamp that has milliseconds above 22 bits.
+const BUCKET_BITS: u32 = 42;
 
 impl RetainedIndex {
     /// An empty index with its bounds.
@@ -58,6 +74,7 @@ impl RetainedIndex {
             nodes: vec![Node::default()],
             free: Vec::new(),
             ends: BTreeSet::new(),
+            ages: None,
             len: 0,
             bytes: 0,
             max_messages,
@@ -86,7 +103,7 @@ impl RetainedIndex {
     pub fn set(&mut self, name: &str, stamp: u64, message: Arc<Retained>) -> Set {
         let size = cost(name, Some(&message));
         let old = self.kept(name);
-        if old.is_some_and(|kept| kept.stamp > stamp) {
+        if old.is_some_and(|kept| kept.is_ahead_of(stamp, Some(&message))) {
             return Set::Older;
         }
         if !self.has_room(old, size) {
@@ -131,19 +148,59 @@ impl RetainedIndex {
         }
         self.bytes += kept.cost();
         self.len += usize::from(kept.message.is_some());
-        let end = kept.end();
-        if let Some(old) = self.nodes[at as usize].kept.replace(kept) {
-            self.bytes -= old.cost();
-            self.len -= usize::from(old.message.is_some());
-            self.forget_end(&old);
+        if let Some(old) = self.nodes[at as usize].kept.take() {
+            self.forget(&old);
         }
-        self.ends.extend(end);
+        self.ends.extend(kept.end());
+        if let Some(ages) = &mut self.ages {
+            kept.add_to(ages);
+        }
+        self.nodes[at as usize].kept = Some(kept);
     }
 
-    fn forget_end(&mut self, old: &Kept) {
+    /// It has been taken out.
+    fn forget(&mut self, old: &Kept) {
+        self.len -= usize::from(old.message.is_some());
+        self.bytes -= old.cost();
         if let Some(end) = old.end() {
             self.ends.remove(&end);
         }
+        if let Some(ages) = &mut self.ages {
+            old.take_from(ages);
+        }
+    }
+
+    /// From now on it is known what there is of which age.
+    pub fn track(&mut self) {
+        if self.ages.is_none() {
+            let mut ages = BTreeMap::new();
+            let all = self.nodes.iter().filter_map(|node| node.kept.as_ref());
+            all.for_each(|kept| kept.add_to(&mut ages));
+            self.ages = Some(ages);
+        }
+    }
+
+    /// Where what has a stamp is found by its age.
+    #[must_use]
+    pub fn bucket(stamp: u64) -> u64 {
+        stamp >> BUCKET_BITS
+    }
+
+    /// Each bucket that something is in, with a digest of all that is. Two indices with the same messages and cleared topics have the same.
+    pub fn digests(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.ages.iter().flatten().map(|(at, bucket)| (*at, bucket.digest))
+    }
+
+    /// The topics of a bucket.
+    pub fn in_bucket(&self, at: u64) -> impl Iterator<Item = Arc<str>> {
+        let bucket = self.ages.as_ref().and_then(|ages| ages.get(&at));
+        bucket.into_iter().flat_map(|bucket| bucket.topics.iter().cloned())
+    }
+
+    /// What is known of a topic: the stamp, and the message unless it was cleared.
+    #[must_use]
+    pub fn known(&self, name: &str) -> Option<(u64, Option<Arc<Retained>>)> {
+        self.kept(name).map(|kept| (kept.stamp, kept.message.clone()))
     }
 
     /// A topic whose message has expired.
@@ -155,7 +212,7 @@ impl RetainedIndex {
     /// Clears the message of a topic. `remember`: an older one may still be on its way from another shard.
     pub fn clear(&mut self, name: &str, stamp: u64, remember: bool) -> Set {
         match self.kept(name) {
-            Some(kept) if kept.stamp > stamp => return Set::Older,
+            Some(kept) if kept.is_ahead_of(stamp, None) => return Set::Older,
             None if !remember => return Set::Done,
             _ => {}
         }
@@ -184,9 +241,7 @@ impl RetainedIndex {
             at = next;
         }
         let Some(old) = self.nodes[at as usize].kept.take() else { return };
-        self.len -= usize::from(old.message.is_some());
-        self.bytes -= old.cost();
-        self.forget_end(&old);
+        self.forget(&old);
         for (parent, level) in path.into_iter().rev() {
             let node = &self.nodes[at as usize];
             if !node.children.is_empty() || node.kept.is_some() {
@@ -263,6 +318,35 @@ impl Kept {
     fn cost(&self) -> usize {
         cost(&self.name, self.message.as_deref())
     }
+
+    /// Whether it wins over another of its topic, or is the same.
+    fn is_ahead_of(&self, stamp: u64, message: Option<&Arc<Retained>>) -> bool {
+        // As in a store that several nodes share: by what is written there.
+        let record = |message: Option<&Arc<Retained>>| message.map(|message| message.to_bytes());
+        self.stamp > stamp || (self.stamp == stamp && record(self.message.as_ref()) >= record(message))
+    }
+
+    /// Another release, whose hash may be another, finds everything different, and is sent it.
+    fn digest(&self) -> u64 {
+        let message = self.message.as_deref().map(|m| (m.qos, &m.properties, &m.payload));
+        FixedState::with_seed(0).hash_one((&*self.name, self.stamp, message))
+    }
+
+    fn add_to(&self, ages: &mut BTreeMap<u64, Bucket>) {
+        let bucket = ages.entry(RetainedIndex::bucket(self.stamp)).or_default();
+        bucket.digest ^= self.digest();
+        bucket.topics.insert(Arc::clone(&self.name));
+    }
+
+    fn take_from(&self, ages: &mut BTreeMap<u64, Bucket>) {
+        let at = RetainedIndex::bucket(self.stamp);
+        let Some(bucket) = ages.get_mut(&at) else { return };
+        bucket.digest ^= self.digest();
+        bucket.topics.remove(&self.name);
+        if bucket.topics.is_empty() {
+            ages.remove(&at);
+        }
+    }
 }
 
 fn cost(name: &str, message: Option<&Retained>) -> usize {
@@ -315,6 +399,41 @@ mod tests {
 
     proptest! {
         #[test]
+        fn the_same_changes_in_any_order_have_the_same_digests(
+            changes in prop::collection::vec((0_u8..4, 0_u64..5, 0_usize..3), 0..20),
+            order in any::<u64>(),
+        ) {
+            let apply = |index: &mut RetainedIndex, &(name, age, size): &(u8, u64, usize)| {
+                let (name, stamp) = (format!("t/{name}"), age << (BUCKET_BITS - 1));
+                match size {
+                    0 => index.clear(&name, stamp, true),
+                    size => index.set(&name, stamp, message(size)),
+                }
+            };
+            let (mut a, mut b) = (RetainedIndex::new(100, 1 << 20), RetainedIndex::new(100, 1 << 20));
+            a.track();
+            changes.iter().for_each(|change| assert_ne!(apply(&mut a, change), Set::Refused));
+            let mut other = changes.clone();
+            other.sort_by_key(|change| FixedState::with_seed(order).hash_one(change));
+            other.iter().for_each(|change| assert_ne!(apply(&mut b, change), Set::Refused));
+            b.track();
+            let all = |index: &RetainedIndex| {
+                let names = (0..4).map(|name| format!("t/{name}"));
+                names.map(|name| index.known(&name)).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(all(&a), all(&b));
+            let digests: Vec<_> = a.digests().collect();
+            prop_assert_eq!(&digests, &b.digests().collect::<Vec<_>>());
+            let found = digests.iter().flat_map(|(bucket, _)| a.in_bucket(*bucket));
+            let mut found: Vec<_> = found.map(|name| name.to_string()).collect();
+            found.sort_unstable();
+            let mut expect: Vec<_> = changes.iter().map(|change| format!("t/{}", change.0)).collect();
+            expect.sort_unstable();
+            expect.dedup();
+            prop_assert_eq!(found, expect);
+        }
+
+        #[test]
         fn equals_comparing_with_each(
             names in prop::collection::btree_set("(a|b|\\$x)?(/(a|b)?){0,3}", 0..20),
             filter in "((a|b|\\+|\\$x)(/(a|b|\\+)){0,3}(/#)?|#)",
@@ -331,7 +450,7 @@ mod tests {
             expect.sort_unstable();
             prop_assert_eq!(found, expect, "{}", filter);
             for name in &names {
-                prop_assert_eq!(index.clear(name, 1, false), Set::Done);
+                prop_assert_eq!(index.clear(name, 2, false), Set::Done);
             }
             prop_assert_eq!((index.len(), index.bytes, index.nodes.len()), (0, 0, index.free.len() + 1));
         }

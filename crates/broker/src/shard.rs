@@ -11,6 +11,7 @@ use crate::peers::{Owner, Peers, Place};
 use crate::pool::Pool;
 use crate::publish::LOCAL_PER_TURN;
 use crate::retained::RetainedIndex;
+use crate::retaining::Retaining;
 use crate::routes::{self, Routes};
 use crate::session::{Conn, Kind, LateWill, Phase, Received, Session, Will, session_id};
 use crate::share::Shares;
@@ -21,7 +22,7 @@ use crate::wheel::Wheel;
 use crate::{ConnId, SessionKey, marker};
 use ferrule_mqtt::{DecodeError, PINGRESP, Packet, QoS, ReasonCode, Version, decode, topic};
 use ferrule_outbox::{End, Outcome, Policy, Queue, Receipts};
-use ferrule_store::record::{self, Record, Retained, Subscription};
+use ferrule_store::record::{self, Record, Subscription};
 use ferrule_store::{Now, Op, QueueId, Restored, SESSIONS, SessionId, Side, Store};
 use foldhash::fast::FixedState;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
@@ -171,6 +172,10 @@ pub struct Stats {
     pub delayed_refused: u64,
     /// Retained messages that a bound refused.
     pub retained_refused: u64,
+    /// Retained messages of QoS 0 that found the link to another node full, and were sent when it had room.
+    pub retained_behind: u64,
+    /// Retained messages that another node may have missed and was sent.
+    pub retained_caught_up: u64,
     /// Connections closed for a broken rule of the protocol.
     pub protocol_errors: u64,
     /// Publishes that passed too many rules.
@@ -220,9 +225,7 @@ pub struct Shard<H, S> {
     pub(crate) sys: RetainedIndex,
     pub(crate) delayed: Delayed,
     pub(crate) exclusive: Exclusive,
-    /// Topics whose retained message, set by QoS 0, is not in the store yet.
-    pub(crate) retained_lazy: HashSet<Box<str>>,
-    pub(crate) retained_lazy_since_us: u64,
+    pub(crate) retaining: Retaining,
     pub(crate) receipts: Receipts<Owner>,
     pub(crate) wheel: Wheel<Timer>,
     pub(crate) dirty: Vec<ConnId>,
@@ -363,8 +366,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             features,
             delayed: Delayed::new(place, &restored.queues),
             exclusive: Exclusive::new(),
-            retained_lazy: HashSet::new(),
-            retained_lazy_since_us: 0,
+            retaining: Retaining::default(),
             receipts: Receipts::new(),
             wheel: Wheel::new(),
             dirty: Vec::new(),
@@ -413,11 +415,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     fn restore(&mut self, restored: &Restored) {
         self.restore_sessions(restored, false);
         self.delete_orphans(restored);
-        for (topic, bytes) in &restored.retained {
-            if let Ok(message) = Retained::from_bytes(bytes) {
-                let stamp = self.peers.stored_stamp(message.at_wall_ms);
-                self.retained.set(topic, stamp, Arc::new(message));
-            }
+        for (topic, stamp, record) in &restored.retained {
+            self.restore_retained(topic, *stamp, record);
         }
     }
 

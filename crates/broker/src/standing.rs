@@ -18,7 +18,7 @@
 //! - What waits from earlier turns was routed when the answer was yes, and goes on.
 //! - A SUBACK or CONNACK of a session that is stored waits for *yes*, too, and is withdrawn as a publish is: the members that do not know the session's routes are
 //!   those that this node does not hear, and until one of the two is removed it cannot know which. (One whose session ends with its connection misses
-//!   what is published on the other side of a partition.)
+//!   what is published on the other side of a partition.) So does one that retained messages follow: there may be newer ones.
 //!
 //! # Not yet
 //! Wills and delayed messages are routed whatever the answer: nobody is acknowledged for them.
@@ -113,11 +113,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn defers(&mut self, late: Late) -> Option<Late> {
         let (Late::Reply(Reply { conn: id, .. }) | Late::Connack(id)) = late else { return Some(late) };
         let Some(conn) = self.conns.get(id) else { return Some(late) };
+        let Some(may) = self.standing.may else { return Some(late) };
         let session = conn.session.and_then(|key| self.sessions.get(key));
-        if self.standing.may.is_none() || !session.is_some_and(Session::is_persistent) {
+        let retained = match &late {
+            Late::Reply(reply) => !reply.retained.is_empty(),
+            _ => conn.connecting.as_ref().is_some_and(|connecting| connecting.wants_retained()),
+        };
+        if !retained && !session.is_some_and(Session::is_persistent) {
             return Some(late);
         }
-        if self.standing.parks() {
+        if !may {
             self.standing.deferred.push(late);
             return None;
         }

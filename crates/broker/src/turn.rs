@@ -12,7 +12,7 @@ use crate::tempo::NEVER_US;
 use crate::{ConnId, SessionKey};
 use ferrule_mqtt::ReasonCode;
 use ferrule_outbox::{End, Outcome, ReceiptId};
-use ferrule_store::record::{Record, Subscription};
+use ferrule_store::record::Subscription;
 use ferrule_store::{Joint, JointPart, Now, Op, QueueId, SessionId, Store, StoreEvent, Ticket};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -239,6 +239,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.route_local();
         self.local_left = LOCAL_PER_TURN;
         self.drop_expired_retained();
+        self.forget_cleared();
         self.judge(may());
         let mut reads = self.delayed.take_reads();
         let mut ended = std::mem::take(&mut self.ended);
@@ -280,7 +281,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let urgent = self.receipts.urgent_count() > 0;
         let mut next = self.wheel.next_us();
         let mut at = |due: Option<u64>| next = [next, due].into_iter().flatten().min();
-        at(self.peers.next_us());
+        at(self.retaining.next_us());
         at(self.delayed.next_us());
         at(self.standing.next_us());
         at(self.owners.next_us());
@@ -306,9 +307,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if !self.batch.received.is_empty() {
             at(Some(self.batch.received_us + LAZY_US));
         }
-        if !self.retained_lazy.is_empty() {
-            at(Some(self.retained_lazy_since_us + LAZY_US));
-        }
+        at(self.retaining.lazy_since_us().map(|since_us| since_us + LAZY_US));
         for &key in &self.touched {
             if let Some(Session { kind: Kind::Persistent { queue }, .. }) = self.sessions.get(key) {
                 at(queue.next_due_us(urgent, self.smoothed_commit));
@@ -330,7 +329,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let mut due = self.batch.due
             || (!self.batch.ops.is_empty() && lazy_due(self.batch.since_us))
             || (!self.batch.received.is_empty() && lazy_due(self.batch.received_us))
-            || (!self.retained_lazy.is_empty() && lazy_due(self.retained_lazy_since_us))
+            || self.retaining.lazy_since_us().is_some_and(lazy_due)
             || self.hook.due(now, urgent, smoothed);
         for &key in &self.touched {
             if let Some(Session { kind: Kind::Persistent { queue }, .. }) = self.sessions.get_mut(key) {
@@ -346,12 +345,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         if due {
             let mut batch = std::mem::take(&mut self.batch.ops);
-            for topic in self.retained_lazy.drain() {
-                batch.push(match self.retained.get(&topic) {
-                    Some(message) => Op::RetainPut { record: message.to_bytes(), topic },
-                    None => Op::RetainDelete { topic },
-                });
-            }
+            batch.extend(self.retaining.take_lazy(&self.retained));
             // What must not be known twice goes with what it became, whether that is due or not.
             let joint = !self.batch.received.is_empty() || !self.batch.opens.is_empty();
             let which = match joint || std::mem::take(&mut self.batch.all) {
@@ -528,20 +522,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.quiet_at_us = quiet_at_us;
         if self.receipts.urgent_count() > before {
             self.hurry_peers();
-        }
-    }
-
-    /// Retained messages that have expired go, as many as a turn has time for. They have everywhere, so nobody is told; whoever
-    /// owns the topic takes it from the disk, unless it is set anew before that.
-    fn drop_expired_retained(&mut self) {
-        const A_TURN: usize = 100;
-        for _ in 0..A_TURN {
-            let Some(topic) = self.retained.expired(self.steady.ms(self.now)) else { return };
-            let stamp = self.peers.next_stamp(self.now);
-            self.retained.clear(&topic, stamp, false);
-            if self.peers.place.owner(&topic) == self.peers.place.index {
-                self.retain_later(&topic);
-            }
         }
     }
 

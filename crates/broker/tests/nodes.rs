@@ -4,7 +4,7 @@
 
 mod common;
 use common::{Rig, START, limits};
-use ferrule_broker::{Limits, Strategy};
+use ferrule_broker::{Limits, Speaks, Strategy};
 use ferrule_store::{MemoryStore, MemoryTable};
 
 /// Two nodes of one shard each, with a link between them.
@@ -43,7 +43,7 @@ impl Nodes {
         for at in [A, B] {
             let now = self.rigs[at].now;
             let other = self.other[at];
-            self.rigs[at].shard().peer_linked(other, now);
+            self.rigs[at].shard().peer_linked(other, Speaks { version: 2, first: true }, now);
         }
         self.settle();
     }
@@ -453,4 +453,107 @@ fn sessions_of_a_node_that_is_gone_are_adopted() {
     );
 
     assert!(nodes.took(B, "s").is_empty());
+}
+
+/// Who retains, at each node.
+const RETAINERS: [&str; 2] = ["of-a", "of-b"];
+
+/// A publisher at a node retains something; whether it has its PUBACK.
+fn retains(nodes: &mut Nodes, at: usize, id: u16, topic: &str, text: &str) -> bool {
+    nodes.send(at, RETAINERS[at], &format!("publish t={topic} q=1 id={id} r=1 p={text}"));
+    nodes.rigs[at].commit();
+    if nodes.linked {
+        nodes.commit();
+    }
+    let took = nodes.took(at, RETAINERS[at]);
+    assert!(took.len() < 2, "{took:?}");
+    took.iter().any(|packet| packet.starts_with(&format!("puback {id}")))
+}
+
+/// What somebody who subscribes at a node finds.
+fn finds(nodes: &mut Nodes, at: usize, name: &str, filter: &str) -> Vec<String> {
+    nodes.send(at, name, &format!("connect id={name} v=5"));
+    nodes.took(at, name);
+    nodes.send(at, name, &format!("subscribe id=1 f={filter}"));
+    let took = nodes.took(at, name);
+    let mut found: Vec<_> = took.into_iter().filter(|packet| packet.starts_with("publish")).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn what_is_retained_is_found_at_both_nodes() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.publisher(A, RETAINERS[A]);
+    assert!(retains(&mut nodes, A, 1, "r/a", "one"));
+    assert!(retains(&mut nodes, A, 2, "r/b", "two"));
+    let found = finds(&mut nodes, B, "x", "r/+");
+    assert_eq!(found.len(), 2, "{found:?}");
+    nodes.publisher(B, RETAINERS[B]);
+    assert!(retains(&mut nodes, B, 3, "r/a", ""));
+    let found = finds(&mut nodes, A, "y", "r/+");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("two"), "{found:?}");
+}
+
+#[test]
+fn who_retains_waits_for_a_member_that_is_out_of_reach_until_it_knows_or_is_out() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.publisher(A, RETAINERS[A]);
+    nodes.unlink();
+    assert!(!retains(&mut nodes, A, 1, "r/a", "one"), "B serves, and does not know");
+    nodes.link();
+    nodes.commit();
+    assert_eq!(nodes.took(A, RETAINERS[A]).len(), 1);
+    assert_eq!(finds(&mut nodes, B, "x", "r/+").len(), 1);
+    nodes.send(B, "x", "disconnect");
+
+    nodes.unlink();
+    assert!(!retains(&mut nodes, A, 2, "r/a", "two"));
+    nodes.waits(false);
+    assert_eq!(nodes.took(A, RETAINERS[A]).len(), 1, "B does not serve");
+    assert!(retains(&mut nodes, A, 3, "r/a", "three"));
+}
+
+#[test]
+fn two_sides_are_the_same_when_a_partition_has_healed() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.publisher(A, RETAINERS[A]);
+    nodes.publisher(B, RETAINERS[B]);
+    for (id, topic) in [(1, "r/old"), (2, "r/both"), (3, "r/cleared")] {
+        assert!(retains(&mut nodes, A, id, topic, "before"));
+    }
+    nodes.unlink();
+    nodes.waits(false);
+    assert!(retains(&mut nodes, A, 4, "r/a", "of-a"));
+    assert!(retains(&mut nodes, B, 4, "r/b", "of-b"));
+    assert!(retains(&mut nodes, A, 5, "r/both", "earlier"));
+    nodes.rigs[B].wait_us(5_000);
+    assert!(retains(&mut nodes, B, 5, "r/both", "later"));
+    assert!(retains(&mut nodes, B, 6, "r/cleared", ""));
+    nodes.link();
+    nodes.commit();
+    let found = finds(&mut nodes, A, "x", "r/#");
+    assert_eq!(found, finds(&mut nodes, B, "y", "r/#"));
+    assert_eq!(found.len(), 4, "{found:?}");
+    let both: Vec<_> = found.iter().filter(|packet| packet.contains("r/both")).collect();
+    assert!(both[0].contains("later"), "{both:?}");
+    // What was not touched was not sent again but with what is as old.
+    assert!(nodes.rigs[A].count("retained_caught_up") <= 4);
+}
+
+#[test]
+fn a_node_knows_its_view_when_it_knows_what_others_retained() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.view(1, &[A, B]);
+    assert_eq!(nodes.rigs[B].shard().settled_in(), Some(1));
+    nodes.unlink();
+    assert_eq!(nodes.rigs[B].shard().settled_in(), None);
+    nodes.link();
+    nodes.commit();
+    assert_eq!(nodes.rigs[B].shard().settled_in(), Some(1));
 }

@@ -245,7 +245,7 @@ mod tests {
     struct Nobody;
 
     impl Site for Nobody {
-        async fn up(&self, peer: PeerId, _: u8, _: Sender) -> bool {
+        async fn up(&self, peer: PeerId, _: (u8, u32), _: Sender) -> bool {
             panic!("{peer:?} is up")
         }
 

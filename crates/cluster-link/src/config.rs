@@ -6,8 +6,8 @@ use ferrule_cluster::PeerId;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
-/// The versions of the protocol after the handshake that this program speaks.
-pub const VERSIONS: RangeInclusive<u32> = 1..=1;
+/// The versions of the protocol after the handshake that this program speaks. 2: retained messages of other nodes.
+pub const VERSIONS: RangeInclusive<u32> = 1..=2;
 
 /// What a node is among the others.
 #[derive(Debug)]

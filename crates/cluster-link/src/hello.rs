@@ -21,6 +21,8 @@ pub(crate) struct Other {
     pub(crate) name: String,
     pub(crate) shards: u8,
     pub(crate) link: u64,
+    /// That both speak.
+    pub(crate) version: u32,
 }
 
 /// Why a link does not come about; told to both sides.
@@ -170,9 +172,9 @@ impl<'a> Handshake<'a> {
         let hello =
             Hello::decode(hello.clone()).map_err(|_| Refusal::Malformed("its Hello cannot be read"))?;
         let (theirs, ours) = (hello.version_min..=hello.version_max, self.config.versions.clone());
-        if spoken(&theirs, &ours).is_none() {
+        let Some(version) = spoken(&theirs, &ours) else {
             return Err(Refusal::Version { theirs, ours });
-        }
+        };
         if hello.cluster != self.config.cluster {
             return Err(Refusal::Cluster {
                 theirs: shown(&hello.cluster),
@@ -188,6 +190,7 @@ impl<'a> Handshake<'a> {
             name: shown(&hello.name),
             shards: shards.ok_or(Refusal::Malformed("it has no shards, or too many"))?,
             link: hello.link,
+            version,
         };
         Ok((other, hello.you.map(PeerId::from)))
     }
@@ -311,7 +314,10 @@ mod tests {
         let (a, b) = (config(1, "c", 1..=2), config(2, "c", 2..=3));
         let (accepted, dialled) = meet(&a, &b, id(2, 7));
         let (accepted, dialled) = (accepted.unwrap(), dialled.unwrap());
-        assert_eq!(accepted.other, Other { id: id(1, 7), name: "a b".into(), shards: 2, link: 5 });
+        assert_eq!(
+            accepted.other,
+            Other { id: id(1, 7), name: "a b".into(), shards: 2, link: 5, version: 1 }
+        );
         assert_eq!(dialled.other.id, id(2, 7));
         accepted.check_dialler(&dialled.dialler()).unwrap();
         dialled.check_accepter(&accepted.accepter()).unwrap();

@@ -80,9 +80,9 @@ pub struct Parcels {
 
 /// What links are for. All of it is called on the runtime's threads.
 pub trait Site: Send + Sync + 'static {
-    /// Both streams to a peer with so many shards are up. Nothing of the link is delivered before this returns; false: it is not wanted, and
+    /// Both streams to a peer with so many shards are up, and this version of the protocol is spoken. Nothing of the link is delivered before this returns; false: it is not wanted, and
     /// closed without [`Site::down`]. Always run to its end, also when the link ends meanwhile.
-    fn up(&self, peer: PeerId, shards: u8, to: Sender) -> impl Future<Output = bool> + Send;
+    fn up(&self, peer: PeerId, speaks: (u8, u32), to: Sender) -> impl Future<Output = bool> + Send;
 
     /// The link has ended: nothing of it is delivered after this is called, and no new one to this node comes up before it has returned.
     fn down(&self, peer: PeerId) -> impl Future<Output = ()> + Send;

@@ -109,7 +109,7 @@ impl<S: Site> Inner<S> {
             (&data.outlet, self.config.data_max),
             Arc::clone(&ending),
         );
-        if !self.site.up(other.id, other.shards, sender).await {
+        if !self.site.up(other.id, (other.shards, other.version), sender).await {
             self.release(other.id, &ending);
             return Err((Refusal::NotWanted, control, data));
         }

@@ -148,7 +148,7 @@ impl Driver {
             Deed::Tell(order, peer) => {
                 let sender = peer.and_then(|peer| self.senders.get(&peer));
                 for post in &self.posts {
-                    let is_link = matches!(order, Order::Linked(_));
+                    let is_link = matches!(order, Order::Linked(..));
                     let lane =
                         sender.filter(|_| is_link).cloned().map(|to| Box::new(ToPeer(to)) as Box<dyn Lane>);
                     post.put(Letter::Order(order, lane));
@@ -256,10 +256,10 @@ impl Driver {
     fn link(&mut self, event: Event) {
         let now_us = boot_us();
         match event {
-            Event::Up { peer, shards, to, wanted } => {
+            Event::Up { peer, shards, version, to, wanted } => {
                 self.senders.insert(peer, to);
-                let up = self.site.link_up(peer, shards, now_us);
-                tracing::debug!(?peer, shards, up, "link");
+                let up = self.site.link_up(peer, (shards, version), now_us);
+                tracing::debug!(?peer, shards, version, up, "link");
                 if up {
                     let first = self.site.index(peer, 0).unwrap_or_default();
                     let shards = ferrule_cluster::Shards { first, count: shards };

@@ -17,6 +17,8 @@ pub(crate) enum Event {
     Up {
         peer: PeerId,
         shards: u16,
+        /// Of the protocol.
+        version: u32,
         to: Sender,
         wanted: oneshot::Sender<bool>,
     },
@@ -58,9 +60,9 @@ impl Office {
 }
 
 impl ferrule_cluster_link::Site for Office {
-    async fn up(&self, peer: PeerId, shards: u8, to: Sender) -> bool {
+    async fn up(&self, peer: PeerId, (shards, version): (u8, u32), to: Sender) -> bool {
         let (wanted, answer) = oneshot::channel();
-        let event = Event::Up { peer, shards: shards.into(), to, wanted };
+        let event = Event::Up { peer, shards: shards.into(), version, to, wanted };
         self.events.send(event).is_ok() && answer.await.unwrap_or(false)
     }
 

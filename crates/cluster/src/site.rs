@@ -38,8 +38,8 @@ pub enum Word {
 /// What each of our shards is told, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// A link to it is up, with nothing of an earlier one on its way: it is to be sent everything.
-    Linked(Shards),
+    /// A link to it is up, on which this version of the protocol is spoken, with nothing of an earlier one on its way: it is to be sent everything.
+    Linked(Shards, u32),
     /// What is for it leads nowhere.
     Unlinked(Shards),
     /// SUBACKs wait for it from now on: to be confirmed.
@@ -87,6 +87,8 @@ struct Known {
     gone: bool,
     /// Our shards have been told of a link to it.
     linked: bool,
+    /// Of the protocol, on its last link.
+    version: u32,
 }
 
 /// This node, for those who drive it.
@@ -178,9 +180,9 @@ impl Site {
         self.settle();
     }
 
-    /// A link to a node with so many shards is up in both directions. False: it is of no use. One of the two is no member any more, or
+    /// A link to a node with so many shards, on which this version of the protocol is spoken, is up in both directions. False: it is of no use. One of the two is no member any more, or
     /// all indices are used up.
-    pub fn link_up(&mut self, id: PeerId, count: u16, now_us: u64) -> bool {
+    pub fn link_up(&mut self, id: PeerId, (count, version): (u16, u32), now_us: u64) -> bool {
         let shards = self.known.get(&id).and_then(|known| known.shards);
         let shards = shards.unwrap_or(Shards { first: self.next, count });
         let Some(next) = shards.first.checked_add(shards.count).filter(|_| shards.count == count) else {
@@ -188,7 +190,7 @@ impl Site {
         };
         // Its routes are sent by the indices that it has.
         let known = self.known.entry(id).or_default();
-        known.shards = Some(shards);
+        (known.shards, known.version) = (Some(shards), version);
         let is_of_use = self.node.link_up(id, now_us);
         if is_of_use {
             self.next = self.next.max(next);
@@ -290,7 +292,8 @@ impl Site {
         match action {
             Action::Send(id, message) => self.deeds.push(Deed::Send(id, message)),
             Action::SendRoutes(id) => {
-                let order = shards_of(&id).map(Order::Linked);
+                let version = self.known.get(&id).map_or(0, |known| known.version);
+                let order = shards_of(&id).map(|shards| Order::Linked(shards, version));
                 self.deeds.extend(order.map(|order| Deed::Tell(order, Some(id))));
                 if let Some(known) = self.known.get_mut(&id) {
                     known.linked |= order.is_some();

@@ -15,7 +15,7 @@
 //! for it.
 
 use crate::Inbox;
-use ferrule_broker::{Hook, Shard};
+use ferrule_broker::{Hook, Shard, Speaks};
 use ferrule_cluster::{Gate, Order, Shards, Word};
 use ferrule_store::{Now, Store};
 use std::any::Any;
@@ -156,13 +156,16 @@ impl Abroad {
     ) {
         let each = |shards: Shards| shards.first..shards.first + shards.count;
         match order {
-            Order::Linked(shards) => {
+            Order::Linked(shards, version) => {
                 // Indices are given in order, to all workers alike.
                 while shard.peers() < usize::from(shards.first + shards.count) && shard.add_peer().is_some() {
                 }
                 self.neighbours.retain(|(known, _)| *known != shards);
                 self.neighbours.extend(lane.map(|lane| (shards, lane)));
-                each(shards).for_each(|peer| shard.peer_linked(peer, now));
+                each(shards).for_each(|peer| {
+                    let speaks = Speaks { version, first: peer == shards.first };
+                    shard.peer_linked(peer, speaks, now);
+                });
             }
             Order::Unlinked(shards) => {
                 self.neighbours.retain(|(known, _)| *known != shards);

@@ -44,8 +44,8 @@ enum S {
     SubscriptionDelete,
     InflightPut,
     InflightDelete,
-    RetainPut,
-    RetainDelete,
+    Retain,
+    RetainForget,
     StatePut,
     StateDelete,
     MetaPut,
@@ -106,10 +106,13 @@ const STATEMENTS: [&str; 20] = [
      ON CONFLICT (session, side, packet_id) DO UPDATE SET record = excluded.record",
     "DELETE FROM {s}.inflight AS t USING unnest($1::INT8[], $2::INT4[], $3::INT4[]) AS u(session, side, packet_id)
      WHERE t.session = u.session AND t.side = u.side AND t.packet_id = u.packet_id",
-    "INSERT INTO {s}.retained (digest, topic, record)
-     SELECT * FROM unnest($1::BYTEA[], $2::BYTEA[], $3::BYTEA[]) AS u
-     ON CONFLICT (digest) DO UPDATE SET record = excluded.record",
-    "DELETE FROM {s}.retained WHERE digest = ANY($1::BYTEA[])",
+    "INSERT INTO {s}.retained AS t (digest, topic, stamp, record)
+     SELECT * FROM unnest($1::BYTEA[], $2::BYTEA[], $3::INT8[], $4::BYTEA[]) AS u
+     ON CONFLICT (digest) DO UPDATE SET stamp = excluded.stamp, record = excluded.record
+     WHERE (excluded.stamp, excluded.record) > (t.stamp, t.record)",
+    // A few at a time: as many as there come are gone again, and no more are there than a day has.
+    "DELETE FROM {s}.retained WHERE digest IN (
+         SELECT digest FROM {s}.retained WHERE record = '' AND stamp < $1::INT8 ORDER BY stamp LIMIT 200)",
     "INSERT INTO {s}.state (node, rule, digest, key, value)
      SELECT $1::INT4, u.rule, u.digest, u.key, u.value
      FROM unnest($2::INT8[], $3::BYTEA[], $4::BYTEA[], $5::BYTEA[]) AS u(rule, digest, key, value)
@@ -252,6 +255,19 @@ fn taken(node: &str) -> DbError {
 /// SQL's integers are signed. Numbers of rows, rules and bodies have 63 bits; only an open end is more.
 fn sql(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// How long a shared store remembers that a topic was cleared, as a difference of stamps: a day (a stamp's upper 42 bits are milliseconds).
+const CLEARED_FOR: u64 = 86_400_000 << 22;
+
+/// A stamp, which takes all 64 bits, as a number that the server orders likewise.
+fn ordered(stamp: u64) -> i64 {
+    (stamp ^ 1 << 63) as i64
+}
+
+/// And back.
+fn stamp(ordered: i64) -> u64 {
+    ordered as u64 ^ 1 << 63
 }
 
 /// What names are keyed by: an index takes no more than 2,700 bytes, a topic may have 65,535.
@@ -414,17 +430,20 @@ impl Who {
             ];
             script.push(S::InflightDelete, columns);
         }
-        let (puts, deletes) = split(&net.retained);
-        if !puts.is_empty() {
+        let retained: Vec<_> = net.retained.iter().collect();
+        if !retained.is_empty() {
             let columns: Vec<Column<'a>> = vec![
-                column(&puts, |p| digest(p.0.as_bytes())),
-                column(&puts, |p| p.0.as_bytes()),
-                column(&puts, |p| p.1),
+                column(&retained, |r| digest(r.0.as_bytes())),
+                column(&retained, |r| r.0.as_bytes()),
+                column(&retained, |r| ordered(r.1.0)),
+                column(&retained, |r| &r.1.1[..]),
             ];
-            script.push(S::RetainPut, columns);
+            script.push(S::Retain, columns);
         }
-        if !deletes.is_empty() {
-            script.push(S::RetainDelete, vec![column(&deletes, |d| digest(d.as_bytes()))]);
+        let cleared = retained.iter().filter(|r| r.1.1.is_empty()).map(|r| r.1.0).max();
+        if let Some(newest) = cleared {
+            let day: Column<'a> = Box::new(ordered(newest.saturating_sub(CLEARED_FOR)));
+            script.push(S::RetainForget, vec![day]);
         }
         let (puts, deletes) = split(&net.state);
         if !puts.is_empty() {
@@ -675,8 +694,9 @@ impl Db {
         );
         let row = self.client.query_one(&sql, &[&first, &last]).await?;
         restored.last_session = row.try_get::<_, i64>(0)? as u64;
-        for row in self.client.query(&format!("SELECT topic, record FROM {s}.retained"), &[]).await? {
-            restored.retained.push((text(&row, 0)?, blob(&row, 1)?));
+        for row in self.client.query(&format!("SELECT topic, stamp, record FROM {s}.retained"), &[]).await? {
+            let stamp = stamp(row.try_get(1)?);
+            restored.retained.push((text(&row, 0)?, stamp, blob(&row, 2)?));
         }
         let sql = format!("SELECT rule, key, value FROM {s}.state WHERE node = $1::INT4");
         for row in self.client.query(&sql, &[&me]).await? {

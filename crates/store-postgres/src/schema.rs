@@ -8,7 +8,7 @@
 //! | `subscription`, `inflight` | what is a session's |
 //! | `queue_row` | rows by (node, queue, seq); `node` is 0 for queues of sessions. `shared` of `body_node` names a body |
 //! | `body` | bodies that several rows hold, with their number; one without rows is removed with a later commit |
-//! | `retained` | everyone's |
+//! | `retained` | everyone's; of a topic the highest `stamp` wins, and an empty record says that it was cleared |
 //! | `state`, `meta` | a node's |
 //! | `cluster_view`, `cluster_member` | who is a member of the cluster (`members.rs`) |
 //!
@@ -65,6 +65,9 @@ const UPGRADES: &[&str] = &["
 ", "
     ALTER TABLE {s}.session ADD COLUMN IF NOT EXISTS client BYTEA;
     CREATE UNIQUE INDEX IF NOT EXISTS session_by_client ON {s}.session (client);
+", "
+    ALTER TABLE {s}.retained ADD COLUMN IF NOT EXISTS stamp INT8 NOT NULL DEFAULT -9223372036854775808;
+    CREATE INDEX IF NOT EXISTS retained_cleared ON {s}.retained (stamp) WHERE record = '';
 "];
 
 /// What another node makes at the same moment: `IF NOT EXISTS` does not see what is not committed yet, and then meets a unique
@@ -143,10 +146,11 @@ async fn attempt(client: &Client, schema: &str) -> Result<(), UpgradeError> {
     loop {
         let found = client.query_opt(&read, &[]).await?;
         let version: i32 = found.map_or(Ok(0), |row| row.try_get(0))?;
-        if version > VERSION {
+        // One release may run with the tables of the next: entries add, and nothing that is there gets another meaning.
+        if version > VERSION + 1 {
             return Err(UpgradeError::Newer(version));
         }
-        if version == VERSION {
+        if version >= VERSION {
             return Ok(());
         }
         client

@@ -387,7 +387,7 @@ impl Db {
                 .query_map([], |r| Ok((SessionId(r.get::<_, i64>(0)? as u64), r.get(1)?, blob(r, 2)?)))?
                 .collect::<Result<_, _>>()?,
             retained: all("SELECT topic, record FROM retained ORDER BY topic")?
-                .query_map([], |r| Ok((r.get(0)?, blob(r, 1)?)))?
+                .query_map([], |r| Ok((r.get(0)?, 0, blob(r, 1)?)))?
                 .collect::<Result<_, _>>()?,
             state: all("SELECT rule, key, value FROM state ORDER BY rule, key")?
                 .query_map([], |r| Ok((r.get::<_, i64>(0)? as u64, blob(r, 1)?, blob(r, 2)?)))?

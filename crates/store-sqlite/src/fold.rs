@@ -67,16 +67,17 @@ pub(crate) fn apply(
             )?,
         }
     }
-    for (topic, record) in &net.retained {
-        match record {
-            Some(record) => fold.run(
+    // One node's: what comes last is the latest.
+    for (topic, (_, record)) in &net.retained {
+        match record.is_empty() {
+            false => fold.run(
                 "INSERT INTO retained VALUES (?1, ?2, ferrule_sum(?1, ?2))
                  ON CONFLICT DO UPDATE SET record = excluded.record, sum = excluded.sum",
                 params![topic, &record[..]],
             )?,
-            None => fold.run("DELETE FROM retained WHERE topic = ?1", params![topic])?,
+            true => fold.run("DELETE FROM retained WHERE topic = ?1", params![topic])?,
         }
-        fold.bytes += record.as_ref().map_or(0, Bytes::len);
+        fold.bytes += record.len();
     }
     for ((rule, key), value) in &net.state {
         match value {

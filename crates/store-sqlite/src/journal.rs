@@ -263,12 +263,12 @@ fn encode(op: &Op, known: &mut HashSet<BodyId>, out: &mut Vec<u8>) {
             out.push(side_to_byte(*side));
             put_number(out, u64::from(*packet_id));
         }
-        Op::RetainPut { topic, record } => {
+        Op::RetainPut { topic, stamp: _, record } => {
             out.push(tag::RETAIN_PUT);
             put_bytes(out, topic.as_bytes());
             put_bytes(out, record);
         }
-        Op::RetainDelete { topic } => {
+        Op::RetainDelete { topic, stamp: _ } => {
             out.push(tag::RETAIN_DELETE);
             put_bytes(out, topic.as_bytes());
         }
@@ -397,8 +397,8 @@ fn decode(input: &mut &[u8], known: &mut HashMap<BodyId, Bytes>) -> Option<Op> {
             side: side_from_byte(byte(input)?)?,
             packet_id: u16::try_from(number(input)?).ok()?,
         },
-        tag::RETAIN_PUT => Op::RetainPut { topic: text(input)?, record: blob(input)? },
-        tag::RETAIN_DELETE => Op::RetainDelete { topic: text(input)? },
+        tag::RETAIN_PUT => Op::RetainPut { topic: text(input)?, stamp: 0, record: blob(input)? },
+        tag::RETAIN_DELETE => Op::RetainDelete { topic: text(input)?, stamp: 0 },
         tag::STATE_PUT => Op::StatePut { rule: number(input)?, key: blob(input)?, value: blob(input)? },
         tag::STATE_DELETE => Op::StateDelete { rule: number(input)?, key: blob(input)? },
         tag::META_PUT => Op::MetaPut { key: text(input)?, value: blob(input)? },
@@ -455,8 +455,8 @@ mod tests {
             Op::SubscriptionDelete { session, filter: "ä/#".into() },
             Op::InflightPut { session, side: Side::Inbound, packet_id: 65_535, record: b(b"i") },
             Op::InflightDelete { session, side: Side::Outbound, packet_id: 1 },
-            Op::RetainPut { topic: "t".into(), record: b(b"r") },
-            Op::RetainDelete { topic: "t".into() },
+            Op::RetainPut { topic: "t".into(), stamp: 0, record: b(b"r") },
+            Op::RetainDelete { topic: "t".into(), stamp: 0 },
             Op::StatePut { rule: i64::MAX as u64, key: b(b"k"), value: b(b"v") },
             Op::StateDelete { rule: 0, key: b(b"") },
             Op::MetaPut { key: "id".into(), value: b(b"x") },

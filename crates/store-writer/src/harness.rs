@@ -12,6 +12,7 @@ use ferrule_store::{
 use proptest::prelude::*;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,12 @@ impl Rng {
     }
 }
 
+/// Of a retained message: each later than the one before.
+fn next_stamp() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 /// A session of the first node, of a store that several share.
 pub fn session(number: u64) -> SessionId {
     SessionId(SESSIONS + number)
@@ -124,7 +131,10 @@ pub fn session(number: u64) -> SessionId {
 
 /// Without what only a store has that several nodes share.
 pub fn own(restored: Restored) -> Restored {
-    Restored { epochs: Vec::new(), first_session: 0, last_session: 0, ..restored }
+    // Nor does such a store keep what a topic was cleared by, and by which stamp it was set.
+    let kept = restored.retained.into_iter().filter(|(_, _, record)| !record.is_empty());
+    let retained = kept.map(|(topic, _, record)| (topic, 0, record)).collect();
+    Restored { epochs: Vec::new(), first_session: 0, last_session: 0, retained, ..restored }
 }
 
 pub fn queues() -> [QueueId; 3] {
@@ -162,8 +172,11 @@ pub fn random_op(rng: &mut Rng) -> Op {
         14 => Op::SubscriptionPut { session, filter, record },
         15 => Op::InflightPut { session, side, packet_id, record },
         16 => Op::InflightDelete { session, side, packet_id },
-        17 => Op::RetainPut { topic: filter, record },
-        18 if rng.below(2) == 0 => Op::RetainDelete { topic: filter },
+        17 => {
+            let record = Bytes::from([b"r", &record[..]].concat());
+            Op::RetainPut { topic: filter, stamp: next_stamp(), record }
+        }
+        18 if rng.below(2) == 0 => Op::RetainDelete { topic: filter, stamp: next_stamp() },
         18 => Op::StateDelete { rule: rng.below(2), key },
         _ if rng.below(2) == 0 => Op::StatePut { rule: rng.below(2), key, value: record },
         _ => Op::MetaPut { key: filter, value: record },

@@ -26,8 +26,8 @@ pub struct Net {
     pub subscriptions: BTreeMap<(SessionId, Box<str>), Option<Bytes>>,
     /// By session, side and packet id.
     pub inflight: BTreeMap<(SessionId, Side, u16), Option<Bytes>>,
-    /// By topic.
-    pub retained: BTreeMap<Box<str>, Option<Bytes>>,
+    /// By topic: stamp and record, which is empty where it is cleared.
+    pub retained: BTreeMap<Box<str>, (u64, Bytes)>,
     /// By rule and key.
     pub state: BTreeMap<(u64, Bytes), Option<Bytes>>,
     /// By name.
@@ -74,11 +74,11 @@ impl Net {
             Op::InflightDelete { session, side, packet_id } => {
                 self.inflight.insert((session, side, packet_id), None);
             }
-            Op::RetainPut { topic, record } => {
-                self.retained.insert(topic, Some(record));
+            Op::RetainPut { topic, stamp, record } => {
+                self.retained.insert(topic, (stamp, record));
             }
-            Op::RetainDelete { topic } => {
-                self.retained.insert(topic, None);
+            Op::RetainDelete { topic, stamp } => {
+                self.retained.insert(topic, (stamp, Bytes::new()));
             }
             Op::StatePut { rule, key, value } => {
                 self.state.insert((rule, key), Some(value));

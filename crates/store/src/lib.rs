@@ -197,8 +197,8 @@ pub struct Restored {
     pub subscriptions: Vec<(SessionId, Box<str>, Bytes)>,
     /// In-flight packet ids of those sessions.
     pub inflight: Vec<(SessionId, Side, u16, Bytes)>,
-    /// Retained messages: (topic, record).
-    pub retained: Vec<(Box<str>, Bytes)>,
+    /// Retained messages: (topic, stamp, record). Of a store that is one node's alone the stamp is 0. An empty record: the topic was cleared.
+    pub retained: Vec<(Box<str>, u64, Bytes)>,
     /// What each non-empty queue holds.
     pub queues: Vec<QueueSummary>,
     /// Rules' state: (rule, key, value).

@@ -40,7 +40,8 @@ struct State {
     owners: BTreeMap<SessionId, (u32, u64)>,
     subscriptions: BTreeMap<(SessionId, Box<str>), Bytes>,
     inflight: BTreeMap<(SessionId, Side, u16), Bytes>,
-    retained: BTreeMap<Box<str>, Bytes>,
+    /// Stamp and record, which is empty where the topic was cleared.
+    retained: BTreeMap<Box<str>, (u64, Bytes)>,
     state: BTreeMap<(u32, u64, Bytes), Bytes>,
     meta: BTreeMap<(u32, Box<str>), Bytes>,
     /// Its number, and its members: whether they are live.
@@ -265,7 +266,7 @@ impl MemoryStore {
             Some(session) => self.node == 0 || ours.contains(&session),
             None => node == self.node,
         });
-        restored.retained = s.retained.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        restored.retained = s.retained.iter().map(|(k, (stamp, v))| (k.clone(), *stamp, v.clone())).collect();
         let state = s.state.iter().filter(|((node, ..), _)| *node == self.node);
         restored.state = state.map(|((_, rule, k), v)| (*rule, k.clone(), v.clone())).collect();
         let meta = s.meta.iter().filter(|((node, _), _)| *node == self.node);
@@ -315,6 +316,13 @@ impl Store for MemoryStore {
 }
 
 impl State {
+    fn retain(&mut self, topic: Box<str>, new: (u64, Bytes)) {
+        let kept = self.retained.entry(topic).or_default();
+        if *kept < new {
+            *kept = new;
+        }
+    }
+
     fn epochs(&self, node: u32) -> BTreeMap<SessionId, u64> {
         self.owners
             .iter()
@@ -440,8 +448,8 @@ impl State {
             Op::InflightDelete { session, side, packet_id } => {
                 self.inflight.remove(&(session, side, packet_id));
             }
-            Op::RetainPut { topic, record } => drop(self.retained.insert(topic, record)),
-            Op::RetainDelete { topic } => drop(self.retained.remove(&topic)),
+            Op::RetainPut { topic, stamp, record } => self.retain(topic, (stamp, record)),
+            Op::RetainDelete { topic, stamp } => self.retain(topic, (stamp, Bytes::new())),
             Op::StatePut { rule, key, value } => drop(self.state.insert((node, rule, key), value)),
             Op::StateDelete { rule, key } => drop(self.state.remove(&(node, rule, key))),
             Op::MetaPut { key, value } => drop(self.meta.insert((node, key), value)),

@@ -167,13 +167,18 @@ pub enum Op {
     RetainPut {
         /// Topic name.
         topic: Box<str>,
-        /// [`crate::record::Retained`].
+        /// Where several nodes share a store the highest stamp of a topic wins, and of two that are equal the record that compares higher: an
+        /// op that comes late does nothing. A store that is one node's may leave them out.
+        stamp: u64,
+        /// [`crate::record::Retained`]; not empty.
         record: Bytes,
     },
     /// Clears the retained message of a topic.
     RetainDelete {
         /// Topic name.
         topic: Box<str>,
+        /// As above; a shared store remembers it, so that an older message that comes late does not bring the topic back.
+        stamp: u64,
     },
     /// Sets a rule's state for a key.
     StatePut {
@@ -230,8 +235,8 @@ impl Op {
                 Self::SessionPut { record, .. } | Self::InflightPut { record, .. } => record.len(),
                 Self::SubscriptionPut { filter, record, .. } => filter.len() + record.len(),
                 Self::SubscriptionDelete { filter, .. } => filter.len(),
-                Self::RetainPut { topic, record } => topic.len() + record.len(),
-                Self::RetainDelete { topic } => topic.len(),
+                Self::RetainPut { topic, record, .. } => topic.len() + record.len(),
+                Self::RetainDelete { topic, .. } => topic.len(),
                 Self::StatePut { key, value, .. } => key.len() + value.len(),
                 Self::StateDelete { key, .. } => key.len(),
                 Self::MetaPut { key, value } => key.len() + value.len(),

@@ -76,7 +76,7 @@ impl Seen {
 }
 
 impl Site for Seen {
-    async fn up(&self, peer: PeerId, shards: u8, to: Sender) -> bool {
+    async fn up(&self, peer: PeerId, (shards, _): (u8, u32), to: Sender) -> bool {
         assert_eq!(shards, 2);
         if !self.welcome.load(Ordering::SeqCst) {
             return false;

@@ -7,7 +7,7 @@
 mod keepers;
 
 use crate::rig::{Rig, limits};
-use ferrule_broker::Place;
+use ferrule_broker::{Place, Speaks};
 use ferrule_cluster::{
     Config, Deed, Member, Message, NodeId, Order, PeerId, Shards, Site, State, View, Word,
 };
@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 pub(crate) const NODES: u64 = 3;
 pub(crate) const SHARDS: u16 = 2;
+/// Of the protocol.
+const VERSION: u32 = 2;
 /// Trouble lasts so long; then everything heals.
 pub(crate) const TROUBLE_US: u64 = 20_000_000;
 pub(crate) const CALM_US: u64 = 30_000_000;
@@ -669,7 +671,7 @@ impl World {
         let Some(process) = self.process(at) else { return };
         process.links.insert(peer, link);
         let clock_us = process.clock(now_us);
-        if !process.site.link_up(peer, SHARDS, clock_us) {
+        if !process.site.link_up(peer, (SHARDS, VERSION), clock_us) {
             process.links.remove(&peer);
             self.break_link(link);
         }
@@ -713,7 +715,7 @@ impl World {
             Deed::Tell(order, id) => {
                 self.say(|| format!("{at:?}: {order:?} {id:?}"));
                 let Some(process) = self.process(at) else { return };
-                if let (Order::Linked(shards), Some(id)) = (order, id) {
+                if let (Order::Linked(shards, _), Some(id)) = (order, id) {
                     process.peers.insert(id, shards);
                 }
                 let me = process.site.me();
@@ -778,7 +780,7 @@ impl World {
                 let worker = &mut process.workers[index];
                 worker.me[1] = Some(*me);
                 match (order, link) {
-                    (Order::Linked(_), Some((peer, link))) => drop(worker.lanes.insert(*peer, *link)),
+                    (Order::Linked(..), Some((peer, link))) => drop(worker.lanes.insert(*peer, *link)),
                     (Order::Unlinked(peers), _) => {
                         let gone = process.peers.iter().find(|(_, its)| *its == peers).map(|(id, _)| *id);
                         gone.and_then(|gone| worker.lanes.remove(&gone));
@@ -789,7 +791,7 @@ impl World {
             let rig = &mut process.rig.shards[index];
             match item {
                 Item::Parcels(from, bytes) => assert_eq!(rig.parcels(from, &bytes, now), Ok(bytes.len())),
-                Item::Order(Order::Linked(peers), ..) => {
+                Item::Order(Order::Linked(peers, version), ..) => {
                     while process.rig.abroad < peers.first - SHARDS + peers.count {
                         process.rig.abroad += 1;
                     }
@@ -798,7 +800,9 @@ impl World {
                     while rig.peers() < usize::from(peers.first + peers.count) {
                         assert!(rig.add_peer().is_some_and(of));
                     }
-                    (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_linked(peer, now));
+                    for peer in peers.first..peers.first + peers.count {
+                        rig.peer_linked(peer, Speaks { version, first: peer == peers.first }, now);
+                    }
                 }
                 Item::Order(Order::Unlinked(peers), ..) => {
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_unlinked(peer, now));

@@ -49,7 +49,7 @@ fn nodes_share_a_schema() {
             Op::SubscriptionPut { session, filter: format!("f/{n}").into(), record: b(b"s") },
             Op::StatePut { rule: 1, key: b(b"k"), value: vec![n as u8].into() },
             Op::MetaPut { key: "m".into(), value: vec![n as u8].into() },
-            Op::RetainPut { topic: format!("t/{n}").into(), record: b(b"r") },
+            Op::RetainPut { topic: format!("t/{n}").into(), stamp: n, record: b(b"r") },
         ]
     };
     let (first, second) = (place.node("one"), place.node("two"));

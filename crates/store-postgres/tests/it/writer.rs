@@ -54,7 +54,7 @@ fn names_may_be_long_and_strange() {
     for name in &names {
         let record = Bytes::from_static(b"\0record");
         client.commit(vec![
-            Op::RetainPut { topic: name.clone(), record: record.clone() },
+            Op::RetainPut { topic: name.clone(), stamp: u64::MAX, record: record.clone() },
             Op::SubscriptionPut { session, filter: name.clone(), record: record.clone() },
             Op::StatePut { rule: u64::MAX >> 1, key: name.as_bytes().to_vec().into(), value: record },
         ]);

@@ -69,7 +69,7 @@ impl Writing {
             }
             8 => {
                 self.put(format!("retained {name}"), Some(record.to_vec()));
-                Op::RetainPut { topic: name, record }
+                Op::RetainPut { topic: name, stamp: 0, record }
             }
             _ => {
                 self.put(format!("state {name}"), Some(record.to_vec()));
@@ -87,7 +87,9 @@ fn found(restored: &Restored, client: &mut Client) -> BTreeMap<String, Vec<u8>> 
         }
     }
     all.extend(restored.sessions.iter().map(|(id, record)| (format!("session {}", id.0), record.to_vec())));
-    all.extend(restored.retained.iter().map(|(name, record)| (format!("retained {name}"), record.to_vec())));
+    all.extend(
+        restored.retained.iter().map(|(name, _, record)| (format!("retained {name}"), record.to_vec())),
+    );
     let state = restored.state.iter();
     all.extend(
         state.map(|(_, key, value)| (format!("state {}", String::from_utf8_lossy(key)), value.to_vec())),

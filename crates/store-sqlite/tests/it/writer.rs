@@ -139,7 +139,7 @@ fn golden_batches(version: u32) -> [Vec<Op>; 2] {
             Op::SessionPut { session, record: b(b"session") },
             Op::SubscriptionPut { session, filter: format!("a/{n}").into(), record: b(b"subscription") },
             Op::InflightPut { session, side: Side::Outbound, packet_id: n as u16, record: b(b"inflight") },
-            Op::RetainPut { topic: format!("t/{n}").into(), record: b(b"retained") },
+            Op::RetainPut { topic: format!("t/{n}").into(), stamp: 0, record: b(b"retained") },
             Op::StatePut { rule: n, key: b(b"key"), value: b(b"value") },
             Op::MetaPut { key: format!("m/{n}").into(), value: b(b"meta") },
         ]
