@@ -128,9 +128,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some(link) = self.peers.links.get_mut(usize::from(peer)) {
             link.waits = waits;
         }
-        if !waits {
-            self.retained_not_awaited(peer);
-        }
+        self.release_retained();
         self.release_late();
         self.settle();
     }

@@ -751,6 +751,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             others.into_iter().for_each(|session| self.op(Op::SessionDelete { session }, true));
             self.restore_sessions(&restored, true);
         }
+        for (topic, stamp, record) in &restored.retained {
+            self.restore_retained(topic, *stamp, record);
+        }
         if done {
             self.owners.adopted = self.owners.adopted.max(view);
             self.peers.send_to_all(&Parcel::Adopted { view });

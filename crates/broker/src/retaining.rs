@@ -16,10 +16,11 @@
 //! - A shard where a message is set or cleared tells all shards of its process ([`Parcel::RetainedPut`]). The topic's owner writes it. The speaker passes it on to the
 //!   speakers of the other nodes ([`Parcel::RetainedCopy`]), each of which tells its shards and answers when they have it
 //!   ([`Parcel::RetainedAck`]): only then has it ended for its publisher. What is for a member that is out of reach waits until
-//!   that is back, or is waited for no more.
+//!   that is back, or is no member.
 //! - A new link begins with the digests of both sides ([`Parcel::RetainedRange`]). Of each bucket that is not the same each side sends what it has, a *batch* at a
 //!   time; it ends with [`Parcel::RetainedMark`], and its answer asks for the next. What comes this way is written by the owner, too: its sender may have had no
-//!   time for it. A node serves when it has heard this of all members ([`Shard::settled_in`]).
+//!   time for it. A node serves when it has heard this of all members, and has read what the store has since it is one ([`Shard::settled_in`]): what was
+//!   acknowledged without it is in one of the two.
 //! - QoS 0 that found a link full is sent when it has room again, as a part of what its bucket has.
 //!
 //! # Invariants
@@ -74,6 +75,8 @@ pub(crate) struct Retaining {
     /// Topics that the store is told of within a second, and the stamp of those that nothing is kept of.
     lazy: HashMap<Box<str>, u64>,
     lazy_since_us: u64,
+    /// Something waits for a node that is out of reach.
+    waits: bool,
 }
 
 impl Retaining {
@@ -233,11 +236,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// What the store has kept.
     pub(crate) fn restore_retained(&mut self, topic: &str, stamp: u64, record: &[u8]) {
         if record.is_empty() {
-            // Of several nodes: their speaker has to know it.
-            if self.peers.is_speaker() {
-                self.retaining.saw(stamp);
-                self.clear_retained(topic, stamp, true);
-            }
+            // Of several nodes: one that comes with an older message is told by the speaker.
+            self.retaining.saw(stamp);
+            let remember = self.peers.is_speaker();
+            self.clear_retained(topic, stamp, remember);
         } else if let Ok(message) = Retained::from_bytes(record) {
             // One that is kept without, or was set by a release that gives none.
             let stamp = stamp.max(clock(message.at_wall_ms));
@@ -423,10 +425,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     let number = link.copies.number(end);
                     self.peers.send(peer, &Parcel::RetainedCopy { number, stamp, topic, record });
                 }
-                Way::Later => link.copies.unsure.extend(end),
-                Way::Never => self.ended.extend(end.map(|end| (end, Outcome::Delivered))),
+                Way::Later | Way::Never => {
+                    self.retaining.waits |= end.is_some();
+                    link.copies.unsure.extend(end);
+                }
             }
         }
+        self.release_retained();
     }
 
     /// Another node set or cleared one, which it writes itself. From its speaker to ours, and from ours to the others of this process.
@@ -520,17 +525,23 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn retained_unlinked(&mut self, peer: u16) {
         let Some(link) = self.peers.links.get_mut(usize::from(peer)) else { return };
         link.copies.lose();
-        if !link.waits {
-            self.ended.extend(link.copies.unsure.drain(..).map(|end| (end, Outcome::Delivered)));
-        }
+        self.retaining.waits |= !link.copies.unsure.is_empty();
+        self.release_retained();
     }
 
-    /// It is waited for no more: nobody there is told that he has subscribed.
-    pub(crate) fn retained_not_awaited(&mut self, peer: u16) {
-        let Some(link) = self.peers.links.get_mut(usize::from(peer)) else { return };
-        let (sent, unsure) = (&mut link.copies.sent, &mut link.copies.unsure);
-        let ends = sent.drain(..).map(|(_, end)| end).chain(unsure.drain(..));
-        self.ended.extend(ends.map(|end| (end, Outcome::Delivered)));
+    /// What waits for nodes that are out of reach and are not waited for has ended, if this node may acknowledge: then they are no members, and read what is stored
+    /// before they are again.
+    pub(crate) fn release_retained(&mut self) {
+        if !self.retaining.waits || self.standing.parks() {
+            return;
+        }
+        self.retaining.waits = false;
+        for link in &mut self.peers.links {
+            if matches!(link.way(), Way::Never) {
+                self.ended.extend(link.copies.unsure.drain(..).map(|end| (end, Outcome::Delivered)));
+            }
+            self.retaining.waits |= !link.copies.unsure.is_empty();
+        }
     }
 
     pub(crate) fn retained_range(&mut self, from: u16, bucket: u64, digest: u64) {

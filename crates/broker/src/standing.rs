@@ -79,6 +79,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn begin_turn(&mut self, may: bool, now_us: u64) {
         let before = self.standing.may.replace(may);
         if may {
+            self.release_retained();
+            self.settle();
             for late in std::mem::take(&mut self.standing.deferred) {
                 self.late(late);
             }

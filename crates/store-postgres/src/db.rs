@@ -694,10 +694,7 @@ impl Db {
         );
         let row = self.client.query_one(&sql, &[&first, &last]).await?;
         restored.last_session = row.try_get::<_, i64>(0)? as u64;
-        for row in self.client.query(&format!("SELECT topic, stamp, record FROM {s}.retained"), &[]).await? {
-            let stamp = stamp(row.try_get(1)?);
-            restored.retained.push((text(&row, 0)?, stamp, blob(&row, 2)?));
-        }
+        restored.retained = self.retained().await?;
         let sql = format!("SELECT rule, key, value FROM {s}.state WHERE node = $1::INT4");
         for row in self.client.query(&sql, &[&me]).await? {
             restored.state.push((row.try_get::<_, i64>(0)? as u64, blob(&row, 1)?, blob(&row, 2)?));
@@ -719,5 +716,12 @@ impl Db {
         restored.state.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         restored.meta.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok((restored, epochs))
+    }
+
+    /// All that is retained, and what was cleared: topic, stamp, record.
+    pub(crate) async fn retained(&self) -> Result<Vec<(Box<str>, u64, Bytes)>, DbError> {
+        let sql = format!("SELECT topic, stamp, record FROM {}.retained", self.schema);
+        let row = |row: &Row| Ok((text(row, 0)?, stamp(row.try_get(1)?), blob(row, 2)?));
+        self.client.query(&sql, &[]).await?.iter().map(row).collect()
     }
 }

@@ -146,7 +146,7 @@ enum Change<'a> {
 }
 
 /// In `cluster_member`.
-const JOINING: i32 = 0;
+pub(crate) const JOINING: i32 = 0;
 pub(crate) const LIVE: i32 = 1;
 
 impl Members {

@@ -142,6 +142,7 @@ impl Db {
         for row in self.client().query(&sql, &[]).await? {
             members.push((row.try_get(0)?, row.try_get(1)?));
         }
+        let joins = members.contains(&(me, crate::members::JOINING));
         if members.iter().any(|(_, state)| *state == crate::members::LIVE) {
             members.retain(|(_, state)| *state == crate::members::LIVE);
         }
@@ -156,8 +157,9 @@ impl Db {
             gone.push(row.try_get(0)?);
         }
         let (Some(rank), false) = (rank, gone.is_empty()) else {
+            let restored = self.known_to_members(joins).await?;
             self.commit().await?;
-            return Ok(Adopted::Some(Box::default(), true));
+            return Ok(Adopted::Some(Box::new(restored), true));
         };
         self.fence_off(&gone.iter().copied().chain([me]).collect()).await?;
         let sql = format!(
@@ -170,8 +172,16 @@ impl Db {
         let rows = self.client().query(&sql, &[&me, &gone, &of, &rank]).await?;
         let mut restored = sessions_of(&rows)?;
         self.gather(&mut restored).await?;
+        let done = (rows.len() as i64) < ADOPTED;
+        restored.retained = self.known_to_members(joins && done).await?.retained;
         self.commit().await?;
-        Ok(Adopted::Some(Box::new(restored), (rows.len() as i64) < ADOPTED))
+        Ok(Adopted::Some(Box::new(restored), done))
+    }
+
+    /// What a node that joins may have missed while it was no member, and others acknowledged without it.
+    async fn known_to_members(&self, joins: bool) -> Result<Restored, DbError> {
+        let retained = if joins { self.retained().await? } else { Vec::new() };
+        Ok(Restored { retained, ..Restored::default() })
     }
 
     /// The sessions that are this node's.

@@ -294,7 +294,7 @@ async fn start(
                 server: shown.to_owned(),
                 schema: options.schema.clone(),
                 found,
-                supported: schema::VERSION,
+                supported: schema::VERSION + 1,
             }),
             UpgradeError::Encoding(encoding) => {
                 StartError::Refused(OpenError::Encoding { server: shown.to_owned(), encoding })

@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// Far beyond what anything here takes; reached only by a hang.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -118,9 +118,11 @@ impl Rng {
     }
 }
 
-/// Of a retained message: each later than the one before.
+/// Of a retained message: each later than the one before, in a process that was killed, too.
 fn next_stamp() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
+    LAST.fetch_max(now, Ordering::Relaxed);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 

@@ -75,8 +75,8 @@ pub trait Store {
     }
 
     /// Looks after sessions in the view of the cluster with this number, unless it has another by now: which of this node's own have been taken
-    /// ([`StoreEvent::Lost`]), and this node's share of those whose owners are no members ([`StoreEvent::Adopted`]). All
-    /// handles of the node are told.
+    /// ([`StoreEvent::Lost`]), and this node's share of those whose owners are no members ([`StoreEvent::Adopted`]). A node that joins reads what is
+    /// retained, too. All handles of the node are told.
     fn adopt(&mut self, view: u64) {
         let _ = view;
     }

@@ -209,7 +209,11 @@ impl MemoryStore {
                 }
             }
         }
-        let restored = Arc::new(state.gather(&adopted, self.node));
+        let mut restored = state.gather(&adopted, self.node);
+        if members.get(&self.node) == Some(&false) {
+            restored.retained = state.all_retained();
+        }
+        let restored = Arc::new(restored);
         self.events.push(StoreEvent::Adopted { view, restored, done: true });
     }
 
@@ -266,7 +270,7 @@ impl MemoryStore {
             Some(session) => self.node == 0 || ours.contains(&session),
             None => node == self.node,
         });
-        restored.retained = s.retained.iter().map(|(k, (stamp, v))| (k.clone(), *stamp, v.clone())).collect();
+        restored.retained = s.all_retained();
         let state = s.state.iter().filter(|((node, ..), _)| *node == self.node);
         restored.state = state.map(|((_, rule, k), v)| (*rule, k.clone(), v.clone())).collect();
         let meta = s.meta.iter().filter(|((node, _), _)| *node == self.node);
@@ -316,6 +320,10 @@ impl Store for MemoryStore {
 }
 
 impl State {
+    fn all_retained(&self) -> Vec<(Box<str>, u64, Bytes)> {
+        self.retained.iter().map(|(topic, (stamp, record))| (topic.clone(), *stamp, record.clone())).collect()
+    }
+
     fn retain(&mut self, topic: Box<str>, new: (u64, Bytes)) {
         let kept = self.retained.entry(topic).or_default();
         if *kept < new {

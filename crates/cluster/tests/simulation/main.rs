@@ -8,6 +8,7 @@
 mod one_connection_per_client;
 mod partition_heals;
 mod persistent_sessions_survive;
+mod retained_are_the_same_everywhere;
 #[path = "../../../broker/tests/common/mod.rs"]
 mod rig;
 mod subscribe_then_publish_anywhere;
@@ -29,7 +30,8 @@ fn seed_of(name: &str) -> Option<u64> {
 fn the_promises_hold_whatever_happens() {
     let one = seed_of("FERRULE_SEED");
     let seeds = one.map_or(0..seed_of("FERRULE_SEEDS").unwrap_or(300), |seed| seed..seed + 1);
-    let (mut acknowledged, mut withheld, mut subscribed, mut delivered, mut kept) = (0, 0, 0, 0, 0);
+    let (mut acknowledged, mut withheld, mut subscribed, mut delivered, mut kept, mut looks) =
+        (0, 0, 0, 0, 0, 0);
     for seed in seeds {
         let ran = std::panic::catch_unwind(|| {
             let judge =
@@ -39,7 +41,15 @@ fn the_promises_hold_whatever_happens() {
             partition_heals::holds(&world);
             one_connection_per_client::holds(&world);
             persistent_sessions_survive::holds(&world);
-            (world.acknowledged, world.withheld, world.subscribed.len(), world.deliveries(), world.kept())
+            retained_are_the_same_everywhere::holds(&world);
+            (
+                world.acknowledged,
+                world.withheld,
+                world.subscribed.len(),
+                world.deliveries(),
+                world.kept(),
+                world.reader.looks,
+            )
         });
         let Ok(ran) = ran else { panic!("FERRULE_SEED={seed} shows how it came to this") };
         acknowledged += ran.0;
@@ -47,9 +57,10 @@ fn the_promises_hold_whatever_happens() {
         subscribed += ran.2;
         delivered += ran.3;
         kept += ran.4;
+        looks += ran.5;
     }
     eprintln!(
-        "{acknowledged} publishes acknowledged, {withheld} withheld, {subscribed} subscribers, {delivered} messages, {kept} of persistent sessions"
+        "{acknowledged} publishes acknowledged, {withheld} withheld, {subscribed} subscribers, {delivered} messages, {kept} of persistent sessions, {looks} looks at what is retained"
     );
-    assert!(acknowledged > 0 && withheld > 0 && subscribed > 0 && delivered > 0 && kept > 0);
+    assert!(acknowledged > 0 && withheld > 0 && subscribed > 0 && delivered > 0 && kept > 0 && looks > 0);
 }

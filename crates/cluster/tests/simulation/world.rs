@@ -5,6 +5,7 @@
 //! keeps the numbers that it got.
 
 mod keepers;
+mod retainers;
 
 use crate::rig::{Rig, limits};
 use ferrule_broker::{Place, Speaks};
@@ -13,6 +14,7 @@ use ferrule_cluster::{
 };
 use ferrule_store::{MemoryStore, MemoryTable, Now, StoreEvent};
 use keepers::{KEEPER, KEEPERS, Keeper, REST_US, keeper_name};
+use retainers::{READER, RETAINERS, Reader, Retainer, retainer_name};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
@@ -96,6 +98,13 @@ enum Does {
     KeepSubscribe(u64),
     KeepPuback(u64, u16),
     KeepGone(u64),
+    /// One that retains messages comes; and does so.
+    RetainerComes(u64),
+    Retain(u64),
+    /// One that looks what is retained comes, subscribes, and goes.
+    ReaderComes,
+    ReaderSubscribes,
+    ReaderGoes,
 }
 
 #[derive(Debug)]
@@ -115,6 +124,7 @@ enum Event {
         at: At,
         peer: PeerId,
     },
+    Retain,
     Tick {
         at: At,
     },
@@ -278,6 +288,8 @@ pub(crate) struct World {
     /// What the nodes share beside the view.
     table: MemoryTable,
     pub(crate) keepers: Vec<Keeper>,
+    pub(crate) retainers: Vec<Retainer>,
+    pub(crate) reader: Reader,
     pub(crate) subscribed: Vec<Subscribed>,
     next_filter: u64,
     publishes: BTreeMap<u64, Publish>,
@@ -351,6 +363,8 @@ impl World {
             no_store: BTreeSet::new(),
             table: MemoryTable::default(),
             keepers: (0..KEEPERS).map(|_| Keeper::default()).collect(),
+            retainers: (0..RETAINERS).map(|_| Retainer::default()).collect(),
+            reader: Reader::default(),
             subscribed: Vec::new(),
             next_filter: 0,
             publishes: BTreeMap::new(),
@@ -370,6 +384,7 @@ impl World {
         world.after(1, Event::Publish);
         world.after(1, Event::Roam);
         world.after(1, Event::Keep);
+        world.after(1, Event::Retain);
         world.after(3_000 * MS, Event::Fault);
         world
     }
@@ -527,6 +542,11 @@ impl World {
                 } else {
                     self.keeper_comes(keeper);
                 }
+            }
+            Event::Retain => {
+                let us = self.retain_again_us();
+                self.after(us, Event::Retain);
+                self.retain();
             }
             Event::Commit { at } => self.commit(at),
             Event::Fault => {
@@ -901,6 +921,36 @@ impl World {
                 process.rig.cut_peer(&keeper_name(keeper));
                 return;
             }
+            Does::RetainerComes(_) | Does::ReaderComes => {
+                let name = match does {
+                    Does::RetainerComes(retainer) => retainer_name(retainer),
+                    _ => READER.to_owned(),
+                };
+                process.rig.cut_peer(&name);
+                process.rig.peer(&name).version = None;
+                (name.clone(), format!("connect id={name} v=5"))
+            }
+            Does::Retain(retainer) => {
+                let name = retainer_name(retainer);
+                if process.rig.peer(&name).conn.is_none() {
+                    return;
+                }
+                let what = self.next_retained(retainer);
+                (name, format!("publish {what} q=1 r=1 id={packet_id}"))
+            }
+            Does::ReaderSubscribes => {
+                if process.rig.peer(READER).conn.is_none() {
+                    self.reader.at = None;
+                    return;
+                }
+                self.reader_subscribes();
+                (READER.to_owned(), format!("subscribe id={packet_id} f=r/+:0"))
+            }
+            Does::ReaderGoes => {
+                process.rig.cut_peer(READER);
+                self.reader.at = None;
+                return;
+            }
             Does::Connect => {
                 worker.connecting_us = Some(now_us);
                 (publisher.clone(), format!("connect id={publisher} v=5"))
@@ -918,7 +968,7 @@ impl World {
                     process.rig.bytes(&subscriber, &bytes);
                     self.subscribed.retain(|s| !(s.filter == old && s.at == at));
                 }
-                (subscriber, format!("subscribe id={packet_id} f=f/{filter}:0"))
+                (subscriber, format!("subscribe id={packet_id} f=f/{filter}:0:rh2"))
             }
             Does::Publish(filter) => {
                 if process.rig.peer(&publisher).conn.is_none() || worker.publishing.len() >= 4 {
@@ -1055,6 +1105,13 @@ impl World {
                 std::mem::take(&mut peer.packets).into()
             })
             .collect();
+        let mut taken = |name: &str| {
+            let peer = process.rig.peer(name);
+            let packets: Vec<String> = std::mem::take(&mut peer.packets).into();
+            (packets, std::mem::take(&mut peer.closed))
+        };
+        let retained: Vec<_> = (0..RETAINERS).map(|retainer| taken(&retainer_name(retainer))).collect();
+        let read = taken(READER);
         let worker = &mut process.workers[index];
         let mut withheld = 0;
         if closed {
@@ -1069,6 +1126,10 @@ impl World {
         for (keeper, packets) in kept.into_iter().enumerate() {
             packets.iter().for_each(|packet| self.keeper_heard(at, keeper as u64, packet));
         }
+        for (retainer, (packets, closed)) in retained.into_iter().enumerate() {
+            self.retainer_heard(at, retainer as u64, &packets, closed);
+        }
+        self.reader_heard(at, &read.0, read.1);
         for number in acknowledged {
             let Some(publish) = self.publishes.remove(&number) else { continue };
             self.acknowledged += 1;

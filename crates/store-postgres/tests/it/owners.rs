@@ -22,13 +22,20 @@ struct Node {
 impl Node {
     /// A live member.
     async fn start(place: &Place, name: &str) -> Self {
+        let mut node = Self::join(place, name).await;
+        let view = node.view().await;
+        node.members.go_live(node.me, view, NOW_US).await.unwrap();
+        node
+    }
+
+    /// One that is not live yet.
+    async fn join(place: &Place, name: &str) -> Self {
         let place = place.node(name);
         let (writer, _) = place.open();
         let client = Client::new(&writer);
         let mut members = Members::new(&place.0, &Config::default(), Duration::from_secs(20)).unwrap();
         let reach = Reach { shards: 1, addresses: vec!["host:1".into()] };
-        let (me, known) = members.join(&reach, NOW_US).await.unwrap();
-        members.go_live(me, known.view.number, NOW_US).await.unwrap();
+        let (me, _) = members.join(&reach, NOW_US).await.unwrap();
         Self { members, writer, client, me }
     }
 
@@ -198,4 +205,21 @@ async fn what_nobody_owns_is_shared_among_those_who_are_left() {
     let (_writer, restored) = place.node("c").open();
     assert_eq!(restored.sessions.len(), 0);
     assert_eq!(restored.last_session, ids[ids.len() - 1], "its numbers are used, whoever has them");
+}
+
+/// What was acknowledged without it may be in the store alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_reads_what_is_retained() {
+    let (_postgres, place) = server();
+    let mut a = Node::start(&place, "a").await;
+    let put = |stamp| Op::RetainPut { topic: "t".into(), stamp, record: Bytes::from_static(b"r") };
+    a.client.commit(vec![put(7)]);
+    let view = a.view().await;
+    assert!(a.adopt(view).0[0].retained.is_empty(), "a live one knows it");
+    let mut z = Node::join(&place, "z").await;
+    a.client.commit(vec![put(8)]);
+    let view = z.view().await;
+    assert_eq!(z.adopt(view).0[0].retained, [("t".into(), 8, Bytes::from_static(b"r"))]);
+    a.writer.shutdown().unwrap();
+    z.writer.shutdown().unwrap();
 }

@@ -79,6 +79,58 @@ fn a_newer_schema_is_left_alone() {
     assert!(error.to_string().contains("newer ferrule"), "{error}");
 }
 
+/// One release works with the tables of the next: in an upgrade nodes of both run, and may have to be started.
+#[test]
+fn the_next_schema_will_do() {
+    let (postgres, place) = server();
+    place.open().0.shutdown().unwrap();
+    let next = SCHEMA_VERSION + 1;
+    postgres.execute(&format!("UPDATE {}.ferrule_schema SET version = {next}", place.0.schema));
+    place.open().0.shutdown().unwrap();
+    let found = postgres.query(&format!("SELECT version FROM {}.ferrule_schema", place.0.schema));
+    assert_eq!(found, [next.to_string()]);
+}
+
+/// Whichever node's commit comes last.
+#[test]
+fn of_a_retained_message_the_highest_stamp_wins() {
+    let (postgres, place) = server();
+    let (first, second) = (place.node("one"), place.node("two"));
+    let ((one, _), (two, _)) = (first.open(), second.open());
+    let (mut a, mut z) = (Client::new(&one), Client::new(&two));
+    let put = |stamp: u64, record: &'static [u8]| Op::RetainPut {
+        topic: "t".into(),
+        stamp,
+        record: Bytes::from_static(record),
+    };
+    let clear = |stamp: u64| Op::RetainDelete { topic: "t".into(), stamp };
+    let high = 1 << 63;
+    let found = || {
+        let (writer, restored) = place.node("three").open();
+        writer.shutdown().unwrap();
+        let found = |(_, stamp, record): &(Box<str>, u64, Bytes)| (*stamp, record.to_vec());
+        restored.retained.iter().map(found).collect::<Vec<_>>()
+    };
+    a.commit(vec![put(high + 5, b"five")]);
+    z.commit(vec![put(high - 1, b"older")]);
+    assert_eq!(found(), [(high + 5, b"five".to_vec())], "stamps take all 64 bits");
+    z.commit(vec![put(high + 5, b"even")]);
+    assert_eq!(found()[0].1, b"five", "of equal ones the record that compares higher");
+    z.commit(vec![clear(high + 6)]);
+    a.commit(vec![put(high + 5, b"late")]);
+    assert_eq!(found(), [(high + 6, Vec::new())], "what was cleared stays so");
+    // For a day, in which others clear theirs.
+    let day = 86_400_000 << 22;
+    let other = |stamp: u64| Op::RetainDelete { topic: "other".into(), stamp };
+    a.commit(vec![other(high + 6 + day)]);
+    assert_eq!(found().len(), 2);
+    a.commit(vec![other(high + 7 + day)]);
+    assert_eq!(found(), [(high + 7 + day, Vec::new())]);
+    one.shutdown().unwrap();
+    two.shutdown().unwrap();
+    drop(postgres);
+}
+
 #[test]
 fn what_is_refused_says_why() {
     let (postgres, place) = server();
