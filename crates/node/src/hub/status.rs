@@ -40,6 +40,8 @@ impl Hub {
             ("batches", stats.batches),
             ("batches_refused", stats.batches_refused),
             ("retained_refused", stats.retained_refused),
+            ("retained_behind", stats.retained_behind),
+            ("retained_caught_up", stats.retained_caught_up),
             ("events_dropped", events_dropped),
             ("loops", stats.loops + hub.rules.loops),
             ("clients_connected", stats.connected),
