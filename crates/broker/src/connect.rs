@@ -55,6 +55,12 @@ impl Connecting {
         !self.retained.is_empty()
     }
 
+    /// A will whose session ends with its connection: whose, and what.
+    pub(crate) fn will_of_its_own(&self) -> Option<(&Arc<str>, &Option<Arc<str>>, &Will)> {
+        let will = self.will.as_deref().filter(|_| self.expiry_s == 0)?;
+        Some((&self.client_id, &self.username, will))
+    }
+
     pub(crate) fn client_id(&self) -> Arc<str> {
         Arc::clone(&self.client_id)
     }

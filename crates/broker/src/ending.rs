@@ -227,7 +227,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some(publishing) = conn.publishing.get_mut() {
             publishing.waiting.clear();
         }
-        let Some(key) = conn.session else { return };
+        let Some(key) = conn.session else {
+            self.end_will(id);
+            return;
+        };
         let will = self.sessions.get(key).is_some_and(|s| s.will.is_some());
         let publisher = if will { self.publisher(id) } else { None };
         if let Some(conn) = self.conns.get_mut(id) {
@@ -235,6 +238,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.conn != Some(id) {
+            self.end_will(id);
             return;
         }
         session.conn = None;
@@ -270,7 +274,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.op(op, due);
             }
         }
-        if let Some((will, publisher)) = will {
+        let Some((will, publisher)) = will else {
+            self.end_will(id);
+            return;
+        };
+        if stored {
+            self.publish_will(Some(key), &publisher, &will, stored);
+        } else if let Some(will) = self.end_with_will(id, &publisher, will) {
             self.publish_will(Some(key), &publisher, &will, stored);
         }
     }

@@ -64,6 +64,7 @@ mod subscribe;
 mod tempo;
 mod turn;
 mod wheel;
+mod wills;
 
 pub use config::{ClientLimits, Limits};
 pub use events::{Connection, Event, EventKind, Told};

@@ -83,7 +83,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.now = now;
         self.away(peer);
         let Some(link) = self.peers.links.get_mut(usize::from(peer)) else { return };
-        (link.reach, link.member) = (Reach::Told, true);
+        (link.reach, link.member, link.version) = (Reach::Told, true, speaks.version);
         let (version, name) = (self.peers.version(), self.peers.place.name());
         let peers = &mut self.peers;
         peers.send(peer, &Parcel::RoutesBegin { name });
@@ -96,6 +96,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
         }
         self.tell_all_presence(peer);
+        self.tell_all_wills(peer);
         self.peers.send(peer, &Parcel::RoutesEnd { version });
         self.tell_owned(peer);
         self.retained_linked(peer, speaks);
@@ -129,6 +130,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             link.waits = waits;
         }
         self.release_retained();
+        if waits {
+            self.copy_wills();
+        }
         self.release_late();
         self.settle();
     }
@@ -149,6 +153,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.now = now;
         self.away(peer);
         self.orphaned(peer);
+        self.wills_orphaned(peer);
         self.settle();
     }
 
@@ -162,6 +167,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn set_live(&mut self, live: bool, now: Now) {
         self.now = now;
         (self.peers.clustered, self.peers.hidden) = (true, !live);
+        if live {
+            self.copy_wills();
+        } else {
+            self.give_up_wills();
+        }
         self.release_late();
         self.settle();
     }

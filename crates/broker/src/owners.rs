@@ -372,6 +372,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.knows_sessions_in().filter(|_| self.knows_retained())
     }
 
+    /// Whether it knows in the newest view the routes of all sessions that are stored.
+    pub(crate) fn knows_sessions(&self) -> bool {
+        self.knows_sessions_in().is_some()
+    }
+
     /// The view in which all members have adopted what they have to, if it is the one that this shard was told last.
     fn knows_sessions_in(&self) -> Option<u64> {
         // Who is ahead has adopted what has no owner there: that may be less.
@@ -822,6 +827,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         for peer in std::mem::take(&mut self.owners.orphans) {
             self.forget_routes(peer);
         }
+        self.publish_wills();
         self.forget_lost();
         for id in std::mem::take(&mut self.owners.parked) {
             if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_parked()) {

@@ -41,6 +41,12 @@ pub(crate) enum Parcel<'a> {
     ShareDelta { version: u64, text: &'a str, online: u32, away: u32 },
     /// A client is connected to the sender, since then ([`crate::presence`]).
     Present { version: u64, since: Since, client_id: &'a str },
+    /// The will of a connection of the sender's, by the number of that: to be published if the sender is gone ([`crate::wills`]).
+    WillCopy { number: Number, record: &'a [u8] },
+    /// The connection has ended, and the copy with it; `answer`: with [`Parcel::WillGone`].
+    WillEnded { number: Number, answer: bool },
+    /// There is none any more.
+    WillGone { number: Number },
     /// The sender has the session of a client that is present elsewhere, with this epoch, and is about to give it up ([`crate::owners`]).
     Owns { session: u64, epoch: u64, client_id: &'a str },
     /// All that it had to say of it is durable: it may be taken.
@@ -168,6 +174,10 @@ const RETAINED_MARK_DONE: u8 = 0x42;
 const RETAINED_ACK: u8 = 0x43;
 const RETAINED_RANGE: u8 = 0x44;
 const RETAINED_RANGES: u8 = 0x45;
+const WILL_COPY: u8 = 0x46;
+const WILL_ENDED: u8 = 0x47;
+const WILL_ENDED_ANSWER: u8 = 0x48;
+const WILL_GONE: u8 = 0x49;
 /// Its low four bits are QoS (two), retain and hold.
 const FORWARD: u8 = 0x10;
 /// The same, for one member of a shared subscription.
@@ -187,6 +197,9 @@ impl<'a> Parcel<'a> {
                 | Self::RouteAck { .. }
                 | Self::ShareDelta { .. }
                 | Self::Present { .. }
+                | Self::WillCopy { .. }
+                | Self::WillEnded { .. }
+                | Self::WillGone { .. }
                 | Self::Owns { .. }
                 | Self::Yours { .. }
                 | Self::Moved { .. }
@@ -231,6 +244,19 @@ impl<'a> Parcel<'a> {
                 put_number(out, stamp);
                 put_number(out, shard);
                 put_bytes(out, client_id.as_bytes());
+            }
+            Self::WillCopy { number, record } => {
+                out.push(WILL_COPY);
+                put_number(out, number);
+                put_bytes(out, record);
+            }
+            Self::WillEnded { number, answer } => {
+                out.push(if answer { WILL_ENDED_ANSWER } else { WILL_ENDED });
+                put_number(out, number);
+            }
+            Self::WillGone { number } => {
+                out.push(WILL_GONE);
+                put_number(out, number);
             }
             Self::Owns { session, epoch, client_id } => {
                 out.push(OWNS);
@@ -461,6 +487,11 @@ impl<'a> Reader<'a> {
             }
             ROUTE_ACK => Parcel::RouteAck { version: self.number()? },
             ROUTES_BEGIN => Parcel::RoutesBegin { name: self.number()? },
+            WILL_COPY => Parcel::WillCopy { number: self.number()?, record: self.bytes()? },
+            WILL_ENDED | WILL_ENDED_ANSWER => {
+                Parcel::WillEnded { number: self.number()?, answer: tag == WILL_ENDED_ANSWER }
+            }
+            WILL_GONE => Parcel::WillGone { number: self.number()? },
             OWNS => Parcel::Owns { session: self.number()?, epoch: self.number()?, client_id: self.text()? },
             YOURS => Parcel::Yours { epoch: self.number()?, client_id: self.text()? },
             MOVED | MOVED_GONE => {
@@ -563,6 +594,10 @@ mod tests {
             Parcel::RouteDelta { version: 0, add: false, filter: "" },
             Parcel::RouteAck { version: u64::MAX },
             Parcel::RoutesBegin { name: u64::MAX },
+            Parcel::WillCopy { number: u64::MAX, record: b"record" },
+            Parcel::WillEnded { number: 1, answer: false },
+            Parcel::WillEnded { number: 300, answer: true },
+            Parcel::WillGone { number: 1 },
             Parcel::Owns { session: 9, epoch: 1, client_id: "x" },
             Parcel::Yours { epoch: 1, client_id: "x" },
             Parcel::Moved { owner: 7, session: 1 << 40, epoch: 300, gone: false, client_id: "x" },

@@ -126,6 +126,8 @@ pub(crate) struct Link {
     pub(crate) full: bool,
     /// Of another node, while it sends all that it has.
     pub(crate) stale: Option<Stale>,
+    /// Of the protocol, of another node.
+    pub(crate) version: u32,
     pub(crate) copies: Copies,
     /// Parcels of this turn.
     out: Vec<u8>,
@@ -398,9 +400,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     link.name = name;
                 }
                 self.routes_begin(from);
+                self.wills_begin(from);
             }
             Parcel::RoutesEnd { version } => {
                 self.routes_end(from);
+                self.wills_end(from);
                 self.heard(from, version);
             }
             Parcel::RouteDelta { version, add, filter } => {
@@ -421,6 +425,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.present_elsewhere(from, since, client_id);
                 self.heard(from, version);
             }
+            Parcel::WillCopy { number, record } => self.will_copied(from, number, record),
+            Parcel::WillEnded { number, answer } => self.will_ended(from, number, answer),
+            Parcel::WillGone { number } => self.will_gone(from, number),
             Parcel::Owns { session, epoch, client_id } => {
                 self.owns(from, Stage { session: SessionId(session), epoch }, client_id);
             }

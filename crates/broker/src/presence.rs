@@ -41,6 +41,11 @@ impl Presence {
         self.stamp
     }
 
+    /// All of them.
+    pub(crate) fn connections(&self) -> Vec<ConnId> {
+        self.since.keys().copied().collect()
+    }
+
     /// It has ended.
     pub(crate) fn forget(&mut self, id: ConnId) {
         self.since.remove(&id);
@@ -53,6 +58,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if !self.peers.clustered {
             return;
         }
+        self.copy_will(id);
         let since = (self.presence.next(self.now), self.peers.place.seed);
         self.presence.since.insert(id, since);
         self.peers.tell_all(|version| Parcel::Present { version, since, client_id });

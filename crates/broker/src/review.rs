@@ -112,10 +112,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.narrow_access(id);
         let Some(key) = self.session_of(id) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.will.take_if(|will| !access.publish(&will.topic)).is_some()
-            && let Some((op, due)) = self.session_op(key, None)
-        {
-            self.op(op, due);
+        if session.will.take_if(|will| !access.publish(&will.topic)).is_some() {
+            self.end_will(id);
+            if let Some((op, due)) = self.session_op(key, None) {
+                self.op(op, due);
+            }
         }
     }
 

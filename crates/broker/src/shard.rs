@@ -19,6 +19,7 @@ use crate::slots::Slots;
 use crate::steady::Steady;
 use crate::turn::Batch;
 use crate::wheel::Wheel;
+use crate::wills::Wills;
 use crate::{ConnId, SessionKey, marker};
 use ferrule_mqtt::{DecodeError, PINGRESP, Packet, QoS, ReasonCode, Version, decode, topic};
 use ferrule_outbox::{End, Outcome, Policy, Queue, Receipts};
@@ -174,6 +175,10 @@ pub struct Stats {
     pub retained_refused: u64,
     /// Retained messages of QoS 0 that found the link to another node full, and were sent when it had room.
     pub retained_behind: u64,
+    /// Copies of other nodes' wills that were too many to keep.
+    pub wills_not_kept: u64,
+    /// Wills of connections of other nodes, which are gone, that were published here.
+    pub wills_inherited: u64,
     /// Retained messages that another node may have missed and was sent.
     pub retained_caught_up: u64,
     /// Connections closed for a broken rule of the protocol.
@@ -226,6 +231,7 @@ pub struct Shard<H, S> {
     pub(crate) delayed: Delayed,
     pub(crate) exclusive: Exclusive,
     pub(crate) retaining: Retaining,
+    pub(crate) wills: Wills,
     pub(crate) receipts: Receipts<Owner>,
     pub(crate) wheel: Wheel<Timer>,
     pub(crate) dirty: Vec<ConnId>,
@@ -367,6 +373,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             delayed: Delayed::new(place, &restored.queues),
             exclusive: Exclusive::new(),
             retaining: Retaining::default(),
+            wills: Wills::default(),
             receipts: Receipts::new(),
             wheel: Wheel::new(),
             dirty: Vec::new(),

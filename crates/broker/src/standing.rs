@@ -21,7 +21,7 @@
 //!   what is published on the other side of a partition.) So does one that retained messages follow: there may be newer ones.
 //!
 //! # Not yet
-//! Wills and delayed messages are routed whatever the answer: nobody is acknowledged for them.
+//! Delayed messages are routed whatever the answer: nobody is acknowledged for them.
 
 use crate::ConnId;
 use crate::ending::Why;
@@ -80,6 +80,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let before = self.standing.may.replace(may);
         if may {
             self.release_retained();
+            self.publish_wills();
             self.settle();
             for late in std::mem::take(&mut self.standing.deferred) {
                 self.late(late);

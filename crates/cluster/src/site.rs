@@ -51,7 +51,7 @@ pub enum Order {
     /// The members are those of the view of this number. Whether there has been a link to each of them that may have sessions; if not, it is said again when there
     /// has.
     View(u64, bool),
-    /// Whether this node serves: while it does not SUBACKs wait.
+    /// Whether this node serves: while it does not SUBACKs wait. *No* is said whenever an incarnation is over, also one that never served.
     Live(bool),
 }
 
@@ -158,6 +158,8 @@ impl Site {
 
     /// It has been written into the view anew, as `me`. The shards keep what they have; the others are strangers.
     pub fn rejoin(&mut self, me: PeerId, now_us: u64) {
+        // Also if it never served: what others have entrusted to it is not its any more.
+        self.deeds.push(Deed::Tell(Order::Live(false), None));
         for (id, known) in std::mem::take(&mut self.known) {
             self.deeds.push(Deed::Disconnect(id));
             let Some(shards) = known.shards else { continue };

@@ -5,6 +5,7 @@
 //! keeps the numbers that it got.
 
 mod keepers;
+mod mortals;
 mod retainers;
 
 use crate::rig::{Rig, limits};
@@ -14,6 +15,8 @@ use ferrule_cluster::{
 };
 use ferrule_store::{MemoryStore, MemoryTable, Now, StoreEvent};
 use keepers::{KEEPER, KEEPERS, Keeper, REST_US, keeper_name};
+pub(crate) use mortals::Life;
+use mortals::{MORTALS, Mortal, mortal_name, will_topic};
 use retainers::{READER, RETAINERS, Reader, Retainer, retainer_name};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -98,6 +101,10 @@ enum Does {
     KeepSubscribe(u64),
     KeepPuback(u64, u16),
     KeepGone(u64),
+    /// One that has a will comes; goes without a word; and with one. In which of its lives.
+    MortalComes(u64, u64),
+    MortalGoes(u64, u64),
+    MortalLeaves(u64, u64),
     /// One that retains messages comes; and does so.
     RetainerComes(u64),
     Retain(u64),
@@ -125,6 +132,7 @@ enum Event {
         peer: PeerId,
     },
     Retain,
+    Mortal,
     Tick {
         at: At,
     },
@@ -290,6 +298,8 @@ pub(crate) struct World {
     pub(crate) keepers: Vec<Keeper>,
     pub(crate) retainers: Vec<Retainer>,
     pub(crate) reader: Reader,
+    mortals: Vec<Mortal>,
+    pub(crate) lived: BTreeMap<u64, Life>,
     pub(crate) subscribed: Vec<Subscribed>,
     next_filter: u64,
     publishes: BTreeMap<u64, Publish>,
@@ -365,6 +375,8 @@ impl World {
             keepers: (0..KEEPERS).map(|_| Keeper::default()).collect(),
             retainers: (0..RETAINERS).map(|_| Retainer::default()).collect(),
             reader: Reader::default(),
+            mortals: (0..MORTALS).map(|_| Mortal::default()).collect(),
+            lived: BTreeMap::new(),
             subscribed: Vec::new(),
             next_filter: 0,
             publishes: BTreeMap::new(),
@@ -385,6 +397,7 @@ impl World {
         world.after(1, Event::Roam);
         world.after(1, Event::Keep);
         world.after(1, Event::Retain);
+        world.after(1, Event::Mortal);
         world.after(3_000 * MS, Event::Fault);
         world
     }
@@ -543,6 +556,11 @@ impl World {
                     self.keeper_comes(keeper);
                 }
             }
+            Event::Mortal => {
+                let us = self.mortal_again_us();
+                self.after(us, Event::Mortal);
+                self.mortal();
+            }
             Event::Retain => {
                 let us = self.retain_again_us();
                 self.after(us, Event::Retain);
@@ -652,6 +670,7 @@ impl World {
             rig.send(name, &format!("connect id={name} v=5"));
             assert_eq!(rig.peer(name).packets.pop_front().as_deref(), Some("connack sp=0"));
         }
+        rig.rule("w/+");
         rig.mails_all = true;
         rig.mail.clear();
         let mut process = Process {
@@ -921,6 +940,28 @@ impl World {
                 process.rig.cut_peer(&keeper_name(keeper));
                 return;
             }
+            Does::MortalComes(mortal, life) => {
+                let name = mortal_name(mortal);
+                process.rig.cut_peer(&name);
+                process.rig.peer(&name).version = None;
+                (name.clone(), format!("connect id={name} v=5 will={} wq=1", will_topic(life)))
+            }
+            Does::MortalGoes(mortal, life) => {
+                let name = mortal_name(mortal);
+                if self.mortal_goes(mortal, life, false)
+                    && let Some(process) = self.process(at)
+                {
+                    process.rig.cut_peer(&name);
+                }
+                return;
+            }
+            Does::MortalLeaves(mortal, life) => {
+                let name = mortal_name(mortal);
+                if process.rig.peer(&name).conn.is_none() || !self.mortal_goes(mortal, life, true) {
+                    return;
+                }
+                (name, "disconnect".to_owned())
+            }
             Does::RetainerComes(_) | Does::ReaderComes => {
                 let name = match does {
                     Does::RetainerComes(retainer) => retainer_name(retainer),
@@ -1112,6 +1153,7 @@ impl World {
         };
         let retained: Vec<_> = (0..RETAINERS).map(|retainer| taken(&retainer_name(retainer))).collect();
         let read = taken(READER);
+        let mortal: Vec<_> = (0..MORTALS).map(|mortal| taken(&mortal_name(mortal))).collect();
         let worker = &mut process.workers[index];
         let mut withheld = 0;
         if closed {
@@ -1130,6 +1172,10 @@ impl World {
             self.retainer_heard(at, retainer as u64, &packets, closed);
         }
         self.reader_heard(at, &read.0, read.1);
+        for (mortal, (packets, closed)) in mortal.into_iter().enumerate() {
+            self.mortal_heard(at, mortal as u64, &packets, closed);
+        }
+        self.count_wills(at);
         for number in acknowledged {
             let Some(publish) = self.publishes.remove(&number) else { continue };
             self.acknowledged += 1;

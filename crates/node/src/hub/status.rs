@@ -41,6 +41,8 @@ impl Hub {
             ("batches_refused", stats.batches_refused),
             ("retained_refused", stats.retained_refused),
             ("retained_behind", stats.retained_behind),
+            ("wills_not_kept", stats.wills_not_kept),
+            ("wills_inherited", stats.wills_inherited),
             ("retained_caught_up", stats.retained_caught_up),
             ("events_dropped", events_dropped),
             ("loops", stats.loops + hub.rules.loops),
