@@ -10,6 +10,7 @@ mod rounds;
 mod sessions_move;
 mod subscribe_then_publish_anywhere;
 mod tls_between_nodes;
+mod wills_come_once;
 
 use ferrule_testkit::{Config, Node, Postgres};
 use ferrule_tests::PATIENCE;
