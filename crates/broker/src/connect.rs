@@ -56,9 +56,9 @@ impl Connecting {
     }
 
     /// A will whose session ends with its connection: whose, and what.
-    pub(crate) fn will_of_its_own(&self) -> Option<(&Arc<str>, &Option<Arc<str>>, &Will)> {
+    pub(crate) fn will_of_its_own(&self) -> Option<(&str, Option<&str>, &Will)> {
         let will = self.will.as_deref().filter(|_| self.expiry_s == 0)?;
-        Some((&self.client_id, &self.username, will))
+        Some((&self.client_id, self.username.as_deref(), will))
     }
 
     pub(crate) fn client_id(&self) -> Arc<str> {

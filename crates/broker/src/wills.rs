@@ -87,13 +87,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 if session.is_persistent() {
                     return None;
                 }
-                (&session.client_id, &session.username, session.will.as_deref()?)
+                (&*session.client_id, session.username.as_deref(), session.will.as_deref()?)
             }
             _ => conn.connecting.as_deref()?.will_of_its_own()?,
         };
         let record = record::Session {
-            client_id: (&**client_id).into(),
-            username: username.as_deref().map(Into::into),
+            client_id: client_id.into(),
+            username: username.map(Into::into),
             expiry_s: 0,
             ended_wall_ms: None,
             handed_to: None,

@@ -557,3 +557,39 @@ fn a_node_knows_its_view_when_it_knows_what_others_retained() {
     nodes.commit();
     assert_eq!(nodes.rigs[B].shard().settled_in(), Some(1));
 }
+
+#[test]
+fn a_will_is_its_keepers_when_its_node_is_gone() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.subscriber(B, "w", "w/#:1");
+    for name in ["here", "there"] {
+        nodes.send(A, name, &format!("connect id={name} v=5 will=w/{name} wq=1"));
+        assert_eq!(nodes.took(A, name), ["connack sp=0"]);
+    }
+    // While all is well it is its node that publishes it, when the keeper has forgotten its copy.
+    nodes.rigs[A].cut_peer("here");
+    assert!(nodes.took(B, "w").is_empty());
+    nodes.settle();
+    assert_eq!(nodes.took(B, "w"), ["publish w/here q1 id=1 will"]);
+    nodes.send(B, "w", "puback 1");
+
+    nodes.unlink();
+    let (other, now) = (nodes.other[B], nodes.rigs[B].now);
+    nodes.rigs[B].shard().peer_waits(other, false, now);
+    nodes.rigs[B].shard().peer_gone(other, now);
+    nodes.view(2, &[B]);
+    nodes.rigs[B].turn();
+    assert_eq!(nodes.took(B, "w"), ["publish w/there q1 id=2 will"]);
+    assert_eq!(nodes.rigs[B].count("wills_inherited"), 1);
+    // The one that was taken for dead leaves it to the others.
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().set_live(false, now);
+    nodes.rigs[A].turn();
+    assert_eq!(nodes.took(A, "there"), ["disconnect 89"]);
+    nodes.commit();
+    assert_eq!(nodes.rigs[A].receipts(), (0, 0), "nothing of it is under way");
+    nodes.link();
+    nodes.commit();
+    assert!(nodes.took(B, "w").is_empty());
+}
