@@ -14,7 +14,7 @@
 //! - Rules run where the message came in, and there alone; their rows go to the shard that owns the outbox.
 //! - Retained messages are the same everywhere ([`crate::retaining`]). On disk too: a topic belongs to one shard, which alone writes it, whoever
 //!   sets it.
-//! - Wills and takeover never cross: a client id belongs to one shard ([`Place::owner`]), and shards of one process
+//! - Within a process wills and takeover never cross: a client id belongs to one shard ([`Place::owner`]), and its shards
 //!   end together. Of other nodes neither is so ([`crate::nodes`]).
 
 use crate::delayed;
