@@ -15,7 +15,7 @@
 //! the server may defer publication" (3.1.2.5, in MQTT 3.1.1 as well), and a client that connects before a will's delay is over has none
 //! [MQTT-3.1.3-9]. So the will of a client that is moved off has a delay of [`GRACE_US`], if its own is not longer, and is forgotten if the client
 //! is heard of meanwhile, at whatever node ([`crate::presence`]). Of a session that outlives its connection it is part of the session, as any that waits; of the
-//! others it is kept here.
+//! others it is kept here, and no other node has a copy of it any more ([`crate::wills`]): so it is published once at most, and lost if this node ends before.
 //!
 //! # Bounds
 //! Wills that are kept here were in their sessions before: a client has one at most, each for the time of its delay.
@@ -39,7 +39,7 @@ const GRACE_US: u64 = 30_000_000;
 pub(crate) struct Parting {
     is_draining: bool,
     /// Of sessions that ended with their connection, by client id.
-    wills: BTreeMap<Arc<str>, LateWill>,
+    wills: BTreeMap<Arc<str>, (ConnId, LateWill)>,
 }
 
 impl Parting {
@@ -115,15 +115,18 @@ impl<H: Hook, S: Store> Shard<H, S> {
         } else {
             let due_us = self.now.mono_us + GRACE_US;
             let late = LateWill { will: *will, publisher, due_us };
-            self.parting.wills.insert(Arc::clone(&session.client_id), late);
+            self.parting.wills.insert(Arc::clone(&session.client_id), (id, late));
         }
     }
 
     fn publish_wills_of_the_lost(&mut self) {
         let now_us = self.now.mono_us;
-        let due: Vec<_> = self.parting.wills.extract_if(.., |_, late| late.due_us <= now_us).collect();
-        for (_, LateWill { will, publisher, .. }) in due {
-            self.publish_will(None, &publisher, &will, false);
+        let due: Vec<_> = self.parting.wills.extract_if(.., |_, (_, late)| late.due_us <= now_us).collect();
+        for (_, (id, LateWill { will, publisher, .. })) in due {
+            // Its keeper has no copy any more: it is this node's alone, as soon as it may.
+            if let Some(will) = self.end_with_will(id, &publisher, Box::new(will)) {
+                self.publish_will(None, &publisher, &will, false);
+            }
         }
     }
 }
