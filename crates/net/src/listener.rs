@@ -152,15 +152,18 @@ impl Listener {
         Ok(Self { acceptor, address: self.address.clone(), entrance: Arc::clone(&self.entrance) })
     }
 
-    /// Takes no connections from now on, in whatever worker, and leaves its port to others; those that nobody has accepted are reset.
+    /// Takes no connections from now on, in whatever worker, and leaves its port to others; those that nobody has accepted are reset. One that takes none
+    /// already stays as it is.
     ///
     /// # Errors
     /// As the system says.
     pub fn suspend(&self) -> io::Result<()> {
-        match &self.acceptor {
-            Acceptor::Tcp(socket) => SockRef::from(socket).shutdown(Shutdown::Both),
-            Acceptor::Unix(socket) => SockRef::from(socket).shutdown(Shutdown::Both),
-        }
+        let socket = match &self.acceptor {
+            Acceptor::Tcp(socket) => SockRef::from(socket),
+            Acceptor::Unix(socket) => SockRef::from(socket),
+        };
+        // Shut down twice, it would hand its state on to all connections that it takes later: they would be at their end.
+        if socket.is_listener()? { socket.shutdown(Shutdown::Both) } else { Ok(()) }
     }
 
     /// Takes connections again, in all workers, where it did before; one that asked for any port gets another.
@@ -590,7 +593,7 @@ mod tests {
             result.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         };
         assert!(in_use(bind("0.0.0.0", port)), "both listen");
-        assert!(old.suspend().is_ok());
+        assert!(old.suspend().is_ok() && old.suspend().is_ok() && shared.suspend().is_ok());
         let waits = |listener: &Listener| {
             listener.accept().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
         };
@@ -603,6 +606,8 @@ mod tests {
         assert!(old.resume().is_ok() && waits(&old) && waits(&shared));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let Ok(_stream) = std::net::TcpStream::connect(address) else { panic!("it listens") };
-        assert!(shared.accept().is_ok());
+        let Ok((mut stream, _)) = shared.accept() else { panic!("somebody is there") };
+        let read = io::Read::read(&mut stream, &mut [0]);
+        assert!(read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock), "it is at its end");
     }
 }
