@@ -56,7 +56,8 @@ impl Place {
 
     /// A name of a shard of this process: no other has it, here or elsewhere.
     pub(crate) fn name_of(self, index: u16) -> u64 {
-        FixedState::with_seed(self.seed).hash_one(index)
+        // Not the seed's hash of the index: that of a neighbouring seed and index would be the same.
+        FixedState::default().hash_one((self.seed, index))
     }
 
     /// This one's.

@@ -9,5 +9,6 @@ pub(crate) fn holds(world: &World) {
     for (number, keeper) in world.keepers.iter().enumerate() {
         let missing: Vec<&u64> = keeper.owed.difference(&keeper.got).collect();
         assert!(missing.is_empty(), "client {number} never got {missing:?}, which were acknowledged");
+        assert_eq!(keeper.again, 0, "client {number} got what it had again and again, with nothing amiss");
     }
 }

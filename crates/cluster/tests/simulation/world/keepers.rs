@@ -18,6 +18,8 @@ pub(crate) struct Keeper {
     /// Since when it has its SUBACK.
     pub(super) since_us: Option<u64>,
     pub(crate) got: BTreeSet<u64>,
+    /// What came twice when all had come to rest.
+    pub(crate) again: u64,
     /// What was acknowledged that was published since.
     pub(crate) owed: BTreeSet<u64>,
 }
@@ -109,7 +111,8 @@ impl World {
                 None
             }
             ["publish", _, "q1", id, .., value] => {
-                keeper.got.insert(value.parse().unwrap());
+                let is_new = keeper.got.insert(value.parse().unwrap());
+                keeper.again += u64::from(!is_new && now_us > REST_US + 5_000_000);
                 let id = id.strip_prefix("id=").unwrap();
                 Some(Does::KeepPuback(number, id.parse().unwrap()))
             }
