@@ -592,6 +592,7 @@ fn a_will_is_its_keepers_when_its_node_is_gone() {
     nodes.link();
     nodes.commit();
     assert!(nodes.took(B, "w").is_empty());
+}
 
 /// A client that is moved off and comes to the other node has not died; one that does not come has.
 #[test]
