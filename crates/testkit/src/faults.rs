@@ -61,8 +61,8 @@ const CLUSTER: &str = "\n## Cluster\n\n\
     clean session has subscribed to all of it; three more subscribers, whose sessions live on, connect to whichever node answers and leave it again after some 1.5 s: by a DISCONNECT, by nothing, or\n\
     for another node. In each round one fault, at a random moment and for a random time; then the cluster must be whole again by itself.\n\n\
     *Promised* are deliveries of acknowledged messages: to a clean subscriber that had its SUBACK before the message was published, was connected until it was acknowledged, and whose node was not\n\
-    removed from the cluster in that round; to a lasting one each that was published after its SUBACK, whatever happened. *Lost* of them had not come a minute after the cluster was whole. *Duplicated*: came twice to\n\
-    one subscriber, since its PUBACK had not arrived. *Late*: came behind a later one of the same publisher. *Withheld*: publishes that were answered by a DISCONNECT, or by nothing, and sent again as others.\n\
+    removed from the cluster in that round (or, for what was acknowledged between two rounds, in the one before: a removal may come after the fault); to a lasting one each that was published after its SUBACK, whatever happened. *Lost* of them had not come a minute after the cluster was whole. *Duplicated*: came twice to\n\
+    one subscriber, for whatever reason. *Late*: came behind a later one of the same publisher. *Withheld*: publishes that were answered by a DISCONNECT, or by nothing, and sent again as others.\n\
     *Connects* are those of the lasting subscribers, *forgotten* of them were told session_present = 0.\n";
 
 /// The newest rounds of the cluster as one table.
