@@ -275,17 +275,23 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// A peer has the session of a client that is here.
     pub(crate) fn owns(&mut self, from: u16, stage: Stage, client_id: &str) {
-        if let Some(looking) = self.owners.looking.get_mut(client_id) {
-            let is_it = looking.stage.is_none_or(|known| known.session == stage.session);
-            if is_it && looking.owner.is_none_or(|known| known.stage.epoch <= stage.epoch) {
-                looking.owner = Some(Claimed { by: from, stage, is_free: false });
-            }
-            return;
-        }
         let session = self.by_client(client_id).and_then(|key| self.sessions.get(key)?.store_id());
         if let Some(mine) = session.map(|session| self.stage(session)).filter(|mine| mine.is_behind(stage)) {
             // It has not heard who took it.
             self.tell_moved(Take { owner: self.name_of(from), stage: mine }, false, client_id);
+            if let Some(looking) = self.owners.looking.get_mut(client_id) {
+                looking.owner.take_if(|known| mine.is_behind(known.stage));
+                self.take_if_free(client_id);
+            }
+            return;
+        }
+        if let Some(looking) = self.owners.looking.get_mut(client_id) {
+            let is_it = looking.stage.is_none_or(|known| known.session == stage.session);
+            // Said again by one who has given it up: it is free with that epoch, and stays so.
+            let is_said = looking.owner.is_some_and(|known| known.by == from && known.stage == stage);
+            if is_it && !is_said && looking.owner.is_none_or(|known| known.stage.epoch <= stage.epoch) {
+                looking.owner = Some(Claimed { by: from, stage, is_free: false });
+            }
         }
     }
 

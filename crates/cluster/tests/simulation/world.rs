@@ -1022,7 +1022,9 @@ impl World {
                     Some(keeper) => format!("k/{keeper}"),
                     None => format!("f/{filter}"),
                 };
-                (publisher, format!("publish t={topic} q=1 id={packet_id} p={number}"))
+                let line = format!("publish t={topic} q=1 id={packet_id} p={number}");
+                self.say(|| format!("{at:?}: {publisher} {line}"));
+                (publisher, line)
             }
         };
         let bytes = crate::rig::parse(&line, Some(ferrule_mqtt::Version::V5)).0;
