@@ -11,6 +11,7 @@
 //!
 //! A [`Switch`] has several of them in one network, with the machine, and loses what goes from one to another in the same manner.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::Command;
@@ -40,6 +41,7 @@ pub struct NetNs {
     name: String,
     outside: Ipv4Addr,
     inside: Ipv4Addr,
+    _claim: Claim,
 }
 
 impl NetNs {
@@ -49,10 +51,11 @@ impl NetNs {
     /// When a command of `ip` fails.
     #[must_use]
     pub fn new() -> Option<Self> {
-        let (name, third) = new_name()?;
-        let netns =
-            Self { name, outside: Ipv4Addr::new(10, 99, third, 1), inside: Ipv4Addr::new(10, 99, third, 2) };
-        let NetNs { name, outside, inside } = &netns;
+        let (name, claim) = new_name()?;
+        let third = claim.third;
+        let (outside, inside) = (Ipv4Addr::new(10, 99, third, 1), Ipv4Addr::new(10, 99, third, 2));
+        let netns = Self { name, outside, inside, _claim: claim };
+        let NetNs { name, outside, inside, .. } = &netns;
         let (near, far) = (netns.near(), netns.far());
         ip(&format!("netns add {name}"));
         ip(&format!("link add {near} type veth peer name {far} netns {name}"));
@@ -108,7 +111,7 @@ impl NetNs {
     /// When a command of `ip` fails, as at the second call.
     #[must_use]
     pub fn second_cable(&self) -> IpAddr {
-        let Self { name, outside, inside } = self;
+        let Self { name, outside, inside, .. } = self;
         let (near, far) = (format!("{name}c"), format!("{name}d"));
         let beside = |address: &Ipv4Addr| {
             let [first, second, third, last] = address.octets();
@@ -147,7 +150,7 @@ impl NetNs {
     /// # Panics
     /// When a command of `ip` fails.
     pub fn blackhole(&self) {
-        let Self { name, outside, inside } = self;
+        let Self { name, outside, inside, .. } = self;
         ip(&format!("neigh replace {inside} lladdr {NOBODY} dev {} nud permanent", self.near()));
         ip(&format!("-n {name} neigh replace {outside} lladdr {NOBODY} dev {} nud permanent", self.far()));
     }
@@ -187,7 +190,7 @@ impl NetNs {
     /// # Panics
     /// When a command of `ip` fails.
     pub fn heal(&self) {
-        let Self { name, outside, inside } = self;
+        let Self { name, outside, inside, .. } = self;
         ip(&format!("neigh del {inside} dev {}", self.near()));
         ip(&format!("-n {name} neigh del {outside} dev {}", self.far()));
     }
@@ -199,8 +202,28 @@ impl Drop for NetNs {
     }
 }
 
-/// A name that nobody has, and the third number of an address; None when this process is not root.
-fn new_name() -> Option<(String, u8)> {
+/// The third number of an address, this process's as long as the file is open: two that have one see each other's packets.
+#[derive(Debug)]
+struct Claim {
+    third: u8,
+    _locked: File,
+}
+
+impl Claim {
+    /// One that nobody has, from this on.
+    fn new(first: u32) -> Self {
+        let lock = |third: u8| {
+            let path = std::env::temp_dir().join(format!("ferrule-tests-network-{third}.lock"));
+            let file = File::create(path).expect("a lock file can be made");
+            file.try_lock().is_ok().then_some(Self { third, _locked: file })
+        };
+        let mut all = (0..250).map(|n| u8::try_from((first + n) % 250).expect("below 250"));
+        all.find_map(lock).expect("of 250 networks one is free")
+    }
+}
+
+/// A name and numbers that nobody has; None when this process is not root.
+fn new_name() -> Option<(String, Claim)> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     if !crate::is_root() {
         eprintln!("skipped: needs root (network namespaces)");
@@ -211,7 +234,7 @@ fn new_name() -> Option<(String, u8)> {
     if number == 0 {
         remove_stale();
     }
-    Some((format!("ft{pid}-{number}"), u8::try_from((pid + number) % 250).expect("below 250")))
+    Some((format!("ft{pid}-{number}"), Claim::new(pid % 250 + number % 250)))
 }
 
 /// One network of several namespaces and of the machine, which has the last address: a bridge in a namespace of its own, so that
@@ -225,7 +248,7 @@ fn new_name() -> Option<(String, u8)> {
 #[derive(Debug)]
 pub struct Switch {
     name: String,
-    third: u8,
+    claim: Claim,
     plugged: AtomicU32,
 }
 
@@ -292,8 +315,8 @@ impl Switch {
     /// When a command of `ip` fails.
     #[must_use]
     pub fn new() -> Option<Self> {
-        let (name, third) = new_name()?;
-        let switch = Self { name, third, plugged: AtomicU32::new(0) };
+        let (name, claim) = new_name()?;
+        let switch = Self { name, claim, plugged: AtomicU32::new(0) };
         let (name, machine) = (&switch.name, switch.machine());
         let near = &machine.device;
         ip(&format!("netns add {name}"));
@@ -313,7 +336,7 @@ impl Switch {
     }
 
     fn addr(&self, last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 97, self.third, last)
+        Ipv4Addr::new(10, 97, self.claim.third, last)
     }
 
     /// Plugs a namespace in.
