@@ -285,6 +285,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             return;
         }
+        let is_here = self
+            .by_client(client_id)
+            .is_some_and(|key| self.sessions.get(key).is_some_and(|session| session.conn.is_some()));
+        if is_here && self.has_session(client_id) && session.is_some_and(|mine| mine != stage.session) {
+            // Its client has another one, so this one has ended: nothing is to be sent on for it.
+            let Stage { session: SessionId(session), epoch } = stage;
+            let owner = self.name_of(from);
+            self.peers.send(from, &Parcel::Moved { owner, session, epoch, gone: true, client_id });
+            return;
+        }
         if let Some(looking) = self.owners.looking.get_mut(client_id) {
             let is_it = looking.stage.is_none_or(|known| known.session == stage.session);
             // Said again by one who has given it up: it is free with that epoch, and stays so.
@@ -511,6 +521,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A session has been taken.
     pub(crate) fn moved(&mut self, to: u16, take: Take, gone: bool, client_id: &str) {
         let is_from_here = take.owner == self.peers.place.name();
+        if is_from_here && gone && self.has_moved(client_id, take.stage) {
+            self.forget_moved(client_id);
+            return;
+        }
         if !is_from_here {
             self.pass(take, client_id);
             let (own, now_us) = (self.peers.place.index, self.now.mono_us);
@@ -608,6 +622,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if moved.to != NOWHERE && self.peers.links.iter().enumerate().all(knows) {
             self.forget_moved(client_id);
         }
+    }
+
+    /// Whether what is sent on from here is sent to an owner of this stage.
+    fn has_moved(&self, client_id: &str, stage: Stage) -> bool {
+        let session = self.owners.moved.get(client_id).and_then(|key| self.sessions.get(*key));
+        matches!(session.map(|session| &session.kind), Some(Kind::Moved(moved)) if moved.stage == stage)
     }
 
     /// A session that has moved is nobody's affair here any more.
