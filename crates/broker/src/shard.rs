@@ -175,7 +175,7 @@ pub struct Stats {
     pub retained_refused: u64,
     /// Retained messages of QoS 0 that found the link to another node full, and were sent when it had room.
     pub retained_behind: u64,
-    /// Copies of other nodes' wills that were too many to keep.
+    /// Wills of other nodes' connections, and of own ones that ended while the node might not acknowledge, that were too many to keep.
     pub wills_not_kept: u64,
     /// Wills of connections of other nodes, which are gone, that were published here.
     pub wills_inherited: u64,

@@ -17,7 +17,8 @@
 //! - Of a link that is made anew a node tells all copies again, so that none is left of connections that ended meanwhile.
 //!
 //! # Bounds
-//! [`COPIES_MAX`] copies of others; what comes beyond is not kept (`wills_not_kept`).
+//! [`COPIES_MAX`] copies of others, [`POSTPONED_MAX`] wills of connections that ended while the node might not acknowledge; what comes beyond is not kept
+//! (`wills_not_kept`). What waits for a keeper's answer had a copy there while its connection was open.
 
 use crate::ConnId;
 use crate::ending::Why;
@@ -41,6 +42,9 @@ const VERSION: u32 = 2;
 const COPIES_MAX: usize = 1_000_000;
 
 type Mine = (Arc<Publisher>, Box<Will>);
+
+/// A node that is cut off may stay so for hours, while clients come and go.
+const POSTPONED_MAX: usize = 100_000;
 
 /// What a shard knows of wills that are copied.
 #[derive(Debug, Default)]
@@ -133,7 +137,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.peers.send(peer, &Parcel::WillEnded { number, answer: true });
             self.wills.ending.insert(number, (peer, (Arc::clone(publisher), will)));
         } else if self.standing.parks() {
-            self.wills.postponed.push((Arc::clone(publisher), will));
+            if self.wills.postponed.len() < POSTPONED_MAX {
+                self.wills.postponed.push((Arc::clone(publisher), will));
+            } else {
+                self.stats.wills_not_kept += 1;
+            }
         } else {
             return Some(will);
         }
