@@ -50,9 +50,9 @@ use crate::turn::Wait;
 use crate::{ConnId, SessionKey};
 use bytes::Bytes;
 use ferrule_mqtt::{ReasonCode, topic};
-use ferrule_outbox::{End, Outcome, Reason, Row};
+use ferrule_outbox::{End, Outcome, Queue, Reason, Row};
 use ferrule_store::record::{self, Delivery, Record};
-use ferrule_store::{Found, Now, Op, Restored, SessionId, Store, Taken};
+use ferrule_store::{Found, Now, Op, QueueId, Restored, SessionId, Store, Taken};
 use foldhash::{HashMap, HashSet};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -149,6 +149,8 @@ pub(crate) struct Owners {
     /// Of the stored sessions of this shard: what is said of an older one is out of date.
     pub(crate) epochs: HashMap<SessionId, u64>,
     frozen: BTreeMap<Arc<str>, Frozen>,
+    /// Reads that are still to be answered of queues that were lost: one a queue and life of it.
+    reads_before: HashMap<QueueId, u32>,
     /// When the first of them is to be asked for.
     frozen_us: Option<u64>,
     /// Clients that are announced again then, since nobody has said yet where their sessions are.
@@ -565,7 +567,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         groups.iter().for_each(|text| self.remove_route(key, text));
         self.remove_client(key);
         if let Kind::Persistent { queue } = kind {
-            self.forget_stored(session_id(&queue));
+            self.part_with(&queue);
             for (row, end) in queue.give_away(&mut self.ended) {
                 self.peers.relay(to, &client_id, &row.delivery, end);
             }
@@ -652,7 +654,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(session) = self.remove_session(key) else { return };
         self.owners.frozen.remove(&session.client_id);
         if let Kind::Persistent { queue } = session.kind {
-            self.forget_stored(session_id(&queue));
+            self.part_with(&queue);
             let ends = queue.give_away(&mut self.ended).into_iter().filter_map(|(_, end)| end);
             self.ended.extend(ends.map(|end| (end, outcome)));
         }
@@ -664,6 +666,25 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let sessions: BTreeSet<SessionId> = ops.iter().filter_map(Op::session).collect();
         // Also those that were given up: what was under way then is in none of their next owners' hands.
         sessions.into_iter().for_each(|session| self.set_adrift(session));
+    }
+
+    /// The queue of a session is another node's.
+    fn part_with(&mut self, queue: &Queue<Queued>) {
+        if queue.is_reading() {
+            *self.owners.reads_before.entry(queue.id()).or_default() += 1;
+        }
+        self.forget_stored(session_id(queue));
+    }
+
+    /// Whether rows of a session's queue are the answer to a read of before it was another node's, and came back: they say nothing of what it holds now.
+    pub(crate) fn is_read_before(&mut self, queue: QueueId) -> bool {
+        // The store answers each read, in their order.
+        let Some(reads) = self.owners.reads_before.get_mut(&queue) else { return false };
+        *reads -= 1;
+        if *reads == 0 {
+            self.owners.reads_before.remove(&queue);
+        }
+        true
     }
 
     /// A session of this node's is another's, as the store says. One that was given up is waited for: who has taken it says so, or is asked.

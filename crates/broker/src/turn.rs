@@ -155,6 +155,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     if self.smoothed_commit.is_zero() { took } else { (self.smoothed_commit * 7 + took) / 8 };
                 self.committed(ticket);
             }
+            StoreEvent::Rows { queue, .. } if self.is_read_before(queue) => {}
             StoreEvent::Rows { queue, rows } => match queue.as_session() {
                 None if queue.as_delayed().is_some() => self.delayed_rows(queue, rows),
                 None => self.hook.rows(queue, rows, now),

@@ -5,7 +5,7 @@
 mod common;
 use common::{Rig, START, limits};
 use ferrule_broker::{Limits, Speaks, Strategy};
-use ferrule_store::{MemoryStore, MemoryTable};
+use ferrule_store::{MemoryStore, MemoryTable, QueueId, Restored, StoreEvent};
 
 /// Two nodes of one shard each, with a link between them.
 struct Nodes {
@@ -637,4 +637,49 @@ fn wills_of_who_is_moved_off_wait_for_news_from_the_other_node() {
     told.sort();
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told[0].contains("w/gone") && told[1].contains("w/lost"), "{told:?}");
+}
+
+/// A session that was another node's for a moment and is here again: rows that were asked for before that are not what there is now.
+#[test]
+fn rows_that_were_read_for_an_earlier_owner_are_not_taken_for_those_of_now() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, B, "a:1");
+    nodes.rigs[B].cut_peer("x");
+    nodes.commit();
+    nodes.publisher(B, "p");
+    for id in 1..4 {
+        nodes.send(B, "p", &format!("publish t=a q=1 id={id} p=m{id}"));
+        nodes.commit();
+    }
+    assert_eq!(nodes.took(B, "p").len(), 3);
+    // It comes elsewhere, and its backlog is being read.
+    nodes.rigs[A].now.wall_ms += 5;
+    nodes.send(A, "x", "connect id=x v=5 clean=0 expiry=100");
+    // Turn by turn, so that the store's answer is not there yet.
+    while nodes.rigs[A].peer("x").packets.is_empty() {
+        nodes.rigs[B].commit();
+        nodes.rigs[A].commit_only();
+        nodes.rigs[A].turn_one(0);
+        while nodes.carry(A) {}
+        while let Some((_, _, batch)) = nodes.rigs[B].mail.pop_front() {
+            let (sender, now) = (nodes.other[A], nodes.rigs[A].now);
+            assert_eq!(nodes.rigs[A].shard().parcels(sender, &batch, now), Ok(batch.len()));
+            nodes.rigs[A].turn_one(0);
+        }
+    }
+    let (restored, now) = (nodes.rigs[A].store.0.borrow().restored(), nodes.rigs[A].now);
+    let session = restored.sessions[0].0;
+    nodes.rigs[A].shard().store_event(StoreEvent::Lost { sessions: [session].into() }, now);
+    let epochs = vec![(session, 3)];
+    let restored = std::sync::Arc::new(Restored { epochs, ..restored });
+    nodes.rigs[A].shard().store_event(StoreEvent::Adopted { view: 1, restored, done: true }, now);
+    // The answer to what was asked before: then there was nothing.
+    let queue = QueueId::session(session);
+    nodes.rigs[A].shard().store_event(StoreEvent::Rows { queue, rows: Vec::new() }, now);
+    nodes.rigs[A].turn();
+    nodes.rigs[A].cut_peer("x");
+    returns(&mut nodes, A);
+    let took = nodes.took(A, "x");
+    assert_eq!(took.len(), 4, "its CONNACK, and all that waits: {took:?}");
 }

@@ -862,6 +862,12 @@ impl<R: Row> Queue<R> {
         Some(gap.first)
     }
 
+    /// Whether a read is under way that has not been answered.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        self.reading
+    }
+
     /// Rows read back, at least one unless the disk holds none from the asked number on.
     pub fn loaded(&mut self, rows: Vec<StoredRow>, now: Now) {
         self.reading = false;
