@@ -8,6 +8,8 @@
 //!   machine  10.99.N.1  ft<pid>-<n>a =====veth===== ft<pid>-<n>b  10.99.N.2  namespace ft<pid>-<n>
 //! ```
 //! The names carry the pid of the test process; namespaces of processes that are gone are removed by the next one.
+//!
+//! A [`Switch`] has several of them in one network, with the machine, and loses what goes from one to another in the same manner.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -47,18 +49,7 @@ impl NetNs {
     /// When a command of `ip` fails.
     #[must_use]
     pub fn new() -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        if !crate::is_root() {
-            eprintln!("skipped: needs root (network namespaces)");
-            return None;
-        }
-        let pid = std::process::id();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        if number == 0 {
-            remove_stale();
-        }
-        let name = format!("ft{pid}-{number}");
-        let third = u8::try_from((pid + number) % 250).expect("below 250");
+        let (name, third) = new_name()?;
         let netns =
             Self { name, outside: Ipv4Addr::new(10, 99, third, 1), inside: Ipv4Addr::new(10, 99, third, 2) };
         let NetNs { name, outside, inside } = &netns;
@@ -202,6 +193,132 @@ impl Drop for NetNs {
     }
 }
 
+/// A name that nobody has, and the third number of an address; None when this process is not root.
+fn new_name() -> Option<(String, u8)> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if !crate::is_root() {
+        eprintln!("skipped: needs root (network namespaces)");
+        return None;
+    }
+    let pid = std::process::id();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    if number == 0 {
+        remove_stale();
+    }
+    Some((format!("ft{pid}-{number}"), u8::try_from((pid + number) % 250).expect("below 250")))
+}
+
+/// One network of several namespaces and of the machine, which has the last address: a bridge in a namespace of its own, so that
+/// the machine's firewall has no say in what passes.
+///
+/// ```text
+///   namespace A, 10.97.N.1 ---+
+///   namespace B, 10.97.N.2 ---+--- bridge in the namespace ft<pid>-<n> --- machine, 10.97.N.254
+/// ```
+/// Removed when dropped.
+#[derive(Debug)]
+pub struct Switch {
+    name: String,
+    third: u8,
+    plugged: AtomicU32,
+}
+
+/// Who is plugged into a [`Switch`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plug {
+    /// None is the machine.
+    netns: Option<String>,
+    device: String,
+    addr: Ipv4Addr,
+}
+
+impl Plug {
+    /// Its address.
+    #[must_use]
+    pub fn addr(&self) -> IpAddr {
+        IpAddr::V4(self.addr)
+    }
+
+    /// `ip` in its namespace.
+    fn ip(&self, args: &str) {
+        match &self.netns {
+            Some(netns) => ip(&format!("-n {netns} {args}")),
+            None => ip(args),
+        }
+    }
+
+    /// From now on nothing of what it sends arrives there, and nothing says so. The way back is another one.
+    ///
+    /// # Panics
+    /// When a command of `ip` fails.
+    pub fn lose_to(&self, there: &Self) {
+        self.ip(&format!("neigh replace {} lladdr {NOBODY} dev {} nud permanent", there.addr, self.device));
+    }
+
+    /// Ends [`Self::lose_to`].
+    ///
+    /// # Panics
+    /// When a command of `ip` fails, as when nothing is lost.
+    pub fn reach(&self, there: &Self) {
+        self.ip(&format!("neigh del {} dev {}", there.addr, self.device));
+    }
+}
+
+impl Switch {
+    /// Makes one; None, with a line on standard error, when this process is not root.
+    ///
+    /// # Panics
+    /// When a command of `ip` fails.
+    #[must_use]
+    pub fn new() -> Option<Self> {
+        let (name, third) = new_name()?;
+        let switch = Self { name, third, plugged: AtomicU32::new(0) };
+        let (name, machine) = (&switch.name, switch.machine());
+        let near = &machine.device;
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link add bridge type bridge"));
+        ip(&format!("-n {name} link set bridge up"));
+        ip(&format!("link add {near} type veth peer name machine netns {name}"));
+        ip(&format!("-n {name} link set machine master bridge up"));
+        ip(&format!("addr add {}/24 dev {near}", machine.addr));
+        ip(&format!("link set {near} up"));
+        Some(switch)
+    }
+
+    /// The machine's own plug.
+    #[must_use]
+    pub fn machine(&self) -> Plug {
+        Plug { netns: None, device: format!("{}s", self.name), addr: self.addr(254) }
+    }
+
+    fn addr(&self, last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 97, self.third, last)
+    }
+
+    /// Plugs a namespace in.
+    ///
+    /// # Panics
+    /// When a command of `ip` fails, as when it is plugged in already.
+    #[must_use]
+    pub fn plug(&self, netns: &NetNs) -> Plug {
+        let Self { name, .. } = self;
+        let number = self.plugged.fetch_add(1, Ordering::Relaxed) + 1;
+        let addr = self.addr(u8::try_from(number).expect("a few namespaces"));
+        let netns = netns.name().to_owned();
+        ip(&format!("-n {netns} link add switch type veth peer name port{number} netns {name}"));
+        ip(&format!("-n {name} link set port{number} master bridge up"));
+        ip(&format!("-n {netns} addr add {addr}/24 dev switch"));
+        ip(&format!("-n {netns} link set switch up"));
+        Plug { netns: Some(netns), device: "switch".into(), addr }
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status(); // removed by the next run if this fails
+    }
+}
+
 fn ip(args: &str) {
     output(Command::new("ip").args(args.split(' ')));
 }
@@ -222,6 +339,33 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::proc::Launch;
+
+    #[test]
+    fn a_switch_loses_one_way_alone() {
+        use std::io::ErrorKind::{ConnectionRefused, TimedOut};
+        let Some(switch) = Switch::new() else { return };
+        let (one, two) = (NetNs::new().unwrap(), NetNs::new().unwrap());
+        let (first, second) = (switch.plug(&one), switch.plug(&two));
+        let machine = switch.machine();
+        // Nobody listens: an answer is a refusal.
+        let reach = |plug: &Plug| {
+            let addr = std::net::SocketAddr::new(plug.addr(), 9);
+            std::net::TcpStream::connect_timeout(&addr, std::time::Duration::from_millis(300))
+                .unwrap_err()
+                .kind()
+        };
+        assert_eq!((reach(&first), reach(&second)), (ConnectionRefused, ConnectionRefused));
+        machine.lose_to(&first);
+        assert_eq!((reach(&first), reach(&second)), (TimedOut, ConnectionRefused));
+        machine.reach(&first);
+        assert_eq!(reach(&first), ConnectionRefused);
+        second.lose_to(&machine); // its answers
+        assert_eq!((reach(&first), reach(&second)), (ConnectionRefused, TimedOut));
+        second.reach(&machine);
+        assert_eq!(reach(&second), ConnectionRefused);
+        first.lose_to(&second);
+        first.reach(&second);
+    }
 
     #[test]
     fn a_blackhole_drops_pings_and_heals() {

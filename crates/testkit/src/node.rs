@@ -100,6 +100,7 @@ pub struct Config {
     id: String,
     listen: SocketAddr,
     anonymous: bool,
+    anywhere: bool,
     rules: String,
     uplink: Option<String>,
     extra: String,
@@ -119,6 +120,7 @@ impl Config {
             id: id.to_owned(),
             listen: port::free_addr(),
             anonymous: true,
+            anywhere: false,
             rules: String::new(),
             uplink: None,
             extra: String::new(),
@@ -177,6 +179,13 @@ impl Config {
     pub fn listen(mut self, bind: SocketAddr) -> Self {
         self.listen = bind;
         self.anonymous = bind.ip().is_loopback();
+        self
+    }
+
+    /// Lets everyone in, from wherever it can be reached: for a namespace of the test's.
+    #[must_use]
+    pub fn anyone(mut self) -> Self {
+        (self.anonymous, self.anywhere) = (true, true);
         self
     }
 
@@ -301,6 +310,9 @@ impl Config {
         );
         if self.anonymous {
             toml.push_str("anonymous = true\n");
+        }
+        if self.anywhere {
+            toml.push_str("anonymous_anywhere = true\n");
         }
         if self.role == Role::Cloud {
             let _ = write!(

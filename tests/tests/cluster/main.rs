@@ -14,15 +14,20 @@ use ferrule_testkit::{Config, Node, Postgres};
 use ferrule_tests::PATIENCE;
 use serde_json::Value;
 use std::fs;
+use std::net::SocketAddr;
 use tempfile::TempDir;
 
 /// What a node is configured with, beside the rest.
 fn config(postgres: &Postgres, folder: &TempDir, id: &str) -> Config {
+    config_at(&postgres.url(), folder, id, SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+/// The same, where the database is reached in another way than by the machine, or the others at a certain address.
+fn config_at(url: &str, folder: &TempDir, id: &str, bind: SocketAddr) -> Config {
     let token = folder.path().join("token");
     fs::write(&token, "a token of the tests, long enough\n").unwrap();
     Config::cloud().id(id).extra(&format!(
-        "[store]\nbackend = \"postgres\"\nurl = {:?}\n[cluster]\nbind = \"127.0.0.1:0\"\ntoken_file = {token:?}\n",
-        postgres.url()
+        "[store]\nbackend = \"postgres\"\nurl = {url:?}\n[cluster]\nbind = \"{bind}\"\ntoken_file = {token:?}\n"
     ))
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Reading goes through `psql`: an oracle that shares no code with the client that wrote.
 
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -33,6 +35,15 @@ impl Postgres {
     /// When it does not serve within 30 s, or PostgreSQL is not installed.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_at(None)
+    }
+
+    /// The same, also for everyone in the /24 of this address of the machine.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[must_use]
+    pub fn start_at(also: Option<IpAddr>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let log = folder.path().join("output.log");
         let data = folder.path().join("data");
@@ -52,8 +63,16 @@ impl Postgres {
             .start();
         assert!(initdb.wait(Duration::from_secs(60)).success(), "initdb failed:\n{}", initdb.tail(20));
         let port_text = port.to_string();
+        let mut listen = "listen_addresses=127.0.0.1".to_owned();
+        if let Some(addr) = also {
+            let _ = write!(listen, ",{addr}");
+            let path = data.join("pg_hba.conf");
+            let mut rules = std::fs::read_to_string(&path).expect("initdb makes it");
+            let _ = writeln!(rules, "host all all {addr}/24 trust");
+            std::fs::write(&path, rules).expect("it can be written");
+        }
         let process = run("postgres", "postgres")
-            .args(["-p", &port_text, "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            .args(["-p", &port_text, "-c", &listen, "-c", "unix_socket_directories="])
             // Off, so that rows stay where they were inserted; and small, for many servers on one machine.
             .args(["-c", "autovacuum=off", "-c", "shared_buffers=32MB", "-c", "max_connections=50"])
             .start();
@@ -79,6 +98,12 @@ impl Postgres {
     #[must_use]
     pub fn url(&self) -> String {
         format!("postgres://{USER}@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// The same at another address, that of [`Self::start_at`].
+    #[must_use]
+    pub fn url_at(&self, addr: SocketAddr) -> String {
+        format!("postgres://{USER}@{addr}/postgres")
     }
 
     /// The port that it listens at, on 127.0.0.1.
@@ -143,6 +168,15 @@ impl Postgres {
         }
     }
 
+    /// What `pg_ctl stop -m immediate` does: no checkpoint, connections just end, and the next start recovers.
+    ///
+    /// # Panics
+    /// When it takes longer than 10 s.
+    pub fn stop_immediately(&mut self) {
+        self.process.signal("QUIT");
+        self.process.wait(Duration::from_secs(10));
+    }
+
     /// The same server again, same port and data; kills it first if it runs.
     ///
     /// # Panics
@@ -190,6 +224,9 @@ mod tests {
         assert!(postgres.try_query("select 1").is_none());
         postgres.restart();
         assert_eq!(postgres.query("select id, x from t order by id"), ["1|a", "2|b"]);
+        postgres.stop_immediately();
+        assert!(postgres.try_query("select 1").is_none());
+        postgres.restart();
         postgres.pause();
         postgres.resume();
         assert_eq!(postgres.query("select count(*) from t"), ["2"]);
