@@ -57,11 +57,13 @@ fn newest(found: Vec<Value>) -> Vec<Value> {
 
 /// What stands above the table of the cluster.
 const CLUSTER: &str = "\n## Cluster\n\n\
-    Three `ferrule-cloud` processes with one PostgreSQL (`tests/tests/cluster/rounds.rs`). On each node one client publishes (QoS 1, one message in flight) and one with a clean session has subscribed\n\
-    to all of it. In each round one fault, at a random moment and for a random time; then the cluster must be whole again by itself.\n\n\
-    *Promised* are deliveries: of an acknowledged message to a subscriber that had its SUBACK before the message was published, was connected until it was acknowledged, and whose node was not\n\
-    removed from the cluster in that round. *Lost* of them never came. *Duplicated*: came twice to one subscriber, since its publisher had been told to send it again. *Withheld*: publishes that were answered by a\n\
-    DISCONNECT, or by nothing.\n";
+    Three `ferrule-cloud` processes, each in a network namespace, with one PostgreSQL (`tests/tests/cluster/rounds`). On each node one client publishes (QoS 1, one message in flight) and one with a\n\
+    clean session has subscribed to all of it; three more subscribers, whose sessions live on, connect to whichever node answers and leave it again after some 1.5 s: by a DISCONNECT, by nothing, or\n\
+    for another node. In each round one fault, at a random moment and for a random time; then the cluster must be whole again by itself.\n\n\
+    *Promised* are deliveries of acknowledged messages: to a clean subscriber that had its SUBACK before the message was published, was connected until it was acknowledged, and whose node was not\n\
+    removed from the cluster in that round; to a lasting one each that was published after its SUBACK, whatever happened. *Lost* of them had not come a minute after the cluster was whole. *Duplicated*: came twice to\n\
+    one subscriber, since its PUBACK had not arrived. *Late*: came behind a later one of the same publisher. *Withheld*: publishes that were answered by a DISCONNECT, or by nothing, and sent again as others.\n\
+    *Connects* are those of the lasting subscribers, *forgotten* of them were told session_present = 0.\n";
 
 /// The newest rounds of the cluster as one table.
 fn cluster(folder: &Path) -> String {
@@ -72,12 +74,12 @@ fn cluster(folder: &Path) -> String {
         return page;
     }
     page.push_str(
-        "\n| fault | times | nodes removed by it | acknowledged | promised | lost | duplicated | withheld | day, commit |\n|---|---|---|---|---|---|---|---|---|\n",
+        "\n| fault | times | nodes removed by it | acknowledged | promised | lost | duplicated | late | withheld | connects | forgotten | day, commit |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let _ = writeln!(
             page,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |",
             text(&row["fault"]),
             row["times"],
             row["removed"],
@@ -85,7 +87,10 @@ fn cluster(folder: &Path) -> String {
             row["promised"],
             row["lost"],
             row["duplicated"],
+            row["late"],
             row["withheld"],
+            row["reconnected"],
+            row["forgotten"],
             text(&row["date"]),
             text(&row["commit"]),
         );

@@ -42,6 +42,7 @@ pub mod promises;
 pub mod random;
 pub mod relay;
 pub mod servers;
+pub mod sessions;
 pub mod soak;
 pub mod wire;
 
@@ -51,6 +52,7 @@ pub use fleet::{Fleet, Plan};
 pub use node::{Config, Node};
 pub use relay::Relay;
 pub use servers::{Browser, Example, HttpServer, Kafka, Mosquitto, Postgres, Proxy, Rmqttd};
+pub use sessions::Sessions;
 pub use wire::Client;
 
 /// How often a condition is looked at.

@@ -102,7 +102,9 @@ pub struct Config {
     anonymous: bool,
     anywhere: bool,
     rules: String,
+    /// As it is written there.
     uplink: Option<String>,
+    login: String,
     extra: String,
     data_dir: Option<PathBuf>,
     netns: Option<String>,
@@ -123,6 +125,7 @@ impl Config {
             anywhere: false,
             rules: String::new(),
             uplink: None,
+            login: EDGE_ID.to_owned(),
             extra: String::new(),
             data_dir: None,
             netns: None,
@@ -156,21 +159,36 @@ impl Config {
     /// The edge's uplink: to a cloud, or to a relay in front of one.
     #[must_use]
     pub fn uplink(mut self, to: SocketAddr) -> Self {
-        self.uplink = Some(format!("mqtt://{to}"));
+        self.uplink = Some(format!("\"mqtt://{to}\""));
+        self
+    }
+
+    /// The uplink to whichever of these nodes can be reached.
+    #[must_use]
+    pub fn uplinks(mut self, to: &[SocketAddr]) -> Self {
+        let urls: Vec<String> = to.iter().map(|to| format!("mqtt://{to}")).collect();
+        self.uplink = Some(format!("{urls:?}"));
+        self
+    }
+
+    /// As whom it logs in on its uplink, instead of [`EDGE_ID`], with the same password.
+    #[must_use]
+    pub fn login(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.login);
         self
     }
 
     /// The uplink by a name that has to be looked up.
     #[must_use]
     pub fn uplink_name(mut self, host: &str, port: u16) -> Self {
-        self.uplink = Some(format!("mqtt://{host}:{port}"));
+        self.uplink = Some(format!("\"mqtt://{host}:{port}\""));
         self
     }
 
     /// The uplink by TLS: the keys of its table's `tls` (`ca = ...`) go into [`Self::extra`].
     #[must_use]
     pub fn uplink_tls(mut self, host: &str, port: u16) -> Self {
-        self.uplink = Some(format!("mqtts://{host}:{port}"));
+        self.uplink = Some(format!("\"mqtts://{host}:{port}\""));
         self
     }
 
@@ -323,7 +341,8 @@ impl Config {
         if let Some(url) = &self.uplink {
             let _ = write!(
                 toml,
-                "\n[uplink]\nurl = {url:?}\nusername = {EDGE_ID:?}\npassword_file = \"edge.pass\"\nkeep_alive = \"5s\"\n"
+                "\n[uplink]\nurl = {url}\nusername = {:?}\npassword_file = \"edge.pass\"\nkeep_alive = \"5s\"\n",
+                self.login
             );
         }
         if !self.extra.is_empty() {

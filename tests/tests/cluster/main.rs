@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod behind_a_load_balancer;
+mod faults_database;
+mod faults_edges;
+mod faults_sessions;
 mod joining;
 mod one_connection_per_client;
 mod partition_heals;
@@ -16,6 +19,15 @@ use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
 use tempfile::TempDir;
+
+/// Which of the gate's three runs this is.
+fn share() -> usize {
+    match (std::env::var("FERRULE_TEST_WORKERS"), std::env::var_os("FERRULE_TEST_WORKER_DELAY")) {
+        (_, Some(_)) => 2,
+        (Ok(workers), None) if workers != "1" => 1,
+        _ => 0,
+    }
+}
 
 /// What a node is configured with, beside the rest.
 fn config(postgres: &Postgres, folder: &TempDir, id: &str) -> Config {

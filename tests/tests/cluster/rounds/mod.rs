@@ -11,6 +11,7 @@ mod probes;
 mod site;
 mod world;
 
+use crate::share;
 use ferrule_testkit::node::count;
 use ferrule_testkit::random::Random;
 use ferrule_testkit::{Node, soak};
@@ -113,15 +114,6 @@ struct Sums {
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
-}
-
-/// Which of the gate's three runs this is.
-fn share() -> usize {
-    match (std::env::var("FERRULE_TEST_WORKERS"), std::env::var_os("FERRULE_TEST_WORKER_DELAY")) {
-        (_, Some(_)) => 2,
-        (Ok(workers), None) if workers != "1" => 1,
-        _ => 0,
-    }
 }
 
 #[test]
