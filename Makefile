@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-backlog bench-report faults flash conformance fuzz soak faults-report cross cross-test footprint peers
+.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-backlog bench-cluster bench-report faults flash conformance fuzz soak faults-report cross cross-test footprint peers
 
 E2E := $(sort $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs)) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 # The faults among them.
@@ -147,6 +147,10 @@ bench-wire: build ## bytes and delay of the link to the cloud, beside mosquitto'
 
 bench-backlog: build ## a gateway without its cloud, beside bare SQLite, and how fast a backlog leaves (ten minutes)
 	target/release/ferrule-bench backlog
+
+bench-cluster: build ## several nodes: CPU a delivery, barrier, routes, link, sessions of a dead node; root, 20,000 open files (ten minutes)
+	ulimit -n 20000; target/release/ferrule-bench cluster
+	target/release/ferrule-bench report
 
 bench-report: build ## docs/benchmarks.md from the newest result of `make bench`
 	target/release/ferrule-bench report

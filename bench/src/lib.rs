@@ -11,11 +11,13 @@
 //!   hold; [`pipeline`] the rows that go through edge, cloud and a sink.
 //! - [`volume`] is another program: what the link to the cloud costs in bytes and in time.
 //! - [`backlog`] another: what a gateway without its cloud costs, and how fast a backlog leaves.
+//! - [`cluster`] another: what several nodes cost, and how soon sessions of a dead one are back.
 //! - [`result`] is what a run leaves in `bench/results/`; [`report`] makes a table and `docs/benchmarks.md` of it.
 #![forbid(unsafe_code)]
 
 pub mod backlog;
 pub mod carrier;
+pub mod cluster;
 pub mod crowd;
 #[cfg(test)]
 mod fake;

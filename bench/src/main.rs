@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use ferrule_bench::peer::Peer;
 use ferrule_bench::result::Run;
 use ferrule_bench::{
-    backlog, carrier::Over, crowd, floor, handshakes, idle, load, pipeline, report, rows, rules, run, scale,
-    stored, storm, volume,
+    backlog, carrier::Over, cluster, crowd, floor, handshakes, idle, load, pipeline, report, rows, rules,
+    run, scale, stored, storm, volume,
 };
 
 /// Load generator and side-by-side benchmarks. Without a command: `run`.
@@ -44,6 +44,8 @@ enum Command {
     Wire(volume::WireArgs),
     /// A gateway without its cloud, and the backlog afterwards; writes a result file.
     Backlog(backlog::BacklogArgs),
+    /// Several nodes: CPU a delivery, a subscribe's barrier, a route's memory, the link, sessions of a dead node; writes a result file.
+    Cluster(cluster::ClusterArgs),
     /// Writes docs/wire.md from the newest result file of `wire`.
     WireReport,
     /// Writes docs/benchmarks.md from the newest result file.
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         Command::Rules(args) => one_round_of_rules(&args),
         Command::Wire(args) => the_link(&args),
         Command::Backlog(args) => the_backlog(&args),
+        Command::Cluster(args) => several_nodes(&args),
         Command::WireReport => write_wire_report(),
         Command::Report(args) => write_report(&args),
     };
@@ -166,9 +169,20 @@ fn write_report(args: &ReportArgs) -> Result<(), Box<dyn Error>> {
     let out = args.out.clone().unwrap_or_else(|| root().join("docs/benchmarks.md"));
     let (path, run) = Run::newest(&results)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    std::fs::write(&out, report::markdown(&run, &name))?;
+    let mut page = report::markdown(&run, &name);
+    if let Some((source, cluster)) = cluster::ClusterRun::newest(&results.join("cluster")) {
+        page.push_str(&cluster.section(&source));
+    }
+    std::fs::write(&out, page)?;
     println!("{} from {name}", out.display());
     Ok(())
+}
+
+fn several_nodes(args: &cluster::ClusterArgs) -> Result<(), Box<dyn Error>> {
+    let generator = std::env::current_exe()?;
+    let (path, run) = cluster::run(args, generator, &root(), |what| eprintln!("  {what}"))?;
+    println!("{}\nwritten: {}", run.table(), path.display());
+    if run.errors.is_empty() { Ok(()) } else { Err(run.errors.join("; ").into()) }
 }
 
 fn the_link(args: &volume::WireArgs) -> Result<(), Box<dyn Error>> {

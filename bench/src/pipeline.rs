@@ -82,7 +82,7 @@ pub fn run(options: &Options, mut said: impl FnMut(&str)) -> Vec<PipelineResult>
     results
 }
 
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
         .unwrap_or_else(|| "panicked".to_owned())

@@ -168,6 +168,7 @@ pub fn workers(quick: bool, edge: &Path) -> Row {
 pub fn base(quick: bool) -> Plan {
     Plan {
         addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+        subscribers_at: None,
         shape: Shape::Pairs,
         clients: 10,
         qos: 0,

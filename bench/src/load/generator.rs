@@ -182,7 +182,8 @@ impl Generator {
 
     fn connect(&mut self) -> Result<(), LoadError> {
         let index = self.conns.len();
-        let mut socket = TcpStream::connect(self.plan.addr)?;
+        let subscribers_at = self.plan.subscribers_at.filter(|_| index >= self.publishers.len());
+        let mut socket = TcpStream::connect(subscribers_at.unwrap_or(self.plan.addr))?;
         self.poll.registry().register(&mut socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         let mut out = Vec::new();
         let clean = !self.plan.persistent || index < self.publishers.len();

@@ -28,6 +28,9 @@ pub struct Plan {
     /// The broker.
     #[arg(long, default_value = "127.0.0.1:1883")]
     pub addr: SocketAddr,
+    /// Where subscribers connect instead: another node.
+    #[arg(long)]
+    pub subscribers_at: Option<SocketAddr>,
     /// Who publishes to whom.
     #[arg(long, value_enum, default_value = "pairs")]
     pub shape: Shape,
@@ -94,6 +97,7 @@ impl Plan {
         let mut args = vec![format!("--addr={}", self.addr)];
         let shape =
             self.shape.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        args.extend(self.subscribers_at.iter().map(|addr| format!("--subscribers-at={addr}")));
         args.push(format!("--shape={shape}"));
         args.push(format!("--clients={}", self.clients));
         args.push(format!("--qos={}", self.qos));

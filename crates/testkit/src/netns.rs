@@ -122,6 +122,12 @@ impl NetNs {
         IpAddr::V4(beside(inside))
     }
 
+    /// The machine's address on the first cable.
+    #[must_use]
+    pub fn machine(&self) -> IpAddr {
+        IpAddr::V4(self.outside)
+    }
+
     /// The address of what runs in it.
     #[must_use]
     pub fn addr(&self) -> IpAddr {
@@ -239,6 +245,21 @@ impl Plug {
         IpAddr::V4(self.addr)
     }
 
+    /// Bytes that it has sent and received so far, Ethernet's headers among them. On a cable like this the kernel sends as few and large packets as the sender's
+    /// buffers allow: larger ones than on a wire.
+    ///
+    /// # Panics
+    /// When `ip` fails, or says it in another way.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        let netns = self.netns.iter().flat_map(|netns| ["-n", netns]);
+        let said =
+            output(Command::new("ip").args(netns).args(["-s", "-j", "link", "show", "dev", &self.device]));
+        let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        let count = |way: &str| said[0]["stats64"][way]["bytes"].as_u64().expect("it counts bytes");
+        (count("tx"), count("rx"))
+    }
+
     /// `ip` in its namespace.
     fn ip(&self, args: &str) {
         match &self.netns {
@@ -308,6 +329,8 @@ impl Switch {
         ip(&format!("-n {netns} link add switch type veth peer name port{number} netns {name}"));
         ip(&format!("-n {name} link set port{number} master bridge up"));
         ip(&format!("-n {netns} addr add {addr}/24 dev switch"));
+        // No word of IPv6, as above.
+        ip(&format!("-n {netns} link set switch addrgenmode none"));
         ip(&format!("-n {netns} link set switch up"));
         Plug { netns: Some(netns), device: "switch".into(), addr }
     }
@@ -365,6 +388,7 @@ mod tests {
         assert_eq!(reach(&second), ConnectionRefused);
         first.lose_to(&second);
         first.reach(&second);
+        assert!(first.bytes().0 > 0 && first.bytes().1 > 0);
     }
 
     #[test]

@@ -35,15 +35,15 @@ impl Postgres {
     /// When it does not serve within 30 s, or PostgreSQL is not installed.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_at(None)
+        Self::start_at(&[])
     }
 
-    /// The same, also for everyone in the /24 of this address of the machine.
+    /// The same, also for everyone in the /24 of each of these addresses of the machine.
     ///
     /// # Panics
     /// As [`Self::start`].
     #[must_use]
-    pub fn start_at(also: Option<IpAddr>) -> Self {
+    pub fn start_at(also: &[IpAddr]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let log = folder.path().join("output.log");
         let data = folder.path().join("data");
@@ -64,13 +64,13 @@ impl Postgres {
         assert!(initdb.wait(Duration::from_secs(60)).success(), "initdb failed:\n{}", initdb.tail(20));
         let port_text = port.to_string();
         let mut listen = "listen_addresses=127.0.0.1".to_owned();
-        if let Some(addr) = also {
+        let path = data.join("pg_hba.conf");
+        let mut rules = std::fs::read_to_string(&path).expect("initdb makes it");
+        for addr in also {
             let _ = write!(listen, ",{addr}");
-            let path = data.join("pg_hba.conf");
-            let mut rules = std::fs::read_to_string(&path).expect("initdb makes it");
             let _ = writeln!(rules, "host all all {addr}/24 trust");
-            std::fs::write(&path, rules).expect("it can be written");
         }
+        std::fs::write(&path, rules).expect("it can be written");
         let process = run("postgres", "postgres")
             .args(["-p", &port_text, "-c", &listen, "-c", "unix_socket_directories="])
             // Off, so that rows stay where they were inserted; and small, for many servers on one machine.
@@ -100,7 +100,7 @@ impl Postgres {
         format!("postgres://{USER}@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// The same at another address, that of [`Self::start_at`].
+    /// The same at another address, one of [`Self::start_at`]'s.
     #[must_use]
     pub fn url_at(&self, addr: SocketAddr) -> String {
         format!("postgres://{USER}@{addr}/postgres")

@@ -71,7 +71,7 @@ impl Site {
             return Self { cluster, between: Between::Relays(relay, to_postgres) };
         };
         let machine = switch.machine();
-        let postgres = Postgres::start_at(Some(machine.addr()));
+        let postgres = Postgres::start_at(&[machine.addr()]);
         let url = postgres.url_at(SocketAddr::new(machine.addr(), postgres.port()));
         let (mut nodes, mut plugs, mut namespaces) = (Vec::new(), Vec::new(), Vec::new());
         for n in 1..=NODES {
