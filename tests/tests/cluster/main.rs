@@ -6,6 +6,7 @@ mod faults_database;
 mod faults_edges;
 mod faults_sessions;
 mod joining;
+mod many_filters;
 mod one_connection_per_client;
 mod partition_heals;
 mod rounds;
