@@ -16,8 +16,6 @@ use crate::rows::base;
 use crate::run::{Options, generate};
 use crate::tally::Latency;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The nodes' CPU time for a delivery, in microseconds.
 fn cpu_us(outcome: &Outcome) -> Result<f64, String> {
     if outcome.lost > 0 || outcome.ends == 0 {
@@ -114,27 +112,39 @@ fn barrier(addr: SocketAddr, count: usize, prefix: &str) -> Latency {
 }
 
 pub(super) fn routes(options: &Options, _: &Machine) -> Result<Found, String> {
-    let mut site = Site::start(2, None);
-    let (addrs, pids) = (site.addrs(), site.pids());
-    let clients = if options.quick { 2 } else { 200 };
-    let each = 1_000;
-    // So that neither's first client counts.
-    drop(many(addrs[0], "warm", each));
-    drop(many(addrs[1], "warm", each));
-    let before: Vec<u64> = pids.iter().map(|pid| procfs::rss_bytes(*pid)).collect();
-    let connected: Vec<Client> = (0..clients).map(|n| many(addrs[0], &format!("route/{n}"), each)).collect();
-    let grown =
-        |n: usize| procfs::rss_bytes(pids[n]).saturating_sub(before[n]) as f64 / (clients * each) as f64;
-    let found = vec![
-        (
-            format!("{} filters: a route at the node that learns of it", clients * each),
-            "bytes",
-            None,
-            grown(1),
-        ),
-        (format!("{} filters: a subscription at its own node", clients * each), "bytes", None, grown(0)),
-    ];
-    drop(connected);
+    let mut found = Found::new();
+    for workers in [1, 4] {
+        let mut site = Site::start_with(2, None, workers);
+        let (addrs, pids) = (site.addrs(), site.pids());
+        let (clients, each) = (if options.quick { 2 } else { 100 }, 1_000);
+        // So that neither's first client counts.
+        drop(many(addrs[0], "warm", each));
+        drop(many(addrs[1], "warm", each));
+        let rss = || pids.iter().map(|pid| procfs::rss_bytes(*pid)).collect::<Vec<_>>();
+        let before = rss();
+        let connected: Vec<Client> =
+            (0..clients).map(|n| many(addrs[0], &format!("route/{n}"), each)).collect();
+        let with_routes = rss();
+        let count = clients * each;
+        // Their connections are ours: as many files.
+        let present = count / 10;
+        let here: Vec<Client> = (0..present)
+            .map(|n| Client::connect(addrs[0], &ClientOptions::v5(&format!("a-device-of-many-{n:07}"))))
+            .collect();
+        let with_clients = rss();
+        let each_of = |before: &[u64], after: &[u64], node: usize, count: usize| {
+            after[node].saturating_sub(before[node]) as f64 / count as f64
+        };
+        let with = if workers == 1 { "a worker".to_owned() } else { format!("{workers} workers") };
+        let name = |what: &str| format!("{count} filters, nodes with {with}: {what}");
+        let at = |node| each_of(&before, &with_routes, node, count);
+        found.push((name("a route at the node that learns of it"), "bytes", None, at(1)));
+        found.push((name("a subscription at its own node"), "bytes", None, at(0)));
+        let name = |what: &str| format!("{present} connected clients, nodes with {with}: {what}");
+        let there = each_of(&with_routes, &with_clients, 1, present);
+        found.push((name("one at the other node"), "bytes", None, there));
+        drop((connected, here));
+    }
     Ok(found)
 }
 
@@ -159,8 +169,8 @@ fn many(addr: SocketAddr, prefix: &str, count: usize) -> Client {
 }
 
 pub(super) fn link(options: &Options, _: &Machine) -> Result<Found, String> {
-    let site = Site::apart(2).ok_or("needs root (network namespaces)")?;
-    let addrs = site.addrs();
+    let mut site = Site::apart(2).ok_or("needs root (network namespaces)")?;
+    let (addrs, pids) = (site.addrs(), site.pids());
     let seconds = if options.quick { 1.0 } else { 10.0 };
     let both = || {
         let (sent, received) = site.plugs[0].bytes();
@@ -172,11 +182,12 @@ pub(super) fn link(options: &Options, _: &Machine) -> Result<Found, String> {
         let count = work()?;
         Ok::<_, String>((both() - before, begun.elapsed().as_secs_f64(), count))
     };
-    let (bytes, took, _) = during(&|| {
+    let (bytes, took, cpu_ns) = during(&|| {
+        let before = procfs::cpu_ns(pids[0]);
         std::thread::sleep(Duration::from_secs_f64(seconds));
-        Ok(0)
+        Ok(procfs::cpu_ns(pids[0]).saturating_sub(before))
     })?;
-    let idle = bytes / took;
+    let (idle, idle_cpu) = (bytes / took, cpu_ns as f64 / 1e3 / took);
     let load = |subscribers_at, prefix: &str| {
         let rate = Some(20_000.0);
         let plan = Plan {
@@ -192,14 +203,14 @@ pub(super) fn link(options: &Options, _: &Machine) -> Result<Found, String> {
         let outcome = generate(&options.generator, None, &plan)?;
         if outcome.lost == 0 { Ok(outcome.published) } else { Err(format!("{} lost", outcome.lost)) }
     };
-    // The first run of each makes its routes; connections and disconnections are in both, so the longer less the shorter would be exact: a few hundred bytes of a hundred thousand messages.
+    // With routes and clients that come and go: some thousand bytes among two hundred thousand messages.
     let (bytes, took, count) = during(&|| load(None, "here"))?;
     let here = (bytes - idle * took).max(0.0) / count as f64;
     let (bytes, took, count) = during(&|| load(Some(addrs[1]), "there"))?;
     let there = (bytes - idle * took) / count as f64;
-    site.nodes[0].wait_status(PATIENCE, "it answers", |_| true);
     Ok(vec![
         ("a link of two nodes, idle".into(), "bytes/s", None, idle),
+        ("a node of two, idle: CPU a second".into(), "us", None, idle_cpu),
         ("a publish that matches here alone: on the link".into(), "bytes", Some(NOWHERE_BYTES_MAX), here),
         ("64 bytes, QoS 1, 20,000/s, delivered elsewhere: on the link".into(), "bytes", None, there),
     ])

@@ -21,7 +21,11 @@ pub(super) struct Site {
 
 /// One worker, and on this core alone when one is given.
 pub(super) fn pinned(config: Config, core: Option<usize>) -> Config {
-    let config = config.env("FERRULE__NODE__WORKERS", "1");
+    with_workers(config, core, 1)
+}
+
+fn with_workers(config: Config, core: Option<usize>, workers: usize) -> Config {
+    let config = config.env("FERRULE__NODE__WORKERS", &workers.to_string());
     match core {
         Some(core) => config.through(["taskset", "-c", &core.to_string()]),
         None => config,
@@ -39,10 +43,14 @@ fn clustered(url: &str, folder: &TempDir, n: usize, bind: SocketAddr) -> Config 
 impl Site {
     /// So many nodes on the machine itself.
     pub(super) fn start(count: usize, core: Option<usize>) -> Self {
+        Self::start_with(count, core, 1)
+    }
+
+    pub(super) fn start_with(count: usize, core: Option<usize>, workers: usize) -> Self {
         let (postgres, folder) = (Postgres::start(), tempfile::tempdir().expect("a temporary folder"));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let nodes = (1..=count)
-            .map(|n| Node::start(&pinned(clustered(&postgres.url(), &folder, n, any), core)))
+            .map(|n| Node::start(&with_workers(clustered(&postgres.url(), &folder, n, any), core, workers)))
             .collect();
         let site = Self {
             nodes,
