@@ -140,6 +140,7 @@ bench: build ## Ferrule, mosquitto and the floor side by side: every figure and 
 
 bench-quick: build ## the same as a smoke test: every row runs, no figure means anything (two minutes)
 	target/release/ferrule-bench run --quick
+	target/release/ferrule-bench cluster --quick
 
 bench-wire: build ## bytes and delay of the link to the cloud, beside mosquitto's bridge; root (ten minutes)
 	target/release/ferrule-bench wire

@@ -192,3 +192,28 @@ impl ClusterRun {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_the_middle_of_its_rounds_against_its_target() {
+        let mut run = ClusterRun {
+            at: "2026-11-30T00:00:00Z".into(),
+            commit: "c".into(),
+            command: String::new(),
+            machine: Machine::here(),
+            figures: Vec::new(),
+            errors: vec!["link, round 1:\nno".into()],
+        };
+        for value in [3.0, 2.0, 2.1] {
+            run.add(("a".into(), "ratio", Some(2.2), value));
+        }
+        run.add(("b".into(), "bytes", None, 104.6));
+        let table = run.table();
+        assert!(table.contains("| a | 2.10 | ratio | 2.20 met | 3.00, 2.00, 2.10 |"), "{table}");
+        assert!(table.contains("| b | 105 | bytes | - | 105 |"), "{table}");
+        assert!(table.ends_with("link, round 1: | no\n"), "{table}");
+    }
+}

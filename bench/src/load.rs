@@ -80,6 +80,7 @@ mod tests {
     #[test]
     fn options_survive_the_way_to_a_child() {
         for line in [
+            "--addr=127.0.0.1:1 --subscribers-at=127.0.0.1:2 --messages=5",
             "",
             "--shape fan-in -n 500 --qos 1 --window 4",
             "--shape fan-out -n 5 --v5 --size 100 --rate 10.5 --persistent --watch 1 --watch 2",
