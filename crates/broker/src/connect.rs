@@ -88,6 +88,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let (peer, listener) = (conn.peer, usize::from(self.rows.listener(conn.limits)));
         let v5 = connect.version == Version::V5;
+        if self.parting.is_draining() {
+            self.refuse(id, Why::elsewhere(ReasonCode::USE_ANOTHER_SERVER, ""));
+            return;
+        }
         if self.pool.overloaded {
             self.stats.overload_refused += 1;
             self.refuse(id, Why::elsewhere(ReasonCode::QUOTA_EXCEEDED, "the server is short of memory"));

@@ -36,6 +36,7 @@ pub mod config;
 mod connect;
 mod delayed;
 mod deliver;
+mod drain;
 mod ending;
 mod events;
 mod exclusive;
@@ -66,6 +67,7 @@ mod turn;
 mod wheel;
 
 pub use config::{ClientLimits, Limits};
+pub use drain::Left;
 pub use events::{Connection, Event, EventKind, Told};
 pub use features::{AutoSubscription, Features};
 pub use hook::{

@@ -50,6 +50,7 @@ impl Presence {
 impl<H: Hook, S: Store> Shard<H, S> {
     /// A client is connected here: the other nodes are told.
     pub(crate) fn tell_presence(&mut self, id: ConnId, client_id: &str) {
+        self.parting.is_back(client_id);
         if !self.peers.clustered {
             return;
         }
@@ -85,6 +86,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A client is connected at another node.
     pub(crate) fn present_elsewhere(&mut self, from: u16, since: Since, client_id: &str) {
         self.presence.stamp = self.presence.stamp.max(since.0);
+        self.parting.is_back(client_id);
         let connected = self.by_client(client_id).and_then(|key| self.sessions.get(key)?.conn);
         for id in [connected, self.looking_for(client_id)].into_iter().flatten() {
             // One from before this node was in a cluster is older than all.

@@ -190,6 +190,8 @@ pub struct Stats {
     pub late_closed: u64,
     /// Connections closed since their client connected to another node.
     pub taken_elsewhere: u64,
+    /// Connections closed since the node is drained.
+    pub moved_off: u64,
     /// Publishes sent to other shards, each counted once a shard.
     pub forwarded_out: u64,
     /// Publishes that came from other shards.
@@ -219,6 +221,7 @@ pub struct Shard<H, S> {
     pub(crate) peers: Peers,
     pub(crate) standing: crate::standing::Standing,
     pub(crate) presence: crate::presence::Presence,
+    pub(crate) parting: crate::drain::Parting,
     pub(crate) owners: crate::owners::Owners,
     pub(crate) retained: RetainedIndex,
     /// The last values of `$SYS` topics: never stored, and nobody's but this node's.
@@ -358,6 +361,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             peers: Peers::new(place),
             standing: crate::standing::Standing::default(),
             presence: crate::presence::Presence::default(),
+            parting: crate::drain::Parting::default(),
             owners: crate::owners::Owners::default(),
             retained: RetainedIndex::new(limits.retained_messages, limits.retained_bytes),
             sys: RetainedIndex::new(SYS_TOPICS, SYS_BYTES),

@@ -557,3 +557,48 @@ fn a_node_knows_its_view_when_it_knows_what_others_retained() {
     nodes.commit();
     assert_eq!(nodes.rigs[B].shard().settled_in(), Some(1));
 }
+
+/// A client that is moved off and comes to the other node has not died; one that does not come has.
+#[test]
+fn wills_of_who_is_moved_off_wait_for_news_from_the_other_node() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.subscriber(B, "w", "w/#:1");
+    for (name, session) in
+        [("clean", ""), ("gone", ""), ("stored", " clean=0 expiry=100"), ("lost", " clean=0 expiry=100")]
+    {
+        nodes.send(A, name, &format!("connect id={name} v=5 will=w/{name} wq=1{session}"));
+        nodes.commit();
+        assert_eq!(nodes.took(A, name), ["connack sp=0"]);
+    }
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().set_draining(true);
+    let left = nodes.rigs[A].shard().drain(3, now);
+    assert_eq!((left.moved, left.clients), (3, 1));
+    let left = nodes.rigs[A].shard().drain(3, now);
+    assert_eq!((left.moved, left.clients, left.wills), (1, 0, 2));
+    nodes.settle();
+    for name in ["clean", "gone", "stored", "lost"] {
+        assert_eq!(nodes.took(A, name), ["disconnect 9c"], "{name}");
+    }
+    nodes.commit();
+    for name in ["clean", "stored"] {
+        let session = if name == "clean" { "" } else { " clean=0 expiry=100" };
+        nodes.send(B, name, &format!("connect id={name} v=5 will=w/{name} wq=1{session}"));
+        nodes.commit();
+        assert_eq!(nodes.took(B, name), [if name == "clean" { "connack sp=0" } else { "connack sp=1" }]);
+    }
+    assert_eq!(nodes.rigs[A].shard().drain(0, now).wills, 1, "it has heard of one");
+    assert!(nodes.took(B, "w").is_empty());
+    for _ in 0..32 {
+        nodes.rigs.iter_mut().for_each(|rig| rig.wait_only(1_000));
+        let now = nodes.rigs[A].now;
+        nodes.rigs[A].shard().drain(0, now);
+        nodes.settle();
+        nodes.commit();
+    }
+    let mut told = nodes.took(B, "w");
+    told.sort();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("w/gone") && told[1].contains("w/lost"), "{told:?}");
+}

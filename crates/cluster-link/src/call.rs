@@ -7,7 +7,7 @@ use crate::limits::{
     STREAMS, USER_TIMEOUT, WINDOW,
 };
 use crate::sender::{Outbound, Outlet, outlet};
-use crate::tls::{advice, advice_in};
+use crate::tls::{Shown, advice, advice_in};
 use crate::wire::{Frame, Frames, Kind, Refused, frame, shown};
 use hyper::body::Incoming;
 use hyper::client::conn::http2 as client;
@@ -44,6 +44,8 @@ pub(crate) struct Call {
     pub(crate) outlet: Outlet,
     pub(crate) inbound: Streaming<Frame>,
     pub(crate) connection: DropGuard,
+    /// What the other side has shown, by TLS.
+    pub(crate) shown: Option<Shown>,
 }
 
 /// Why nothing more comes of a stream, before there is a link.
@@ -172,17 +174,18 @@ pub(crate) async fn open(
     let connection = parent.child_token();
     let guard = connection.clone().drop_guard();
     let spawn = Spawn { tasks: tasks.clone(), connection };
-    let Some(tls) = tls else { return open_on(socket, spawn, guard, kind).await };
+    let Some(tls) = tls else { return open_on(socket, spawn, (guard, None), kind).await };
     let name = tls.name(host).ok_or_else(|| OpenError::Name(host.to_owned()))?;
     let connector = TlsConnector::from(Arc::clone(&tls.client));
     let stream = connector.connect(name, socket).await.map_err(OpenError::Tls)?;
-    open_on(stream, spawn, guard, kind).await
+    let shown = shown_by(stream.get_ref().1);
+    open_on(stream, spawn, (guard, shown), kind).await
 }
 
 async fn open_on<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: I,
     spawn: Spawn,
-    guard: DropGuard,
+    (guard, shown): (DropGuard, Option<Shown>),
     kind: Kind,
 ) -> Result<Call, OpenError> {
     let mut builder = client::Builder::new(spawn.clone());
@@ -207,7 +210,7 @@ async fn open_on<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let path = PathAndQuery::from_static(kind.path());
     let response = grpc.streaming(tonic::Request::new(outbound), path, Frames).await;
     let inbound = response.map_err(|status| OpenError::Call(told(&status)))?.into_inner();
-    Ok(Call { kind, outlet, inbound, connection: guard })
+    Ok(Call { kind, outlet, inbound, connection: guard, shown })
 }
 
 /// What tonic sends a request by.
@@ -242,14 +245,24 @@ pub(crate) async fn serve(
     tune(&socket)?;
     let spawn = Spawn { tasks: tasks.clone(), connection: connection.clone() };
     match tls {
-        None => serve_on(socket, spawn, take).await,
-        Some(tls) => serve_on(TlsAcceptor::from(tls.server).accept(socket).await?, spawn, take).await,
+        None => serve_on(socket, spawn, None, take).await,
+        Some(tls) => {
+            let stream = TlsAcceptor::from(tls.server).accept(socket).await?;
+            let shown = shown_by(stream.get_ref().1);
+            serve_on(stream, spawn, shown, take).await
+        }
     }
+}
+
+fn shown_by(connection: &rustls::CommonState) -> Option<Shown> {
+    let chain = connection.peer_certificates()?.iter();
+    Some(chain.map(|certificate| certificate.clone().into_owned()).collect())
 }
 
 async fn serve_on<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: I,
     spawn: Spawn,
+    shown: Option<Shown>,
     take: impl Fn(Call) + Send + Sync + 'static,
 ) -> io::Result<()> {
     let mut builder = server::Builder::new(spawn.clone());
@@ -266,6 +279,7 @@ async fn serve_on<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let (take, taken) = (Arc::new(take), Arc::new(AtomicBool::new(false)));
     let service = service_fn(move |request: Request<Incoming>| {
         let (take, taken, connection) = (Arc::clone(&take), Arc::clone(&taken), spawn.connection.clone());
+        let shown = shown.clone();
         async move {
             let Some(kind) = Kind::of(request.uri().path()) else {
                 let status =
@@ -275,7 +289,7 @@ async fn serve_on<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             if taken.swap(true, Ordering::Relaxed) {
                 return Ok(Status::resource_exhausted("a connection is for one stream").into_http());
             }
-            let answer = Answer { kind, connection, take };
+            let answer = Answer { kind, connection, shown, take };
             let mut grpc = tonic::server::Grpc::new(Frames)
                 .max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX);
@@ -289,6 +303,7 @@ async fn serve_on<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 struct Answer<F> {
     kind: Kind,
     connection: CancellationToken,
+    shown: Option<Shown>,
     take: Arc<F>,
 }
 
@@ -303,7 +318,8 @@ impl<F: Fn(Call)> StreamingService<Frame> for Answer<F> {
     fn call(&mut self, request: tonic::Request<Streaming<Frame>>) -> Self::Future {
         let (outlet, outbound) = outlet();
         let connection = self.connection.clone().drop_guard();
-        (self.take)(Call { kind: self.kind, outlet, inbound: request.into_inner(), connection });
+        let (kind, shown) = (self.kind, self.shown.clone());
+        (self.take)(Call { kind, outlet, inbound: request.into_inner(), connection, shown });
         ready(Ok(tonic::Response::new(Answers(outbound))))
     }
 }

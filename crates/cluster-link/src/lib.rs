@@ -157,9 +157,10 @@ impl<S: Site> Links<S> {
         self.inner.report.counters()
     }
 
-    /// New certificates, for connections that are made from now on; of no effect if there was no TLS.
+    /// New certificates, for connections that are made from now on; of no effect if there was no TLS. A link whose other side would not be let in any more
+    /// with the certificate that it came with (revoked, or of an authority that is not trusted any more) ends.
     pub fn set_tls(&self, tls: Tls) {
-        self.inner.trust.set_tls(tls);
+        self.inner.set_tls(tls);
     }
 
     /// Ends all links and returns when [`Site::down`] of each has, and the port is free.

@@ -1,14 +1,15 @@
 //! A link from when both of its streams have introduced themselves to its end, on either side; and which node has one.
 
 use crate::accept::Halves;
-use crate::call::{Call, told};
+use crate::call::{Call, advised, told};
 use crate::config::Trusted;
 use crate::dial::Dialled;
 use crate::hello::{Other, Refusal, shown_id};
 use crate::report::{Report, count};
 use crate::sender::{End, Ending, Sender};
+use crate::tls::Shown;
 use crate::wire::{Frame, Kind, Reader, Said, frame};
-use crate::{Config, Site};
+use crate::{Config, Site, Tls};
 use ferrule_cluster::{NodeId, PeerId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +47,8 @@ struct Place {
     /// Whose it is: the last that came.
     id: PeerId,
     ending: Arc<Ending>,
+    /// What the other side has shown on its connections.
+    shown: Vec<Shown>,
     /// Held from before [`Site::up`] until after [`Site::down`].
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -95,10 +98,15 @@ impl<S: Site> Inner<S> {
         welcome: impl FnOnce(&mut Call, &mut Call),
     ) -> Result<End, (Refusal, Call, Call)> {
         let ending = Arc::new(Ending::new(parent.child_token()));
-        let turn = match self.claim(me, other.id, &ending) {
+        let shown: Vec<Shown> = [&control.shown, &data.shown].into_iter().flatten().cloned().collect();
+        let turn = match self.claim(me, other.id, &ending, shown.clone()) {
             Ok(turn) => turn,
             Err(refusal) => return Err((refusal, control, data)),
         };
+        // From here on new certificates find it; they may have come since it was opened.
+        if let Some(tls) = self.trust.tls() {
+            end_if_refused(&tls, &shown, &ending);
+        }
         let held = ending.token.run_until_cancelled(turn.lock_owned()).await;
         if held.is_none() || ending.token.is_cancelled() {
             self.release(other.id, &ending);
@@ -127,7 +135,7 @@ impl<S: Site> Inner<S> {
             _ => {}
         }
         match why {
-            End::Full { .. } | End::Broken(_) | End::Panic => {
+            End::Full { .. } | End::Broken(_) | End::Panic | End::Untrusted(_) => {
                 tracing::warn!("link to {} {:?} {why}", shown_id(other.id), other.name);
             }
             _ => tracing::info!("link to {} {:?} {why}", shown_id(other.id), other.name),
@@ -161,6 +169,7 @@ impl<S: Site> Inner<S> {
         me: PeerId,
         id: PeerId,
         ending: &Arc<Ending>,
+        shown: Vec<Shown>,
     ) -> Result<Arc<tokio::sync::Mutex<()>>, Refusal> {
         let mut places = lock(&self.places);
         if places.me != me {
@@ -169,6 +178,7 @@ impl<S: Site> Inner<S> {
         let place = places.of.entry(id.node).or_insert_with(|| Place {
             id,
             ending: Arc::clone(ending),
+            shown: shown.clone(),
             turn: Arc::default(),
         });
         if place.id.incarnation > id.incarnation {
@@ -176,7 +186,7 @@ impl<S: Site> Inner<S> {
         }
         if !Arc::ptr_eq(&place.ending, ending) {
             place.ending.end(End::Replaced);
-            (place.id, place.ending) = (id, Arc::clone(ending));
+            (place.id, place.ending, place.shown) = (id, Arc::clone(ending), shown);
         }
         Ok(Arc::clone(&place.turn))
     }
@@ -188,11 +198,26 @@ impl<S: Site> Inner<S> {
         }
     }
 
+    /// See [`Links::set_tls`](crate::Links::set_tls).
+    pub(crate) fn set_tls(&self, tls: Tls) {
+        self.trust.set_tls(tls.clone());
+        for place in lock(&self.places).of.values() {
+            end_if_refused(&tls, &place.shown, &place.ending);
+        }
+    }
+
     /// Ends the link to this peer, if there is one.
     pub(crate) fn end(&self, id: PeerId) {
         if let Some(place) = lock(&self.places).of.get(&id.node).filter(|place| place.id == id) {
             place.ending.end(End::Closed);
         }
+    }
+}
+
+/// Ends a link whose other side would not be let in with what it has shown.
+fn end_if_refused(tls: &Tls, shown: &[Shown], ending: &Ending) {
+    if let Some(error) = shown.iter().find_map(|shown| tls.refuses(shown)) {
+        ending.end(End::Untrusted(advised(error.to_string(), &error)));
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) enum End {
     Broken(crate::wire::Broken),
     #[error("closed: this node failed at what came (a panic)")]
     Panic,
+    #[error("closed: the peer's certificate is not good any more: {0}")]
+    Untrusted(String),
     #[error("ended by the peer")]
     Peer,
     #[error("the connection was lost: {0}")]

@@ -1,7 +1,8 @@
 //! TLS of both sides: each shows a certificate of the cluster's authority.
 
 use ferrule_transport::tls::{CertificateInfo, ClientFiles, LoadError, ServerFiles};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{AlertDescription, CertificateError, ClientConfig, ServerConfig};
 use std::error::Error;
 use std::io;
@@ -29,9 +30,20 @@ pub struct Tls {
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
+    /// Judges what the other sides of links have shown before, which is good for clients as well.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
+/// What the other side of a connection has shown: its certificate, then what certifies it.
+pub(crate) type Shown = Arc<[CertificateDer<'static>]>;
+
 impl TlsFiles {
+    /// All of them.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        [&self.cert, &self.key, &self.ca].into_iter().chain(&self.crl).cloned().collect()
+    }
+
     /// Reads the files.
     ///
     /// # Errors
@@ -55,13 +67,14 @@ impl TlsFiles {
                 problem: format!("{name:?} cannot be the name in a certificate: {e}"),
             })?),
         };
+        let verifier = server.load_verifier()?;
         let (server, infos) = server.load()?;
         // Either of two nodes may be the one that dials.
         let (client, _) = match &self.crl {
             Some(crl) => client.load_without_revoked(crl)?,
             None => client.load()?,
         };
-        Ok((Tls { server, client, name }, infos))
+        Ok((Tls { server, client, name, verifier }, infos))
     }
 }
 
@@ -74,6 +87,13 @@ impl Tls {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         self.name.clone().or_else(|| ServerName::try_from(host.to_owned()).ok())
     }
+
+    /// Why whoever has shown this would not be let in now; none: it would.
+    pub(crate) fn refuses(&self, shown: &Shown) -> Option<rustls::Error> {
+        let now = UnixTime::since_unix_epoch(ferrule_clock::for_certificates());
+        let (first, rest) = shown.split_first()?;
+        self.verifier.as_ref()?.verify_client_cert(first, rest, now).err()
+    }
 }
 
 /// What the other side ends a handshake with because of a certificate, and what to do about it.
@@ -83,7 +103,7 @@ const ALERTS: [(AlertDescription, &str); 4] = [
     (AlertDescription::DecryptError, OTHER_AUTHORITY),
     (
         AlertDescription::CertificateExpired,
-        "this node's certificate is over, or that machine's clock is wrong: renew it, and start this node again",
+        "this node's certificate is over, or that machine's clock is wrong: renew it",
     ),
     (AlertDescription::CertificateRevoked, "this node's certificate was revoked: it needs another one"),
 ];
@@ -111,7 +131,7 @@ pub(crate) fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
              all nodes the name in it as `server_name` in [cluster] `tls`"
         }
         rustls::Error::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {
-            "its certificate is over, or this machine's clock is wrong: renew it, and start that node again"
+            "its certificate is over, or this machine's clock is wrong: renew it"
         }
         rustls::Error::InvalidCertificate(C::Revoked) => "it was revoked: that node needs another one",
         rustls::Error::InvalidCertificate(_) => "see `tls` in that node's [cluster]",

@@ -2,10 +2,10 @@
 
 use crate::site::{Event, Indices, Office, ToPeer};
 use crate::view::{Answer, Question};
-use crate::{JoinError, LEAVE, Seen, Setup, Status};
+use crate::{JoinError, LEAVE, RemoveError, Seen, Setup, Status};
 use ferrule_clock::boot_us;
 use ferrule_cluster::{Config, Deed, Gate, Order, PeerId, Site, Standing, Word};
-use ferrule_cluster_link::{Links, Sender};
+use ferrule_cluster_link::{Links, Sender, Tls};
 use ferrule_net::{Lane, Letter, Post};
 use ferrule_store_postgres::{Known, Members, MembersError, Reach};
 use std::collections::HashMap;
@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 #[derive(Debug)]
 pub(crate) enum Asked {
     Status(oneshot::Sender<Status>),
+    Remove(String, oneshot::Sender<Result<(), RemoveError>>),
+    Tls(Tls),
     Leave,
 }
 
@@ -35,6 +37,8 @@ pub(crate) struct Driver {
     answers: mpsc::UnboundedReceiver<(Question, Answer)>,
     /// Under way.
     asking: Vec<Question>,
+    /// Who waits for the answer to a [`Question::RemoveDead`], with the member's name.
+    removing: Vec<(PeerId, String, oneshot::Sender<Result<(), RemoveError>>)>,
     known: Known,
     joins: u64,
     trouble: Option<String>,
@@ -93,6 +97,7 @@ impl Driver {
             questions,
             answers,
             asking: Vec::new(),
+            removing: Vec::new(),
             known: Known::default(),
             joins: 1,
             trouble: None,
@@ -103,8 +108,8 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Until it is told to leave.
-    pub(crate) async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Asked>) {
+    /// Until it is told to leave; whether it has.
+    pub(crate) async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Asked>) -> bool {
         loop {
             let wait = Duration::from_micros(self.due_us.saturating_sub(boot_us()));
             tokio::select! {
@@ -118,13 +123,66 @@ impl Driver {
                         // Who asked may not wait any more.
                         let _ = reply.send(self.status());
                     }
+                    Some(Asked::Remove(name, reply)) => self.remove(name, reply),
+                    Some(Asked::Tls(tls)) => self.links.set_tls(tls),
                     Some(Asked::Leave) | None => break,
                 },
                 () = tokio::time::sleep(wait) => {}
             }
             self.act();
         }
-        self.leave().await;
+        self.leave().await
+    }
+
+    /// Somebody says that a member is dead.
+    fn remove(&mut self, name: String, reply: oneshot::Sender<Result<(), RemoveError>>) {
+        let members = &self.known.view.members;
+        let is_it = |id: PeerId| {
+            let known = self.known.names.get(&id);
+            known == Some(&name) || id.node.0.to_string() == name
+        };
+        let peer = members.iter().map(|member| member.id).find(|id| is_it(*id));
+        let refused = match peer {
+            None => {
+                let members = members.iter().map(|member| self.name_of(member.id)).collect();
+                Some(RemoveError::Unknown { name: name.clone(), members })
+            }
+            Some(peer) if peer == self.site.me() => Some(RemoveError::Itself(name.clone())),
+            Some(peer) if self.senders.contains_key(&peer) => Some(RemoveError::Lives(name.clone())),
+            Some(_) => None,
+        };
+        match (refused, peer) {
+            (None, Some(peer)) => {
+                self.removing.push((peer, name, reply));
+                self.ask(Question::RemoveDead { me: self.site.me(), peer });
+            }
+            (refused, _) => {
+                // Who asked may not wait any more.
+                let _ = refused.map(|refused| reply.send(Err(refused)));
+            }
+        }
+    }
+
+    fn name_of(&self, id: PeerId) -> String {
+        self.known.names.get(&id).cloned().unwrap_or_else(|| id.node.0.to_string())
+    }
+
+    /// The database has answered about a member that is said to be dead.
+    fn removed(&mut self, question: Question, answer: &Answer) {
+        let Question::RemoveDead { peer, .. } = question else { return };
+        for (_, name, reply) in self.removing.extract_if(.., |(of, ..)| *of == peer) {
+            let said = match answer {
+                Answer::View { known, .. } if known.view.members.iter().any(|member| member.id == peer) => {
+                    Err(RemoveError::Seen)
+                }
+                Answer::Trouble(error) => Err(error.clone().into()),
+                _ => {
+                    tracing::warn!(name, "was removed from the cluster: an operator says that it is dead");
+                    Ok(())
+                }
+            };
+            let _ = reply.send(said);
+        }
     }
 
     /// Sets the gate, then does what is to be done.
@@ -191,7 +249,7 @@ impl Driver {
     fn ask(&mut self, question: Question) {
         let is_asked = |other: &Question| std::mem::discriminant(other) == std::mem::discriminant(&question);
         let same = match question {
-            Question::Remove { .. } => self.asking.contains(&question),
+            Question::Remove { .. } | Question::RemoveDead { .. } => self.asking.contains(&question),
             _ => self.asking.iter().any(is_asked),
         };
         if !same {
@@ -203,13 +261,16 @@ impl Driver {
 
     fn answered(&mut self, question: Question, answer: Answer) {
         self.asking.retain(|asked| *asked != question);
+        self.removed(question, &answer);
         match answer {
             Answer::View { known, asked_us } => {
                 // One of a former life says nothing of this one.
                 let me = self.site.me();
                 let ours = match question {
                     Question::Read(of) => of == me,
-                    Question::GoLive { me: of, .. } | Question::Remove { me: of, .. } => of == me,
+                    Question::GoLive { me: of, .. }
+                    | Question::Remove { me: of, .. }
+                    | Question::RemoveDead { me: of, .. } => of == me,
                     Question::Rejoin | Question::Leave(_) => false,
                 };
                 self.told_well();
@@ -290,6 +351,7 @@ impl Driver {
         let counters = self.links.counters();
         let seen = |member: &ferrule_cluster::Member| Seen {
             id: member.id,
+            name: self.name_of(member.id),
             state: member.state,
             addresses: self
                 .known
@@ -312,24 +374,27 @@ impl Driver {
         }
     }
 
-    /// Out of the view, so that nobody waits for this node.
-    async fn leave(mut self) {
+    /// Out of the view, so that nobody waits for this node; whether the database has taken it.
+    async fn leave(mut self) -> bool {
         self.gate.set(Standing::NONE);
         let question = Question::Leave(self.site.me());
         let _ = self.questions.send(question);
         let answers = &mut self.answers;
         let left = tokio::time::timeout(LEAVE, async {
-            while let Some((of, _)) = answers.recv().await {
+            while let Some((of, answer)) = answers.recv().await {
                 if of == question {
-                    return;
+                    return matches!(answer, Answer::Left);
                 }
             }
+            false
         });
-        if left.await.is_err() {
+        let left = left.await.unwrap_or(false);
+        if !left {
             tracing::warn!("the database did not take this node's leave: the others find out by its silence");
         }
         // Nobody asks any more for what links deliver.
         drop(self.events);
         self.links.stop().await;
+        left
     }
 }

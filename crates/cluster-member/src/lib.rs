@@ -79,6 +79,8 @@ pub enum JoinError {
 pub struct Seen {
     /// Who.
     pub id: PeerId,
+    /// What its configuration calls it.
+    pub name: String,
     /// Whether it serves.
     pub state: State,
     /// Where it is reached.
@@ -112,11 +114,42 @@ pub struct Status {
     pub trouble: Option<String>,
 }
 
+/// Why a member is not removed that somebody says is dead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RemoveError {
+    /// There is none of that name.
+    #[error("no member of the cluster is called {name:?}; there are {}", .members.join(", "))]
+    Unknown {
+        /// As asked for.
+        name: String,
+        /// All of them.
+        members: Vec<String>,
+    },
+    /// It is this one.
+    #[error("{0:?} is this node itself, and it lives: `cluster leave` without `--node` has it leave")]
+    Itself(String),
+    /// It answers.
+    #[error(
+        "{0:?} lives: this node has a link to it. `cluster leave` there, at {0:?}, has it leave; or stop it first"
+    )]
+    Lives(String),
+    /// It may be alive, as far as is known.
+    #[error("it has been seen by the database too short a time ago to be dead")]
+    Seen,
+    /// The view cannot be asked, or says no.
+    #[error(transparent)]
+    View(#[from] MembersError),
+    /// This node's part in the cluster has ended.
+    #[error("this node is stopping")]
+    Stopping,
+}
+
 /// A member that runs.
 #[derive(Debug)]
 pub struct Member {
     asked: mpsc::UnboundedSender<driver::Asked>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// It returns whether it has left.
+    thread: Mutex<Option<std::thread::JoinHandle<bool>>>,
     address: SocketAddr,
 }
 
@@ -137,20 +170,21 @@ impl Member {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     let _ = started.send(Err(error.into()));
-                    return;
+                    return false;
                 }
             };
             runtime.block_on(async {
                 match driver::Driver::join(setup).await {
                     Ok(driver) => {
                         let _ = started.send(Ok(()));
-                        driver.run(asks).await;
+                        driver.run(asks).await
                     }
                     Err(error) => {
                         let _ = started.send(Err(error));
+                        false
                     }
                 }
-            });
+            })
         };
         let thread = std::thread::Builder::new().name("ferrule-cluster".into()).spawn(run)?;
         start.recv().map_err(|_| std::io::Error::other("its thread ended"))??;
@@ -170,12 +204,30 @@ impl Member {
         status.await.ok()
     }
 
-    /// Leaves the cluster, and returns when the others know or the database has not answered for a while. To be called when the workers have ended.
-    pub fn stop(&self) {
+    /// Takes a member out that is dead, by its name or its number.
+    ///
+    /// # Errors
+    /// It is none, or may be alive; or the view cannot be asked.
+    pub async fn remove(&self, name: &str) -> Result<(), RemoveError> {
+        let (answer, removed) = oneshot::channel();
+        let asked = self.asked.send(driver::Asked::Remove(name.to_owned(), answer));
+        asked.map_err(|_| RemoveError::Stopping)?;
+        removed.await.map_err(|_| RemoveError::Stopping)?
+    }
+
+    /// New certificates, for links that are made from now on; who could not come with the one that it came with has no link any more.
+    pub fn set_tls(&self, tls: ferrule_cluster_link::Tls) {
+        let _ = self.asked.send(driver::Asked::Tls(tls));
+    }
+
+    /// Leaves the cluster, and returns when the others know or the database has not answered for a while: false then. To be called when the workers have
+    /// ended.
+    pub fn stop(&self) -> bool {
         let _ = self.asked.send(driver::Asked::Leave);
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        match self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // It panics only by a bug, which has been told.
-            let _ = thread.join();
+            Some(thread) => thread.join().unwrap_or(false),
+            None => false,
         }
     }
 }

@@ -9,8 +9,19 @@ use tokio::sync::mpsc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Question {
     Read(PeerId),
-    GoLive { me: PeerId, view: u64 },
-    Remove { me: PeerId, peer: PeerId },
+    GoLive {
+        me: PeerId,
+        view: u64,
+    },
+    Remove {
+        me: PeerId,
+        peer: PeerId,
+    },
+    /// The same, since somebody says that it is dead.
+    RemoveDead {
+        me: PeerId,
+        peer: PeerId,
+    },
     Rejoin,
     Leave(PeerId),
 }
@@ -45,6 +56,7 @@ pub(crate) async fn run(
             Question::Read(_) => members.read(asked_us).await.map(view),
             Question::GoLive { me, view: number } => members.go_live(me, number, asked_us).await.map(view),
             Question::Remove { me, peer } => members.remove(me, peer, asked_us).await.map(view),
+            Question::RemoveDead { me, peer } => members.remove_dead(me, peer, asked_us).await.map(view),
             Question::Rejoin => {
                 members.join(&reach, asked_us).await.map(|(me, known)| Answer::Joined { me, known })
             }

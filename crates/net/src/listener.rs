@@ -152,14 +152,19 @@ impl Listener {
         Ok(Self { acceptor, address: self.address.clone(), entrance: Arc::clone(&self.entrance) })
     }
 
-    /// Takes no connections from now on, in whatever worker, and leaves its port to others; those that nobody has accepted are reset.
+    /// Takes no connections from now on, in whatever worker, and leaves its port to others; those that nobody has accepted are reset. One that takes none
+    /// already stays as it is.
     ///
     /// # Errors
     /// As the system says.
     pub fn suspend(&self) -> io::Result<()> {
-        match &self.acceptor {
+        let suspended = match &self.acceptor {
             Acceptor::Tcp(socket) => SockRef::from(socket).shutdown(Shutdown::Both),
             Acceptor::Unix(socket) => SockRef::from(socket).shutdown(Shutdown::Both),
+        };
+        match suspended {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            suspended => suspended,
         }
     }
 
@@ -590,7 +595,7 @@ mod tests {
             result.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         };
         assert!(in_use(bind("0.0.0.0", port)), "both listen");
-        assert!(old.suspend().is_ok());
+        assert!(old.suspend().is_ok() && old.suspend().is_ok() && shared.suspend().is_ok());
         let waits = |listener: &Listener| {
             listener.accept().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
         };

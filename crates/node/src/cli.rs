@@ -8,6 +8,7 @@
 mod cert;
 mod check;
 mod client;
+mod cluster;
 mod import;
 mod init;
 mod outbox;
@@ -128,6 +129,9 @@ enum Command {
     Status(StatusArgs),
     /// Have a running broker take over its configuration, rules and passwords anew: all of it, or with a mistake nothing
     Reload(AskArgs),
+    /// Move clients off a node that is one of several, have it leave, and show the members
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Check, try out, explain, format and import rules
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -306,6 +310,7 @@ pub fn main(flavor: &Flavor) -> ExitCode {
     ferrule_rules::jq::enter();
     let command = Cli::command().name(flavor.name).bin_name(flavor.name).about(flavor.about);
     let command = command.version(flavor.version);
+    let command = command.mut_subcommand("cluster", |cluster| cluster.hide(flavor.cluster.is_none()));
     let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         // Help and version come this way too, with exit code 0.
@@ -323,6 +328,7 @@ pub fn main(flavor: &Flavor) -> ExitCode {
         Command::Check(args) => check(flavor, &args),
         Command::Status(args) => show_status(flavor, &args),
         Command::Reload(args) => reload(flavor, &args),
+        Command::Cluster(command) => cluster::run(flavor, &command),
         Command::Rules(command) => rules(flavor, command),
         Command::Cert(args) => cert::run(&args, &mut io::stdout().lock()).map(|()| 0).map_err(Failure::Text),
         Command::Import(args) => import::run(flavor, &args),

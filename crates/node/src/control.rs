@@ -13,8 +13,8 @@
 mod status;
 
 pub use status::{
-    CertificateStatus, ClusterStatus, ListenerStatus, MemberStatus, OutboxStatus, ReloadStatus, RuleStatus,
-    Status, StoreStatus, UplinkStatus,
+    CertificateStatus, ClusterStatus, DrainStatus, ListenerStatus, MemberStatus, OutboxStatus, ReloadStatus,
+    RuleStatus, Status, StoreStatus, UplinkStatus,
 };
 
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -186,8 +186,8 @@ impl Control {
     /// Serves until dropped. Each request is an object; what `handler` returns is sent: an object, or the text of
     /// `{"error": ...}`. Requests of one connection are handled one after the other, those of several at once.
     ///
-    /// Cancellation ends all connections, in the middle of an answer if need be.
-    pub async fn serve<H, F>(self, handler: H)
+    /// Ends when `stop` says so, with the answers under way given. Cancellation ends all connections, in the middle of an answer if need be.
+    pub async fn serve<H, F>(self, handler: H, mut stop: watch::Receiver<bool>)
     where
         H: Fn(Value) -> F + Send + Sync + 'static,
         F: Future<Output = Result<Value, String>> + Send + 'static,
@@ -198,8 +198,15 @@ impl Control {
         loop {
             // Ended ones give their memory back.
             while connections.try_join_next().is_some() {}
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let stream = match self.listener.accept().await {
+            let accepted = async {
+                let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
+                Some((permit, self.listener.accept().await))
+            };
+            let (permit, accepted) = tokio::select! {
+                Some(accepted) = accepted => accepted,
+                () = stops(&mut stop) => break,
+            };
+            let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "control socket: cannot accept");
@@ -211,13 +218,14 @@ impl Control {
             if !self.may_ask(&stream) {
                 continue;
             }
-            let handler = Arc::clone(&handler);
+            let (handler, stop) = (Arc::clone(&handler), stop.clone());
             connections.spawn(async move {
                 // The peer went away or is too slow: nobody is left to tell.
-                let _ = converse(stream, &*handler).await;
+                let _ = converse(stream, &*handler, stop).await;
                 drop(permit);
             });
         }
+        while connections.join_next().await.is_some() {}
     }
 
     fn may_ask(&self, stream: &UnixStream) -> bool {
@@ -239,8 +247,15 @@ impl Drop for Control {
     }
 }
 
-/// One connection, to its end.
-async fn converse<H, F>(stream: UnixStream, handler: &H) -> io::Result<()>
+/// Until that is asked for; for ever where nobody is left who could.
+async fn stops(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// One connection, to its end, or to that of an answer after which it stops.
+async fn converse<H, F>(stream: UnixStream, handler: &H, mut stop: watch::Receiver<bool>) -> io::Result<()>
 where
     H: Fn(Value) -> F,
     F: Future<Output = Result<Value, String>>,
@@ -251,7 +266,10 @@ where
     loop {
         line.clear();
         let mut bounded = (&mut read).take(LINE_BYTES_MAX);
-        timeout(IDLE_MAX, bounded.read_until(b'\n', &mut line)).await??;
+        tokio::select! {
+            read = timeout(IDLE_MAX, bounded.read_until(b'\n', &mut line)) => drop(read??),
+            () = stops(&mut stop) => return Ok(()),
+        }
         if line.is_empty() {
             return Ok(());
         }

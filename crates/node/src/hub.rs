@@ -31,8 +31,8 @@ use crate::sys::Topic;
 use bytes::Bytes;
 use dead::DeadLetters;
 use ferrule_broker::{
-    Ends, Event, Features, Hook, Limits, LocalPublish, Message, Place, Publisher, Role, RowElsewhere, Shard,
-    Which,
+    Ends, Event, Features, Hook, Left, Limits, LocalPublish, Message, Place, Publisher, Role, RowElsewhere,
+    Shard, Which,
 };
 use ferrule_link::downlink::Received;
 use ferrule_net::WorkerStats;
@@ -78,6 +78,8 @@ pub enum HubMessage {
     Review(oneshot::Sender<usize>),
     /// A listener is not there any more, nor are its connections. How many there were.
     CloseListener(u16, oneshot::Sender<usize>),
+    /// Whether clients are moved off, and how many of them now; what is left to do.
+    Drain(bool, usize, oneshot::Sender<Left>),
     /// The consumer of this outbox gets no more rows; what it says of those that it has is still heard.
     Release(Arc<str>),
     /// The uplink is another one; none: there is none any more.
@@ -320,6 +322,10 @@ impl Hub {
             }
             HubMessage::CloseListener(number, reply) => {
                 let _ = reply.send(shard.close_listener(number, now));
+            }
+            HubMessage::Drain(draining, most, reply) => {
+                shard.set_draining(draining);
+                let _ = reply.send(shard.drain(most, now));
             }
             HubMessage::Release(sink) => shard.hook().of_sink(&sink).for_each(|outbox| outbox.rows = None),
             HubMessage::Uplink(Some(uplink)) => shard.hook().attach(&uplink, now),

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod config;
 pub mod connectors;
 pub mod control;
+pub mod drain;
 pub mod gate;
 pub mod hub;
 mod known_time;

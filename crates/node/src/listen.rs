@@ -12,6 +12,11 @@
 //! - `0.0.0.0:1883` in the place of `127.0.0.1:1883` cannot be bound beside it: a listener that goes and is in the way stops listening for that
 //!   moment, and listens again if the reload comes to nothing.
 //! - A socket of systemd's that no listener wants any more is kept, and can be asked for again.
+//!
+//! # A drain
+//! While clients are moved off ([`crate::drain`]) whoever connects is refused by the kernel: what a load balancer takes for a node that is down, and tries the next
+//! one. It is so with a port that was asked for; one of systemd's is systemd's to close, a Unix socket that was closed cannot be opened again, and another
+//! port would be no use to anybody. Those accept, and the CONNECT is refused.
 
 use crate::config::{Bind, BrokerConfig, ListenerConfig};
 use crate::control::{CertificateStatus, ListenerStatus};
@@ -25,6 +30,7 @@ use std::fmt;
 use std::fs::Permissions;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +49,8 @@ struct Shared {
     /// In the order of the configuration.
     list: Mutex<Vec<Arc<Listening>>>,
     inherited: Mutex<Inherited>,
+    /// Nobody is let in: also not by a listener that a reload brings.
+    draining: AtomicBool,
 }
 
 /// One that runs.
@@ -98,7 +106,8 @@ pub fn open(config: &BrokerConfig) -> Result<(Vec<Listener>, Listeners), RunErro
         opened.push(listening.share()?);
         list.push(Arc::new(listening));
     }
-    let shared = Shared { list: Mutex::new(list), inherited: Mutex::new(sockets) };
+    let draining = AtomicBool::new(false);
+    let shared = Shared { list: Mutex::new(list), inherited: Mutex::new(sockets), draining };
     let listeners = Listeners(Arc::new(shared));
     listeners.warn();
     Ok((opened, listeners))
@@ -307,6 +316,11 @@ impl Listeners {
             });
         }
         *lock(&self.0.list) = list;
+        if self.0.draining.load(Ordering::SeqCst)
+            && let Err(error) = self.suspend()
+        {
+            tracing::error!("{error}");
+        }
         prepared.suspended.clear();
         let gone = std::mem::take(&mut prepared.gone);
         for listening in &gone {
@@ -318,6 +332,38 @@ impl Listeners {
             self.leave(listening);
         }
         gone.iter().map(|listening| listening.number).collect()
+    }
+
+    /// Refuses whoever connects from now on, where the kernel can; those who are there stay.
+    ///
+    /// # Errors
+    /// Of the first that cannot be stopped.
+    pub fn suspend(&self) -> Result<(), String> {
+        // Before the list is looked at: a reload looks at it after it has made another one.
+        self.0.draining.store(true, Ordering::SeqCst);
+        for listening in self.all().iter().filter(|listening| listening.can_pause()) {
+            let suspended = listening.socket.suspend();
+            suspended.map_err(|error| {
+                format!("cannot stop listening on {}: {error}", listening.socket.address())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes connections again.
+    ///
+    /// # Errors
+    /// Of those that cannot listen again, with what to do; the others do.
+    pub fn resume(&self) -> Result<(), String> {
+        self.0.draining.store(false, Ordering::SeqCst);
+        let mut wrong = Vec::new();
+        for listening in self.all().iter().filter(|listening| listening.can_pause()) {
+            if let Err(error) = listening.socket.resume() {
+                let address = listening.socket.address();
+                wrong.push(format!("cannot listen on {address} again: {error}; `ss -ltnp` shows who has it, and a restart tries again"));
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
     }
 
     /// A listener is not there any more: its file goes, or its socket is kept for another.
@@ -374,7 +420,8 @@ impl Drop for Prepared {
                 self.listeners.leave(&listening);
             }
         }
-        for listening in std::mem::take(&mut self.suspended) {
+        let draining = self.listeners.0.draining.load(Ordering::SeqCst);
+        for listening in std::mem::take(&mut self.suspended).into_iter().filter(|_| !draining) {
             if let Err(error) = listening.socket.resume() {
                 tracing::error!(listener = %listening.socket.address(), %error, "cannot listen again: restart");
             }
@@ -408,6 +455,11 @@ impl Listening {
         let is_one = is_wide || mine.ip().to_canonical() == asked.ip().to_canonical();
         // A socket that was given any port is given another one when it listens again.
         is_one && mine.port() == asked.port() && mine.port() != 0
+    }
+
+    /// Whether it can stop listening and begin again where it was.
+    fn can_pause(&self) -> bool {
+        matches!(lock(&self.config).bind, Bind::Tcp(address) if address.port() != 0)
     }
 
     /// For one more worker.

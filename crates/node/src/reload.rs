@@ -19,6 +19,7 @@
 //! - Rules that change on disk come into force by themselves ([`crate::watch`]); the configuration only when it is asked for, since
 //!   people write it in several steps. The environment and the options are those of the start: a process has no others.
 
+use crate::cluster::{Exchange, Membership};
 use crate::config::changes::{Changes, Whole};
 use crate::config::{BrokerConfig, ConfigErrors, Setting, UplinkConfig};
 use crate::control::ReloadStatus;
@@ -92,6 +93,8 @@ pub struct Reloader {
     pub keeper: Arc<Gatekeeper>,
     /// Listeners.
     pub listeners: Listeners,
+    /// Of a node in a cluster: the certificates of its links.
+    pub membership: Option<Arc<dyn Membership>>,
     /// Workers.
     pub inboxes: Vec<Inbox<HubMessage>>,
     /// Makes uplinks.
@@ -115,6 +118,8 @@ struct Prepared {
     files: Option<RuleFiles>,
     texts: Vec<RuleFile>,
     listeners: listen::Prepared,
+    /// Of links to other nodes.
+    certificates: Option<Exchange>,
     /// None: users are the same.
     keys: Option<Keys>,
 }
@@ -123,6 +128,7 @@ fn prepare(
     read: &Read,
     keeper: &Gatekeeper,
     (listeners, workers): (&Listeners, usize),
+    membership: Option<&dyn Membership>,
     running: &Whole,
 ) -> Result<Prepared, String> {
     let wanted = read().map_err(|errors| errors.to_string().trim_end().to_owned())?;
@@ -137,8 +143,9 @@ fn prepare(
     };
     let keys = (users(&whole.broker) != users(&running.broker)).then(|| keeper.prepare(&whole.broker));
     let keys = keys.transpose().map_err(|error| format!("cannot take over the users: {error}"))?;
+    let certificates = membership.map(Membership::read_certificates).transpose()?;
     let listeners = listeners.prepare(&whole.broker.listeners, workers)?;
-    Ok(Prepared { whole, changes, files, texts, listeners, keys })
+    Ok(Prepared { whole, changes, files, texts, listeners, certificates, keys })
 }
 
 impl Reloader {
@@ -198,11 +205,17 @@ impl Reloader {
         let (read, keeper, running) =
             (Arc::clone(&self.read), Arc::clone(&self.keeper), self.running.clone());
         let (listeners, workers) = (self.listeners.clone(), self.inboxes.len());
-        let prepare = move || prepare(&*read, &keeper, (&listeners, workers), &running);
+        let membership = self.membership.clone();
+        let prepare =
+            move || prepare(&*read, &keeper, (&listeners, workers), membership.as_deref(), &running);
         let prepared = tokio::task::spawn_blocking(prepare).await;
-        let Prepared { whole, changes, files, texts, listeners, keys } = prepared.map_err(|_| STOPPING)??;
+        let Prepared { whole, changes, files, texts, listeners, certificates, keys } =
+            prepared.map_err(|_| STOPPING)??;
         self.loader.load(&texts)?;
         // From here on nothing can fail.
+        if let Some(exchange) = certificates {
+            exchange();
+        }
         let has_keys = keys.is_some();
         if let Some(keys) = keys {
             self.keeper.exchange(keys);

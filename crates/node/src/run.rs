@@ -17,7 +17,8 @@ use crate::cluster::{self, Cluster, Membership, Seat};
 use crate::config::changes::Whole;
 use crate::config::{BrokerConfig, ClusterConfig, ListenerConfig, StoreConfig, UplinkConfig};
 use crate::connectors::{self, Connectors};
-use crate::control::{Control, ControlError, DataDirLock, Status, UplinkStatus};
+use crate::control::{Control, ControlError, DataDirLock, MemberStatus, Status, UplinkStatus};
+use crate::drain::{self, Drain};
 use crate::gate::Gatekeeper;
 use crate::hub::{BATCHES, Bounds, Hub, HubMessage, Node, OutboxBounds};
 use crate::known_time;
@@ -39,7 +40,7 @@ use ferrule_store_writer::Handle;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -215,6 +216,8 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         threads.push(thread);
     }
 
+    let drain = Drain::new(inboxes.clone(), listeners.clone());
+    let leaving = Leaving::default();
     let (sys_interval, sys_intervals) = watch::channel(config.node.sys_interval);
     let (memory_max, memory_maxes) = watch::channel(memory::memory_max(config, memory::machine()));
     let (reloads, asked) = mpsc::channel(RELOADS);
@@ -231,6 +234,8 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         reloads,
         writer: Arc::new(opened.writer),
         membership: membership.clone(),
+        drain,
+        leaving: leaving.clone(),
     };
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     config.notes.iter().for_each(|note| tracing::info!("{note}"));
@@ -244,6 +249,7 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         watcher: None,
         keeper,
         listeners: listeners.clone(),
+        membership: membership.clone(),
         inboxes: inboxes.clone(),
         connect: Box::new(connect),
         link,
@@ -252,8 +258,12 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         sys_interval,
         told,
     };
+    let (stop_control, stops_control) = watch::channel(false);
+    let mut control = None;
     let stopped = runtime.block_on(async {
-        let control = Control::bind(&lock)?;
+        let known = about.clone();
+        let answer = move |request| answer(known.clone(), request);
+        control = Some(tokio::spawn(Control::bind(&lock)?.serve(answer, stops_control)));
         tracing::info!(
             id = &*origin,
             listeners = listeners.addresses().join(" "),
@@ -261,8 +271,15 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
             "started"
         );
         notify(&[sd_notify::NotifyState::Ready]);
-        serve(control, &about, files, &mut reloader, asked, &ended).await.map_err(system("signals"))
+        serve(&about, files, &mut reloader, asked, &ended).await.map_err(system("signals"))
     });
+    // Whoever had it leave is told when it has.
+    let leaver = leaving.take();
+    if leaver.is_none()
+        && let Some(control) = &control
+    {
+        control.abort();
+    }
     tracing::info!("stopping");
     notify(&[sd_notify::NotifyState::Stopping]);
     inboxes.iter().for_each(|inbox| inbox.post(Mail::Stop));
@@ -272,10 +289,14 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         // It sees its channel closed, and leaves with DISCONNECT; the runtime's end alone would drop it where it stands.
         let _ = runtime.block_on(async { tokio::time::timeout(STOP, link.task).await });
     }
-    runtime.shutdown_timeout(STOP);
-    if let Some(membership) = membership {
-        membership.stop();
+    let left = membership.is_some_and(|membership| membership.stop());
+    if let (Some(leaver), Some(control)) = (leaver, control) {
+        // Who asked may have gone.
+        let _ = leaver.send(left);
+        stop_control.send_replace(true);
+        let _ = runtime.block_on(async { tokio::time::timeout(STOP, control).await });
     }
+    runtime.shutdown_timeout(STOP);
     if let Ok(mut writer) = Arc::try_unwrap(about.writer)
         && let Err(error) = writer.stop()
     {
@@ -421,7 +442,6 @@ async fn watch_memory(max: watch::Receiver<Option<u64>>, inboxes: Vec<Inbox<HubM
 
 /// Serves what is not on a message's way until a signal comes or the worker ends.
 async fn serve(
-    control: Control,
     about: &About,
     files: Option<RuleFiles>,
     reloader: &mut Reloader,
@@ -432,13 +452,14 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     reloader.watcher = files.map(|files| Watcher::start(files).0);
-    let known = about.clone();
     tokio::select! {
-        () = control.serve(move |request| answer(known.clone(), request)) => {}
         () = reloader.serve(&mut hangup, &mut asked) => {}
         () = about.listeners.clone().watch() => {}
         () = watchdog(about) => {}
         () = tell_sys(about) => {}
+        () = cluster::watch(about.membership.clone()) => {}
+        () = about.drain.clone().run() => {}
+        () = about.leaving.asked() => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = ended.notified() => {}
@@ -507,6 +528,55 @@ struct About {
     reloads: mpsc::Sender<Asked>,
     writer: Arc<Writer>,
     membership: Option<Arc<dyn Membership>>,
+    drain: Drain,
+    leaving: Leaving,
+}
+
+/// Somebody has this node leave its cluster and stop.
+#[derive(Clone, Default)]
+struct Leaving(Arc<(tokio::sync::Notify, Mutex<Option<oneshot::Sender<bool>>>)>);
+
+impl Leaving {
+    fn take(&self) -> Option<oneshot::Sender<bool>> {
+        self.0.1.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Asks; the answer is whether the others know that it has left.
+    fn ask(&self) -> Result<oneshot::Receiver<bool>, String> {
+        let mut leaver = self.0.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if leaver.is_some() {
+            return Err("the node is leaving already".into());
+        }
+        let (reply, answer) = oneshot::channel();
+        *leaver = Some(reply);
+        self.0.0.notify_one();
+        Ok(answer)
+    }
+
+    async fn asked(&self) {
+        self.0.0.notified().await;
+    }
+}
+
+/// Of a node that is one of several.
+fn member(about: &About) -> Result<&Arc<dyn Membership>, String> {
+    about.membership.as_ref().ok_or_else(|| {
+        "this node is in no cluster: its configuration has no [cluster]; to stop it, stop its process"
+            .to_owned()
+    })
+}
+
+/// Clients that are moved off must have somewhere to go.
+async fn check_others(about: &About) -> Result<(), String> {
+    let cluster = member(about)?.status().await.ok_or("the node is stopping")?;
+    let is_other =
+        |member: &MemberStatus| member.node != cluster.node && member.linked && member.state == "live";
+    if cluster.members.iter().any(is_other) {
+        return Ok(());
+    }
+    Err("no other member of the cluster is live and linked, so its clients would have nowhere to go (`cluster status` shows the members); \
+         to have it leave all the same: `cluster leave --now`"
+        .into())
 }
 
 async fn answer(about: About, request: Value) -> Result<Value, String> {
@@ -517,6 +587,31 @@ async fn answer(about: About, request: Value) -> Result<Value, String> {
             let stopping = || "the node is stopping".to_owned();
             about.reloads.send(reply).await.map_err(|_| stopping())?;
             answer.await.map_err(|_| stopping())?
+        }
+        Some("cluster.drain") => {
+            check_others(&about).await?;
+            let rate = match request.get("rate").map(Value::as_u64) {
+                None => drain::RATE,
+                Some(Some(rate)) if (1..=drain::RATE_MAX.into()).contains(&rate) => rate as u32,
+                Some(_) => return Err(format!("\"rate\": clients a second, 1 to {}", drain::RATE_MAX)),
+            };
+            Ok(json!({ "drain": about.drain.start(rate).await? }))
+        }
+        Some("cluster.undo") => {
+            member(&about)?;
+            about.drain.undo().await?;
+            Ok(json!({}))
+        }
+        Some("cluster.leave") => {
+            member(&about)?;
+            if about.leaving.ask()?.await.unwrap_or(false) {
+                return Ok(json!({ "left": true }));
+            }
+            Err("the node has stopped, but the database did not take its leave: the others remove it after a second".into())
+        }
+        Some("cluster.remove") => {
+            let name = request.get("node").and_then(Value::as_str).ok_or("say which: \"node\"")?;
+            Ok(json!({ "removed": member(&about)?.remove(name).await? }))
         }
         Some("settings") => Ok(json!({ "settings": reload::settings(&about.told) })),
         Some("rules.counters") => Ok(json!({ "rules": status(&about).await?.rules })),
@@ -552,7 +647,7 @@ async fn answer(about: About, request: Value) -> Result<Value, String> {
             Ok(stored::page(&page.map_err(|_| "the store is stopping".to_owned())??))
         }
         Some(other) => Err(format!(
-            "unknown request `{other}`; there are status, settings, reload, outbox.list, outbox.page, outbox.purge, rules.counters, store.page"
+            "unknown request `{other}`; there are status, settings, reload, cluster.drain, cluster.undo, cluster.leave, cluster.remove, outbox.list, outbox.page, outbox.purge, rules.counters, store.page"
         )),
         None => Err("say what to do: {\"do\":\"status\"}".into()),
     }
@@ -625,6 +720,7 @@ async fn status(about: &About) -> Result<Status, String> {
             Some(membership) => membership.status().await,
             None => None,
         },
+        drain: about.drain.status(),
         ..hub
     })
 }

@@ -22,7 +22,7 @@
 //! - A number is given to one view, and an incarnation is the number of the view that it came with.
 //! - A node has at most one incarnation in the view.
 //! - Who is live removes, and who is joining only those that the store has not seen for
-//!   [`Config::store_us`](ferrule_cluster::Config::store_us) and `seen_us`; nobody else. Of two that remove each other one is removed.
+//!   [`Config::store_us`](ferrule_cluster::Config::store_us) and `seen_us`, or for little more than `seen_us` when an operator vouches for it; nobody else. Of two that remove each other one is removed.
 //! - An answer to a call of a member that is in it means that the store has seen it, at most `seen_us` before the call.
 //! - Only the process that has this node's store open last joins under its name.
 
@@ -41,6 +41,8 @@ pub struct Known {
     pub view: View,
     /// Of each member.
     pub reach: BTreeMap<PeerId, Reach>,
+    /// What its configuration calls it.
+    pub names: BTreeMap<PeerId, String>,
 }
 
 /// How a member is reached.
@@ -216,8 +218,34 @@ impl Members {
     /// # Errors
     /// The server.
     pub async fn remove(&mut self, me: PeerId, peer: PeerId, now_us: u64) -> Result<Known, MembersError> {
+        self.remove_unseen(me, peer, self.unseen_us, now_us).await
+    }
+
+    /// The same of a member that somebody who knows says is dead: whoever joins has to have found it unseen only for as long as a member that lives
+    /// may take to be seen. It may acknowledge for longer than that, if it lives all the same and does not reach the store.
+    ///
+    /// # Errors
+    /// The server.
+    pub async fn remove_dead(
+        &mut self,
+        me: PeerId,
+        peer: PeerId,
+        now_us: u64,
+    ) -> Result<Known, MembersError> {
+        // Once in `seen_us`, with the next of the calls that each make after a pause, which may take a while.
+        let unseen_us = self.seen_us + 2 * self.limit.as_micros() as u64;
+        self.remove_unseen(me, peer, unseen_us.min(self.unseen_us), now_us).await
+    }
+
+    async fn remove_unseen(
+        &mut self,
+        me: PeerId,
+        peer: PeerId,
+        unseen_us: u64,
+        now_us: u64,
+    ) -> Result<Known, MembersError> {
         let watched = self.watched.get(&peer);
-        let is_long = |since_us: u64| since_us.saturating_add(self.unseen_us) <= now_us;
+        let is_long = |since_us: u64| since_us.saturating_add(unseen_us) <= now_us;
         let unseen =
             watched.filter(|watched| watched.since_us.is_some_and(is_long)).map(|watched| watched.seen);
         self.call(Ask::Change(Change::Remove { me, peer, unseen }), now_us).await
@@ -331,8 +359,9 @@ impl Members {
     async fn look(&self, client: &Client) -> Result<Rows, DbError> {
         let query = format!(
             "SELECT v.number, m.node, m.incarnation, m.state, m.seen, m.shards, m.addresses,
-                 EXISTS (SELECT 1 FROM {s}.session AS t WHERE t.owner = m.node)
+                 EXISTS (SELECT 1 FROM {s}.session AS t WHERE t.owner = m.node), n.node
              FROM {s}.cluster_view AS v LEFT JOIN {s}.cluster_member AS m ON TRUE
+             LEFT JOIN {s}.node AS n ON n.number = m.node
              WHERE v.id = 0 ORDER BY m.node",
             s = self.schema
         );
@@ -454,6 +483,7 @@ fn rows(rows: &[Row]) -> Result<Rows, DbError> {
         let shards = u8::try_from(shards).map_err(|_| damaged("a member has too many shards"))?;
         known.view.members.push(Member { id, state, owns: row.try_get(7)? });
         known.reach.insert(id, Reach { shards, addresses: row.try_get(6)? });
+        known.names.extend(row.try_get::<_, Option<String>>(8)?.map(|name| (id, name)));
     }
     Ok(found)
 }

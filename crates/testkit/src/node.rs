@@ -571,6 +571,11 @@ impl Node {
         self.wait_ready();
     }
 
+    /// Another version's binary in the place of its own, from the next start on.
+    pub fn run_instead(&mut self, program: &Path) {
+        self.process.run_instead(program);
+    }
+
     /// The same without waiting until it is ready: for a test that ends it before, or whose clients try until they are let in.
     pub fn relaunch(&mut self) {
         self.process.restart();

@@ -211,6 +211,11 @@ impl Process {
         &self.launch.name
     }
 
+    /// Another program with the same arguments, from the next [`Process::restart`] on.
+    pub fn run_instead(&mut self, program: &Path) {
+        self.launch.program = program.into();
+    }
+
     /// Its exit status, when it has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.exit.is_none() {

@@ -3,9 +3,12 @@
 
 mod behind_a_load_balancer;
 mod joining;
+mod leaving;
+mod load;
 mod one_connection_per_client;
 mod partition_heals;
 mod retained_are_the_same_everywhere;
+mod rolling_upgrade;
 mod rounds;
 mod sessions_move;
 mod subscribe_then_publish_anywhere;

@@ -3,6 +3,7 @@
 
 use crate::{Cluster, members};
 use ferrule_mqtt::QoS;
+use ferrule_testkit::node::count;
 use ferrule_testkit::wire::Options;
 use ferrule_testkit::{Certs, Client, Config, Node, Postgres, until};
 use ferrule_tests::PATIENCE;
@@ -118,10 +119,23 @@ fn a_node_without_tls_is_kept_out() {
     kept_out(&cluster, &stranger, ["it does not speak TLS", ""]);
 }
 
-/// The files are read at a start: so the nodes are started anew, one after the other, and the others serve meanwhile.
-fn start_anew(cluster: &mut Cluster, round: &str) {
+/// All nodes take over what is in their files; links that there are stay.
+fn reload(cluster: &Cluster, round: &str) {
+    let links = |node: &Node| count(&node.status()["cluster"], "links_up");
+    let before: Vec<u64> = cluster.nodes.iter().map(links).collect();
+    for node in &cluster.nodes {
+        node.reload().unwrap();
+        cluster.wait_whole();
+    }
+    messages_pass(cluster, round);
+    let after: Vec<u64> = cluster.nodes.iter().map(links).collect();
+    assert_eq!(before, after, "{round}: links were made anew");
+}
+
+/// Links are made anew: with what is in force now.
+fn link_anew(cluster: &mut Cluster, round: &str) {
     for n in 0..cluster.nodes.len() {
-        assert!(cluster.nodes[n].terminate().success());
+        cluster.nodes[n].kill9();
         cluster.nodes[n].restart();
         cluster.wait_whole();
     }
@@ -135,7 +149,7 @@ fn certificates_are_renewed_and_the_authority_is_replaced_without_a_pause() {
     // With new files and the old processes: links stay, and so do those that are made anew with what was read before.
     certs.run(&["--node", &HOSTS.join(","), "--renew"]);
     messages_pass(&cluster, "new files");
-    start_anew(&mut cluster, "renewed");
+    reload(&cluster, "renewed");
 
     // Another authority: first all nodes know both, then their certificates are of the new one, then the old one goes.
     let next = self::certs();
@@ -144,19 +158,59 @@ fn certificates_are_renewed_and_the_authority_is_replaced_without_a_pause() {
     for (name, new) in ["ca.crt", "ca.crl"].iter().zip(&new) {
         fs::write(certs.path(name), format!("{}{new}", read(&certs, name))).unwrap();
     }
-    start_anew(&mut cluster, "both");
+    reload(&cluster, "both");
     for host in HOSTS {
         for name in [format!("{host}.key"), format!("{host}.crt")] {
             fs::write(certs.path(&name), read(&next, &name)).unwrap();
         }
     }
-    start_anew(&mut cluster, "certificates of the new one");
+    reload(&cluster, "certificates of the new one");
+    // Those that were linked by the old one's are linked by the new one's, before it goes.
+    link_anew(&mut cluster, "linked by the new one's");
     for (name, new) in ["ca.crt", "ca.crl"].iter().zip(&new) {
         fs::write(certs.path(name), new).unwrap();
     }
-    start_anew(&mut cluster, "the new one alone");
+    reload(&cluster, "the new one alone");
+    link_anew(&mut cluster, "linked by the new one alone");
     for node in &cluster.nodes {
         let log = node.log();
         assert!(!log.contains("invalid peer certificate") && !log.contains("fatal alert"), "{log}");
     }
+}
+
+/// Without a word from anybody: the files are looked at.
+#[test]
+fn a_certificate_that_is_revoked_loses_its_links() {
+    let certs = certs();
+    let cluster = start(&certs);
+    certs.run(&["--revoke", HOSTS[2]]);
+    for node in &cluster.nodes[..2] {
+        node.wait_status(PATIENCE, "the one that was revoked is no member", |status| {
+            let live = members(status).iter().filter(|member| member["state"] == "live").count();
+            live == 2 && status["cluster"]["acknowledges"] == true
+        });
+        until(PATIENCE, "the reason is told", || {
+            node.log().contains("the peer's certificate is not good any more").then_some(())
+        });
+    }
+    let status = cluster.nodes[2].status();
+    assert_eq!(status["cluster"]["acknowledges"], false, "{status:#}");
+}
+
+#[test]
+fn files_that_cannot_be_used_change_nothing() {
+    let certs = certs();
+    let cluster = start(&certs);
+    let whole = fs::read_to_string(certs.path("ca.crt")).unwrap();
+    fs::write(certs.path("ca.crt"), "no certificate").unwrap();
+    let error = cluster.nodes[0].reload().unwrap_err();
+    assert!(error.contains("[cluster] `tls`") && error.contains("ca.crt"), "{error}");
+    cluster.nodes[0].wait_status(PATIENCE, "its status says so", |status| {
+        status["cluster"]["certificate_error"].as_str().is_some_and(|error| error.contains("ca.crt"))
+    });
+    messages_pass(&cluster, "as before");
+    fs::write(certs.path("ca.crt"), whole).unwrap();
+    cluster.nodes[0].reload().unwrap();
+    assert!(cluster.nodes[0].status()["cluster"].get("certificate_error").is_none());
+    cluster.wait_whole();
 }

@@ -830,6 +830,15 @@ fn step(rig: &mut Rig, line: &str, number: usize) {
             rig.shards.iter_mut().for_each(|shard| _ = shard.close_listener(listener, now));
             rig.turn();
         }
+        // Moves so many off each shard; or only looks after those that were.
+        ["drain", what] => {
+            let (most, now) = (what.parse().unwrap_or(0), rig.now);
+            for shard in &mut rig.shards {
+                shard.set_draining(what != "off");
+                shard.drain(most, now);
+            }
+            rig.turn();
+        }
         ["overload", what] => rig.shards.iter_mut().for_each(|shard| shard.set_overloaded(what == "on")),
         ["count", name, expected] => {
             assert_eq!(rig.count(name).to_string(), expected, "line {number}: {line}");

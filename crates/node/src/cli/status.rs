@@ -1,6 +1,6 @@
 //! A [`Status`] as people read it.
 
-use crate::control::{CertificateStatus, Status};
+use crate::control::{CertificateStatus, DrainStatus, Status};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
@@ -30,6 +30,9 @@ fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
         }
     }
     writeln!(out, "clients      {} connected, {} sessions", s.connections, s.sessions)?;
+    if let Some(drain) = &s.drain {
+        writeln!(out, "             {}", drained(drain))?;
+    }
     if let Some(uplink) = &s.uplink {
         writeln!(
             out,
@@ -76,11 +79,15 @@ fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
         writeln!(out, "cluster      {}: node {}, {standing}", cluster.name, cluster.node)?;
         for member in &cluster.members {
             let link = if member.linked { "linked" } else { "no link" };
-            let (number, state) = (member.node, &member.state);
-            writeln!(out, "             node {number}: {state}, {link}, {}", member.addresses.join(" "))?;
+            let (name, number, state) = (&member.name, member.node, &member.state);
+            let addresses = member.addresses.join(" ");
+            writeln!(out, "             {name} (node {number}): {state}, {link}, {addresses}")?;
             if let Some(trouble) = &member.trouble {
                 writeln!(out, "               {trouble}")?;
             }
+        }
+        if let Some(error) = &cluster.certificate_error {
+            writeln!(out, "             the certificates on disk are not in force: {error}")?;
         }
         if let Some(trouble) = &cluster.trouble {
             writeln!(out, "             {trouble}")?;
@@ -137,6 +144,25 @@ fn write_status(out: &mut String, s: &Status) -> std::fmt::Result {
     Ok(())
 }
 
+/// How far clients are moved off.
+pub(super) fn drained(drain: &DrainStatus) -> String {
+    let DrainStatus { draining, rate, clients, moved, wills } = drain;
+    let mut text = match (draining, clients) {
+        (false, _) => "not draining any more".to_owned(),
+        (true, 0) => format!("draining: no client is left, {moved} have been moved off"),
+        (true, 1) => format!("draining: 1 client is left, {moved} have been moved off, {rate} a second"),
+        (true, _) => {
+            format!("draining: {clients} clients are left, {moved} have been moved off, {rate} a second")
+        }
+    };
+    match wills {
+        0 => {}
+        1 => text += "; 1 will waits for news of its client",
+        _ => text += &format!("; {wills} wills wait for news of their clients"),
+    }
+    text
+}
+
 /// What does not fit a column.
 fn notes(by_reason: &Map<String, Value>, last_error: Option<&str>) -> Option<String> {
     let mut parts: Vec<String> = by_reason.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
@@ -145,20 +171,20 @@ fn notes(by_reason: &Map<String, Value>, last_error: Option<&str>) -> Option<Str
 }
 
 /// Columns as wide as their widest cell; the first two to the left, numbers to the right.
-struct Table {
+pub(super) struct Table {
     rows: Vec<(Vec<String>, Option<String>)>,
 }
 
 impl Table {
-    fn new<const N: usize>(head: [&str; N]) -> Self {
+    pub(super) fn new<const N: usize>(head: [&str; N]) -> Self {
         Self { rows: vec![(head.map(str::to_owned).to_vec(), None)] }
     }
 
-    fn row(&mut self, cells: Vec<String>, note: Option<String>) {
+    pub(super) fn row(&mut self, cells: Vec<String>, note: Option<String>) {
         self.rows.push((cells, note));
     }
 
-    fn write(&self, out: &mut String) -> std::fmt::Result {
+    pub(super) fn write(&self, out: &mut String) -> std::fmt::Result {
         let columns = self.rows[0].0.len();
         let width = |i: usize| self.rows.iter().map(|(row, _)| row[i].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -303,6 +329,7 @@ mod tests {
                 live: true,
                 members: vec![
                     MemberStatus {
+                        name: "cloud-1".into(),
                         node: 1,
                         state: "live".into(),
                         addresses: vec!["10.0.0.5:7883".into()],
@@ -310,6 +337,7 @@ mod tests {
                         ..MemberStatus::default()
                     },
                     MemberStatus {
+                        name: "cloud-2".into(),
                         node: 2,
                         state: "live".into(),
                         addresses: vec!["10.0.0.6:7883".into()],
@@ -336,8 +364,8 @@ uplink       mqtt://cloud:1883: waiting for 1m 1s, 900 acknowledged, 0 in flight
              last error: connection refused
 store        /var/lib/ferrule/ferrule.db: ok, 5.0 MiB used, 3.0 GiB free, 77 commits of 12.3 ms
 cluster      ferrule: node 1, live, acknowledges nothing: it has lost touch with a member
-             node 1: live, linked, 10.0.0.5:7883
-             node 2: live, no link, 10.0.0.6:7883
+             cloud-1 (node 1): live, linked, 10.0.0.5:7883
+             cloud-2 (node 2): live, no link, 10.0.0.6:7883
                connection refused
 
 outbox     state  entered  recovered  delivered  failed  in flight  queued  discarded     bytes  oldest

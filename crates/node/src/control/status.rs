@@ -52,6 +52,9 @@ pub struct Status {
     /// What the node knows of its cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterStatus>,
+    /// Its clients are moved off, or were a moment ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainStatus>,
     /// Counters of the broker, by name.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub counters: Map<String, Value>,
@@ -83,6 +86,22 @@ impl Status {
             self.counters.insert(name, count.into());
         }
     }
+}
+
+/// Clients that are moved off to other nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrainStatus {
+    /// Nobody is let in; else the drain was undone, and only `wills` are left of it.
+    pub draining: bool,
+    /// How many are moved off in a second.
+    pub rate: u64,
+    /// Clients that are still here.
+    pub clients: u64,
+    /// Clients that were moved off since the drain began.
+    pub moved: u64,
+    /// Wills of those among them that have not come to any node yet; each is published half a minute after its client was moved off, if that stays so.
+    pub wills: u64,
 }
 
 /// What came of reloads.
@@ -317,6 +336,9 @@ pub struct ClusterStatus {
     pub links_up: u64,
     /// See `links_up`.
     pub links_down: u64,
+    /// Why the certificates on disk that links show are not those in force, if they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_error: Option<String>,
     /// Why the members cannot be read from the store, when they cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -328,6 +350,8 @@ pub struct ClusterStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MemberStatus {
+    /// Its `id`.
+    pub name: String,
     /// Its number.
     pub node: u64,
     /// Which of its lives.

@@ -15,7 +15,9 @@ async fn echo(request: Value) -> Result<Value, String> {
 fn serve(data_dir: &Path) -> (DataDirLock, JoinHandle<()>) {
     let lock = DataDirLock::take(data_dir).unwrap();
     let control = Control::bind(&lock).unwrap();
-    (lock, tokio::spawn(control.serve(echo)))
+    // Nobody is left who could ask it to stop.
+    let (_, stop) = watch::channel(false);
+    (lock, tokio::spawn(control.serve(echo, stop)))
 }
 
 /// Off the runtime's thread, as every client is.
@@ -60,6 +62,38 @@ async fn it_answers() {
     let error = ask_there(dir.path(), json!({"do": "panic"})).await.unwrap_err();
     assert!(error.to_string().contains("without an answer"), "{error}");
     assert!(ask_there(dir.path(), json!({})).await.is_ok());
+}
+
+#[tokio::test]
+async fn it_stops_with_the_answers_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = DataDirLock::take(dir.path()).unwrap();
+    let (asked, release) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let (stop, stops) = watch::channel(false);
+    let handler = {
+        let (asked, release) = (Arc::clone(&asked), Arc::clone(&release));
+        move |request: Value| {
+            let (asked, release) = (Arc::clone(&asked), Arc::clone(&release));
+            async move {
+                asked.notify_one();
+                release.notified().await;
+                Ok(request)
+            }
+        }
+    };
+    let server = tokio::spawn(Control::bind(&lock).unwrap().serve(handler, stops));
+    let idle = StdStream::connect(dir.path().join(SOCKET_NAME)).unwrap();
+    let waiting = tokio::spawn({
+        let dir = dir.path().to_owned();
+        async move { ask_there(&dir, json!({"last": true})).await }
+    });
+    asked.notified().await;
+    stop.send(true).unwrap();
+    release.notify_one();
+    server.await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), json!({"last": true}));
+    assert!(!dir.path().join(SOCKET_NAME).exists());
+    drop(idle);
 }
 
 #[tokio::test]

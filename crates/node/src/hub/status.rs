@@ -51,6 +51,7 @@ impl Hub {
             ("dropped_link", stats.dropped_link),
             ("clients_late_closed", stats.late_closed),
             ("clients_taken_elsewhere", stats.taken_elsewhere),
+            ("clients_moved_off", stats.moved_off),
             ("clients_parked", stats.parked),
             ("publishes_withdrawn", stats.withdrawn),
             ("connections_refused", stats.connections_refused),

@@ -28,6 +28,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
@@ -141,19 +142,7 @@ impl ServerFiles {
             .with_protocol_versions(versions)
             .map_err(|e| error(Path::new("tls"), e))?;
         let builder = match (&self.client_ca, &self.crl) {
-            (Some(ca), crl) => {
-                let roots = Arc::new(authorities(ca)?);
-                let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
-                    .enforce_revocation_expiration();
-                if !self.client_required {
-                    verifier = verifier.allow_unauthenticated();
-                }
-                if let Some(crl) = crl {
-                    verifier = verifier.with_crls(revocation_lists(crl, &mut infos)?);
-                }
-                let verifier = verifier.build();
-                builder.with_client_cert_verifier(verifier.map_err(|e| error(crl.as_ref().unwrap_or(ca), e))?)
-            }
+            (Some(ca), _) => builder.with_client_cert_verifier(self.verifier(ca, &provider, &mut infos)?),
             (None, Some(crl)) => {
                 return Err(error(
                     crl,
@@ -178,6 +167,34 @@ impl ServerFiles {
         config.send_tls13_tickets = TICKETS;
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
         Ok((Arc::new(config), infos))
+    }
+
+    /// What judges the certificates that clients show, for whoever has to judge one again that was shown before; none without
+    /// [`client_ca`](Self::client_ca).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_verifier(&self) -> Result<Option<Arc<dyn ClientCertVerifier>>, LoadError> {
+        let verifier = |ca| self.verifier(ca, &Arc::new(default_provider()), &mut Vec::new());
+        self.client_ca.as_deref().map(verifier).transpose()
+    }
+
+    fn verifier(
+        &self,
+        ca: &Path,
+        provider: &Arc<CryptoProvider>,
+        infos: &mut Vec<CertificateInfo>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, LoadError> {
+        let roots = Arc::new(authorities(ca)?);
+        let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
+            .enforce_revocation_expiration();
+        if !self.client_required {
+            verifier = verifier.allow_unauthenticated();
+        }
+        if let Some(crl) = &self.crl {
+            verifier = verifier.with_crls(revocation_lists(crl, infos)?);
+        }
+        verifier.build().map_err(|e| error(self.crl.as_deref().unwrap_or(ca), e))
     }
 
     /// Every file that [`load`](Self::load) reads.
