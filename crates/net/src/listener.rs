@@ -158,14 +158,12 @@ impl Listener {
     /// # Errors
     /// As the system says.
     pub fn suspend(&self) -> io::Result<()> {
-        let suspended = match &self.acceptor {
-            Acceptor::Tcp(socket) => SockRef::from(socket).shutdown(Shutdown::Both),
-            Acceptor::Unix(socket) => SockRef::from(socket).shutdown(Shutdown::Both),
+        let socket = match &self.acceptor {
+            Acceptor::Tcp(socket) => SockRef::from(socket),
+            Acceptor::Unix(socket) => SockRef::from(socket),
         };
-        match suspended {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            suspended => suspended,
-        }
+        // Shut down twice, it would hand its state on to all connections that it takes later: they would be at their end.
+        if socket.is_listener()? { socket.shutdown(Shutdown::Both) } else { Ok(()) }
     }
 
     /// Takes connections again, in all workers, where it did before; one that asked for any port gets another.
@@ -608,6 +606,8 @@ mod tests {
         assert!(old.resume().is_ok() && waits(&old) && waits(&shared));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let Ok(_stream) = std::net::TcpStream::connect(address) else { panic!("it listens") };
-        assert!(shared.accept().is_ok());
+        let Ok((mut stream, _)) = shared.accept() else { panic!("somebody is there") };
+        let read = io::Read::read(&mut stream, &mut [0]);
+        assert!(read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock), "it is at its end");
     }
 }

@@ -3,16 +3,17 @@
 //! through the proxy to the others.
 
 use crate::is_whole;
-use ferrule_mqtt::{Packet, QoS};
+use ferrule_mqtt::{Packet, QoS, ReasonCode};
 use ferrule_testkit::node::count;
 use ferrule_testkit::wire::{Message, Options, Outgoing};
 use ferrule_testkit::{Certs, Client, Dial, Example, Node, Postgres, Proxy, until};
 use ferrule_tests::PATIENCE;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 // The ports of the example: where the proxy listens...
 const MQTT: u16 = 1883;
@@ -296,4 +297,57 @@ fn clients_of_a_dead_node_get_on_through_nginx() {
 #[test]
 fn clients_of_a_dead_node_get_on_through_haproxy() {
     a_node_dies(Kind::Haproxy);
+}
+
+/// No new ones come to it, and those who are there are moved off one after the other: the proxy does not end their connections for it.
+fn a_node_is_drained(kind: Kind) {
+    let setup = Setup::start(kind);
+    let mut publisher = setup.connect(Way::TlsEnded, "publisher");
+    let mut all: Vec<(Way, Vec<Client>)> =
+        WAYS.into_iter().map(|way| (way, setup.clients(way, 0..6))).collect();
+    let node = &setup.nodes[1];
+    let clients = setup.counts()[1];
+    // For longer than a proxy takes to find that it is down.
+    let began = node.ask(&json!({"do": "cluster.drain", "rate": 2})).unwrap();
+    assert!(began.get("error").is_none(), "{began}");
+    let mut moved = 0;
+    until(PATIENCE, "all of its clients are elsewhere", || {
+        for (way, clients) in &mut all {
+            for (n, client) in clients.iter_mut().enumerate() {
+                let told =
+                    client.recv_where(Duration::ZERO, |packet| matches!(packet, Packet::Disconnect(_)));
+                match told {
+                    Err(error) if error.kind() == ErrorKind::TimedOut => continue,
+                    Err(error) => panic!("{way:?} {n} was cut off without a word: {error}"),
+                    Ok(frame) => {
+                        let Packet::Disconnect(disconnect) = frame.packet() else { continue };
+                        assert_eq!(disconnect.reason, ReasonCode::USE_ANOTHER_SERVER, "{way:?} {n}");
+                    }
+                }
+                moved += 1;
+                *client = setup.connect(*way, &format!("{way:?}-{n}"));
+                subscribe(client, *way, n);
+            }
+        }
+        let left = node.status()["drain"]["clients"].as_u64();
+        // The publisher may be one of them, and has not been looked at.
+        (left == Some(0) && moved + 1 >= clients).then_some(())
+    });
+    assert_eq!(setup.counts()[1], 0);
+    for (way, clients) in &mut all {
+        for (n, client) in clients.iter_mut().enumerate() {
+            publish(&setup, &mut publisher, Way::TlsEnded, &own_topic(*way, n), "own");
+            assert!(texts_until(client, "own").is_empty(), "{way:?} {n}");
+        }
+    }
+}
+
+#[test]
+fn a_node_is_drained_behind_nginx() {
+    a_node_is_drained(Kind::Nginx);
+}
+
+#[test]
+fn a_node_is_drained_behind_haproxy() {
+    a_node_is_drained(Kind::Haproxy);
 }

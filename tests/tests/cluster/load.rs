@@ -161,9 +161,11 @@ impl Load {
             eprintln!("{number} was acknowledged and never came to {name} on node {node}");
         }
         assert_eq!(self.world.sessions_lost.load(Ordering::Relaxed), 0, "sessions were not there");
+        // (A guard in the expression below would be held to its end.)
+        let acknowledged = lock(&self.world.sent).len() as u64;
         let spans = lock(&self.world.spans);
         Sums {
-            acknowledged: lock(&self.world.sent).len() as u64,
+            acknowledged,
             promised: self.world.promised(&spans).count() as u64,
             lost: missing.len() as u64,
             twice: spans.iter().flat_map(|span| span.got.values()).filter(|count| **count > 1).count() as u64,
