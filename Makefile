@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-backlog bench-report faults flash conformance fuzz soak faults-report cross cross-test footprint peers
+.PHONY: help tools build demo test unit e2e check fix audit bench bench-quick bench-wire bench-backlog bench-report faults flash conformance fuzz soak upgrade faults-report cross cross-test footprint peers
 
 E2E := $(sort $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs)) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 # The faults among them.
@@ -66,6 +66,9 @@ faults: build ## the tests with faults at length: 1,000 power cuts, 1,000 kill -
 		FERRULE_MATRIX_SEEDS=$${FERRULE_MATRIX_SEEDS:-40} FERRULE_CLUSTER_ROUNDS=$${FERRULE_CLUSTER_ROUNDS:-100} FERRULE_FAULT_RESULTS="$(CURDIR)/tests/results" \
 		cargo test --release --workspace $(addprefix --test ,$(FAULTS)) -- --test-threads=1 --nocapture
 	$(MAKE) --no-print-directory faults-report
+
+upgrade: build ## a cluster of an earlier version becomes today's under load, node by node and one of them there and back; FERRULE_OLD_COMMIT=4f4594e; the result goes to tests/results
+	tests/scripts/upgrade.sh
 
 # The temporary folder must be on a disk: what is kept in memory is not written anywhere.
 flash: build ## what a gateway writes to its flash for 100,000 messages, over fast and slow links and offline (half an hour); the result goes to tests/results and docs/faults.md

@@ -1,13 +1,14 @@
 //! Promise 7, an upgrade without a pause: nodes are replaced one after the other while clients publish and subscribe.
 //!
 //! With `FERRULE_OLD_CLOUD=path` the cluster begins with that binary, of an earlier version, and each node is replaced by today's; and in the middle one goes back to
-//! the earlier one and forth again. Without, both are today's: what is looked at then is the way of it. `make upgrade` builds an earlier version and does the
+//! the earlier one and forth again. (An earlier version that does not know today's tables refuses to start instead, and says so: that one then goes forth at once.) Without, both are today's: what is looked at then is the way of it. `make upgrade` builds an earlier version and does the
 //! former; with `FERRULE_FAULT_RESULTS=folder` the counts go there.
 
-use crate::load::Load;
+use crate::load::{Load, Sums};
 use crate::{Cluster, config};
 use ferrule_testkit::node::{Role, binary, run_to_exit};
-use ferrule_testkit::{Node, Postgres, soak};
+use ferrule_testkit::{Node, Postgres, soak, until};
+use ferrule_tests::PATIENCE;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -36,8 +37,33 @@ impl Upgrade {
         }
     }
 
-    /// Moves its clients off, where its version can, stops it, and starts the other one in its place.
-    fn replace(&mut self, node: usize, version: Version) {
+    /// Moves its clients off, where its version can, stops it, and starts the other one in its place; false: that one does not run with tables that a
+    /// later one has changed.
+    fn replace(&mut self, node: usize, version: Version) -> bool {
+        self.stop(node);
+        let program = self.program(version);
+        let old = self.old.is_some() && version == Version::Old;
+        let replaced = &mut self.cluster.nodes[node];
+        replaced.run_instead(&program);
+        replaced.relaunch();
+        let runs = until(PATIENCE, "it runs, or has ended", || match replaced.process().exited() {
+            Some(_) => Some(false),
+            None => replaced.try_status().is_ok().then_some(true),
+        });
+        if !runs {
+            let log = replaced.log();
+            assert!(old && log.contains("was written by a newer ferrule"), "{log}");
+            let new = binary("ferrule-cloud");
+            replaced.run_instead(&new);
+            self.cluster.nodes[node].restart();
+        }
+        self.runs[node] = if runs { version } else { Version::New };
+        self.cluster.wait_whole();
+        self.load.wait_acknowledged(50);
+        runs
+    }
+
+    fn stop(&mut self, node: usize) {
         let can_drain = self.old.is_none() || self.runs[node] == Version::New;
         let folder = self.cluster.nodes[node].data_dir().to_str().unwrap().to_owned();
         if can_drain {
@@ -51,12 +77,6 @@ impl Upgrade {
         assert!(self.cluster.nodes[node].terminate().success());
         self.load.wait_elsewhere(node);
         self.load.wait_acknowledged(20);
-        let program = self.program(version);
-        self.cluster.nodes[node].run_instead(&program);
-        self.cluster.nodes[node].restart();
-        self.cluster.wait_whole();
-        self.runs[node] = version;
-        self.load.wait_acknowledged(50);
     }
 }
 
@@ -77,15 +97,15 @@ fn nodes_are_replaced_one_after_the_other_and_nothing_is_lost() {
     let load = Load::start(cluster.nodes.iter().map(Node::addr).collect());
     load.wait_acknowledged(50);
     let mut upgrade = Upgrade { cluster, load, old, runs: [Version::Old; NODES] };
-    upgrade.replace(0, Version::New);
-    upgrade.replace(1, Version::New);
+    assert!(upgrade.replace(0, Version::New));
+    assert!(upgrade.replace(1, Version::New));
     // Somebody is not content, and then is.
-    upgrade.replace(1, Version::Old);
-    upgrade.replace(1, Version::New);
-    upgrade.replace(2, Version::New);
+    let back = upgrade.replace(1, Version::Old);
+    assert!(upgrade.replace(1, Version::New));
+    assert!(upgrade.replace(2, Version::New));
     let Upgrade { cluster, load, old, .. } = upgrade;
     let sums = load.finish();
-    tell(&sums, old.as_deref());
+    tell(&sums, old.as_deref(), back);
     assert!(sums.lost == 0 && sums.promised > 0, "{sums:?}");
     for node in &cluster.nodes {
         let log = node.log();
@@ -93,7 +113,7 @@ fn nodes_are_replaced_one_after_the_other_and_nothing_is_lost() {
     }
 }
 
-fn tell(sums: &crate::load::Sums, old: Option<&Path>) {
+fn tell(sums: &Sums, old: Option<&Path>, back: bool) {
     let row = json!({
         "fault": "nodes are replaced one after the other, one of them there and back",
         "times": 5,
@@ -103,6 +123,7 @@ fn tell(sums: &crate::load::Sums, old: Option<&Path>) {
         "duplicated": sums.twice,
         "withheld": sums.withheld,
         "connections": sums.connections,
+        "runs_with_newer_tables": back,
         "from": std::env::var("FERRULE_OLD_COMMIT").ok().filter(|_| old.is_some()),
     });
     eprintln!("{row:#}");
