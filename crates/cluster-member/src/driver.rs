@@ -17,10 +17,13 @@ use tokio::sync::{mpsc, oneshot};
 #[derive(Debug)]
 pub(crate) enum Asked {
     Status(oneshot::Sender<Status>),
-    Remove(String, oneshot::Sender<Result<(), RemoveError>>),
+    Remove(String, Removed),
     Tls(Tls),
     Leave,
 }
+
+/// Who is told whether a member was removed.
+type Removed = oneshot::Sender<Result<(), RemoveError>>;
 
 pub(crate) struct Driver {
     site: Site,
@@ -38,7 +41,7 @@ pub(crate) struct Driver {
     /// Under way.
     asking: Vec<Question>,
     /// Who waits for the answer to a [`Question::RemoveDead`], with the member's name.
-    removing: Vec<(PeerId, String, oneshot::Sender<Result<(), RemoveError>>)>,
+    removing: Vec<(PeerId, String, Removed)>,
     known: Known,
     joins: u64,
     trouble: Option<String>,
@@ -135,7 +138,7 @@ impl Driver {
     }
 
     /// Somebody says that a member is dead.
-    fn remove(&mut self, name: String, reply: oneshot::Sender<Result<(), RemoveError>>) {
+    fn remove(&mut self, name: String, reply: Removed) {
         let members = &self.known.view.members;
         let is_it = |id: PeerId| {
             let known = self.known.names.get(&id);
