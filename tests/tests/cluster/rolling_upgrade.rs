@@ -1,8 +1,9 @@
 //! Promise 7, an upgrade without a pause: nodes are replaced one after the other while clients publish and subscribe.
 //!
-//! With `FERRULE_OLD_CLOUD=path` the cluster begins with that binary, of an earlier version, and each node is replaced by today's; and in the middle one goes back to
-//! the earlier one and forth again. (An earlier version that does not know today's tables refuses to start instead, and says so: that one then goes forth at once.) Without, both are today's: what is looked at then is the way of it. `make upgrade` builds an earlier version and does the
-//! former; with `FERRULE_FAULT_RESULTS=folder` the counts go there.
+//! With `FERRULE_OLD_CLOUD=path` the cluster begins with that binary, of an earlier version, and each node is replaced by today's; in the middle one goes
+//! back to the earlier one and forth again. (One that does not know today's tables refuses to start, and says so: then that node goes forth at once.)
+//! Without, both are today's: what is looked at then is the way of it. `make upgrade` builds an earlier version and does the former; with
+//! `FERRULE_FAULT_RESULTS=folder` the counts go there.
 
 use crate::load::{Load, Sums};
 use crate::{Cluster, config};
