@@ -63,15 +63,19 @@ impl World {
     /// Whether a client waits for its new session.
     fn waits(&mut self, number: u64) -> bool {
         let Some(at) = self.keepers[number as usize].anew else { return false };
-        let does = |does: &Does| matches!(does, Does::Keep(of, _) if *of == number);
-        let waits = self.process(at).is_some_and(|process| {
-            let asks = process.workers.iter().any(|worker| worker.does.iter().any(does));
-            asks || process.rig.peer(&keeper_name(number)).conn.is_some()
-        });
+        let is_open = |process: &mut Process| process.rig.peer(&keeper_name(number)).conn.is_some();
+        let waits = self.connects(at, number) || self.process(at).is_some_and(is_open);
         if !waits {
             self.keepers[number as usize].anew = None;
         }
         waits
+    }
+
+    /// Whether a client is about to connect there.
+    fn connects(&mut self, at: At, number: u64) -> bool {
+        let does = |does: &Does| matches!(does, Does::Keep(of, _) if *of == number);
+        let process = self.process(at);
+        process.is_some_and(|process| process.workers.iter().any(|worker| worker.does.iter().any(does)))
     }
 
     pub(super) fn keeper_goes(&mut self, number: u64) {
@@ -86,6 +90,9 @@ impl World {
     /// A client with a session that lives on gets a packet.
     pub(super) fn keeper_heard(&mut self, at: At, number: u64, packet: &str) {
         let now_us = self.now_us;
+        if self.connects(at, number) {
+            return; // That is for a connection which it has given up.
+        }
         let keeper = &mut self.keepers[number as usize];
         if keeper.at != Some(at) {
             return; // It has gone elsewhere.
