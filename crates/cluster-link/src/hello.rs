@@ -316,7 +316,7 @@ mod tests {
         let (accepted, dialled) = (accepted.unwrap(), dialled.unwrap());
         assert_eq!(
             accepted.other,
-            Other { id: id(1, 7), name: "a b".into(), shards: 2, link: 5, version: 1 }
+            Other { id: id(1, 7), name: "a b".into(), shards: 2, link: 5, version: 2 }
         );
         assert_eq!(dialled.other.id, id(2, 7));
         accepted.check_dialler(&dialled.dialler()).unwrap();
