@@ -523,7 +523,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A session has been taken.
     pub(crate) fn moved(&mut self, to: u16, take: Take, gone: bool, client_id: &str) {
         let is_from_here = take.owner == self.peers.place.name();
-        if is_from_here && gone && self.has_moved(client_id, take.stage) {
+        if is_from_here && gone && self.sends_on(client_id, take.stage.session) {
             self.forget_moved(client_id);
             return;
         }
@@ -626,10 +626,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// Whether what is sent on from here is sent to an owner of this stage.
-    fn has_moved(&self, client_id: &str, stage: Stage) -> bool {
-        let session = self.owners.moved.get(client_id).and_then(|key| self.sessions.get(*key));
-        matches!(session.map(|session| &session.kind), Some(Kind::Moved(moved)) if moved.stage == stage)
+    /// Whether what comes for a session is sent on from here.
+    fn sends_on(&self, client_id: &str, session: SessionId) -> bool {
+        let known = self.owners.moved.get(client_id).and_then(|key| self.sessions.get(*key));
+        matches!(known.map(|known| &known.kind), Some(Kind::Moved(moved)) if moved.stage.session == session)
     }
 
     /// A session that has moved is nobody's affair here any more.
