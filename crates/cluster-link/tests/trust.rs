@@ -48,12 +48,9 @@ async fn another_cluster_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn versions_must_overlap() {
+    let a = Config { versions: 1..=1, ..config(id(1, 7)) };
     let b = Config { versions: 2..=3, ..config(id(2, 8)) };
-    refused(
-        config(id(1, 7)),
-        b,
-        "it speaks the versions 1 to 1 of the protocol, this node 2 to 3: upgrade the older",
-    );
+    refused(a, b, "it speaks the versions 1 to 1 of the protocol, this node 2 to 3: upgrade the older");
     // One before or after is fine, as an upgrade that goes from node to node has it.
     let a = Node::start(Config { versions: 1..=2, ..config(id(1, 7)) });
     let b = Node::start(Config { versions: 2..=3, ..config(id(2, 8)) });
