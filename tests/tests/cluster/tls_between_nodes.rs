@@ -7,6 +7,7 @@ use ferrule_testkit::node::count;
 use ferrule_testkit::wire::Options;
 use ferrule_testkit::{Certs, Client, Config, Node, Postgres, until};
 use ferrule_tests::PATIENCE;
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
@@ -199,8 +200,9 @@ fn a_certificate_that_is_revoked_loses_its_links() {
     }
     // And does not get in again.
     cluster.nodes[2].relaunch();
-    cluster.nodes[2].wait_status(PATIENCE, "it waits outside", |status| {
-        members(status).iter().any(|member| member["linked"] == false && member["trouble"].is_string())
+    cluster.nodes[0].wait_status(PATIENCE, "it waits outside", |status| {
+        let waits = |member: &Value| member["state"] == "joining" && member["linked"] == false;
+        members(status).iter().any(|member| waits(member) && member["trouble"].is_string())
     });
     assert_eq!(cluster.nodes[2].status()["cluster"]["acknowledges"], false);
 }
