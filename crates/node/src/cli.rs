@@ -472,6 +472,17 @@ fn aligned(shown: &[(String, String)]) -> Vec<String> {
     shown.iter().map(|(setting, source)| format!("{setting:<width$}  # {source}")).collect()
 }
 
+/// Which broker.
+#[derive(Debug, Args)]
+struct Where {
+    /// The data folder of the broker
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    data_dir: Option<PathBuf>,
+    /// Its configuration file, which names the data folder
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
 /// The data folder that is meant.
 fn data_dir(flavor: &Flavor, dir: Option<&PathBuf>, config: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     Ok(match (dir, config) {

@@ -3,7 +3,7 @@
 //! What takes its time is waited for, and told while it lasts; whoever ends the command ends nothing of what it began.
 
 use super::status::{Table, drained};
-use super::{AskArgs, Failure, Flavor, data_dir, failed};
+use super::{AskArgs, Failure, Flavor, Where, data_dir, failed};
 use crate::control::{self, AskError, DrainStatus, MemberStatus, Status};
 use crate::drain::{RATE, RATE_MAX};
 use clap::{Args, Subcommand};
@@ -21,17 +21,6 @@ pub(super) enum ClusterCommand {
     Leave(LeaveArgs),
     /// Show the members, as this node sees them
     Status(AskArgs),
-}
-
-/// Which node.
-#[derive(Debug, Args)]
-struct Where {
-    /// The data folder of the node
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
-    data_dir: Option<PathBuf>,
-    /// Its configuration file, which names the data folder
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 /// Arguments of `cluster drain`.

@@ -8,7 +8,7 @@
 mod stopped;
 
 use super::status::{age, bytes};
-use super::{Failure, Flavor, data_dir, failed};
+use super::{Failure, Flavor, Where, data_dir, failed};
 use crate::config::parse_duration;
 use crate::control::{self, AskError, ControlError, DataDirLock};
 use clap::{Args, Subcommand};
@@ -31,17 +31,6 @@ pub(super) enum OutboxCommand {
     Export(ExportArgs),
     /// Give up rows that wait: they will not be delivered
     Purge(PurgeArgs),
-}
-
-/// Which broker.
-#[derive(Debug, Args)]
-struct Where {
-    /// The data folder of the broker
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
-    data_dir: Option<PathBuf>,
-    /// Its configuration file, which names the data folder
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 /// Arguments of `outbox list`.
