@@ -780,6 +780,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.settle();
     }
 
+    /// Says to the store that it is heard what was lost, and that it may look for sessions without an owner.
+    pub(crate) fn ask_to_adopt(&mut self) {
+        self.store.adopt(self.owners.view);
+    }
+
     /// Sessions without an owner are this node's.
     pub(crate) fn adopted(&mut self, view: u64, restored: &Restored, done: bool) {
         let mut others = Vec::new();

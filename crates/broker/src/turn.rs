@@ -80,6 +80,8 @@ pub(crate) struct Batch {
     own: Number,
     /// Joint commits that the next batch closes.
     pub(crate) closes: Vec<Number>,
+    /// Sessions were lost: the store is told once nothing of them is to come any more.
+    lost: bool,
     /// Of batches that were submitted.
     commits: VecDeque<(Ticket, Vec<Wait>)>,
 }
@@ -173,7 +175,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             StoreEvent::Recovered => self.failing = None,
             StoreEvent::Fenced { ops } => self.fenced(&ops),
             StoreEvent::Taken(taken) => self.taken(&taken),
-            StoreEvent::Lost { sessions } => sessions.iter().for_each(|session| self.lost(*session)),
+            StoreEvent::Lost { sessions } => {
+                sessions.iter().for_each(|session| self.lost(*session));
+                (self.batch.due, self.batch.lost) = (true, true);
+            }
             StoreEvent::Adopted { view, restored, done } => self.adopted(view, &restored, done),
         }
     }
@@ -384,6 +389,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
             }
             self.batch.due = false;
+        }
+        if std::mem::take(&mut self.batch.lost) {
+            self.ask_to_adopt();
         }
         // A session stays in the list while its queue has anything at all that a commit or a deadline concerns.
         let sessions = &mut self.sessions;

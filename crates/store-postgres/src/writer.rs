@@ -434,22 +434,20 @@ impl Worker {
 
     /// Takes the sessions that were asked for, as many as go into one transaction.
     fn take_some(&mut self) -> Result<(), DbError> {
-        let count = self.back.takes.len().min(TAKES);
-        if count == 0 {
+        let takes: Vec<Take> = self.back.takes(TAKES);
+        if takes.is_empty() {
             return Ok(());
         }
-        let takes: Vec<Take> = self.back.takes.iter().take(count).cloned().collect();
         let taken = self.again(async |db| db.take(&takes).await)?;
-        self.back.takes.drain(..count);
-        for (take, taken) in takes.iter().zip(taken) {
+        for taken in &taken {
             for (session, epoch) in &taken.restored.epochs {
                 self.is_ours(*session, *epoch as i64);
             }
             if let Found::Made(session) = taken.found {
                 self.is_ours(session, 1);
             }
-            self.back.tell(take.handle, StoreEvent::Taken(Box::new(taken)));
         }
+        self.back.taken(taken);
         Ok(())
     }
 
@@ -460,7 +458,7 @@ impl Worker {
 
     /// Looks which of our sessions have been taken, and adopts some that have no owner.
     fn adopt_some(&mut self) -> Result<(), DbError> {
-        let Some(view) = self.back.adopt else { return Ok(()) };
+        let Some(view) = self.back.adopts() else { return Ok(()) };
         // Read before the sessions are: what is taken behind that raises it again.
         let fence = self.ask(async |db| db.fence().await)?;
         if self.compared != Some(fence) {
@@ -474,18 +472,19 @@ impl Worker {
             }
             self.compared = Some(fence);
             if !sessions.is_empty() {
-                self.back.tell_all(&StoreEvent::Lost { sessions });
+                self.back.lost(sessions);
+                return Ok(());
             }
         }
         match self.again(async |db| db.adopt(view).await)? {
             // Whoever knows the next one asks again.
-            Adopted::Past => self.back.adopt = None,
+            Adopted::Past => self.back.adopted(),
             Adopted::Some(restored, done) => {
                 for (session, epoch) in &restored.epochs {
                     self.is_ours(*session, *epoch as i64);
                 }
                 if done {
-                    self.back.adopt = None;
+                    self.back.adopted();
                 }
                 let restored = Arc::from(restored);
                 self.back.tell_all(&StoreEvent::Adopted { view, restored, done });

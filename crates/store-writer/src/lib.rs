@@ -18,7 +18,7 @@ pub mod harness;
 pub mod net;
 
 use bytes::Bytes;
-use ferrule_store::{JointPart, Op, QueueId, SessionId, Store, StoreEvent, Ticket};
+use ferrule_store::{JointPart, Op, QueueId, SessionId, Store, StoreEvent, Taken, Ticket};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -101,7 +101,7 @@ enum Command {
     Batch(Batch),
     Read(Read),
     Take(Take),
-    Adopt { view: u64 },
+    Adopt { handle: u32, view: u64, behind: Ticket },
     Wake,
     Shutdown { reply: Sender<Result<(), ShutdownError>> },
 }
@@ -148,6 +148,8 @@ pub struct Take {
     pub given_up: Option<u64>,
     /// The one that is made when there is none.
     pub new: Option<(SessionId, Bytes)>,
+    /// Everything up to this one was submitted before, whoever submitted it.
+    behind: Ticket,
 }
 
 /// What handles and thread share.
@@ -183,6 +185,8 @@ impl Front {
             reads: VecDeque::new(),
             takes: VecDeque::new(),
             adopt: None,
+            owners: BTreeSet::new(),
+            unheard: BTreeSet::new(),
             failing: None,
             stopping: None,
         };
@@ -264,12 +268,16 @@ impl Store for Handle {
     }
 
     fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<(SessionId, Bytes)>) {
-        let take = Take { handle: self.handle, client_id: client_id.into(), given_up, new };
-        let _ = self.front.line().commands.send(Command::Take(take));
+        let line = self.front.line();
+        let behind = Ticket(line.last_ticket);
+        let take = Take { handle: self.handle, client_id: client_id.into(), given_up, new, behind };
+        let _ = line.commands.send(Command::Take(take));
     }
 
     fn adopt(&mut self, view: u64) {
-        let _ = self.front.line().commands.send(Command::Adopt { view });
+        let line = self.front.line();
+        let behind = Ticket(line.last_ticket);
+        let _ = line.commands.send(Command::Adopt { handle: self.handle, view, behind });
     }
 
     /// Of all handles together: what bounds the writer's memory.
@@ -294,9 +302,13 @@ pub struct Back {
     /// Asked and not answered: bounded by the shards, which have one read of a queue under way.
     pub reads: VecDeque<Read>,
     /// The same: at most one for each connection that waits. Of a writer whose store is one node's alone nobody takes anything.
-    pub takes: VecDeque<Take>,
-    /// The view in which sessions are to be adopted.
-    pub adopt: Option<u64>,
+    takes: VecDeque<Take>,
+    /// The view in which sessions are to be adopted, and what was submitted before.
+    adopt: Option<(u64, Ticket)>,
+    /// Handles that have written of sessions: the shards, of all that have a handle.
+    owners: BTreeSet<u32>,
+    /// Those of them that have not answered yet to sessions that were lost.
+    unheard: BTreeSet<u32>,
     /// The message that was told last, while failing.
     failing: Option<String>,
     stopping: Option<Sender<Result<(), ShutdownError>>>,
@@ -366,11 +378,22 @@ impl Back {
             }
             Command::Detach { handle } => {
                 self.handles.remove(&handle);
+                self.owners.remove(&handle);
+                self.unheard.remove(&handle);
             }
-            Command::Batch(batch) => self.batches.push(batch),
+            Command::Batch(batch) => {
+                if batch.ops.iter().any(|op| op.session().is_some()) {
+                    self.owners.insert(batch.handle);
+                }
+                self.batches.push(batch);
+            }
             Command::Read(read) => self.reads.push_back(read),
             Command::Take(take) => self.takes.push_back(take),
-            Command::Adopt { view } => self.adopt = self.adopt.max(Some(view)),
+            Command::Adopt { handle, view, behind } => {
+                self.unheard.remove(&handle);
+                let (known, before) = self.adopt.unwrap_or((view, behind));
+                self.adopt = Some((known.max(view), before.max(behind)));
+            }
             Command::Wake => {}
             Command::Shutdown { reply } => self.stopping = Some(reply),
         }
@@ -462,10 +485,55 @@ impl Back {
         (batches, recovered)
     }
 
-    /// Whether nothing is asked for beside commits.
+    /// Whether nothing is asked for beside commits, or nothing that can be answered before some of them.
     #[must_use]
     pub fn asks_nothing(&self) -> bool {
-        self.reads.is_empty() && self.takes.is_empty() && self.adopt.is_none()
+        self.reads.is_empty() && self.takes(1).is_empty() && self.adopts().is_none()
+    }
+
+    /// Whether everything up to this one is committed. What was submitted of a session before it was taken or adopted is of an earlier life of it:
+    /// it must have been written or handed back by then, or it would be written into the next one.
+    fn is_committed(&self, behind: Ticket) -> bool {
+        self.oldest().is_none_or(|oldest| behind < oldest)
+    }
+
+    fn oldest(&self) -> Option<Ticket> {
+        self.batches.iter().map(|batch| batch.ticket).min()
+    }
+
+    /// The first takes, at most so many, which may be answered now.
+    #[must_use]
+    pub fn takes(&self, most: usize) -> Vec<Take> {
+        let oldest = self.oldest();
+        let ready = self.takes.iter().take_while(|take| oldest.is_none_or(|oldest| take.behind < oldest));
+        ready.take(most).cloned().collect()
+    }
+
+    /// The first takes, so many, are answered: each is told.
+    pub fn taken(&mut self, answers: Vec<Taken>) {
+        for taken in answers {
+            let Some(take) = self.takes.pop_front() else { return };
+            self.tell(take.handle, StoreEvent::Taken(Box::new(taken)));
+        }
+    }
+
+    /// The view in which sessions are to be adopted now: not before the shards know which they have lost.
+    #[must_use]
+    pub fn adopts(&self) -> Option<u64> {
+        let (view, behind) = self.adopt?;
+        (self.unheard.is_empty() && self.is_committed(behind)).then_some(view)
+    }
+
+    /// All that is to be adopted in the view has been.
+    pub fn adopted(&mut self) {
+        self.adopt = None;
+    }
+
+    /// Sessions that this node had are another's: the shards are told, and nothing is adopted until each has said, by asking again, that it
+    /// writes nothing of them any more.
+    pub fn lost(&mut self, sessions: Arc<[SessionId]>) {
+        self.unheard = self.owners.clone();
+        self.tell_all(&StoreEvent::Lost { sessions });
     }
 
     /// Tells all handles.

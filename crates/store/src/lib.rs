@@ -137,7 +137,8 @@ pub enum StoreEvent {
     },
     /// The answer to [`Store::take`].
     Taken(Box<Taken>),
-    /// Sessions that this node had are another's, or no more.
+    /// Sessions that this node had are another's, or no more. Whoever hears it calls [`Store::adopt`] behind the last ops that it has of them:
+    /// nothing is adopted before.
     Lost {
         /// In no order.
         sessions: Arc<[SessionId]>,

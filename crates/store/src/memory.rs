@@ -193,6 +193,7 @@ impl MemoryStore {
         self.lost.extend(&lost);
         if !lost.is_empty() {
             self.events.push(StoreEvent::Lost { sessions: lost.into() });
+            return;
         }
         // When nobody is live, who joins does.
         let none = !members.values().any(|live| *live);
@@ -315,7 +316,7 @@ impl Store for MemoryStore {
     }
 
     fn adopt(&mut self, view: u64) {
-        self.adopts = Some(view);
+        self.adopts = self.adopts.max(Some(view));
     }
 }
 

@@ -4,7 +4,9 @@ use crate::support::{Client, Place, append, seqs, server};
 use bytes::Bytes;
 use ferrule_cluster::Config;
 use ferrule_store::record::{self, Record};
-use ferrule_store::{Found, Op, QueueId, Restored, SESSIONS, SessionId, Store, StoreEvent, Taken};
+use ferrule_store::{
+    Found, Joint, JointPart, Op, QueueId, Restored, SESSIONS, SessionId, Store, StoreEvent, Taken,
+};
 use ferrule_store_postgres::{Members, Reach, Writer};
 use ferrule_store_writer::harness::Medium;
 use std::time::Duration;
@@ -54,21 +56,26 @@ impl Node {
 
     /// All that it adopts in a view, and which of its own it has lost.
     fn adopt(&mut self, view: u64) -> (Vec<Restored>, Vec<SessionId>) {
-        self.client.store.adopt(view);
         let (mut all, mut lost) = (Vec::new(), Vec::new());
-        self.client.wait_for(|event| match event {
-            StoreEvent::Adopted { view: of, restored, done } => {
-                assert_eq!(of, view);
-                all.push((*restored).clone());
-                done.then_some(())
+        loop {
+            self.client.store.adopt(view);
+            let done = self.client.wait_for(|event| match event {
+                StoreEvent::Adopted { view: of, restored, done } => {
+                    assert_eq!(of, view);
+                    all.push((*restored).clone());
+                    done.then_some(true)
+                }
+                // It is asked again.
+                StoreEvent::Lost { sessions } => {
+                    lost.extend(sessions.iter().copied());
+                    Some(false)
+                }
+                _ => None,
+            });
+            if done {
+                return (all, lost);
             }
-            StoreEvent::Lost { sessions } => {
-                lost.extend(sessions.iter().copied());
-                None
-            }
-            _ => None,
-        });
-        (all, lost)
+        }
     }
 }
 
@@ -205,6 +212,87 @@ async fn what_nobody_owns_is_shared_among_those_who_are_left() {
     let (_writer, restored) = place.node("c").open();
     assert_eq!(restored.sessions.len(), 0);
     assert_eq!(restored.last_session, ids[ids.len() - 1], "its numbers are used, whoever has them");
+}
+
+/// What was submitted while a session was this node's before, and waits for the other part of a joint commit, is not of its next life here.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_of_an_earlier_life_is_not_written_into_the_next() {
+    let (_postgres, place) = server();
+    let (mut a, mut b) = (Node::start(&place, "a").await, Node::start(&place, "b").await);
+    let id = SESSIONS + 1;
+    assert_eq!(a.take("x", None, Some(id)).found, Found::Made(SessionId(id)));
+    a.client.commit(vec![append(queue(id), 1, 10)]);
+    let half = vec![JointPart::Opens(Joint { shard: 0, number: 7 })];
+    a.client.store.submit_joint(vec![append(queue(id), 2, 10)], half);
+    assert_eq!(b.take("x", Some(1), None).found, Found::Session(SessionId(id)));
+    // Not by another handle either: the writer is one.
+    let mut other = Client::new(&a.writer);
+    other.store.take("x", Some(2), None);
+    let taken = other.wait_for(|event| match event {
+        StoreEvent::Taken(taken) => Some(*taken),
+        _ => None,
+    });
+    assert_eq!(
+        (taken.found, taken.restored.epochs),
+        (Found::Session(SessionId(id)), vec![(SessionId(id), 3)])
+    );
+    let fenced = a.client.wait_for(|event| match event {
+        StoreEvent::Fenced { ops } => Some(ops),
+        _ => None,
+    });
+    assert_eq!(fenced, [append(queue(id), 2, 10)]);
+    other.commit(vec![append(queue(id), 3, 10)]);
+    assert_eq!(seqs(&mut other, queue(id)), [1, 3]);
+}
+
+/// Who has lost sessions adopts nothing before its shards have said that they know: what they send meanwhile is of an earlier life.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_adopted_before_all_know_what_was_lost() {
+    let (_postgres, place) = server();
+    let (mut a, mut b) = (Node::start(&place, "a").await, Node::start(&place, "b").await);
+    let ids = [SESSIONS + 1, SESSIONS + 2];
+    let put = |id: u64| Op::SessionPut { session: SessionId(id), record: session(&format!("c{id}")) };
+    let mut other = Client::new(&a.writer);
+    a.client.commit(vec![put(ids[0])]);
+    other.commit(vec![put(ids[1])]);
+    b.members.remove(b.me, a.me, NOW_US).await.unwrap();
+    let view = b.view().await;
+    assert_eq!(b.adopt(view).0.iter().map(|all| all.sessions.len()).sum::<usize>(), 2);
+    // Now b is gone, and a comes back.
+    let reach = Reach { shards: 1, addresses: vec!["host:1".into()] };
+    let (me, joined) = a.members.join(&reach, NOW_US).await.unwrap();
+    a.members.go_live(me, joined.view.number, NOW_US).await.unwrap();
+    a.members.remove(me, b.me, NOW_US).await.unwrap();
+    let view = a.view().await;
+    let lost = |event| match event {
+        StoreEvent::Lost { sessions } => Some(sessions.len()),
+        StoreEvent::Adopted { .. } => panic!("too early"),
+        _ => None,
+    };
+    a.client.store.adopt(view);
+    assert_eq!((a.client.wait_for(lost), other.wait_for(lost)), (2, 2));
+    a.client.store.adopt(view);
+    // What is asked for behind it has been answered, and the other one does not know yet.
+    seqs(&mut a.client, queue(ids[0]));
+    let fenced = other.submit(vec![append(queue(ids[1]), 1, 10)]);
+    let mut backs = 0;
+    other.wait_for(|event| match event {
+        StoreEvent::Fenced { ops } => {
+            backs += ops.len();
+            None
+        }
+        StoreEvent::Adopted { .. } => panic!("too early"),
+        StoreEvent::Committed { ticket, .. } => (ticket >= fenced).then_some(()),
+        _ => None,
+    });
+    assert_eq!(backs, 1);
+    other.store.adopt(view);
+    let adopted = other.wait_for(|event| match event {
+        StoreEvent::Adopted { restored, .. } => Some(restored.sessions.len()),
+        _ => None,
+    });
+    assert_eq!(adopted, 2);
+    assert!(seqs(&mut other, queue(ids[1])).is_empty());
 }
 
 /// What was acknowledged without it may be in the store alone.
