@@ -8,14 +8,16 @@
 //! `delay` takes a message while it is routed; `fire_delayed` routes it under its own topic when its time has come. Its row goes
 //! when all that it became has ended, so that a kill in between publishes it again; one of QoS 2 is taken from the store in the
 //! same commit as what was made of it, like the packet id of a publisher ([`crate::turn::Receiving`]), and is never published twice.
-//! After a start rows are read back by and by; also those of shards that a node with more workers had.
+//! After a start rows are read back by and by; also those of shards that a node with more workers had. In a cluster those of a node that is gone are
+//! read, published and removed by another one ([`Inherited`]), which forgets them when that node is back: what both publish meanwhile, since the first
+//! was only cut off, comes twice.
 //!
 //! # Time
 //! By the monotonic clock while the process lives, and by the wall clock over a restart: what is left then is never more than the
 //! whole delay. A message expiry interval begins when the message is published under its own topic.
 //!
 //! # Bounds
-//! Messages and bytes, for each shard its part; a turn publishes so many. What is refused is told where it can be: 0x97; before MQTT 5
+//! Messages and bytes, for each shard its part, and beyond it what was inherited, which was within those of its node; a turn publishes so many. What is refused is told where it can be: 0x97; before MQTT 5
 //! the connection is closed, since an acknowledgement would be a lie.
 
 use crate::hook::{Ends, Hook, Message, Publisher, Role};
@@ -29,7 +31,7 @@ use ferrule_mqtt::{
 };
 use ferrule_outbox::{Outcome, Reason};
 use ferrule_store::record::{self, Record};
-use ferrule_store::{Body, Now, Op, QueueId, QueueSummary, Store, StoredRow};
+use ferrule_store::{Body, Inherited, Now, Op, QueueId, QueueSummary, Store, StoredRow};
 use foldhash::{HashMap, HashMapExt};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -71,6 +73,8 @@ pub(crate) struct Delayed {
     bytes: usize,
     /// Queues that are not read to their end, from which row on.
     reads: Vec<(QueueId, u64)>,
+    /// Those of nodes that are gone, which this one looks after.
+    inherited: BTreeSet<QueueId>,
 }
 
 fn size(message: &record::Delayed) -> usize {
@@ -89,7 +93,13 @@ impl Delayed {
             due: BTreeSet::new(),
             bytes: 0,
             reads: stored.iter().filter(its).map(|q| (q.queue, q.first)).collect(),
+            inherited: BTreeSet::new(),
         }
+    }
+
+    /// Whether it is a queue of delayed messages.
+    pub(crate) fn has(&self, queue: QueueId) -> bool {
+        queue.as_delayed().is_some() || self.inherited.contains(&queue)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -99,6 +109,23 @@ impl Delayed {
     /// Rows to read, each asked for once.
     pub(crate) fn take_reads(&mut self) -> Vec<(QueueId, u64)> {
         std::mem::take(&mut self.reads)
+    }
+
+    /// These are all that are looked after from now on. What was read of others is their node's, but for what is being published.
+    fn inherit(&mut self, queues: &[QueueSummary]) {
+        let known = std::mem::replace(&mut self.inherited, queues.iter().map(|q| q.queue).collect());
+        self.reads.extend(queues.iter().filter(|q| !known.contains(&q.queue)).map(|q| (q.queue, q.first)));
+        let gone: BTreeSet<QueueId> = known.difference(&self.inherited).copied().collect();
+        if !gone.is_empty() {
+            let due = std::mem::take(&mut self.due);
+            let (gone, due) = due.into_iter().partition(|(_, key)| gone.contains(&key.queue));
+            self.due = due;
+            BTreeSet::into_iter(gone).for_each(|(_, key)| drop(self.remove(key)));
+        }
+    }
+
+    fn is_another_nodes(&self, queue: QueueId) -> bool {
+        queue.as_inherited().is_some() && !self.inherited.contains(&queue)
     }
 
     fn insert(&mut self, key: Key, message: record::Delayed, due_us: u64) {
@@ -227,6 +254,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Rows of delayed messages that the store had.
     pub(crate) fn delayed_rows(&mut self, queue: QueueId, rows: Vec<StoredRow>) {
         let is_own = queue.as_delayed().is_some_and(|shard| self.peers.place.has(shard));
+        let is_own = is_own || self.delayed.inherited.contains(&queue);
         let Some(last) = rows.last().filter(|_| is_own).map(|row| row.seq) else { return };
         for StoredRow { seq, head, body } in rows {
             // One that cannot be read stays where it is, as everywhere.
@@ -238,6 +266,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.delayed.insert(Key { queue, seq }, message, due_us);
         }
         self.delayed.reads.push((queue, last + 1));
+    }
+
+    /// The queues of nodes that are gone: the first shard looks after those of delayed messages.
+    pub(crate) fn inherit_delayed(&mut self, inherited: &[Inherited]) {
+        if self.peers.place.index == 0 {
+            let delayed = inherited.iter().filter(|i| i.of.as_delayed().is_some());
+            self.delayed.inherit(&delayed.map(|i| i.summary).collect::<Vec<_>>());
+        }
     }
 
     /// Publishes what is due.
@@ -274,7 +310,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// All that a delayed message became has ended.
     pub(crate) fn delayed_ended(&mut self, key: Key, outcome: Outcome) {
-        if outcome == Outcome::Retry {
+        if outcome == Outcome::Retry && self.delayed.is_another_nodes(key.queue) {
+            self.delayed.remove(key);
+        } else if outcome == Outcome::Retry {
             self.delayed.due.insert((self.now.mono_us + AGAIN_US, key));
         } else if self.delayed.remove(key).is_some_and(|message| message.qos < 2) {
             // Nobody waits; of QoS 2 the row went with what it became.

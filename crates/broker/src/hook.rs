@@ -7,7 +7,7 @@ use crate::peers::Owner;
 use bytes::Bytes;
 use ferrule_mqtt::{Properties, PropertiesBuf, QoS, ReasonCode, Version, topic};
 use ferrule_outbox::{End, Outcome, ReceiptId, Receipts};
-use ferrule_store::{Now, Op, QueueId, Stamp, StoredRow, Ticket};
+use ferrule_store::{Inherited, Now, Op, QueueId, Stamp, StoredRow, Ticket};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -253,6 +253,11 @@ pub trait Hook {
     /// Rows for outboxes that other shards own.
     fn take_rows(&mut self) -> Vec<RowElsewhere> {
         Vec::new()
+    }
+
+    /// The outboxes of nodes that are gone which this node looks after from now on; told to all shards.
+    fn inherited(&mut self, inherited: &[Inherited], now: Now) {
+        let _ = (inherited, now);
     }
 
     /// A row that another shard's hook made; `ends` are for whoever waits there.

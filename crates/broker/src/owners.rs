@@ -812,6 +812,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.restore_retained(topic, *stamp, record);
         }
         if done {
+            self.hook.inherited(&restored.inherited, self.now);
+            self.inherit_delayed(&restored.inherited);
             self.owners.adopted = self.owners.adopted.max(view);
             self.peers.send_to_all(&Parcel::Adopted { view });
             self.forget_orphans();

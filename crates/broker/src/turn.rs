@@ -159,7 +159,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             StoreEvent::Rows { queue, .. } if self.is_read_before(queue) => {}
             StoreEvent::Rows { queue, rows } => match queue.as_session() {
-                None if queue.as_delayed().is_some() => self.delayed_rows(queue, rows),
+                None if self.delayed.has(queue) => self.delayed_rows(queue, rows),
                 None => self.hook.rows(queue, rows, now),
                 Some(id) => {
                     let Some(&key) = self.by_store_id.get(&id) else { return };

@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+use bytes::Bytes;
 use common::{Rig, check, check_features, check_with, limits, run, steps};
 use ferrule_broker::{Action, AutoSubscription, Features, Limits, Rewrite, Rewrites};
-use ferrule_store::record::Subscription;
+use ferrule_store::record::{self, Record, Subscription};
+use ferrule_store::{Body, Inherited, Op, QueueId, QueueSummary, Restored, Store, StoreEvent};
+use std::sync::Arc;
 
 #[test]
 fn a_delayed_message_comes_when_its_time_has_come() {
@@ -542,5 +545,63 @@ fn of_many_who_ask_at_once_one_has_it_and_nobody_waits_for_ever() {
             rig.wait_us(1_000);
         }
         assert!(rig.peer("z").packets.iter().any(|p| p == "suback 1 00 00"), "seed {seed}");
+    }
+}
+
+/// What a node that is gone had delayed is published by its heir, and is that node's again when it is back.
+#[test]
+fn what_a_node_that_is_gone_had_delayed_is_inherited() {
+    for is_back in [false, true] {
+        let mut rig = Rig::of(limits(), 2);
+        let script = "s> connect id=s v=5\ns< connack sp=0\ns> subscribe id=1 f=#:1\ns< suback 1 01";
+        run(&mut rig, script);
+        let queue = QueueId::inherited(3);
+        let delayed = |seq, delay_s| {
+            let kept = record::Delayed {
+                topic: format!("t{seq}").into(),
+                qos: 1,
+                retain: false,
+                properties: Bytes::new(),
+                client_id: "p".into(),
+                username: None,
+                host: None,
+                edge: None,
+                hops: 0,
+                path: 0,
+                delay_s,
+                due_wall_ms: rig.now.wall_ms + i64::from(delay_s) * 1_000,
+                payload: Bytes::new(),
+            };
+            Op::Append { queue, seq, head: kept.to_bytes(), body: Body::Inline("x".into()) }
+        };
+        rig.store.0.borrow_mut().submit(vec![delayed(5, 1), delayed(6, 100)]);
+        rig.commit();
+        let told = |rig: &mut Rig, inherited: Vec<Inherited>| {
+            let restored = Arc::new(Restored { inherited, ..Restored::default() });
+            let now = rig.now;
+            for shard in &mut rig.shards {
+                let event = StoreEvent::Adopted { view: 1, restored: Arc::clone(&restored), done: true };
+                shard.store_event(event, now);
+            }
+        };
+        let summary = QueueSummary { queue, first: 5, last: 6, rows: 2, bytes: 100 };
+        let inherited = Inherited { summary, of: QueueId::delayed(0), node: "b".into() };
+        told(&mut rig, vec![inherited.clone()]);
+        // Told of another view, it is read once.
+        told(&mut rig, vec![inherited]);
+        steps(
+            &mut rig,
+            "commit\ncommit\nwait 1500\ncommit\ns< publish t5 q1 id=1 x\ns> puback 1\nwait 1500\ncommit",
+        );
+        let left = rig.store.0.borrow().rows(queue);
+        assert_eq!(left.iter().map(|row| row.seq).collect::<Vec<_>>(), [6], "the other one is removed");
+        if is_back {
+            told(&mut rig, Vec::new());
+            steps(&mut rig, "wait 110000\ncommit\ns< -");
+            assert_eq!(rig.store.0.borrow().rows(queue).len(), 1);
+        } else {
+            steps(&mut rig, "wait 110000\ncommit\ns< publish t6 q1 id=2 x");
+        }
+        assert_eq!(rig.shards.iter().map(|s| s.delayed_count()).sum::<usize>(), 0);
     }
 }

@@ -17,6 +17,7 @@
 pub mod backlog;
 mod dead;
 mod events;
+mod inherited;
 mod memory;
 pub(crate) mod outbox;
 mod pace;
@@ -38,12 +39,15 @@ use ferrule_link::downlink::Received;
 use ferrule_net::WorkerStats;
 use ferrule_outbox::{ConsumerEvent, End, OutRow, Outcome, Policy, Queue};
 use ferrule_rules::Rule;
-use ferrule_store::{Boot, Identity, Now, Op, Origin, QueueId, QueueSummary, Store, StoredRow, Ticket};
+use ferrule_store::{
+    Boot, Identity, Inherited, Now, Op, Origin, QueueId, QueueSummary, Store, StoredRow, Ticket,
+};
+use inherited::is_inherited;
 use outbox::{CLASSES, How, Outbox, class_name, split_name, unnumbered, unpack};
 use pace::Pace;
 use report::Report;
 use rules::Rules;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -177,6 +181,8 @@ pub struct Hub {
     paces: Vec<(Arc<str>, Pace)>,
     report: Report,
     stored: Vec<QueueSummary>,
+    /// Of nodes that are gone, given to this one.
+    inherited: Vec<Inherited>,
     local: VecDeque<LocalPublish>,
     dead_letters: DeadLetters,
     /// For outboxes of other shards.
@@ -207,6 +213,7 @@ impl Hub {
             has_classes: false,
             paces: Vec::new(),
             stored,
+            inherited: Vec::new(),
             local: VecDeque::new(),
             dead_letters: DeadLetters::new(node.outboxes.dead_letter.clone()),
             elsewhere: Vec::new(),
@@ -226,7 +233,7 @@ impl Hub {
 
     /// Rows in the store of outboxes that no rule names any more: kept, and told, until a rule names their sink again.
     fn unclaimed_rows(&self) -> u64 {
-        self.unclaimed().map(|s| s.rows).sum()
+        self.unclaimed().map(|s| s.rows).sum::<u64>() + self.inherited_unclaimed()
     }
 
     fn unclaimed(&self) -> impl Iterator<Item = &QueueSummary> {
@@ -255,28 +262,14 @@ impl Hub {
         let stored = self.stored.iter().find(|s| mine && s.queue == id).copied();
         let mut queue = Queue::new(id, self.node.outboxes.policy, stored);
         // The consumer may be there already, for another class.
-        let known = self.outboxes.iter().find(|o| o.sink == *sink);
+        let known = self.outboxes.iter().find(|o| o.sink == *sink && !o.retired);
         queue.set_up(known.is_some_and(|o| o.queue.is_up()), self.started);
         self.has_classes |= class != 0;
         if let Some(rate_max) = self.node.outboxes.rate_max.filter(|_| known.is_none()) {
             self.paces.push((Arc::clone(sink), Pace::new(rate_max)));
         }
-        self.outboxes.push(Outbox {
-            name: class_name(sink, class),
-            sink: Arc::clone(sink),
-            class,
-            owner,
-            queue,
-            generation: known.map_or(0, |o| o.generation),
-            rows: known.and_then(|o| o.rows.clone()),
-            window: known.map_or(0, |o| o.window),
-            error: known.and_then(|o| o.error.clone()),
-            discarded: Vec::new(),
-            given_up: BTreeSet::new(),
-            counted: Vec::new(),
-            ended: Vec::new(),
-            old_us: None,
-        });
+        let outbox = Outbox::new(class_name(sink, class), Arc::clone(sink), (owner, class), queue, known);
+        self.outboxes.push(outbox);
         self.outboxes.len() - 1
     }
 
@@ -356,7 +349,7 @@ impl Hub {
             }
         }
         for outbox in &mut self.outboxes {
-            outbox.queue.set_policy(bounds.policy);
+            outbox.queue.set_policy(inherited::policy(outbox.class, bounds.policy));
             // By the old age.
             outbox.old_us = None;
         }
@@ -374,6 +367,7 @@ impl Hub {
         for connected in outboxes {
             self.attach(connected, now);
         }
+        self.claim_inherited(now);
         for outbox in &mut self.outboxes {
             if !outboxes.iter().any(|c| c.name == outbox.sink) && outbox.rows.is_some() {
                 outbox.detach("its sink is not in the rules any more; its rows are kept", now);
@@ -392,7 +386,7 @@ impl Hub {
             }
         }
         let Some(rows) = &connected.rows else { return };
-        for outbox in self.of_sink(&connected.name) {
+        for outbox in self.of_sink(&connected.name).filter(|outbox| !outbox.retired) {
             outbox.rows = Some(rows.clone());
             outbox.generation = connected.generation;
             outbox.window = 0;
@@ -464,10 +458,14 @@ impl Hub {
         }
         // Sinks whose rows of a higher class are not all on their way: lower ones wait, also while those are being read.
         let mut first: Vec<Arc<str>> = Vec::new();
-        for (class, _) in CLASSES {
+        for class in std::iter::once(None).chain(CLASSES.map(|(class, _)| Some(class))) {
             for at in 0..self.outboxes.len() {
                 let outbox = &self.outboxes[at];
-                if outbox.class != class || first.contains(&outbox.sink) {
+                let is_of_class = match class {
+                    None => is_inherited(outbox.class),
+                    Some(class) => outbox.class == class,
+                };
+                if !is_of_class || (class.is_some() && first.contains(&outbox.sink)) {
                     continue;
                 }
                 let sink = Arc::clone(&outbox.sink);
@@ -540,6 +538,10 @@ impl Hook for Hub {
         if let Err(end) = self.outboxes[index].push(entry, how, end, now) {
             ends.resolve(end, Outcome::Retry);
         }
+    }
+
+    fn inherited(&mut self, inherited: &[Inherited], now: Now) {
+        self.inherit(inherited, now);
     }
 
     fn due(&self, now: Now, urgent: bool, smoothed_commit: Duration) -> bool {

@@ -3,7 +3,7 @@
 //! After an error a connection is of no further use, but for those of [`Kind::Again`] and [`Kind::Fence`]: drop it, and connect anew.
 
 use crate::error::{DbError, Kind};
-use crate::owners::{client_digest, inflight, subscription, summary};
+use crate::owners::{OrphanKey, Orphans, client_digest, inflight, subscription, summary};
 use bytes::Bytes;
 use ferrule_postgres::{Call, all};
 use ferrule_store::{Body, QueueId, Restored, SESSIONS, SessionId, Side, StoredRow};
@@ -34,6 +34,7 @@ pub(crate) struct Who {
 enum S {
     Fence,
     Remove,
+    RemoveOrphans,
     SessionDelete,
     SubscriptionsDelete,
     InflightsDelete,
@@ -55,7 +56,7 @@ enum S {
 }
 
 /// In the order of [`S`]; `{s}` is the schema.
-const STATEMENTS: [&str; 20] = [
+const STATEMENTS: [&str; 21] = [
     // No such row is a division by zero, which ends the transaction though its end is on its way already.
     "SELECT 1 / count(*) FROM (SELECT 1 FROM {s}.node WHERE node = $1::TEXT AND incarnation = $2::INT8
          AND connection = $3::INT8 AND fence = $4::INT8 FOR SHARE) AS held",
@@ -64,6 +65,18 @@ const STATEMENTS: [&str; 20] = [
          DELETE FROM {s}.queue_row AS q USING unnest($1::INT4[], $2::INT8[], $3::INT8[], $4::INT8[])
              AS r(node, queue, first, last)
          WHERE q.node = r.node AND q.queue = r.queue AND q.seq BETWEEN r.first AND r.last
+         RETURNING q.body_node, q.shared
+     ), released AS (
+         SELECT body_node, shared, count(*) AS rows FROM gone WHERE shared IS NOT NULL GROUP BY body_node, shared
+     )
+     UPDATE {s}.body AS b SET refs = b.refs - r.rows FROM released AS r
+     WHERE b.node = r.body_node AND b.id = r.shared RETURNING b.node, b.id, b.refs",
+    // One snapshot: what sees rows of a node's next life sees that it has started again.
+    "WITH gone AS (
+         DELETE FROM {s}.queue_row AS q USING unnest($1::INT4[], $2::INT8[], $3::INT8[], $4::INT8[], $5::INT8[])
+             AS r(node, queue, first, last, incarnation), {s}.node AS n
+         WHERE q.node = r.node AND q.queue = r.queue AND q.seq BETWEEN r.first AND r.last
+             AND n.number = r.node AND n.incarnation = r.incarnation
          RETURNING q.body_node, q.shared
      ), released AS (
          SELECT body_node, shared, count(*) AS rows FROM gone WHERE shared IS NOT NULL GROUP BY body_node, shared
@@ -316,7 +329,7 @@ impl Who {
     }
 
     /// What `net` is in SQL.
-    fn script<'a>(self, net: &'a Net, dead: &'a [BodyKey]) -> Script<'a> {
+    fn script<'a>(self, net: &'a Net, dead: &'a [BodyKey], orphans: &Orphans) -> Script<'a> {
         let mut script = Script(Vec::new());
         if !net.sessions_deleted.is_empty() {
             let sessions: Vec<i64> = net.sessions_deleted.iter().map(|s| sql(s.0)).collect();
@@ -327,6 +340,7 @@ impl Who {
         let ranges: Vec<((i32, i64), u64, u64)> = net
             .removed
             .iter()
+            .filter(|(queue, _)| queue.as_inherited().is_none())
             .flat_map(|(&queue, ranges)| {
                 ranges.iter().map(move |(first, last)| (self.queue(queue), first, last))
             })
@@ -339,6 +353,21 @@ impl Who {
                 column(&ranges, |r| sql(r.2)),
             ];
             script.push(S::Remove, columns);
+        }
+        let orphaned = net.removed.iter().filter_map(|(queue, ranges)| {
+            let orphan = orphans.get(queue.as_inherited()?)?;
+            Some(ranges.iter().map(move |(first, last)| (orphan, first, last)))
+        });
+        let ranges: Vec<(OrphanKey, u64, u64)> = orphaned.flatten().collect();
+        if !ranges.is_empty() {
+            let columns: Vec<Column<'a>> = vec![
+                column(&ranges, |r| r.0.node),
+                column(&ranges, |r| r.0.queue),
+                column(&ranges, |r| sql(r.1)),
+                column(&ranges, |r| sql(r.2)),
+                column(&ranges, |r| r.0.incarnation),
+            ];
+            script.push(S::RemoveOrphans, columns);
         }
         self.appends(net, &mut script);
         self.puts(net, &mut script);
@@ -545,8 +574,9 @@ impl Db {
         net: &Net,
         fence: i64,
         dead: &[BodyKey],
+        orphans: &Orphans,
     ) -> Result<Vec<BodyKey>, DbError> {
-        let script = self.who.script(net, dead);
+        let script = self.who.script(net, dead, orphans);
         let holds: [&(dyn ToSql + Sync); 4] = [&self.node, &self.who.incarnation, &self.connection, &fence];
         let client = &self.client;
         let mut calls: Vec<Call<'_, Vec<Row>>> = Vec::with_capacity(script.0.len() + 3);
@@ -600,15 +630,27 @@ impl Db {
         Ok(epochs)
     }
 
-    /// Rows of `queue` from `from` on. See [`ferrule_store::Store::read`].
+    /// A queue of this node's in the tables.
+    pub(crate) fn own_queue(&self, queue: QueueId) -> (i32, i64) {
+        self.who.queue(queue)
+    }
+
+    /// An outbox that this node looks after in the tables; none: its node has started again.
+    pub(crate) async fn orphan(&self, orphan: OrphanKey) -> Result<Option<(i32, i64)>, DbError> {
+        let sql =
+            format!("SELECT 1 FROM {}.node WHERE number = $1::INT4 AND incarnation = $2::INT8", self.schema);
+        let row = self.client.query_opt(&sql, &[&orphan.node, &orphan.incarnation]).await?;
+        Ok(row.map(|_| (orphan.node, orphan.queue)))
+    }
+
+    /// Rows of a queue from `from` on. See [`ferrule_store::Store::read`].
     pub(crate) async fn read(
         &self,
-        queue: QueueId,
+        (node, queue): (i32, i64),
         from: u64,
         max_rows: u32,
         max_bytes: u32,
     ) -> Result<Vec<StoredRow>, DbError> {
-        let (node, queue) = self.who.queue(queue);
         let (rows, bytes) = (i64::from(max_rows.clamp(1, READ_ROWS)), i64::from(max_bytes.max(1)));
         let found =
             self.client.query(self.statement(S::Read)?, &[&node, &queue, &sql(from), &rows, &bytes]).await?;

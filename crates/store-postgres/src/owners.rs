@@ -1,4 +1,4 @@
-//! Whose sessions are: taking that of a client, and adopting those of nodes that are no members any more.
+//! Whose sessions are: taking that of a client, and adopting those of nodes that are no members any more; and who looks after the outboxes of such nodes.
 //!
 //! # Invariants
 //! - A transaction that gives sessions another owner holds the row of the members' view, so that who is a member does not change meanwhile; then the rows of the
@@ -6,11 +6,14 @@
 //!   for their commits under way, and later ones look again whose the sessions are that they write. Rows of sessions come last. Nothing locks in
 //!   another order.
 //! - What was looked up before the locks is compared behind them: a session that has changed hands since is left alone.
+//! - Of an outbox whose node is gone rows are read and removed where they are, by one member, and only while its node has not started again: the statement
+//!   that removes looks at the node's incarnation, so that it never removes a row of its next life, which may have the same number. Two may
+//!   deliver a row (that node was only cut off, or was back sooner than it was told): rows of an outbox are delivered at least once.
 
 use crate::db::{Db, Epochs, blob, damaged, digest, text};
 use crate::error::DbError;
 use ferrule_store::record::{self, Record};
-use ferrule_store::{Found, QueueId, QueueSummary, Restored, SessionId, Side, Taken};
+use ferrule_store::{Found, Inherited, QueueId, QueueSummary, Restored, SessionId, Side, Taken};
 use ferrule_store_writer::Take;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Row;
@@ -22,8 +25,60 @@ const ADOPTED: i64 = 1_000;
 pub(crate) enum Adopted {
     /// The view has another number.
     Past,
-    /// These; whether there were no more.
-    Some(Box<Restored>, bool),
+    /// These; there may be more.
+    Some(Box<Restored>),
+    /// These, and no more; and outboxes of nodes that are gone.
+    Last(Box<Restored>, Vec<Orphan>),
+}
+
+/// An outbox, or a shard's delayed messages, of a node that is gone.
+pub(crate) struct Orphan {
+    key: OrphanKey,
+    node: Box<str>,
+    summary: QueueSummary,
+}
+
+/// How it is found in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OrphanKey {
+    /// The node's number.
+    pub(crate) node: i32,
+    /// As the node was when it was gone. In its next life it has numbers of rows again that this one used.
+    pub(crate) incarnation: i64,
+    pub(crate) queue: i64,
+}
+
+/// The outboxes that this node has inherited, by the numbers that they have here. A number is not used again: what was asked for of one that is another's
+/// by now finds nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Orphans {
+    last: u32,
+    known: BTreeMap<u32, OrphanKey>,
+}
+
+impl Orphans {
+    /// All there are from now on; those that were there keep their numbers.
+    pub(crate) fn set(&mut self, orphans: Vec<Orphan>) -> Vec<Inherited> {
+        let mut known = BTreeMap::new();
+        let mut inherited = Vec::with_capacity(orphans.len());
+        for Orphan { key, node, summary } in orphans {
+            let before = self.known.iter().find(|(_, is)| **is == key).map(|(number, _)| *number);
+            let number = before.unwrap_or_else(|| {
+                self.last += 1;
+                self.last
+            });
+            known.insert(number, key);
+            let of = summary.queue;
+            let summary = QueueSummary { queue: QueueId::inherited(number), ..summary };
+            inherited.push(Inherited { summary, of, node });
+        }
+        self.known = known;
+        inherited
+    }
+
+    pub(crate) fn get(&self, number: u32) -> Option<OrphanKey> {
+        self.known.get(&number).copied()
+    }
 }
 
 /// By epoch and key; what else is there of them is [`gather`]ed.
@@ -156,10 +211,12 @@ impl Db {
         for row in self.client().query(&sql, &[]).await? {
             gone.push(row.try_get(0)?);
         }
+        let of = members.len() as i64;
         let (Some(rank), false) = (rank, gone.is_empty()) else {
             let restored = self.known_to_members(joins).await?;
+            let orphans = self.orphans(rank, of).await?;
             self.commit().await?;
-            return Ok(Adopted::Some(Box::new(restored), true));
+            return Ok(Adopted::Last(Box::new(restored), orphans));
         };
         self.fence_off(&gone.iter().copied().chain([me]).collect()).await?;
         let sql = format!(
@@ -168,14 +225,42 @@ impl Db {
                  WHERE owner = ANY($2::INT4[]) AND mod(session, $3::INT8) = $4::INT8 ORDER BY session LIMIT {ADOPTED}
              ) AND t.owner = ANY($2::INT4[]) RETURNING t.session, t.epoch, t.record"
         );
-        let (of, rank) = (members.len() as i64, rank as i64);
-        let rows = self.client().query(&sql, &[&me, &gone, &of, &rank]).await?;
+        let rows = self.client().query(&sql, &[&me, &gone, &of, &(rank as i64)]).await?;
         let mut restored = sessions_of(&rows)?;
         self.gather(&mut restored).await?;
-        let done = (rows.len() as i64) < ADOPTED;
-        restored.retained = self.known_to_members(joins && done).await?.retained;
+        if rows.len() as i64 == ADOPTED {
+            self.commit().await?;
+            return Ok(Adopted::Some(Box::new(restored)));
+        }
+        restored.retained = self.known_to_members(joins).await?.retained;
+        let orphans = self.orphans(Some(rank), of).await?;
         self.commit().await?;
-        Ok(Adopted::Some(Box::new(restored), done))
+        Ok(Adopted::Last(Box::new(restored), orphans))
+    }
+
+    /// The share of the member with this rank, of so many, of the queues whose nodes are no members.
+    async fn orphans(&self, rank: Option<usize>, of: i64) -> Result<Vec<Orphan>, DbError> {
+        let Some(rank) = rank else { return Ok(Vec::new()) };
+        let s = self.schema();
+        let sql = format!(
+            "SELECT q.queue, min(q.seq), max(q.seq), count(*), CAST(sum(q.size) AS INT8), n.number, n.incarnation, n.node
+             FROM {s}.node AS n JOIN {s}.queue_row AS q ON q.node = n.number
+             WHERE NOT EXISTS (SELECT 1 FROM {s}.cluster_member AS m WHERE m.node = n.number)
+             GROUP BY q.queue, n.number, n.incarnation, n.node ORDER BY n.number, q.queue"
+        );
+        let mut orphans = Vec::new();
+        for row in self.client().query(&sql, &[]).await? {
+            let summary = summary(&row)?;
+            let (node, incarnation) = (row.try_get(5)?, row.try_get(6)?);
+            let queue = summary.queue.0 as i64;
+            let turn = (queue % of + i64::from(node) % of) % of;
+            let is_inherited = summary.queue.is_outbox() || summary.queue.as_delayed().is_some();
+            if is_inherited && turn == rank as i64 {
+                let key = OrphanKey { node, incarnation, queue };
+                orphans.push(Orphan { key, node: row.try_get::<_, String>(7)?.into(), summary });
+            }
+        }
+        Ok(orphans)
     }
 
     /// What a node that joins may have missed while it was no member, and others acknowledged without it.

@@ -3,7 +3,7 @@
 use crate::Options;
 use crate::db::{self, BodyKey, Db, Who};
 use crate::error::{DbError, Kind, OpenError};
-use crate::owners::Adopted;
+use crate::owners::{Adopted, Orphans};
 use crate::schema::{self, UpgradeError};
 use ferrule_store::{Found, Op, Restored, SessionId, StoreEvent};
 use ferrule_store_writer::net::Net;
@@ -253,6 +253,7 @@ fn run(
         fences: false,
         lost: HashSet::new(),
         compared: None,
+        orphans: Orphans::default(),
         dead: Vec::new(),
         pauses,
         slower: 1,
@@ -356,6 +357,8 @@ struct Worker {
     lost: HashSet<SessionId>,
     /// The fence when our sessions were compared with the store's last.
     compared: Option<i64>,
+    /// Outboxes that this node looks after.
+    orphans: Orphans,
     /// Bodies that had no rows when they were looked at last.
     dead: Vec<BodyKey>,
     pauses: Pauses,
@@ -476,20 +479,23 @@ impl Worker {
                 return Ok(());
             }
         }
-        match self.again(async |db| db.adopt(view).await)? {
-            // Whoever knows the next one asks again.
-            Adopted::Past => self.back.adopted(),
-            Adopted::Some(restored, done) => {
-                for (session, epoch) in &restored.epochs {
-                    self.is_ours(*session, *epoch as i64);
-                }
-                if done {
-                    self.back.adopted();
-                }
-                let restored = Arc::from(restored);
-                self.back.tell_all(&StoreEvent::Adopted { view, restored, done });
+        let (restored, done) = match self.again(async |db| db.adopt(view).await)? {
+            Adopted::Past => {
+                // Whoever knows the next one asks again.
+                self.back.adopted();
+                return Ok(());
             }
+            Adopted::Some(restored) => (restored, false),
+            Adopted::Last(mut restored, orphans) => {
+                restored.inherited = self.orphans.set(orphans);
+                self.back.adopted();
+                (restored, true)
+            }
+        };
+        for (session, epoch) in &restored.epochs {
+            self.is_ours(*session, *epoch as i64);
         }
+        self.back.tell_all(&StoreEvent::Adopted { view, restored: Arc::from(restored), done });
         Ok(())
     }
 
@@ -557,7 +563,7 @@ impl Worker {
             ops.for_each(|op| net.apply(op.clone()));
             let dead = std::mem::take(&mut self.dead);
             let fence = self.fence;
-            match self.ask(async |db| db.write(&net, fence, &dead).await) {
+            match self.ask(async |db| db.write(&net, fence, &dead, &self.orphans).await) {
                 Ok(released) => {
                     self.dead = released;
                     self.dead.truncate(DEAD_MAX);
@@ -655,8 +661,17 @@ impl Worker {
     /// Answers the oldest read; those behind it wait until the next commit is done.
     fn read_one(&mut self) -> Result<(), DbError> {
         let Some(read) = self.back.reads.front().copied() else { return Ok(()) };
-        let rows =
-            self.ask(async |db| db.read(read.queue, read.from, read.max_rows, read.max_bytes).await)?;
+        let rows = self.ask(async |db| {
+            let place = match read.queue.as_inherited().map(|number| self.orphans.get(number)) {
+                None => Some(db.own_queue(read.queue)),
+                Some(Some(orphan)) => db.orphan(orphan).await?,
+                Some(None) => None,
+            };
+            match place {
+                Some(place) => db.read(place, read.from, read.max_rows, read.max_bytes).await,
+                None => Ok(Vec::new()),
+            }
+        })?;
         self.shared.status().rows_read += rows.len() as u64;
         self.back.tell(read.handle, StoreEvent::Rows { queue: read.queue, rows });
         self.back.reads.pop_front();

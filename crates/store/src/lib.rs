@@ -147,7 +147,7 @@ pub enum StoreEvent {
     Adopted {
         /// Of the view in which they were adopted.
         view: u64,
-        /// With all that belongs to them.
+        /// With all that belongs to them. With the last of them come the outboxes that this node has inherited.
         restored: Arc<Restored>,
         /// That was this node's whole share of what there was in that view.
         done: bool,
@@ -214,6 +214,20 @@ pub struct Restored {
     pub first_session: u64,
     /// The highest of them in use, whoever's the session is now; 0: those of this node's own sessions tell.
     pub last_session: u64,
+    /// Outboxes and delayed messages of nodes that are gone: all that this node looks after, of those that are not empty.
+    pub inherited: Vec<Inherited>,
+}
+
+/// An outbox, or the delayed messages of a shard, of a node that is no member of the cluster any more, which this node looks after until that one is a member again. It reads rows and
+/// removes them; it adds none. Once that node has started again both do nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inherited {
+    /// What it holds, by the name that it has here.
+    pub summary: QueueSummary,
+    /// What that node calls it.
+    pub of: QueueId,
+    /// That node's name.
+    pub node: Box<str>,
 }
 
 /// How many numbers a node has for its sessions.

@@ -21,6 +21,11 @@ impl QueueId {
     /// Queues of delayed messages have this one.
     const DELAYED: u64 = 1 << 61;
 
+    /// And those of other nodes this one.
+    const INHERITED: u64 = 1 << 60;
+
+    const KINDS: u64 = Self::OUTBOX | Self::DELAYED | Self::INHERITED;
+
     /// The queue of a session.
     #[must_use]
     pub fn session(session: SessionId) -> Self {
@@ -41,10 +46,22 @@ impl QueueId {
         Self(Self::DELAYED | u64::from(shard))
     }
 
+    /// A queue of a node that is gone, as this node reads it and removes from it ([`crate::Inherited`]). The number is of this process life.
+    #[must_use]
+    pub fn inherited(number: u32) -> Self {
+        Self(Self::INHERITED | u64::from(number))
+    }
+
+    /// The number of a queue that is inherited, if it is one.
+    #[must_use]
+    pub fn as_inherited(self) -> Option<u32> {
+        (self.0 & Self::KINDS == Self::INHERITED).then_some(self.0 as u32)
+    }
+
     /// The session that owns this queue, if one does.
     #[must_use]
     pub fn as_session(self) -> Option<SessionId> {
-        (self.0 & (Self::OUTBOX | Self::DELAYED) == 0).then_some(SessionId(self.0))
+        (self.0 & Self::KINDS == 0).then_some(SessionId(self.0))
     }
 
     /// The shard whose delayed messages these are, if they are that.

@@ -10,6 +10,7 @@ mod leaving;
 mod load;
 mod many_filters;
 mod one_connection_per_client;
+mod outboxes_are_inherited;
 mod partition_heals;
 mod retained_are_the_same_everywhere;
 mod rolling_upgrade;

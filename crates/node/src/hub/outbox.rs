@@ -50,6 +50,8 @@ pub(super) struct Outbox {
     pub(super) ended: Vec<(End, Outcome)>,
     /// When a row may next be too old; none: nothing waits, or rows may wait for ever.
     pub(super) old_us: Option<u64>,
+    /// Of an inherited one: another node looks after it now. What the consumer has of it is still answered.
+    pub(super) retired: bool,
 }
 
 /// The class of a rule's rows.
@@ -136,6 +138,44 @@ pub(super) fn unpack(parcel: &[u8]) -> Option<(&str, How, Arc<Entry>)> {
 }
 
 impl Outbox {
+    /// Of a shard and class, with the consumer that `beside`, of the same sink, has.
+    pub(super) fn new(
+        name: Arc<str>,
+        sink: Arc<str>,
+        (owner, class): (u16, u16),
+        queue: Queue<Arc<Entry>>,
+        beside: Option<&Self>,
+    ) -> Self {
+        Self {
+            name,
+            sink,
+            class,
+            owner,
+            queue,
+            generation: beside.map_or(0, |o| o.generation),
+            rows: beside.and_then(|o| o.rows.clone()),
+            window: beside.map_or(0, |o| o.window),
+            error: beside.and_then(|o| o.error.clone()),
+            discarded: Vec::new(),
+            given_up: BTreeSet::new(),
+            counted: Vec::new(),
+            ended: Vec::new(),
+            old_us: None,
+            retired: false,
+        }
+    }
+
+    /// Nothing is handed out any more.
+    pub(super) fn retire(&mut self) {
+        self.rows = None;
+        self.retired = true;
+    }
+
+    /// The consumer has none of its rows, and it has none to give.
+    pub(super) fn is_free(&self) -> bool {
+        self.in_hand() == 0 && (self.retired || self.queue.counters().queued == 0)
+    }
+
     /// Puts a row in. An end comes back when memory is full of rows that cannot be written.
     pub(super) fn push(
         &mut self,

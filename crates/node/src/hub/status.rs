@@ -14,7 +14,7 @@ impl Hub {
         let (stats, buffered, events_dropped) =
             (shard.stats(), shard.buffered() as u64, shard.events_dropped());
         let hub = shard.hook();
-        let own = hub.outboxes.iter().filter(|o| o.owner == hub.node.place.index);
+        let own = hub.outboxes.iter().filter(|o| o.owner == hub.node.place.index && !o.retired);
         let counters = [
             ("received", stats.received),
             ("sent", stats.sent),

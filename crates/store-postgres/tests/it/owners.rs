@@ -5,7 +5,8 @@ use bytes::Bytes;
 use ferrule_cluster::Config;
 use ferrule_store::record::{self, Record};
 use ferrule_store::{
-    Found, Joint, JointPart, Op, QueueId, Restored, SESSIONS, SessionId, Store, StoreEvent, Taken,
+    Body, BodyId, Found, Inherited, Joint, JointPart, Op, QueueId, Restored, SESSIONS, SessionId, Store,
+    StoreEvent, Taken,
 };
 use ferrule_store_postgres::{Members, Reach, Writer};
 use ferrule_store_writer::harness::Medium;
@@ -293,6 +294,61 @@ async fn nothing_is_adopted_before_all_know_what_was_lost() {
     });
     assert_eq!(adopted, 2);
     assert!(seqs(&mut other, queue(ids[1])).is_empty());
+}
+
+/// An outbox whose node is gone is looked after by one member, and not any more once its node has started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outbox_whose_node_is_gone_has_one_heir() {
+    let (_postgres, place) = server();
+    let (mut a, mut b) = (Node::start(&place, "a").await, Node::start(&place, "b").await);
+    let mut c = Node::start(&place, "c").await;
+    let outbox = QueueId::outbox("kafka", 0);
+    let shared = |seq| Op::Append {
+        queue: outbox,
+        seq,
+        head: Bytes::new(),
+        body: Body::Shared(BodyId(9), "b".into()),
+    };
+    c.client.commit(vec![append(outbox, 1, 10), append(outbox, 2, 10), shared(3), shared(4)]);
+    // Of its own they have one of the same name.
+    a.client.commit(vec![append(outbox, 1, 10)]);
+    b.client.commit(vec![append(outbox, 1, 10)]);
+    let view = a.view().await;
+    assert!(a.adopt(view).0.iter().all(|all| all.inherited.is_empty()), "its node is a member");
+
+    a.members.remove(a.me, c.me, NOW_US).await.unwrap();
+    let view = a.view().await;
+    let mut heirs = Vec::new();
+    for node in [&mut a, &mut b] {
+        let all = node.adopt(view).0;
+        let inherited: Vec<Inherited> = all.into_iter().flat_map(|all| all.inherited).collect();
+        assert_eq!(node.adopt(view).0.last().unwrap().inherited, inherited, "the same by the same name");
+        if let [inherited] = &inherited[..] {
+            heirs.push((node, inherited.clone()));
+        }
+    }
+    let [(heir, Inherited { summary, of, node })] = &mut heirs[..] else { panic!("one: {}", heirs.len()) };
+    assert_eq!((*of, &**node), (outbox, "c"));
+    assert_eq!((summary.first, summary.last, summary.rows), (1, 4, 4));
+    let queue = summary.queue;
+    assert_eq!(seqs(&mut heir.client, queue), [1, 2, 3, 4]);
+    heir.client.commit(vec![Op::Remove { queue, first: 1, last: 3 }]);
+    assert_eq!(seqs(&mut heir.client, queue), [4]);
+    assert_eq!(heir.client.rows(queue, 256, u32::MAX)[0].body, Bytes::from_static(b"b"));
+    assert_eq!(seqs(&mut heir.client, outbox), [1], "its own");
+
+    // That node starts again: what it has is its own, whatever the numbers are.
+    c.writer.shutdown().unwrap();
+    let (writer, restored) = place.node("c").open();
+    let left = restored.queues.iter().find(|q| q.queue == outbox).unwrap();
+    assert_eq!((left.first, left.rows), (4, 1));
+    let mut again = Client::new(&writer);
+    again.commit(vec![Op::Remove { queue: outbox, first: 0, last: u64::MAX }]);
+    again.commit(vec![append(outbox, 1, 10), append(outbox, 2, 10)]);
+    assert!(seqs(&mut heir.client, queue).is_empty());
+    heir.client.commit(vec![Op::Remove { queue, first: 0, last: u64::MAX }]);
+    assert_eq!(seqs(&mut again, outbox), [1, 2]);
+    heir.client.commit(vec![Op::Remove { queue: QueueId::inherited(77), first: 0, last: u64::MAX }]);
 }
 
 /// What was acknowledged without it may be in the store alone.

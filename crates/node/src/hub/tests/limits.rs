@@ -3,6 +3,7 @@
 use super::*;
 use crate::control::OutboxStatus;
 use ferrule_outbox::{Full, Order};
+use std::collections::BTreeSet;
 
 impl Bench {
     fn wait(&mut self, ms: u64) {
