@@ -21,6 +21,9 @@ use tokio_postgres::Row;
 /// Sessions that are adopted in one transaction: commits wait for it.
 const ADOPTED: i64 = 1_000;
 
+/// Rows of a queue that are counted for who inherits it.
+const COUNTED: u64 = 10_000;
+
 /// What adopting came to.
 pub(crate) enum Adopted {
     /// The view has another number.
@@ -243,24 +246,50 @@ impl Db {
         let Some(rank) = rank else { return Ok(Vec::new()) };
         let s = self.schema();
         let sql = format!(
-            "SELECT q.queue, min(q.seq), max(q.seq), count(*), CAST(sum(q.size) AS INT8), n.number, n.incarnation, n.node
-             FROM {s}.node AS n JOIN {s}.queue_row AS q ON q.node = n.number
-             WHERE NOT EXISTS (SELECT 1 FROM {s}.cluster_member AS m WHERE m.node = n.number)
-             GROUP BY q.queue, n.number, n.incarnation, n.node ORDER BY n.number, q.queue"
+            "SELECT n.number, n.incarnation, n.node FROM {s}.node AS n
+             WHERE NOT EXISTS (SELECT 1 FROM {s}.cluster_member AS m WHERE m.node = n.number) ORDER BY n.number"
+        );
+        // From queue to queue by the index: nodes have few, which may have many rows.
+        let next = format!(
+            "SELECT queue FROM {s}.queue_row WHERE node = $1::INT4 AND queue > $2::INT8 ORDER BY queue LIMIT 1"
         );
         let mut orphans = Vec::new();
         for row in self.client().query(&sql, &[]).await? {
-            let summary = summary(&row)?;
-            let (node, incarnation) = (row.try_get(5)?, row.try_get(6)?);
-            let queue = summary.queue.0 as i64;
-            let turn = (queue % of + i64::from(node) % of) % of;
-            let is_inherited = summary.queue.is_outbox() || summary.queue.as_delayed().is_some();
-            if is_inherited && turn == rank as i64 {
-                let key = OrphanKey { node, incarnation, queue };
-                orphans.push(Orphan { key, node: row.try_get::<_, String>(7)?.into(), summary });
+            let (node, incarnation): (i32, i64) = (row.try_get(0)?, row.try_get(1)?);
+            let mut last = -1;
+            while let Some(found) = self.client().query_opt(&next, &[&node, &last]).await? {
+                last = found.try_get(0)?;
+                let queue = QueueId(last as u64);
+                let turn = (last % of + i64::from(node) % of) % of;
+                if turn == rank as i64 && (queue.is_outbox() || queue.as_delayed().is_some()) {
+                    // Its node, which was only cut off, may have removed all by now.
+                    let Some(summary) = self.orphaned(node, last).await? else { continue };
+                    let key = OrphanKey { node, incarnation, queue: last };
+                    orphans.push(Orphan { key, node: row.try_get::<_, String>(2)?.into(), summary });
+                }
             }
         }
         Ok(orphans)
+    }
+
+    /// What such a queue holds. Commits wait for it, so the rows of a long one are not counted: there may be fewer, of which the first ones tell
+    /// the size.
+    async fn orphaned(&self, node: i32, queue: i64) -> Result<Option<QueueSummary>, DbError> {
+        let s = self.schema();
+        let sql = format!(
+            "SELECT CAST($2::INT8 AS INT8), min(seq), (SELECT max(seq) FROM {s}.queue_row WHERE node = $1::INT4 AND queue = $2::INT8),
+                 count(*), CAST(sum(size) AS INT8)
+             FROM (SELECT seq, size FROM {s}.queue_row WHERE node = $1::INT4 AND queue = $2::INT8 ORDER BY seq LIMIT {COUNTED}) AS few
+             HAVING count(*) > 0"
+        );
+        let Some(row) = self.client().query_opt(&sql, &[&node, &queue]).await? else { return Ok(None) };
+        let mut summary = summary(&row)?;
+        if summary.rows == COUNTED {
+            let rows = summary.last - summary.first + 1;
+            summary.bytes = summary.bytes / COUNTED * rows;
+            summary.rows = rows;
+        }
+        Ok(Some(summary))
     }
 
     /// What a node that joins may have missed while it was no member, and others acknowledged without it.

@@ -351,6 +351,32 @@ async fn an_outbox_whose_node_is_gone_has_one_heir() {
     heir.client.commit(vec![Op::Remove { queue: QueueId::inherited(77), first: 0, last: u64::MAX }]);
 }
 
+/// The rows of a long one are not counted, and all are there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_outbox_whose_node_is_gone_is_not_counted() {
+    let (_postgres, place) = server();
+    let (mut a, mut c) = (Node::start(&place, "a").await, Node::start(&place, "c").await);
+    let outbox = QueueId::outbox("kafka", 0);
+    c.client.commit((1..=12_000).map(|n| append(outbox, 2 * n, 10)).collect());
+    c.client.commit(vec![append(QueueId::outbox("other", 0), 5, 10), append(QueueId::delayed(2), 6, 10)]);
+    a.members.remove(a.me, c.me, NOW_US).await.unwrap();
+    let view = a.view().await;
+    let inherited = a.adopt(view).0.remove(0).inherited;
+    assert_eq!(inherited.len(), 3);
+    let Inherited { summary, .. } = inherited.iter().find(|i| i.of == outbox).unwrap();
+    assert_eq!((summary.first, summary.last, summary.rows), (2, 24_000, 23_999));
+    let mut from = 0;
+    let mut found = 0;
+    loop {
+        let rows = a.client.read(summary.queue, from, 256, u32::MAX);
+        let Some(last) = rows.last() else { break };
+        (from, found) = (last.seq + 1, found + rows.len());
+    }
+    assert_eq!(found, 12_000);
+    let delayed = inherited.iter().find(|i| i.of == QueueId::delayed(2)).unwrap();
+    assert_eq!((delayed.summary.first, delayed.summary.rows), (6, 1));
+}
+
 /// What was acknowledged without it may be in the store alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_joins_reads_what_is_retained() {
