@@ -190,7 +190,7 @@ impl Owners {
     pub(crate) fn are_concerned(&self, routes: &mut Routes<Destination>, topic: &str) -> bool {
         let mut matches = Vec::new();
         routes.matches(topic, &mut matches);
-        let is_orphan = |destination: &Destination| matches!(destination, Destination::Peer(peer) if self.orphans.contains(peer));
+        let is_orphan = |destination: &Destination| matches!(destination, Destination::Peer(peer, _) if self.orphans.contains(peer));
         matches.iter().any(is_orphan)
     }
 
@@ -308,6 +308,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     fn tell_moved(&mut self, take: Take, gone: bool, client_id: &str) {
+        if !gone {
+            self.tell_routes_of(client_id);
+        }
         let Take { owner, stage: Stage { session: SessionId(session), epoch } } = take;
         self.peers.send_to_all(&Parcel::Moved { owner, session, epoch, gone, client_id });
         self.pass(take, client_id);
@@ -831,6 +834,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.peers.send(peer, &Parcel::Owns { session: session.0, epoch, client_id });
             }
         }
+    }
+
+    /// What it may be told only when it has been told all routes.
+    pub(crate) fn tell_settled(&mut self, peer: u16) {
         let view = self.owners.adopted;
         if view > 0 {
             self.peers.send(peer, &Parcel::Adopted { view });

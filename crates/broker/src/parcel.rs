@@ -30,8 +30,8 @@ pub(crate) enum Parcel<'a> {
         add: bool,
         filter: &'a str,
     },
-    /// All that the sender has of filters and members of shared subscriptions follows, as changes of a version: it takes the place of
-    /// what the receiver knows once it has ended. `name`: the sender's ([`crate::Place::name`]).
+    /// All that the sender has of filters and members of shared subscriptions follows, as changes, in pieces that are numbered instead of versions
+    /// ([`crate::telling`]): it takes the place of what the receiver knows once it has ended. `name`: the sender's ([`crate::Place::name`]).
     RoutesBegin { name: u64 },
     /// That was all, as of this version.
     RoutesEnd { version: u64 },
@@ -209,6 +209,16 @@ impl<'a> Parcel<'a> {
                 | Self::ClaimAck { .. }
                 | Self::Release { .. }
         )
+    }
+
+    /// The same with another number in the place of the version.
+    pub(crate) fn numbered(self, version: u64) -> Self {
+        match self {
+            Self::RouteDelta { add, filter, .. } => Self::RouteDelta { version, add, filter },
+            Self::ShareDelta { text, online, away, .. } => Self::ShareDelta { version, text, online, away },
+            Self::Present { since, client_id, .. } => Self::Present { version, since, client_id },
+            other => other,
+        }
     }
 
     /// Appends it.

@@ -20,14 +20,16 @@
 use crate::delayed;
 use crate::ending::Why;
 use crate::hook::{Ends, Hook, Message, Publisher, Role, RowElsewhere};
-use crate::nodes::{Reach, Stale};
+use crate::nodes::Reach;
 use crate::owners::{Stage, Take};
 use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
 use crate::publish::{Draw, Scope};
 use crate::retaining::Copies;
+use crate::routes::Cursor;
 use crate::session::Inbound;
 use crate::shard::{Destination, Shard};
 use crate::slots::{Id, Slots};
+use crate::telling::{FIRST_VERSION, PIECE_BYTES, Telling};
 use crate::turn::Reply;
 use crate::{ConnId, marker};
 use ferrule_mqtt::{PacketType, Properties, PropertyScope, ReasonCode};
@@ -35,7 +37,7 @@ use ferrule_outbox::{End, Outcome, Reason};
 use ferrule_store::record::{Delivery, Record};
 use ferrule_store::{Now, SessionId, Stamp, Store};
 use foldhash::fast::FixedState;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -125,8 +127,12 @@ pub(crate) struct Link {
     pub(crate) settled: u64,
     /// Of another node: so much waits to be sent there that what nobody is told of is dropped.
     pub(crate) full: bool,
-    /// Of another node, while it sends all that it has.
-    pub(crate) stale: Option<Stale>,
+    /// Of another node, while it is told all that is here.
+    pub(crate) telling: Option<Telling>,
+    /// How often another node has begun to tell all that it has: its routes of before are forgotten when it has ended.
+    pub(crate) life: u8,
+    /// While it does so: groups that it had before, and that have not come up since.
+    pub(crate) stale: Option<HashSet<Box<str>>>,
     /// Of the protocol, of another node.
     pub(crate) version: u32,
     pub(crate) copies: Copies,
@@ -135,7 +141,9 @@ pub(crate) struct Link {
     /// To another node, those that must not wait behind publishes.
     control: Vec<u8>,
     /// The version of our routes that it has confirmed.
-    acked: u64,
+    pub(crate) acked: u64,
+    /// That of when it began to be waited for.
+    pub(crate) waits_from: u64,
     /// The version of its routes that we have; to be confirmed when the turn ends.
     heard: u64,
     ack_due: bool,
@@ -150,6 +158,10 @@ pub(crate) struct Peers {
     /// By index, those of other nodes behind those of this process; our own is never used.
     pub(crate) links: Vec<Link>,
     awaiting: Slots<marker::Parcel, (u16, End)>,
+    /// Bytes of what a peer is told at once.
+    pub(crate) piece_bytes: usize,
+    /// Peers of whose routes some are to be forgotten, and how far that is.
+    pub(crate) sweeps: VecDeque<(u16, Cursor)>,
     /// Of our routes.
     version: u64,
     /// This node is one of a cluster.
@@ -170,10 +182,17 @@ impl Peers {
         Self {
             place,
             links: (0..place.of)
-                .map(|at| Link { name: place.name_of(at), member: true, ..Link::default() })
+                .map(|at| Link {
+                    name: place.name_of(at),
+                    member: true,
+                    acked: FIRST_VERSION,
+                    ..Link::default()
+                })
                 .collect(),
             awaiting: Slots::new(),
-            version: 0,
+            piece_bytes: PIECE_BYTES,
+            sweeps: VecDeque::new(),
+            version: FIRST_VERSION,
             clustered: false,
             hidden: false,
             late: VecDeque::new(),
@@ -224,6 +243,12 @@ impl Peers {
     /// What is out of reach hears nothing: it will be told everything.
     pub(crate) fn send(&mut self, to: u16, parcel: &Parcel<'_>) {
         if let Some(link) = self.links.get_mut(usize::from(to)) {
+            let parcel = match &link.telling {
+                None => *parcel,
+                // It is told so behind all routes.
+                Some(_) if matches!(parcel, Parcel::Adopted { .. }) => return,
+                Some(telling) => parcel.numbered(telling.number()),
+            };
             match link.reach {
                 Reach::Away => {}
                 Reach::Told if parcel.is_control() => parcel.encode(&mut link.control),
@@ -259,6 +284,11 @@ impl Peers {
             link.control.clear();
             link.ack_due = false;
         }
+    }
+
+    /// Bytes that this turn has for another node's control stream.
+    pub(crate) fn control_bytes(&self, peer: u16) -> usize {
+        self.links.get(usize::from(peer)).map_or(0, |link| link.control.len())
     }
 
     /// Of our routes.
@@ -356,7 +386,8 @@ impl Peers {
 
     /// Whether something is to be said since the turn's parcels were taken.
     pub(crate) fn has_parcels(&self) -> bool {
-        self.links.iter().any(|link| link.ack_due || !link.out.is_empty() || !link.control.is_empty())
+        !self.sweeps.is_empty()
+            || self.links.iter().any(|link| link.ack_due || !link.out.is_empty() || !link.control.is_empty())
     }
 }
 
@@ -409,16 +440,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.heard(from, version);
             }
             Parcel::RouteDelta { version, add, filter } => {
-                self.not_stale(from, |stale| stale.filters.remove(filter));
                 if add {
-                    self.routes.insert(&filter.into(), Destination::Peer(from));
+                    let life = self.peers.links.get(usize::from(from)).map_or(0, |link| link.life);
+                    self.routes.insert(&filter.into(), Destination::Peer(from, life));
                 } else {
                     self.routes.remove(filter, Destination::peer_key(from));
                 }
                 self.heard(from, version);
             }
             Parcel::ShareDelta { version, text, online, away } => {
-                self.not_stale(from, |stale| stale.groups.remove(text));
+                let link = self.peers.links.get_mut(usize::from(from));
+                link.and_then(|link| link.stale.as_mut()).map(|stale| stale.remove(text));
                 self.members_elsewhere(&text.into(), from, online, away);
                 self.heard(from, version);
             }
@@ -445,6 +477,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             Parcel::Adopted { view } => self.adopted_elsewhere(from, view),
             Parcel::Settled { view } => self.settled_elsewhere(from, view),
+            Parcel::RouteAck { version } if version < FIRST_VERSION => self.piece_taken(from, version),
             Parcel::RouteAck { version } => {
                 if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
                     link.acked = link.acked.max(version);
@@ -614,6 +647,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if self.peers.is_alone() {
             return;
         }
+        self.sweep_routes();
         for peer in self.peers.everyone() {
             let link = &mut self.peers.links[usize::from(peer)];
             if std::mem::take(&mut link.ack_due) {

@@ -702,7 +702,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     }
                     continue;
                 }
-                Destination::Peer(peer) => {
+                Destination::Peer(peer, _) => {
                     if matches!(scope, Scope::Everyone(_)) && !scratch.peers.contains(&peer) {
                         scratch.peers.push(peer);
                     }

@@ -39,8 +39,8 @@ pub(crate) enum Destination {
     /// Whether it keeps messages beyond its connection.
     Session(SessionKey, Subscription, bool),
     Hook(u32),
-    /// Another shard has subscribers.
-    Peer(u16),
+    /// Another shard has subscribers: as it said when it told all that it had for this time ([`crate::telling`]).
+    Peer(u16, u8),
     /// A group that shares a subscription.
     Share(u32),
 }
@@ -66,7 +66,7 @@ impl routes::Destination for Destination {
         match self {
             Self::Session(key, ..) => key.to_bits(),
             Self::Hook(hook) => Self::hook_key(*hook),
-            Self::Peer(peer) => Self::peer_key(*peer),
+            Self::Peer(peer, _) => Self::peer_key(*peer),
             Self::Share(group) => Self::share_key(*group),
         }
     }

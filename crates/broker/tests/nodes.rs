@@ -48,6 +48,22 @@ impl Nodes {
         self.settle();
     }
 
+    /// A link is there over which everything goes in pieces of so many bytes, and nothing has been taken yet.
+    fn link_in_pieces(&mut self, bytes: usize) {
+        self.linked = true;
+        for at in [A, B] {
+            let (now, other) = (self.rigs[at].now, self.other[at]);
+            self.rigs[at].shard().set_piece(bytes);
+            self.rigs[at].shard().peer_linked(other, Speaks { version: 2, first: true }, now);
+            self.rigs[at].turn();
+        }
+    }
+
+    fn told(&mut self, from: usize) -> bool {
+        let other = self.other[from];
+        self.rigs[from].shard().peer_told(other)
+    }
+
     fn unlink(&mut self) {
         self.linked = false;
         for at in [A, B] {
@@ -682,4 +698,130 @@ fn rows_that_were_read_for_an_earlier_owner_are_not_taken_for_those_of_now() {
     returns(&mut nodes, A);
     let took = nodes.took(A, "x");
     assert_eq!(took.len(), 4, "its CONNACK, and all that waits: {took:?}");
+}
+
+/// All that a node has takes many pieces; one is under way at a time.
+#[test]
+fn what_a_node_has_is_told_in_pieces_and_relied_on_behind_the_last() {
+    let mut nodes = Nodes::new();
+    nodes.send(A, "s", "connect id=s v=5");
+    for n in 0..50 {
+        nodes.send(A, "s", &format!("subscribe id=1 f=a/{n}/{}:1", if n % 2 == 0 { "x" } else { "+" }));
+    }
+    nodes.subscriber(A, "g", "$share/g/shared/+:1");
+    nodes.took(A, "s");
+    nodes.publisher(B, "p");
+    nodes.unlink();
+    // While they hear nothing of each other: one more, which waits, and one less.
+    nodes.rigs[A].send("s", "subscribe id=2 f=lost:1");
+    nodes.rigs[A].send("s", "unsubscribe id=3 f=a/0/x");
+    nodes.link_in_pieces(40);
+    let (mut pieces, mut longest, mut took) = (0, 0, Vec::new());
+    while !nodes.told(A) {
+        let sent: Vec<usize> = nodes.rigs[A].mail.iter().map(|(_, _, batch)| batch.len()).collect();
+        longest = longest.max(sent.iter().copied().max().unwrap_or(0));
+        pieces += 1;
+        let got = nodes.took(A, "s");
+        assert!(got.iter().all(|packet| packet.starts_with("publish")), "nothing is promised yet: {got:?}");
+        took.extend(got);
+        match pieces {
+            // One behind the cursor and one ahead of it go, one that has gone comes again, and one is new.
+            3 => nodes.rigs[A].send("s", "unsubscribe id=4 f=a/2/x"),
+            4 => nodes.rigs[A].send("s", "unsubscribe id=5 f=a/49/+"),
+            5 => nodes.rigs[A].send("s", "subscribe id=6 f=a/2/x:1"),
+            6 => nodes.rigs[A].send("s", "subscribe id=7 f=new/#:1"),
+            _ => {}
+        }
+        // What was known is in force, what has been told is, too.
+        if pieces == 8 {
+            nodes.rigs[B].send("p", "publish t=a/47/x q=0 p=known");
+        }
+        if pieces == 14 {
+            nodes.rigs[B].send("p", "publish t=new/x q=0 p=new");
+        }
+        assert!(nodes.carry(A) | nodes.carry(B), "somebody has something to say");
+        assert!(pieces < 1_000);
+    }
+    assert!(pieces > 15 && longest < 200, "{pieces} pieces, the longest of {longest} bytes");
+    nodes.settle();
+    took.extend(nodes.took(A, "s"));
+    for packet in ["suback 2 01", "suback 6 01", "suback 7 01"] {
+        assert!(took.iter().any(|took| took == packet), "{packet}: {took:?}");
+    }
+    for payload in ["known", "new"] {
+        assert!(took.iter().any(|took| took.ends_with(payload)), "{payload}: {took:?}");
+    }
+    for (topic, is_there) in [
+        ("a/0/x", false),
+        ("a/1/x", true),
+        ("a/2/x", true),
+        ("a/48/x", true),
+        ("a/49/x", false),
+        ("lost", true),
+        ("new/y/z", true),
+    ] {
+        nodes.send(B, "p", &format!("publish t={topic} q=1 id=1 p=x"));
+        let puback = if is_there { "puback 1" } else { "puback 1 10" };
+        let got = nodes.took(A, "s");
+        assert_eq!(got.len(), usize::from(is_there), "{topic}: {got:?}");
+        got.iter().for_each(|packet| {
+            let id = packet.split("id=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+            nodes.send(A, "s", &format!("puback {id}"));
+        });
+        assert_eq!(nodes.took(B, "p"), [puback], "{topic}");
+    }
+    nodes.send(B, "p", "publish t=shared/x q=0 p=x");
+    assert_eq!(nodes.took(A, "g").len(), 1);
+}
+
+#[test]
+fn a_link_that_breaks_in_the_middle_begins_anew_and_what_was_known_stays() {
+    let mut nodes = Nodes::new();
+    nodes.send(A, "s", "connect id=s v=5");
+    for n in 0..30 {
+        nodes.send(A, "s", &format!("subscribe id=1 f=a/{n}:0"));
+    }
+    nodes.took(A, "s");
+    nodes.publisher(B, "p");
+    for _ in 0..3 {
+        nodes.unlink();
+        nodes.link_in_pieces(40);
+        for _ in 0..5 {
+            assert!(nodes.carry(A) | nodes.carry(B));
+        }
+        assert!(!nodes.told(A));
+        nodes.rigs[A].mail.clear();
+        nodes.rigs[B].mail.clear();
+    }
+    nodes.unlink();
+    nodes.rigs[A].send("s", "unsubscribe id=2 f=a/3");
+    nodes.link_in_pieces(40);
+    nodes.settle();
+    nodes.took(A, "s");
+    assert!(nodes.told(A) && nodes.told(B));
+    let other = nodes.other[A];
+    assert!(nodes.rigs[A].shard().peer_knows(other));
+    for n in 0..30 {
+        nodes.send(B, "p", &format!("publish t=a/{n} q=0 p=x"));
+    }
+    assert_eq!(nodes.took(A, "s").len(), 29);
+    assert_eq!(nodes.rigs[B].count("forwarded_out"), 29, "nothing is left of the one that is no more");
+}
+
+/// What is there when a member begins to be waited for is confirmed before that counts: it may have been lost with a link.
+#[test]
+fn who_is_waited_for_is_relied_on_when_it_has_confirmed_what_there_was() {
+    let mut nodes = Nodes::new();
+    nodes.waits(false);
+    nodes.rigs[A].send("s", "connect id=s v=5");
+    nodes.rigs[A].send("s", "subscribe id=1 f=a:0");
+    assert_eq!(nodes.took(A, "s"), ["connack sp=0", "suback 1 00"]);
+    let (other, now) = (nodes.other[A], nodes.rigs[A].now);
+    nodes.rigs[A].shard().peer_waits(other, true, now);
+    assert!(!nodes.rigs[A].shard().peer_knows(other), "it is on its way");
+    nodes.rigs[A].mail.clear();
+    nodes.unlink();
+    assert!(!nodes.rigs[A].shard().peer_knows(other));
+    nodes.link();
+    assert!(nodes.rigs[A].shard().peer_knows(other));
 }

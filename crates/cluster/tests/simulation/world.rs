@@ -207,6 +207,8 @@ enum Event {
 struct Worker {
     queue: VecDeque<Item>,
     does: VecDeque<Does>,
+    /// What it is to say as soon as it is so.
+    due: Vec<(Shards, Word)>,
     /// A turn has begun and not ended: since when by its clock all that was routed is to be asked for.
     turning: bool,
     routed_us: u64,
@@ -672,6 +674,9 @@ impl World {
         }
         rig.rule("w/+");
         rig.mails_all = true;
+        // What there is goes in some pieces, or in many.
+        let piece = self.rng.below(200) as usize;
+        rig.shards.iter_mut().for_each(|shard| shard.set_piece(piece));
         rig.mail.clear();
         let mut process = Process {
             life: self.lives,
@@ -754,7 +759,7 @@ impl World {
             Deed::Tell(order, id) => {
                 self.say(|| format!("{at:?}: {order:?} {id:?}"));
                 let Some(process) = self.process(at) else { return };
-                if let (Order::Linked(shards, _), Some(id)) = (order, id) {
+                if let (Order::Linked(shards, ..), Some(id)) = (order, id) {
                     process.peers.insert(id, shards);
                 }
                 let me = process.site.me();
@@ -813,7 +818,6 @@ impl World {
         process.rig.now = Now { mono_us: clock_us, wall_ms: wall_ms(now_us) };
         let now = process.rig.now;
         worker.me[0] = worker.me[1];
-        let mut tokens = Vec::new();
         for item in std::mem::take(&mut process.workers[index].queue) {
             if let Item::Order(order, me, link) = &item {
                 let worker = &mut process.workers[index];
@@ -830,7 +834,8 @@ impl World {
             let rig = &mut process.rig.shards[index];
             match item {
                 Item::Parcels(from, bytes) => assert_eq!(rig.parcels(from, &bytes, now), Ok(bytes.len())),
-                Item::Order(Order::Linked(peers, version), ..) => {
+                Item::Order(Order::Linked(peers, version, token), ..) => {
+                    process.workers[index].due.push((peers, Word::Told(token)));
                     while process.rig.abroad < peers.first - SHARDS + peers.count {
                         process.rig.abroad += 1;
                     }
@@ -844,13 +849,17 @@ impl World {
                     }
                 }
                 Item::Order(Order::Unlinked(peers), ..) => {
+                    let due = &mut process.workers[index].due;
+                    due.retain(|(of, word)| *of != peers || !matches!(word, Word::Told(_)));
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_unlinked(peer, now));
                 }
                 Item::Order(Order::Wait(peers, token), ..) => {
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_waits(peer, true, now));
-                    tokens.push(token);
+                    process.workers[index].due.push((peers, Word::Waits(token)));
                 }
                 Item::Order(Order::WaitNot(peers), ..) => {
+                    let due = &mut process.workers[index].due;
+                    due.retain(|(of, word)| *of != peers || !matches!(word, Word::Waits(_)));
                     (peers.first..peers.first + peers.count)
                         .for_each(|peer| rig.peer_waits(peer, false, now));
                 }
@@ -869,10 +878,6 @@ impl World {
         process.workers[index].may = may;
         process.rig.may = Some((may, may));
         process.rig.shards[index].begin_turn(may, clock_us);
-        for token in tokens {
-            let us = self.rng.below(2 * MS);
-            self.after(us, Event::Said { at, word: Word::Waits(token) });
-        }
         let us = self.rng.below(MS);
         self.go_on(at, us, Event::Speak { at, shard });
     }
@@ -1056,6 +1061,19 @@ impl World {
         worker.routed_us = clock_us;
         self.deliver(at, shard);
         self.heard(at, shard);
+        let Some(process) = self.process(at) else { return };
+        let rig = &process.rig.shards[index];
+        let is_so = |(shards, word): &mut (Shards, Word)| {
+            (shards.first..shards.first + shards.count).all(|peer| match word {
+                Word::Told(_) => rig.peer_told(peer),
+                _ => rig.peer_knows(peer),
+            })
+        };
+        let said: Vec<_> = process.workers[index].due.extract_if(.., is_so).collect();
+        for (_, word) in said {
+            let us = self.rng.below(2 * MS);
+            self.after(us, Event::Said { at, word });
+        }
         let Some(process) = self.process(at) else { return };
         let settled = process.rig.shards[index].settled_in();
         if let Some(view) = settled.filter(|view| *view != process.workers[index].settled) {
