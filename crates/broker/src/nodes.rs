@@ -17,7 +17,7 @@
 //! - A peer's number is never given to another.
 //!
 //! # Not yet
-//! Exclusive subscriptions, rows of rules and joint commits stay within the process.
+//! Rows of rules and joint commits stay within the process.
 
 use crate::hook::Hook;
 use crate::peers::Peers;
@@ -160,9 +160,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Whether this node serves: before it does, and when it has been removed, nobody is told that he has subscribed.
     pub fn set_live(&mut self, live: bool, now: Now) {
         self.now = now;
+        if self.peers.clustered && !live {
+            self.claim_last();
+        }
         (self.peers.clustered, self.peers.hidden) = (true, !live);
         if live {
             self.copy_wills();
+            self.claim_anew();
         } else {
             self.give_up_wills();
         }

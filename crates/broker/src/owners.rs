@@ -399,7 +399,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     /// The view in which all members have adopted what they have to, if it is the one that this shard was told last.
-    fn knows_sessions_in(&self) -> Option<u64> {
+    pub(crate) fn knows_sessions_in(&self) -> Option<u64> {
         // Who is ahead has adopted what has no owner there: that may be less.
         let (view, own) = (self.owners.view, self.peers.place.index);
         let have =
@@ -890,6 +890,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         self.publish_wills();
         self.forget_lost();
+        self.ask_unsettled();
         for id in std::mem::take(&mut self.owners.parked) {
             if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_parked()) {
                 conn.publishing.make().parked = false;

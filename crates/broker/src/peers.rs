@@ -19,10 +19,12 @@
 
 use crate::delayed;
 use crate::ending::Why;
+use crate::exclusive;
 use crate::hook::{Ends, Hook, Message, Publisher, Role, RowElsewhere};
 use crate::nodes::Reach;
 use crate::owners::{Stage, Take};
 use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
+use crate::presence::Since;
 use crate::publish::{Draw, Scope};
 use crate::retaining::Copies;
 use crate::routes::Cursor;
@@ -108,6 +110,8 @@ pub(crate) enum Late {
     Connack(ConnId),
     /// The session of its client is looked for.
     Take(ConnId),
+    /// An exclusive subscription is claimed, since then.
+    Claim(Box<str>, Since),
 }
 
 /// A link to another shard.
@@ -248,6 +252,15 @@ impl Peers {
                 // It is told so behind all routes.
                 Some(_) if matches!(parcel, Parcel::Adopted { .. }) => return,
                 Some(telling) => parcel.numbered(telling.number()),
+            };
+            let parcel = match parcel {
+                // What it does not know it confirms all the same: this changes nothing.
+                Parcel::Holds { version, filter, .. }
+                    if link.reach != Reach::Here && link.version < exclusive::VERSION =>
+                {
+                    Parcel::RouteDelta { version, add: false, filter }
+                }
+                parcel => parcel,
             };
             match link.reach {
                 Reach::Away => {}
@@ -527,6 +540,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.batch.answered(number);
                 self.ended.extend(self.peers.answered(from, number).map(|end| (end, outcome)));
             }
+            Parcel::Holds { version, since, filter, client_id } => {
+                self.holds_elsewhere(from, since, filter, client_id);
+                self.heard(from, version);
+            }
+            Parcel::ClaimLost { filter, client_id } => self.claim_lost(filter, client_id),
             Parcel::Claim { number, filter, client_id } => self.claimed(from, number, filter, client_id),
             Parcel::ClaimAck { number, granted } => self.claim_answered(number, granted),
             Parcel::Release { filter, client_id } => self.claim_released(filter, client_id),
@@ -593,7 +611,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.late(late);
         } else if self.peers.late.len() >= LATE_MAX {
             self.stats.late_closed += 1;
-            let (Late::Reply(Reply { conn, .. }) | Late::Connack(conn) | Late::Take(conn)) = late;
+            let conn = match late {
+                Late::Reply(Reply { conn, .. }) | Late::Connack(conn) | Late::Take(conn) => conn,
+                Late::Claim(filter, _) => {
+                    self.claim_given_up(&filter);
+                    return;
+                }
+            };
             let text = "too many clients wait for other nodes of the cluster";
             self.disconnect(conn, Why::new(ReasonCode::SERVER_BUSY, text));
         } else {
@@ -620,6 +644,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Late::Reply(reply) => self.reply(reply),
             Late::Connack(conn) => self.store_ready(conn),
             Late::Take(conn) => self.told_presence(conn),
+            Late::Claim(filter, since) => self.claim_confirmed(&filter, since),
         }
     }
 

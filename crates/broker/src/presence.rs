@@ -35,7 +35,7 @@ pub(crate) struct Presence {
 const STAMP_BITS: u32 = 16;
 
 impl Presence {
-    fn next(&mut self, now: Now) -> u64 {
+    pub(crate) fn next(&mut self, now: Now) -> u64 {
         let clock = (now.wall_ms.max(0) as u64) << STAMP_BITS;
         self.stamp = (self.stamp + 1).max(clock);
         self.stamp
@@ -44,6 +44,11 @@ impl Presence {
     /// All of them.
     pub(crate) fn connections(&self) -> Vec<ConnId> {
         self.since.keys().copied().collect()
+    }
+
+    /// Of another shard: what comes is later.
+    pub(crate) fn saw(&mut self, since: Since) {
+        self.stamp = self.stamp.max(since.0);
     }
 
     /// It has ended.

@@ -119,6 +119,8 @@ pub struct Stats {
     pub topics_refused: u64,
     /// Exclusive subscriptions that another client has.
     pub exclusive_refused: u64,
+    /// Exclusive subscriptions that were taken from their clients: somebody else had them, in a partition.
+    pub exclusive_lost: u64,
     /// Subscriptions beyond a client's bound, or beyond that of all.
     pub subscriptions_refused: u64,
     /// Times that a client was not heard, since it had published more than its rate.

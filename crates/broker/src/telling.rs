@@ -10,7 +10,7 @@
 //! # Operation
 //! ```text
 //!  RoutesBegin                          to each shard of the node at once
-//!  a piece: filters, groups, clients    to one of its shards after the other, the next piece when this one is confirmed
+//!  a piece: filters, groups, exclusive ones, clients    to one of its shards after the other, the next piece when this one is confirmed
 //!  ...
 //!  RoutesEnd, Adopted, Settled
 //! ```
@@ -66,6 +66,7 @@ pub(crate) struct Telling {
 enum Next {
     Filters(Cursor),
     Groups(usize),
+    Exclusive(std::vec::IntoIter<Box<str>>),
     Clients(std::vec::IntoIter<ConnId>),
     End,
 }
@@ -181,6 +182,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                         self.peers.send(peer, &Parcel::ShareDelta { version, text, online, away });
                     }
                     Next::Groups(at + 1)
+                }
+                None => Next::Exclusive(self.exclusive.filters().into_iter()),
+            },
+            Next::Exclusive(mut all) => match all.next() {
+                Some(filter) => {
+                    self.tell_held(peer, &filter);
+                    Next::Exclusive(all)
                 }
                 None => {
                     // In an order of their own, so that what is simulated can be repeated. Who comes later is told by himself.

@@ -15,6 +15,8 @@ struct Nodes {
     /// The other one's index at each.
     other: [u16; 2],
     linked: bool,
+    /// Of the protocol.
+    version: u32,
 }
 
 const A: usize = 0;
@@ -32,7 +34,7 @@ impl Nodes {
             rigs[at].abroad = 1;
             rigs[at].shard().add_peer().unwrap()
         });
-        let mut nodes = Self { table, rigs, other, linked: false };
+        let mut nodes = Self { table, rigs, other, linked: false, version: 3 };
         nodes.link();
         nodes.waits(true);
         nodes
@@ -43,7 +45,7 @@ impl Nodes {
         for at in [A, B] {
             let now = self.rigs[at].now;
             let other = self.other[at];
-            self.rigs[at].shard().peer_linked(other, Speaks { version: 2, first: true }, now);
+            self.rigs[at].shard().peer_linked(other, Speaks { version: self.version, first: true }, now);
         }
         self.settle();
     }
@@ -54,7 +56,7 @@ impl Nodes {
         for at in [A, B] {
             let (now, other) = (self.rigs[at].now, self.other[at]);
             self.rigs[at].shard().set_piece(bytes);
-            self.rigs[at].shard().peer_linked(other, Speaks { version: 2, first: true }, now);
+            self.rigs[at].shard().peer_linked(other, Speaks { version: self.version, first: true }, now);
             self.rigs[at].turn();
         }
     }
@@ -824,4 +826,156 @@ fn who_is_waited_for_is_relied_on_when_it_has_confirmed_what_there_was() {
     assert!(!nodes.rigs[A].shard().peer_knows(other));
     nodes.link();
     assert!(nodes.rigs[A].shard().peer_knows(other));
+}
+
+fn asks(nodes: &mut Nodes, at: usize, name: &str, id: u16) -> Vec<String> {
+    nodes.send(at, name, &format!("subscribe id={id} f=$exclusive/t"));
+    nodes.took(at, name)
+}
+
+#[test]
+fn an_exclusive_subscription_is_one_client_s_on_all_nodes() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    for (at, name) in [(A, "a"), (A, "c"), (B, "b"), (B, "d")] {
+        nodes.publisher(at, name);
+    }
+    nodes.rigs[A].send("a", "subscribe id=1 f=$exclusive/t f=x");
+    assert!(nodes.took(A, "a").is_empty(), "the other node has not answered");
+    nodes.settle();
+    assert_eq!(nodes.took(A, "a"), ["suback 1 00 00"]);
+    assert_eq!(asks(&mut nodes, B, "b", 1), ["suback 1 97"]);
+    assert_eq!(asks(&mut nodes, A, "c", 1), ["suback 1 97"]);
+    assert_eq!(asks(&mut nodes, A, "a", 2), ["suback 2 00"]);
+    nodes.send(B, "d", "publish t=t q=0 p=x");
+    assert_eq!((nodes.took(A, "a").len(), nodes.took(B, "b").len()), (1, 0));
+    nodes.send(A, "a", "unsubscribe id=3 f=$exclusive/t");
+    nodes.took(A, "a");
+    assert_eq!(asks(&mut nodes, B, "b", 2), ["suback 2 00"]);
+    assert_eq!(asks(&mut nodes, A, "a", 4), ["suback 4 97"]);
+    // With its session.
+    nodes.rigs[B].cut_peer("b");
+    nodes.settle();
+    assert_eq!(asks(&mut nodes, A, "c", 2), ["suback 2 00"]);
+    // Over a new link.
+    nodes.unlink();
+    nodes.link();
+    assert_eq!(asks(&mut nodes, B, "d", 3), ["suback 3 97"]);
+    assert_eq!([A, B].map(|at| nodes.rigs[at].count("exclusive_lost")), [0, 0]);
+}
+
+#[test]
+fn of_two_who_claim_at_once_one_has_it() {
+    for late in [A, B] {
+        let mut nodes = Nodes::new();
+        live(&mut nodes);
+        nodes.publisher(A, "a");
+        nodes.publisher(B, "b");
+        nodes.rigs[late].now.wall_ms += 5;
+        nodes.rigs[A].send("a", "subscribe id=1 f=$exclusive/t");
+        nodes.rigs[B].send("b", "subscribe id=1 f=$exclusive/t");
+        nodes.settle();
+        let got = [nodes.took(A, "a"), nodes.took(B, "b")];
+        assert_eq!(got[late], ["suback 1 97"]);
+        assert_eq!(got[1 - late], ["suback 1 00"]);
+    }
+}
+
+#[test]
+fn an_exclusive_subscription_that_was_doubled_in_a_partition_is_the_earlier_one_s() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.publisher(A, "a");
+    nodes.publisher(B, "b");
+    nodes.unlink();
+    nodes.waits(false);
+    nodes.rigs[B].now.wall_ms += 5;
+    nodes.rigs[A].send("a", "subscribe id=1 f=$exclusive/t");
+    nodes.rigs[B].send("b", "subscribe id=1 f=$exclusive/t");
+    assert_eq!([nodes.took(A, "a"), nodes.took(B, "b")], [["suback 1 00"], ["suback 1 00"]]);
+    nodes.link();
+    assert_eq!(nodes.took(B, "b"), ["disconnect 97"]);
+    assert!(nodes.took(A, "a").is_empty());
+    assert_eq!([A, B].map(|at| nodes.rigs[at].count("exclusive_lost")), [0, 1]);
+    // Of one that was removed meanwhile it is the other's.
+    nodes.publisher(B, "b");
+    nodes.send(A, "a", "unsubscribe id=2 f=$exclusive/t");
+    nodes.unlink();
+    nodes.rigs[A].send("a", "subscribe id=3 f=$exclusive/t");
+    nodes.rigs[B].send("b", "subscribe id=3 f=$exclusive/t");
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().set_live(false, now);
+    nodes.link();
+    nodes.rigs[A].shard().set_live(true, now);
+    nodes.settle();
+    assert_eq!(nodes.took(B, "b"), ["suback 3 00"]);
+    assert_eq!(nodes.took(A, "a").last().map(String::as_str), Some("disconnect 97"));
+}
+
+#[test]
+fn a_stored_session_has_its_exclusive_subscription_wherever_it_is() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "$exclusive/t:1");
+    nodes.publisher(A, "a");
+    nodes.publisher(B, "b");
+    // While its client is away.
+    nodes.rigs[A].cut_peer("x");
+    nodes.commit();
+    assert_eq!(asks(&mut nodes, B, "b", 1), ["suback 1 97"]);
+    // At another node, and back.
+    for (n, (at, other)) in [(B, "a"), (A, "b"), (B, "a")].into_iter().enumerate() {
+        returns(&mut nodes, at);
+        assert_eq!(nodes.took(at, "x"), ["connack sp=1"], "{n}");
+        let id = n as u16 + 2;
+        assert_eq!(asks(&mut nodes, 1 - at, other, id), [format!("suback {id} 97")]);
+        nodes.send(1 - at, "x", "publish t=t q=0 p=x");
+        nodes.rigs[at].cut_peer("x");
+        nodes.commit();
+    }
+    // Its node is gone, and the other adopts it: who asks meanwhile waits for that.
+    nodes.unlink();
+    let (other, now) = (nodes.other[A], nodes.rigs[A].now);
+    nodes.rigs[A].shard().peer_waits(other, false, now);
+    nodes.rigs[A].shard().peer_gone(other, now);
+    nodes.rigs[A].send("a", "subscribe id=9 f=$exclusive/t");
+    assert!(nodes.took(A, "a").is_empty());
+    nodes.view(2, &[A]);
+    assert_eq!(nodes.took(A, "a"), ["suback 9 97"]);
+    returns(&mut nodes, A);
+    assert_eq!(nodes.took(A, "x"), ["connack sp=1"]);
+    nodes.send(A, "x", "unsubscribe id=3 f=$exclusive/t");
+    nodes.commit();
+    assert_eq!(asks(&mut nodes, A, "a", 10), ["suback 10 00"]);
+    assert_eq!([A, B].map(|at| nodes.rigs[at].count("exclusive_lost")), [0, 0]);
+}
+
+#[test]
+fn who_may_not_acknowledge_grants_no_exclusive_subscription() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.publisher(A, "a");
+    nodes.rigs[A].may = Some((false, false));
+    nodes.waits(false);
+    assert!(asks(&mut nodes, A, "a", 1).is_empty());
+    nodes.rigs[A].may = Some((true, true));
+    nodes.settle();
+    assert_eq!(nodes.took(A, "a"), ["suback 1 00"]);
+}
+
+#[test]
+fn towards_a_node_of_before_each_has_its_own_exclusive_subscriptions() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.unlink();
+    nodes.version = 2;
+    nodes.link();
+    nodes.publisher(A, "a");
+    nodes.publisher(B, "b");
+    assert_eq!(asks(&mut nodes, A, "a", 1), ["suback 1 00"]);
+    assert_eq!(asks(&mut nodes, B, "b", 1), ["suback 1 00"]);
+    nodes.unlink();
+    nodes.version = 3;
+    nodes.link();
+    assert_eq!([A, B].map(|at| nodes.rigs[at].count("exclusive_lost")).iter().sum::<u64>(), 1);
 }

@@ -3,10 +3,14 @@
 //! `FERRULE_CLUSTER_CLIENTS=1000` for a million of them, `FERRULE_CLUSTER_WORKERS` for other nodes; how long it took is written to stderr.
 
 use crate::{Cluster, config};
-use ferrule_mqtt::{Packet, Properties, QoS, Subscribe, SubscribeFiltersBuf, SubscribeOptions};
+use ferrule_mqtt::{
+    Packet, Properties, QoS, Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe,
+    UnsubscribeFiltersBuf,
+};
 use ferrule_testkit::wire::Options;
 use ferrule_testkit::{Client, Node, Postgres};
 use ferrule_tests::PATIENCE;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -78,28 +82,51 @@ fn serve(addr: SocketAddr, is_over: &AtomicBool) -> Served {
     while !is_over.load(Ordering::Relaxed) {
         let began = Instant::now();
         let topic = format!("served/{}", served.publishes);
-        client.subscribe(&topic, QoS::AtMostOnce);
-        client.publish_nowait(&topic, b"", QoS::AtLeastOnce, false);
-        let (mut is_acknowledged, mut is_there) = (false, false);
-        while !(is_acknowledged && is_there) {
-            match client.recv(PATIENCE).unwrap().packet() {
-                Packet::Puback(_) => is_acknowledged = true,
-                Packet::Publish(_) => is_there = true,
-                Packet::Disconnect(_) => {
-                    served.sent_away += 1;
-                    client = connect();
-                    break;
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        if is_acknowledged {
-            client.unsubscribe(&topic);
+        if !subscribes_and_publishes(&mut client, &topic) {
+            served.sent_away += 1;
+            client = connect();
         }
         served.longest = served.longest.max(began.elapsed());
         served.publishes += 1;
     }
     served
+}
+
+/// False: it was sent away.
+fn subscribes_and_publishes(client: &mut Client, topic: &str) -> bool {
+    let mut filters = SubscribeFiltersBuf::new();
+    filters.push(topic, SubscribeOptions::new(QoS::AtMostOnce)).unwrap();
+    let (packet_id, properties) = (client.next_id(), Properties::EMPTY);
+    let subscribe = Subscribe { packet_id, properties, filters: filters.as_filters() };
+    let mut is_sent = client.send(&Packet::Subscribe(subscribe)).is_ok();
+    // SUBACK; PUBACK and the message; UNSUBACK.
+    let mut due = 1;
+    while is_sent {
+        let frame = match client.recv(PATIENCE) {
+            Ok(frame) => frame,
+            Err(error) if error.kind() == ErrorKind::TimedOut => panic!("{error}"),
+            // Its DISCONNECT was overtaken.
+            Err(_) => return false,
+        };
+        match frame.packet() {
+            Packet::Suback(_) => {
+                client.publish_nowait(topic, b"", QoS::AtLeastOnce, false);
+                due = 2;
+            }
+            Packet::Puback(_) | Packet::Publish(_) if due > 1 => due -= 1,
+            Packet::Puback(_) | Packet::Publish(_) => {
+                let mut filters = UnsubscribeFiltersBuf::new();
+                filters.push(topic).unwrap();
+                let packet_id = client.next_id();
+                let unsubscribe = Unsubscribe { packet_id, properties, filters: filters.as_filters() };
+                is_sent = client.send(&Packet::Unsubscribe(unsubscribe)).is_ok();
+            }
+            Packet::Unsuback(_) => return true,
+            Packet::Disconnect(_) => return false,
+            other => panic!("{other:?}"),
+        }
+    }
+    false
 }
 
 fn filter(client: usize, n: usize) -> String {

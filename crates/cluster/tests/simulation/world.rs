@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 pub(crate) const NODES: u64 = 3;
 pub(crate) const SHARDS: u16 = 2;
 /// Of the protocol.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Trouble lasts so long; then everything heals.
 pub(crate) const TROUBLE_US: u64 = 20_000_000;
 pub(crate) const CALM_US: u64 = 30_000_000;
