@@ -4,11 +4,13 @@
 //! acknowledge; between the two anything may happen. Each node has a clock of its own. Who publishes sends a number; who subscribes
 //! keeps the numbers that it got.
 
+mod claimers;
 mod keepers;
 mod mortals;
 mod retainers;
 
 use crate::rig::{Rig, limits};
+use claimers::{CLAIMERS, Claimer, claimer_name};
 use ferrule_broker::{Place, Speaks};
 use ferrule_cluster::{
     Config, Deed, Member, Message, NodeId, Order, PeerId, Shards, Site, State, View, Word,
@@ -108,6 +110,11 @@ enum Does {
     /// One that retains messages comes; and does so.
     RetainerComes(u64),
     Retain(u64),
+    /// One that wants to have something alone comes, claims it, gives it back, and goes.
+    ClaimerComes(u64),
+    Claim(u64),
+    ClaimerGivesBack(u64),
+    ClaimerGoes(u64),
     /// One that looks what is retained comes, subscribes, and goes.
     ReaderComes,
     ReaderSubscribes,
@@ -133,6 +140,7 @@ enum Event {
     },
     Retain,
     Mortal,
+    Claim,
     Tick {
         at: At,
     },
@@ -301,6 +309,13 @@ pub(crate) struct World {
     pub(crate) retainers: Vec<Retainer>,
     pub(crate) reader: Reader,
     mortals: Vec<Mortal>,
+    claimers: Vec<Claimer>,
+    /// Since when two have what one may have.
+    doubled_us: Option<u64>,
+    pub(crate) granted: u64,
+    pub(crate) refused: u64,
+    /// From who had it.
+    pub(crate) taken: u64,
     pub(crate) lived: BTreeMap<u64, Life>,
     pub(crate) subscribed: Vec<Subscribed>,
     next_filter: u64,
@@ -378,6 +393,11 @@ impl World {
             retainers: (0..RETAINERS).map(|_| Retainer::default()).collect(),
             reader: Reader::default(),
             mortals: (0..MORTALS).map(|_| Mortal::default()).collect(),
+            claimers: (0..CLAIMERS).map(|_| Claimer::default()).collect(),
+            doubled_us: None,
+            granted: 0,
+            refused: 0,
+            taken: 0,
             lived: BTreeMap::new(),
             subscribed: Vec::new(),
             next_filter: 0,
@@ -400,6 +420,7 @@ impl World {
         world.after(1, Event::Keep);
         world.after(1, Event::Retain);
         world.after(1, Event::Mortal);
+        world.after(1, Event::Claim);
         world.after(3_000 * MS, Event::Fault);
         world
     }
@@ -562,6 +583,11 @@ impl World {
                 let us = self.mortal_again_us();
                 self.after(us, Event::Mortal);
                 self.mortal();
+            }
+            Event::Claim => {
+                let us = self.claim_again_us();
+                self.after(us, Event::Claim);
+                self.claim();
             }
             Event::Retain => {
                 let us = self.retain_again_us();
@@ -967,6 +993,31 @@ impl World {
                 }
                 (name, "disconnect".to_owned())
             }
+            Does::ClaimerComes(number) => {
+                let name = claimer_name(number);
+                process.rig.cut_peer(&name);
+                process.rig.peer(&name).version = None;
+                (name.clone(), format!("connect id={name} v=5"))
+            }
+            Does::Claim(number) | Does::ClaimerGivesBack(number) | Does::ClaimerGoes(number) => {
+                let name = claimer_name(number);
+                let is_open = process.rig.peer(&name).conn.is_some();
+                if !is_open || !self.is_claimer_at(at, number) {
+                    return;
+                }
+                if let Does::ClaimerGoes(_) = does {
+                    self.claimer_goes(number);
+                    if let Some(process) = self.process(at) {
+                        process.rig.cut_peer(&name);
+                    }
+                    return;
+                }
+                let asks = matches!(does, Does::Claim(_));
+                self.claimer_does(number, asks);
+                let word = if asks { "subscribe" } else { "unsubscribe" };
+                let options = if asks { ":0:rh2" } else { "" };
+                (name, format!("{word} id={packet_id} f=$exclusive/e{options}"))
+            }
             Does::RetainerComes(_) | Does::ReaderComes => {
                 let name = match does {
                     Does::RetainerComes(retainer) => retainer_name(retainer),
@@ -1174,6 +1225,7 @@ impl World {
         let retained: Vec<_> = (0..RETAINERS).map(|retainer| taken(&retainer_name(retainer))).collect();
         let read = taken(READER);
         let mortal: Vec<_> = (0..MORTALS).map(|mortal| taken(&mortal_name(mortal))).collect();
+        let claimed: Vec<_> = (0..CLAIMERS).map(|claimer| taken(&claimer_name(claimer))).collect();
         let worker = &mut process.workers[index];
         let mut withheld = 0;
         if closed {
@@ -1194,6 +1246,9 @@ impl World {
         self.reader_heard(at, &read.0, read.1);
         for (mortal, (packets, closed)) in mortal.into_iter().enumerate() {
             self.mortal_heard(at, mortal as u64, &packets, closed);
+        }
+        for (claimer, (packets, closed)) in claimed.into_iter().enumerate() {
+            self.claimer_heard(at, claimer as u64, &packets, closed);
         }
         self.count_wills(at);
         for number in acknowledged {
