@@ -96,6 +96,11 @@ impl RuleState {
         }
     }
 
+    /// Drops all that the rule remembers, as if it had never been: nothing is told of it.
+    pub fn drop_memory(&mut self) {
+        self.table = None;
+    }
+
     /// Keys that the rule remembers, and their bytes.
     pub fn size(&self) -> (usize, usize) {
         self.table.as_ref().map_or((0, 0), |table| table.size())
@@ -150,6 +155,11 @@ impl Scratch {
     /// As [`RuleState::take_changes`], of what all rules share.
     pub fn take_shared_changes(&mut self, each: impl FnMut(Vec<u8>, Option<Vec<u8>>)) {
         self.around.kv.take_changes(each);
+    }
+
+    /// Drops what all rules share, as if it had never been: nothing is told of it.
+    pub fn drop_shared(&mut self) {
+        self.around.kv = Default::default();
     }
 
     /// As [`RuleState::restore`], of what all rules share.

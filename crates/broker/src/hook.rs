@@ -7,7 +7,7 @@ use crate::peers::Owner;
 use bytes::Bytes;
 use ferrule_mqtt::{Properties, PropertiesBuf, QoS, ReasonCode, Version, topic};
 use ferrule_outbox::{End, Outcome, ReceiptId, Receipts};
-use ferrule_store::{Inherited, Now, Op, QueueId, Stamp, StoredRow, Ticket};
+use ferrule_store::{Inherited, Kept, Now, Op, QueueId, Stamp, StoredRow, Ticket};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -253,6 +253,21 @@ pub trait Hook {
     /// Rows for outboxes that other shards own.
     fn take_rows(&mut self) -> Vec<RowElsewhere> {
         Vec::new()
+    }
+
+    /// What has changed of the rules that this node keeps; told to all shards. Ends of what is lost by it are to be tried again.
+    fn kept(&mut self, kept: &Kept, ended: &mut Vec<(End, Outcome)>) {
+        let _ = (kept, ended);
+    }
+
+    /// The rules that this shard runs on the messages of all nodes.
+    fn keeps(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// A shard of another node runs this rule on the messages of all, or does so no more; none: any, no more.
+    fn kept_elsewhere(&mut self, peer: u16, rule: Option<(u64, bool)>) {
+        let _ = (peer, rule);
     }
 
     /// The outboxes of nodes that are gone which this node looks after from now on; told to all shards.

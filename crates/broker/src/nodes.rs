@@ -17,15 +17,19 @@
 //! - A peer's number is never given to another.
 //!
 //! # Not yet
-//! Rows of rules and joint commits stay within the process.
+//! Joint commits stay within the process.
 
 use crate::hook::Hook;
+use crate::parcel::Parcel;
 use crate::peers::Peers;
 use crate::routes::Cursor;
 use crate::shard::{Destination, Shard};
 use ferrule_outbox::Outcome;
 use ferrule_store::{Now, Store};
 use std::sync::Arc;
+
+/// The protocol that knows whose rules are.
+const KEEPS: u32 = 3;
 
 /// Whether what a shard is sent arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,6 +82,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         (link.reach, link.member, link.version) = (Reach::Told, true, speaks.version);
         self.tell_all(peer, !speaks.first);
         self.tell_owned(peer);
+        for rule in self.peers.kept.clone() {
+            self.tell_keeps(peer, rule, true);
+        }
         self.retained_linked(peer, speaks);
         self.settle();
     }
@@ -99,7 +106,30 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.peers.unsaid(peer);
         self.ended.extend(self.peers.unanswered(peer).into_iter().map(|end| (end, Outcome::Retry)));
         self.owner_away(peer);
+        self.hook.kept_elsewhere(peer, None);
         self.retained_unlinked(peer);
+    }
+
+    /// Names the rules of this node that remember something, all of them (0: what they share): in a cluster each runs on one node ([`Store::keep`]).
+    pub fn keep_rules(&mut self, rules: Vec<u64>) {
+        self.store.keep(rules);
+    }
+
+    /// Tells other nodes which rules are run here on the messages of all, when that has changed.
+    pub fn tell_kept(&mut self) {
+        let now = self.hook.keeps();
+        let before = std::mem::replace(&mut self.peers.kept, now.clone());
+        for peer in self.peers.place.of..self.peers.links.len() as u16 {
+            let lost = before.iter().filter(|rule| !now.contains(rule)).map(|rule| (*rule, false));
+            let new = now.iter().filter(|rule| !before.contains(rule)).map(|rule| (*rule, true));
+            lost.chain(new).for_each(|(rule, keeps)| self.tell_keeps(peer, rule, keeps));
+        }
+    }
+
+    fn tell_keeps(&mut self, peer: u16, rule: u64, keeps: bool) {
+        if self.peers.links.get(usize::from(peer)).is_some_and(|link| link.version >= KEEPS) {
+            self.peers.send(peer, &Parcel::Keeps { rule, keeps });
+        }
     }
 
     /// Whether SUBACKs wait for it.

@@ -102,6 +102,8 @@ pub(crate) enum Parcel<'a> {
     Holds { version: u64, since: Since, filter: &'a str, client_id: &'a str },
     /// A client of the receiver's has one no more.
     ClaimLost { filter: &'a str, client_id: &'a str },
+    /// The sender runs this rule, which remembers something, on the messages of all nodes, or does so no more.
+    Keeps { rule: u64, keeps: bool },
     /// Publishers with a full window wait for what the sender sent.
     Hurry,
 }
@@ -185,6 +187,8 @@ const WILL_GONE: u8 = 0x49;
 /// Since version 3.
 const HOLDS: u8 = 0x4a;
 const CLAIM_LOST: u8 = 0x4b;
+const KEEPS: u8 = 0x4c;
+const KEEPS_NOT: u8 = 0x4d;
 /// Its low four bits are QoS (two), retain and hold.
 const FORWARD: u8 = 0x10;
 /// The same, for one member of a shared subscription.
@@ -216,6 +220,7 @@ impl<'a> Parcel<'a> {
                 | Self::ClaimAck { .. }
                 | Self::Release { .. }
                 | Self::Holds { .. }
+                | Self::Keeps { .. }
         )
     }
 
@@ -378,6 +383,10 @@ impl<'a> Parcel<'a> {
                 put_number(out, shard);
                 put_bytes(out, filter.as_bytes());
                 put_bytes(out, client_id.as_bytes());
+            }
+            Self::Keeps { rule, keeps } => {
+                out.push(if keeps { KEEPS } else { KEEPS_NOT });
+                put_number(out, rule);
             }
             Self::ClaimLost { filter, client_id } => {
                 out.push(CLAIM_LOST);
@@ -587,6 +596,7 @@ impl<'a> Reader<'a> {
                 filter: self.text()?,
                 client_id: self.text()?,
             },
+            KEEPS | KEEPS_NOT => Parcel::Keeps { rule: self.number()?, keeps: tag == KEEPS },
             CLAIM_LOST => Parcel::ClaimLost { filter: self.text()?, client_id: self.text()? },
             CLAIM => Parcel::Claim { number: self.number()?, filter: self.text()?, client_id: self.text()? },
             CLAIM_GRANTED | CLAIM_REFUSED => {
@@ -671,6 +681,8 @@ mod tests {
             Parcel::Claim { number: 300, filter: "$exclusive/a", client_id: "c" },
             Parcel::Holds { version: 300, since: (u64::MAX, 1), filter: "$exclusive/a", client_id: "c" },
             Parcel::ClaimLost { filter: "$exclusive/a", client_id: "c" },
+            Parcel::Keeps { rule: u64::MAX, keeps: true },
+            Parcel::Keeps { rule: 0, keeps: false },
             Parcel::ClaimAck { number: 300, granted: true },
             Parcel::ClaimAck { number: 0, granted: false },
             Parcel::Release { filter: "", client_id: "c" },

@@ -11,7 +11,8 @@
 //!   peer's: bounds and back-pressure of its sessions are felt where the message came from.
 //! - A QoS 2 publish of a persistent session and what other shards make of it are committed together: a power cut leaves its
 //!   packet id and all rows, or nothing ([`ferrule_store::Joint`]).
-//! - Rules run where the message came in, and there alone; their rows go to the shard that owns the outbox.
+//! - Rules run where the message came in, and there alone; their rows go to the shard that owns the outbox. Those that remember something run on one
+//!   shard, in a cluster on one of one node ([`Parcel::Keeps`]).
 //! - Retained messages are the same everywhere ([`crate::retaining`]). On disk too: a topic belongs to one shard, which alone writes it, whoever
 //!   sets it.
 //! - Within a process wills and takeover never cross: a client id belongs to one shard ([`Place::owner`]), and its shards
@@ -172,6 +173,8 @@ pub(crate) struct Peers {
     pub(crate) clustered: bool,
     /// It is one and no live member: the others need not know its routes.
     pub(crate) hidden: bool,
+    /// Rules that this shard runs on the messages of all nodes, as other nodes were told.
+    pub(crate) kept: Vec<u64>,
     /// What waits for every peer to have our routes of a version.
     late: VecDeque<(u64, Late)>,
     pub(crate) publisher: Arc<Publisher>,
@@ -199,6 +202,7 @@ impl Peers {
             version: FIRST_VERSION,
             clustered: false,
             hidden: false,
+            kept: Vec::new(),
             late: VecDeque::new(),
             publisher: Arc::new(Publisher {
                 client_id: "".into(),
@@ -548,6 +552,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Parcel::Claim { number, filter, client_id } => self.claimed(from, number, filter, client_id),
             Parcel::ClaimAck { number, granted } => self.claim_answered(number, granted),
             Parcel::Release { filter, client_id } => self.claim_released(filter, client_id),
+            Parcel::Keeps { rule, keeps } => self.hook.kept_elsewhere(from, Some((rule, keeps))),
             Parcel::Hurry => self
                 .receipts
                 .set_urgent_where(|owner| matches!(owner, Owner::Peer { peer, .. } if *peer == from)),
@@ -658,6 +663,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Rows of the hook for outboxes of other shards.
     pub(crate) fn send_rows(&mut self) {
         for RowElsewhere { shard, row, hold, end } in self.hook.take_rows() {
+            if self.peers.is_away(shard) {
+                self.ended.extend(end.map(|end| (end, Outcome::Retry)));
+                continue;
+            }
+            // There is no commit in common with another node.
+            let hold = hold && !self.peers.is_remote(shard);
             let receipt = end.as_ref().filter(|_| hold).map(End::receipt);
             let number = self.peers.number(shard, end);
             if let Some(receipt) = receipt {

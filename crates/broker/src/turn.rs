@@ -181,6 +181,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 sessions.iter().for_each(|session| self.lost(*session));
                 (self.batch.due, self.batch.lost) = (true, true);
             }
+            StoreEvent::Kept(kept) => {
+                self.hook.kept(&kept, &mut self.ended);
+                self.tell_kept();
+            }
             StoreEvent::Adopted { view, restored, done } => self.adopted(view, &restored, done),
         }
     }

@@ -17,6 +17,7 @@
 pub mod backlog;
 mod dead;
 mod events;
+mod homes;
 mod inherited;
 mod memory;
 pub(crate) mod outbox;
@@ -40,8 +41,9 @@ use ferrule_net::WorkerStats;
 use ferrule_outbox::{ConsumerEvent, End, OutRow, Outcome, Policy, Queue};
 use ferrule_rules::Rule;
 use ferrule_store::{
-    Boot, Identity, Inherited, Now, Op, Origin, QueueId, QueueSummary, Store, StoredRow, Ticket,
+    Boot, Identity, Inherited, Kept, Now, Op, Origin, QueueId, QueueSummary, Store, StoredRow, Ticket,
 };
+use homes::Homes;
 use inherited::is_inherited;
 use outbox::{CLASSES, How, Outbox, class_name, split_name, unnumbered, unpack};
 use pace::Pace;
@@ -166,6 +168,8 @@ pub struct Node {
     pub edge: bool,
     /// Bounds of outboxes.
     pub outboxes: OutboxBounds,
+    /// Whether it is one of a cluster.
+    pub clustered: bool,
     /// Which of the node's shards this hub hangs on: an outbox belongs to the one that owns its name.
     pub place: Place,
 }
@@ -174,6 +178,7 @@ pub struct Node {
 pub struct Hub {
     node: Node,
     rules: Rules,
+    homes: Homes,
     outboxes: Vec<Outbox>,
     /// Some outboxes are of a class beside the normal one.
     has_classes: bool,
@@ -208,7 +213,9 @@ impl Hub {
         let told = remembered.iter().find(|(rule, ..)| *rule == report::rule()).map(|(.., value)| &value[..]);
         Self {
             report: Report::new(node.outboxes.report_topic.clone(), told),
-            rules: Rules::new(seed, remembered),
+            // In a cluster the store says which rules' memory is this node's.
+            rules: Rules::new(seed, if node.clustered { &[] } else { remembered }),
+            homes: Homes::new(node.clustered),
             outboxes: Vec::new(),
             has_classes: false,
             paces: Vec::new(),
@@ -303,7 +310,10 @@ impl Hub {
                 };
                 shard.publish_from_link(&publish, number, now);
             }
-            HubMessage::Load(load) => Self::load(shard, *load, now),
+            HubMessage::Load(load) => {
+                Self::load(shard, *load, now);
+                Self::name_keepers(shard);
+            }
             HubMessage::Configure(bounds) => {
                 let Bounds { limits, features, sessions, outboxes } = *bounds;
                 shard.configure(limits, features, sessions);
@@ -538,6 +548,18 @@ impl Hook for Hub {
         if let Err(end) = self.outboxes[index].push(entry, how, end, now) {
             ends.resolve(end, Outcome::Retry);
         }
+    }
+
+    fn kept(&mut self, kept: &Kept, ended: &mut Vec<(End, Outcome)>) {
+        self.keep(kept, ended);
+    }
+
+    fn keeps(&self) -> Vec<u64> {
+        self.kept_here()
+    }
+
+    fn kept_elsewhere(&mut self, peer: u16, rule: Option<(u64, bool)>) {
+        self.homes.kept_elsewhere(peer, rule);
     }
 
     fn inherited(&mut self, inherited: &[Inherited], now: Now) {

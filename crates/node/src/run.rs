@@ -352,7 +352,14 @@ fn workers(
     for (index, inbox) in (0..of).zip(&inboxes) {
         let place = Place { index, of, seed };
         let Bounds { limits, features, sessions, outboxes } = bounds.clone();
-        let node = Node { origin: Arc::clone(origin), boot, edge: product.edge, outboxes, place };
+        let node = Node {
+            origin: Arc::clone(origin),
+            boot,
+            edge: product.edge,
+            outboxes,
+            clustered: config.cluster.is_some(),
+            place,
+        };
         let posts = inbox.clone();
         let parts = Parts {
             hook: Hub::new(node, stored.clone(), &opened.restored.state, random()?, now),

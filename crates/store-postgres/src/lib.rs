@@ -39,6 +39,7 @@
 
 mod db;
 mod error;
+mod keepers;
 mod members;
 mod owners;
 mod schema;

@@ -10,6 +10,7 @@
 //! | `body` | bodies that several rows hold, with their number; one without rows is removed with a later commit |
 //! | `retained` | everyone's; of a topic the highest `stamp` wins, and an empty record says that it was cleared |
 //! | `state`, `meta` | a node's |
+//! | `rule_keeper` | which node runs a rule that remembers something (`keepers.rs`); what it remembers is in that node's `state` |
 //! | `cluster_view`, `cluster_member` | who is a member of the cluster (`members.rs`) |
 //!
 //! INT4 and INT8 by name: a plain INT has 8 bytes in CockroachDB.
@@ -68,6 +69,8 @@ const UPGRADES: &[&str] = &["
 ", "
     ALTER TABLE {s}.retained ADD COLUMN IF NOT EXISTS stamp INT8 NOT NULL DEFAULT -9223372036854775808;
     CREATE INDEX IF NOT EXISTS retained_cleared ON {s}.retained (stamp) WHERE record = '';
+", "
+    CREATE TABLE IF NOT EXISTS {s}.rule_keeper (rule INT8 PRIMARY KEY, node INT4 NOT NULL);
 "];
 
 /// What another node makes at the same moment: `IF NOT EXISTS` does not see what is not committed yet, and then meets a unique

@@ -5,7 +5,7 @@ use crate::db::{self, BodyKey, Db, Who};
 use crate::error::{DbError, Kind, OpenError};
 use crate::owners::{Adopted, Orphans};
 use crate::schema::{self, UpgradeError};
-use ferrule_store::{Found, Op, Restored, SessionId, StoreEvent};
+use ferrule_store::{Found, Kept, Op, Restored, SessionId, StoreEvent};
 use ferrule_store_writer::net::Net;
 use ferrule_store_writer::{
     Back, Figures, Front, Handle, Notify, ShutdownError, State, Take, Waited, Writing,
@@ -254,6 +254,8 @@ fn run(
         lost: HashSet::new(),
         compared: None,
         orphans: Orphans::default(),
+        rules: None,
+        kept: BTreeSet::new(),
         dead: Vec::new(),
         pauses,
         slower: 1,
@@ -359,6 +361,10 @@ struct Worker {
     compared: Option<i64>,
     /// Outboxes that this node looks after.
     orphans: Orphans,
+    /// The rules that remember something, once they are known.
+    rules: Option<Vec<u64>>,
+    /// Those of them that this node keeps.
+    kept: BTreeSet<u64>,
     /// Bodies that had no rows when they were looked at last.
     dead: Vec<BodyKey>,
     pauses: Pauses,
@@ -432,6 +438,10 @@ impl Worker {
         }
         self.take_some()?;
         self.adopt_some()?;
+        if let Some(rules) = self.back.take_keep() {
+            self.rules = Some(rules);
+            self.keep_rules()?;
+        }
         self.read_one()
     }
 
@@ -496,6 +506,18 @@ impl Worker {
             self.is_ours(*session, *epoch as i64);
         }
         self.back.tell_all(&StoreEvent::Adopted { view, restored: Arc::from(restored), done });
+        if done { self.keep_rules() } else { Ok(()) }
+    }
+
+    /// Finds out which rules this node keeps now.
+    fn keep_rules(&mut self) -> Result<(), DbError> {
+        let Some(rules) = &self.rules else { return Ok(()) };
+        let (kept, new) = self.again(async |db| db.keep(rules, &self.kept).await)?;
+        let lost = self.kept.difference(&kept).copied().collect::<Vec<u64>>();
+        self.kept = kept;
+        if !new.is_empty() || !lost.is_empty() {
+            self.back.tell_all(&StoreEvent::Kept(Arc::new(Kept { rules: new, lost })));
+        }
         Ok(())
     }
 

@@ -102,6 +102,7 @@ enum Command {
     Read(Read),
     Take(Take),
     Adopt { handle: u32, view: u64, behind: Ticket },
+    Keep { rules: Vec<u64>, behind: Ticket },
     Wake,
     Shutdown { reply: Sender<Result<(), ShutdownError>> },
 }
@@ -185,6 +186,7 @@ impl Front {
             reads: VecDeque::new(),
             takes: VecDeque::new(),
             adopt: None,
+            keep: None,
             owners: BTreeSet::new(),
             unheard: BTreeSet::new(),
             failing: None,
@@ -280,6 +282,12 @@ impl Store for Handle {
         let _ = line.commands.send(Command::Adopt { handle: self.handle, view, behind });
     }
 
+    fn keep(&mut self, rules: Vec<u64>) {
+        let line = self.front.line();
+        let behind = Ticket(line.last_ticket);
+        let _ = line.commands.send(Command::Keep { rules, behind });
+    }
+
     /// Of all handles together: what bounds the writer's memory.
     fn pending_bytes(&self) -> usize {
         self.front.pending_bytes.load(Ordering::Relaxed)
@@ -305,6 +313,8 @@ pub struct Back {
     takes: VecDeque<Take>,
     /// The view in which sessions are to be adopted, and what was submitted before.
     adopt: Option<(u64, Ticket)>,
+    /// The rules that are to be kept, and what was submitted before.
+    keep: Option<(Vec<u64>, Ticket)>,
     /// Handles that have written of sessions: the shards, of all that have a handle.
     owners: BTreeSet<u32>,
     /// Those of them that have not answered yet to sessions that were lost.
@@ -389,6 +399,7 @@ impl Back {
             }
             Command::Read(read) => self.reads.push_back(read),
             Command::Take(take) => self.takes.push_back(take),
+            Command::Keep { rules, behind } => self.keep = Some((rules, behind)),
             Command::Adopt { handle, view, behind } => {
                 self.unheard.remove(&handle);
                 let (known, before) = self.adopt.unwrap_or((view, behind));
@@ -488,7 +499,7 @@ impl Back {
     /// Whether nothing is asked for beside commits, or nothing that can be answered before some of them.
     #[must_use]
     pub fn asks_nothing(&self) -> bool {
-        self.reads.is_empty() && self.takes(1).is_empty() && self.adopts().is_none()
+        self.reads.is_empty() && self.takes(1).is_empty() && self.adopts().is_none() && !self.keeps()
     }
 
     /// Whether everything up to this one is committed. What was submitted of a session before it was taken or adopted is of an earlier life of it:
@@ -522,6 +533,15 @@ impl Back {
     pub fn adopts(&self) -> Option<u64> {
         let (view, behind) = self.adopt?;
         (self.unheard.is_empty() && self.is_committed(behind)).then_some(view)
+    }
+
+    fn keeps(&self) -> bool {
+        self.keep.as_ref().is_some_and(|(_, behind)| self.is_committed(*behind))
+    }
+
+    /// The rules that are to be kept from now on, once.
+    pub fn take_keep(&mut self) -> Option<Vec<u64>> {
+        if self.keeps() { self.keep.take().map(|(rules, _)| rules) } else { None }
     }
 
     /// All that is to be adopted in the view has been.

@@ -81,6 +81,13 @@ pub trait Store {
         let _ = view;
     }
 
+    /// The rules of this node that remember something, all of them (0: what they share): in a store that several nodes share, each has one keeper, who runs it
+    /// on the messages of all. Those that have none, or whose keeper is gone, become this node's if they are its share; those that it keeps and does not name are
+    /// given up. Looked at again with each [`Store::adopt`]; what changes is told to all handles ([`StoreEvent::Kept`]).
+    fn keep(&mut self, rules: Vec<u64>) {
+        let _ = rules;
+    }
+
     /// Less than the medium's reserve is free: admit nothing new, so that removals still find room.
     fn low_on_space(&self) -> bool {
         false
@@ -143,6 +150,8 @@ pub enum StoreEvent {
         /// In no order.
         sessions: Arc<[SessionId]>,
     },
+    /// What has changed of what was asked for with [`Store::keep`].
+    Kept(Arc<Kept>),
     /// Sessions of nodes that are no members are this node's.
     Adopted {
         /// Of the view in which they were adopted.
@@ -152,6 +161,15 @@ pub enum StoreEvent {
         /// That was this node's whole share of what there was in that view.
         done: bool,
     },
+}
+
+/// What has changed of the rules that this node keeps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// They are its from now on, with what they remember: key and value.
+    pub rules: Vec<(u64, Vec<(Bytes, Bytes)>)>,
+    /// They are not any more. What was submitted of them may not be another's to read.
+    pub lost: Vec<u64>,
 }
 
 /// A client's session, with all that belongs to it.

@@ -16,6 +16,7 @@ mod partition_heals;
 mod retained_are_the_same_everywhere;
 mod rolling_upgrade;
 mod rounds;
+mod rules_remember_together;
 mod sessions_move;
 mod subscribe_then_publish_anywhere;
 mod tls_between_nodes;

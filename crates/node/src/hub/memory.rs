@@ -41,6 +41,13 @@ impl Memory {
         }
     }
 
+    /// Some of it is lost, nobody knows whose: all that wait are to try again.
+    pub(super) fn give_up(&mut self, ended: &mut Vec<(End, Outcome)>) {
+        let waiting = self.waiting.drain(..).chain(self.written.drain(..));
+        let submitted = self.submitted.drain(..).map(|(_, end)| end);
+        ended.extend(waiting.chain(submitted).map(|end| (end, Outcome::Retry)));
+    }
+
     pub(super) fn set_admitted(&mut self, admitted: bool) {
         self.refused = !admitted;
     }

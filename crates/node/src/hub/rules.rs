@@ -3,6 +3,7 @@
 //! A rule has a number, by which the shard's filters know it, for as long as a rule of its name is loaded. A reload changes
 //! only what differs: filters of rules that stay are not touched, nor are their counters and state.
 
+use super::homes::{Home, entity};
 use super::memory::{Memory, SHARED};
 use super::outbox::{How, class, parcel};
 use super::source::{Name, Pairs, Source, asked_properties, forwardable, local_properties};
@@ -11,7 +12,7 @@ use super::{Hub, Load, events};
 use crate::control::RuleStatus;
 use bytes::Bytes;
 use ferrule_broker::{
-    Attachment, Ends, EventKind, LocalPublish, Message, Publisher, Role, RowElsewhere, Shard,
+    Attachment, Ends, EventKind, LocalPublish, Message, Place, Publisher, Role, RowElsewhere, Shard,
 };
 use ferrule_mqtt::QoS;
 use ferrule_outbox::{End, Outcome, Reason};
@@ -48,7 +49,7 @@ struct Loaded {
     state: RuleState,
     targets: Box<[Target]>,
     publisher: Arc<Publisher>,
-    /// The shard that runs it; none: each runs it on its own messages.
+    /// The shard of this process that runs it, if this node does; none: each runs it on its own messages.
     owner: Option<u16>,
     /// It is in [`Memory::changed`].
     is_noted: bool,
@@ -157,6 +158,40 @@ impl Rules {
                     self.scratch.restore_shared(&key, &value);
                 }
             }
+        }
+    }
+
+    /// What rules in force remember, each with the shard of this process that has it.
+    pub(super) fn entities(&self) -> impl Iterator<Item = (u64, u16)> {
+        let loaded = self.loaded.iter().flatten();
+        loaded.filter_map(|loaded| Some((entity(loaded.rule.id, loaded.rule.keeps()?), loaded.owner?)))
+    }
+
+    /// What a rule, or all of them together, remembered at another node: this one goes on with it, now or when the rule comes.
+    pub(super) fn remember(&mut self, of: u64, remembered: Vec<(Bytes, Bytes)>, place: Place) {
+        self.drop_memory(of);
+        self.remembered.insert(of, remembered);
+        let known = self.loaded.iter().position(|loaded| {
+            loaded.as_ref().is_some_and(|loaded| {
+                let keeps = loaded.rule.keeps();
+                loaded.owner == Some(place.index)
+                    && keeps.is_some_and(|keeps| entity(loaded.rule.id, keeps) == of)
+            })
+        });
+        if let Some(known) = known {
+            self.restore(known, if of == SHARED { Keeps::Shared } else { Keeps::Own });
+        }
+    }
+
+    /// Another node keeps it: what it remembers here is that one's.
+    pub(super) fn drop_memory(&mut self, of: u64) {
+        self.remembered.remove(&of);
+        if of == SHARED {
+            self.scratch.drop_shared();
+        } else if let Some(Some(loaded)) =
+            self.ids.get(&of).and_then(|number| self.loaded.get_mut(*number as usize))
+        {
+            loaded.state.drop_memory();
         }
     }
 
@@ -370,7 +405,19 @@ impl Hub {
         let mut attached: Option<Attachment> = None;
         for &index in matched {
             let Some(Some(loaded)) = rules.loaded.get_mut(index as usize) else { continue };
-            if let Some(shard) = loaded.owner.filter(|owner| *owner != self.node.place.index) {
+            let home = match (loaded.owner, loaded.rule.keeps()) {
+                (Some(owner), Some(keeps)) => match self.homes.of(entity(loaded.rule.id, keeps)) {
+                    Home::Here => Some(owner),
+                    Home::Peer(peer) => Some(peer),
+                    Home::Unknown => {
+                        self.homes.unkept += 1;
+                        ends.discard(Outcome::Retry);
+                        continue;
+                    }
+                },
+                _ => None,
+            };
+            if let Some(shard) = home.filter(|home| *home != self.node.place.index) {
                 let row = Stage::new(loaded.rule.id, message, &origin, event).parcel();
                 let end = if loaded.rule.ack == Ack::None { None } else { ends.end() };
                 self.elsewhere.push(RowElsewhere { shard, row, hold: message.hold, end });
@@ -518,6 +565,12 @@ impl Hub {
             ends.discard(Outcome::Retry);
             return;
         };
+        let keeps = self.rules.loaded.get(number as usize).and_then(|l| l.as_ref()?.rule.keeps());
+        if keeps.is_some_and(|keeps| self.homes.of(entity(stage.rule, keeps)) != Home::Here) {
+            // It is another node's by now, as whoever sent this will hear.
+            ends.discard(Outcome::Retry);
+            return;
+        }
         let publisher = stage.publisher();
         let columns = stage.columns();
         let event = columns.as_ref().map(|(name, columns)| (*name, columns));

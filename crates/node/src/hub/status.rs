@@ -80,6 +80,7 @@ impl Hub {
             ("turns_cut", worker.turns_cut),
             ("handshakes_put_off", worker.handshakes_put_off),
             // All shards know of all rows.
+            ("rules_unkept", hub.homes.unkept),
             ("unclaimed_rows", if hub.node.place.index == 0 { hub.unclaimed_rows() } else { 0 }),
             // Bugs, when they are not 0.
             ("lost_ends", lost_ends),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod homes;
 mod inherited;
 mod limits;
 
@@ -42,6 +43,7 @@ fn node(edge: bool) -> Node {
         boot: Boot::new(7),
         edge,
         outboxes: if edge { Policy::EDGE } else { Policy::CLOUD }.into(),
+        clustered: false,
         place: Place::ALONE,
     }
 }

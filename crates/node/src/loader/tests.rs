@@ -95,6 +95,7 @@ impl Fixture {
             boot: Boot::new(1),
             edge: true,
             outboxes: Policy::EDGE.into(),
+            clustered: false,
             place: Place::ALONE,
         };
         let stored = opened.restored.queues.clone();

@@ -4,6 +4,7 @@
 
 mod faults;
 mod fence;
+mod keepers;
 mod kill;
 mod members;
 mod model;

@@ -12,19 +12,19 @@ use ferrule_store_postgres::{Members, Reach, Writer};
 use ferrule_store_writer::harness::Medium;
 use std::time::Duration;
 
-const NOW_US: u64 = 5_000_000;
+pub(crate) const NOW_US: u64 = 5_000_000;
 
 /// A node with its writer and its place among the members.
-struct Node {
-    members: Members,
-    writer: Writer,
-    client: Client,
-    me: ferrule_cluster::PeerId,
+pub(crate) struct Node {
+    pub(crate) members: Members,
+    pub(crate) writer: Writer,
+    pub(crate) client: Client,
+    pub(crate) me: ferrule_cluster::PeerId,
 }
 
 impl Node {
     /// A live member.
-    async fn start(place: &Place, name: &str) -> Self {
+    pub(crate) async fn start(place: &Place, name: &str) -> Self {
         let mut node = Self::join(place, name).await;
         let view = node.view().await;
         node.members.go_live(node.me, view, NOW_US).await.unwrap();
@@ -42,7 +42,7 @@ impl Node {
         Self { members, writer, client, me }
     }
 
-    async fn view(&mut self) -> u64 {
+    pub(crate) async fn view(&mut self) -> u64 {
         self.members.read(NOW_US).await.unwrap().view.number
     }
 
