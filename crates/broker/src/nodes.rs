@@ -79,6 +79,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.tell_all(peer, !speaks.first);
         self.tell_owned(peer);
         self.retained_linked(peer, speaks);
+        self.ask_unsettled();
         self.settle();
     }
 
