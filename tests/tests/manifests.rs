@@ -140,8 +140,17 @@ fn kubernetes_objects_fit_the_schema_and_each_other() {
         assert!(probe["exec"].is_object() || known.contains(text(probe, "/tcpSocket/port")), "{probe}");
     }
     // What preStop takes is part of the grace, which has to leave 20 s for the stop itself.
-    let sleep: u64 = text(container, "/lifecycle/preStop/exec/command/1").parse().unwrap();
-    assert!(pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap() >= sleep + 20);
+    let stop = text(container, "/lifecycle/preStop/exec/command/2");
+    let words: Vec<&str> = stop.split([' ', ';']).filter(|word| !word.is_empty()).collect();
+    let ["sleep", sleep, "timeout", limit, "ferrule-cloud", "cluster", "drain", "--data-dir", folder] =
+        words[..]
+    else {
+        panic!("{stop}");
+    };
+    let most: u64 = [sleep, limit].iter().map(|seconds| seconds.parse::<u64>().unwrap()).sum();
+    assert!(pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap() >= most + 20);
+    // The node that is asked is the one that runs: by the folder of its probes.
+    assert_eq!(text(container, "/livenessProbe/exec/command/3"), folder);
 
     // Volumes are mounted, and what they are made of is there.
     let mounted: BTreeSet<&str> =

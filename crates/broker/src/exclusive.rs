@@ -15,8 +15,8 @@
 //! Then its SUBSCRIBE goes on, with the filters that somebody else has refused. What is held is given back with UNSUBSCRIBE, or with the end of the session: the
 //! next one who asks finds nobody. For all else it is a subscription to the filter behind the prefix, beside a plain one that the session may have to the same.
 //!
-//! A desk asks only while all sessions that are stored are known to somebody who can answer (`Shard::knows_sessions`), and asks again if the
-//! members have changed when it has been answered. Its client's SUBACK waits until this node may acknowledge (`standing.rs`).
+//! A desk asks only while each member is in reach and all sessions that are stored are known to one of them (`Shard::asks_in`), and asks again if that or the
+//! members have changed when it has been answered. That is looked at where a turn begins in which this node may acknowledge: with all that the turn was told. Its client's SUBACK waits until this node may acknowledge (`standing.rs`).
 //!
 //! # Invariants
 //! - Of two who claim, who has it for longer keeps it, at all nodes alike. Whoever asks knows the times of all that there are: each was told to all shards before
@@ -38,8 +38,9 @@ use crate::ConnId;
 use crate::config;
 use crate::ending::Why;
 use crate::hook::Hook;
+use crate::nodes::Reach;
 use crate::parcel::Parcel;
-use crate::peers::Late;
+use crate::peers::{Late, Link};
 use crate::presence::Since;
 use crate::session::Publishing;
 use crate::shard::Shard;
@@ -240,9 +241,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// Asks all other nodes whether a client of theirs has it, when all sessions are somebody's.
+    /// The view in which all can be asked: each member is in reach, and all sessions are somebody's.
+    fn asks_in(&self) -> Option<u64> {
+        let is_silent = |link: &Link| link.member && link.reach == Reach::Away;
+        self.knows_sessions_in().filter(|_| !self.peers.links.iter().any(is_silent))
+    }
+
+    /// Asks all other nodes whether a client of theirs has it, as soon as all can be asked.
     fn ask_others(&mut self, filter: &str) {
-        let view = self.knows_sessions_in();
+        let view = self.asks_in();
         let Some(held) = self.exclusive.holders.get_mut(filter) else { return };
         let Some(view) = view else {
             self.exclusive.unsettled.push(filter.into());
@@ -254,7 +261,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.when_routed(Late::Claim(filter.into(), since));
     }
 
-    /// All sessions are known to somebody.
+    /// All sessions are known to somebody, or a member is in reach again.
     pub(crate) fn ask_unsettled(&mut self) {
         for filter in std::mem::take(&mut self.exclusive.unsettled) {
             if self.exclusive.holders.get(&filter).is_some_and(|held| !held.is_granted) {
@@ -265,7 +272,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// All who were asked have answered, or need not.
     pub(crate) fn claim_confirmed(&mut self, filter: &str, since: Since) {
-        let view = self.knows_sessions_in();
+        let view = self.asks_in();
         let held = self.exclusive.holders.get_mut(filter);
         let Some(held) = held.filter(|held| held.since == since && !held.is_granted) else { return };
         if view != Some(held.view) {

@@ -86,6 +86,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.tell_keeps(peer, rule, true);
         }
         self.retained_linked(peer, speaks);
+        self.ask_unsettled();
         self.settle();
     }
 

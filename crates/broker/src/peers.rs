@@ -251,20 +251,23 @@ impl Peers {
     /// What is out of reach hears nothing: it will be told everything.
     pub(crate) fn send(&mut self, to: u16, parcel: &Parcel<'_>) {
         if let Some(link) = self.links.get_mut(usize::from(to)) {
-            let parcel = match &link.telling {
-                None => *parcel,
+            let instead;
+            let parcel = match (parcel, &link.telling) {
                 // It is told so behind all routes.
-                Some(_) if matches!(parcel, Parcel::Adopted { .. }) => return,
-                Some(telling) => parcel.numbered(telling.number()),
-            };
-            let parcel = match parcel {
-                // What it does not know it confirms all the same: this changes nothing.
-                Parcel::Holds { version, filter, .. }
+                (Parcel::Adopted { .. }, Some(_)) => return,
+                (Parcel::Holds { version, filter, .. }, telling)
                     if link.reach != Reach::Here && link.version < exclusive::VERSION =>
                 {
-                    Parcel::RouteDelta { version, add: false, filter }
+                    // What it does not know it confirms all the same: this changes nothing.
+                    let version = telling.as_ref().map_or(*version, Telling::number);
+                    instead = Parcel::RouteDelta { version, add: false, filter };
+                    &instead
                 }
-                parcel => parcel,
+                (_, Some(telling)) => {
+                    instead = parcel.numbered(telling.number());
+                    &instead
+                }
+                (_, None) => parcel,
             };
             match link.reach {
                 Reach::Away => {}

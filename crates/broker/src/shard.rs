@@ -489,11 +489,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 let filter: Arc<str> = filter.as_ref().into();
                 session.subscribe(Arc::clone(&filter), subscription);
                 self.filter_bytes += config::FILTER + filter.len();
-                if topic::exclusive(&filter).is_some() {
+                self.add_route(key, &filter, subscription, tell);
+                if topic::exclusive(&filter).is_some()
+                    && let Some(session) = self.sessions.get(key)
+                {
                     let client_id = Arc::clone(&session.client_id);
                     self.claim_again(&filter, &client_id);
                 }
-                self.add_route(key, &filter, subscription, tell);
             }
         }
         for (id, side, packet_id, bytes) in &restored.inflight {

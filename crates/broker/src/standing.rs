@@ -68,8 +68,11 @@ impl Standing {
         self.local = true;
     }
 
-    /// When clients are to be sent away.
+    /// When clients are to be sent away, or what waits only for a turn has one.
     pub(crate) fn next_us(&self) -> Option<u64> {
+        if self.may == Some(true) && !self.deferred.is_empty() {
+            return Some(0);
+        }
         (!self.parked.is_empty()).then_some(self.refused_us + PARKED_US)
     }
 }
@@ -84,7 +87,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.publish_wills();
             self.settle();
             for late in std::mem::take(&mut self.standing.deferred) {
-                self.late(late);
+                match late {
+                    Late::Claim(filter, since) => self.claim_confirmed(&filter, since),
+                    late => self.late(late),
+                }
             }
             for id in std::mem::take(&mut self.standing.parked) {
                 if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_parked()) {
@@ -119,7 +125,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let id = match &late {
             Late::Reply(Reply { conn: id, .. }) | Late::Connack(id) => *id,
             Late::Take(_) => return Some(late),
-            Late::Claim(..) if may => return Some(late),
+            // What this turn was told may not have been looked at yet.
             Late::Claim(..) => {
                 self.standing.deferred.push(late);
                 return None;
