@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
-use common::{Rig, START, limits};
-use ferrule_broker::{Limits, Speaks, Strategy};
+use common::{Does, Rig, START, limits};
+use ferrule_broker::{Limits, RowElsewhere, Speaks, Strategy};
 use ferrule_store::{MemoryStore, MemoryTable, QueueId, Restored, StoreEvent};
 
 /// Two nodes of one shard each, with a link between them.
@@ -1003,4 +1003,60 @@ fn towards_a_node_of_before_each_has_its_own_exclusive_subscriptions() {
     nodes.version = 3;
     nodes.link();
     assert_eq!([A, B].map(|at| nodes.rigs[at].count("exclusive_lost")).iter().sum::<u64>(), 1);
+}
+
+/// Who runs a rule on the messages of all nodes is told on each link, and of who is out of reach it is not known any more.
+#[test]
+fn other_nodes_are_told_which_rules_run_here() {
+    let mut nodes = Nodes::new();
+    let heard = |nodes: &mut Nodes| std::mem::take(&mut nodes.rigs[B].hook.0.borrow_mut().kept_elsewhere);
+    let keeps = |nodes: &mut Nodes, rules: &[u64]| {
+        nodes.rigs[A].hook.0.borrow_mut().keeps = rules.to_vec();
+        nodes.rigs[A].shard().tell_kept();
+        nodes.settle();
+    };
+    keeps(&mut nodes, &[7, 8]);
+    let a = nodes.other[B];
+    assert_eq!(heard(&mut nodes), [(a, Some((7, true))), (a, Some((8, true)))]);
+    keeps(&mut nodes, &[8, 9]);
+    assert_eq!(heard(&mut nodes), [(a, Some((7, false))), (a, Some((9, true)))]);
+    nodes.unlink();
+    assert_eq!(heard(&mut nodes), [(a, None)]);
+    keeps(&mut nodes, &[9]);
+    nodes.link();
+    assert_eq!(heard(&mut nodes), [(a, Some((9, true)))]);
+    // One that does not know of it.
+    nodes.unlink();
+    nodes.version = 2;
+    nodes.link();
+    assert_eq!(heard(&mut nodes), [(a, None)]);
+}
+
+/// A message for a rule that runs at another node waits for that one's answer, and without one it is its publisher's still.
+#[test]
+fn a_row_for_another_node_is_answered_by_it_or_tried_again() {
+    for (linked, taken) in [(true, true), (true, false), (false, true)] {
+        let mut nodes = Nodes::new();
+        nodes.rigs[A].rule("in");
+        nodes.rigs[A].hook.0.borrow_mut().does = Does::Hold;
+        nodes.rigs[B].hook.0.borrow_mut().takes_rows = taken;
+        nodes.rigs[A].send("p", "connect id=p v=5");
+        nodes.rigs[A].send("p", "publish q=1 id=1 t=in p=x");
+        nodes.settle();
+        nodes.took(A, "p");
+        if !linked {
+            nodes.unlink();
+        }
+        let shard = nodes.other[A];
+        let end = nodes.rigs[A].hook.0.borrow_mut().held.pop_front().and_then(|(_, end, _)| end);
+        assert!(end.is_some());
+        let row = RowElsewhere { shard, row: b"row".to_vec(), hold: true, end };
+        nodes.rigs[A].hook.0.borrow_mut().rows.push(row);
+        nodes.settle();
+        nodes.rigs[A].turn();
+        let took = nodes.took(A, "p");
+        let acknowledged = took.iter().any(|packet| packet.starts_with("puback 1"));
+        assert_eq!(acknowledged, linked && taken, "{took:?}");
+        assert!(acknowledged || took.iter().any(|packet| packet.starts_with("disconnect 89")), "{took:?}");
+    }
 }

@@ -31,7 +31,8 @@ use ferrule_batch::{Encoder, Item, REFUSED_NAME};
 use ferrule_broker::shard::Parts;
 use ferrule_broker::{
     Access, ClientLimits, Command, ConnId, ConnectRequest, Ends, Exchange, Features, Gate, Grant, Hook,
-    Limits, LocalPublish, Message, Place, Refusal, Role, Shard, Standing, Step, Which, introduce,
+    Limits, LocalPublish, Message, Place, Refusal, Role, RowElsewhere, Shard, Standing, Step, Which,
+    introduce,
 };
 use ferrule_mqtt::{
     Ack, AckType, Auth, Connect, Disconnect, Packet, Properties, PropertiesBuf, Property, Publish, QoS,
@@ -91,6 +92,14 @@ pub struct HookState {
     pub local: VecDeque<LocalPublish>,
     /// Each publish seen.
     pub seen: Vec<String>,
+    /// Rules that are run here on the messages of all nodes.
+    pub keeps: Vec<u64>,
+    /// What was said of such rules elsewhere: by whom, and what.
+    pub kept_elsewhere: Vec<(u16, Option<(u64, bool)>)>,
+    /// To be sent.
+    pub rows: Vec<RowElsewhere>,
+    /// Those of others are taken, and not to be tried again.
+    pub takes_rows: bool,
 }
 
 /// Of a shard; the state is all shards'.
@@ -111,6 +120,20 @@ impl Hook for ScriptedHook {
     }
     fn next_local(&mut self) -> Option<LocalPublish> {
         self.0.borrow_mut().local.pop_front()
+    }
+    fn keeps(&self) -> Vec<u64> {
+        self.0.borrow().keeps.clone()
+    }
+    fn kept_elsewhere(&mut self, peer: u16, rule: Option<(u64, bool)>) {
+        self.0.borrow_mut().kept_elsewhere.push((peer, rule));
+    }
+    fn row(&mut self, _: &[u8], ends: &mut Ends<'_>, _: Now) {
+        if !self.0.borrow().takes_rows {
+            ends.discard(Outcome::Retry);
+        }
+    }
+    fn take_rows(&mut self) -> Vec<RowElsewhere> {
+        std::mem::take(&mut self.0.borrow_mut().rows)
     }
     fn has_local(&self) -> bool {
         !self.0.borrow().local.is_empty()
