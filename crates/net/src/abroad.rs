@@ -20,10 +20,15 @@ use ferrule_cluster::{Gate, Order, Shards, Word};
 use ferrule_store::{Now, Store};
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a lane may have unsent before messages that nobody is told of are dropped: some 100 ms of a fast link.
 const LANE_BYTES: usize = 16 << 20;
+
+/// While a worker has more to do at once it gathers data for other nodes for so long,
+const HELD_US: u64 = 500;
+/// or until there is so much.
+const HELD_BYTES: usize = 64 << 10;
 
 /// To one other node. Nothing waits.
 pub trait Lane: Send {
@@ -68,8 +73,15 @@ impl fmt::Debug for Letter {
 /// A worker's letter box. Posting never blocks.
 #[derive(Debug, Clone)]
 pub struct Post {
-    letters: Arc<Mutex<Vec<Letter>>>,
+    letters: Arc<Mutex<Letters>>,
     waker: Arc<mio::Waker>,
+}
+
+#[derive(Debug, Default)]
+struct Letters {
+    waiting: Vec<Letter>,
+    /// The worker waits for events, or is about to: it has to be woken, once. One that is in a turn looks here before it sleeps.
+    asleep: bool,
 }
 
 impl Post {
@@ -79,11 +91,11 @@ impl Post {
         Self { letters: Arc::default(), waker: inbox.waker() }
     }
 
-    /// Posts, and wakes the worker if nothing was there yet.
+    /// Posts, and wakes the worker if it sleeps.
     pub fn put(&self, letter: Letter) {
-        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
-        let wake = letters.is_empty();
-        letters.push(letter);
+        let mut letters = self.lock();
+        letters.waiting.push(letter);
+        let wake = std::mem::take(&mut letters.asleep);
         drop(letters);
         if wake {
             // A worker that is gone needs no waking.
@@ -91,10 +103,30 @@ impl Post {
         }
     }
 
-    fn take(&self, into: &mut Vec<Letter>) {
-        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut *letters, into);
+    /// The worker wants to sleep: whether it may. Who posts from then on wakes it.
+    fn rest(&self) -> bool {
+        let mut letters = self.lock();
+        letters.asleep = letters.waiting.is_empty();
+        letters.asleep
     }
+
+    fn take(&self, into: &mut Vec<Letter>) {
+        let mut letters = self.lock();
+        letters.asleep = false;
+        std::mem::swap(&mut letters.waiting, into);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Letters> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Another node that there is a link to.
+struct Neighbour {
+    shards: Shards,
+    lane: Box<dyn Lane>,
+    /// Data for each of its shards that the lane does not have yet.
+    held: Vec<Vec<u8>>,
 }
 
 /// What a worker of a node in a cluster has to do with it.
@@ -105,7 +137,10 @@ pub struct Abroad {
     pub gate: Arc<Gate>,
     /// Told what the worker has to say to whoever drives the node.
     pub say: Arc<dyn Fn(Word) + Send + Sync>,
-    neighbours: Vec<(Shards, Box<dyn Lane>)>,
+    neighbours: Vec<Neighbour>,
+    /// Since when something is held back.
+    held_us: Option<u64>,
+    held_bytes: usize,
     letters: Vec<Letter>,
     /// All that is to be asked for was routed later, by the clock that runs while the machine is suspended.
     routed_us: u64,
@@ -116,7 +151,7 @@ pub struct Abroad {
 impl Abroad {
     /// Of a node that has just started.
     pub fn new(post: Post, gate: Arc<Gate>, say: Arc<dyn Fn(Word) + Send + Sync>) -> Self {
-        Self { post, gate, say, neighbours: Vec::new(), letters: Vec::new(), routed_us: 0, settled: 0 }
+        Self { post, gate, say, neighbours: Vec::new(), held_us: None, held_bytes: 0, letters: Vec::new(), routed_us: 0, settled: 0 }
     }
 
     /// A turn begins: takes what has come.
@@ -160,15 +195,16 @@ impl Abroad {
                 // Indices are given in order, to all workers alike.
                 while shard.peers() < usize::from(shards.first + shards.count) && shard.add_peer().is_some() {
                 }
-                self.neighbours.retain(|(known, _)| *known != shards);
-                self.neighbours.extend(lane.map(|lane| (shards, lane)));
+                self.part_with(shards);
+                let held = vec![Vec::new(); shards.count.into()];
+                self.neighbours.extend(lane.map(|lane| Neighbour { shards, lane, held }));
                 each(shards).for_each(|peer| {
                     let speaks = Speaks { version, first: peer == shards.first };
                     shard.peer_linked(peer, speaks, now);
                 });
             }
             Order::Unlinked(shards) => {
-                self.neighbours.retain(|(known, _)| *known != shards);
+                self.part_with(shards);
                 each(shards).for_each(|peer| shard.peer_unlinked(peer, now));
             }
             Order::Wait(shards, token) => {
@@ -182,17 +218,28 @@ impl Abroad {
         }
     }
 
+    /// What was held back for it is lost with the link.
+    fn part_with(&mut self, shards: Shards) {
+        self.neighbours.retain(|known| known.shards != shards);
+    }
+
     /// A turn ends: what it has to say to other nodes.
-    pub(crate) fn tell<H: Hook, S: Store>(&mut self, shard: &mut Shard<H, S>, me: u16) {
-        for (shards, lane) in &self.neighbours {
+    pub(crate) fn tell<H: Hook, S: Store>(&mut self, shard: &mut Shard<H, S>, me: u16, now: Now) {
+        for Neighbour { shards, lane, held } in &mut self.neighbours {
             let is_full = lane.queued() > LANE_BYTES;
-            for to in 0..shards.count {
+            for (to, held) in (0..).zip(held) {
                 let peer = shards.first + to;
                 if let Some(parcels) = shard.take_control(peer) {
                     lane.control(me, to, parcels);
                 }
                 if let Some(parcels) = shard.take_parcels(peer) {
-                    lane.data(me, to, parcels);
+                    self.held_us.get_or_insert(now.mono_us);
+                    self.held_bytes += parcels.len();
+                    if held.is_empty() {
+                        *held = parcels;
+                    } else {
+                        held.extend_from_slice(&parcels);
+                    }
                 }
                 shard.peer_full(peer, is_full);
             }
@@ -201,5 +248,33 @@ impl Abroad {
             self.settled = view;
             (self.say)(Word::Settled(view));
         }
+    }
+
+    /// Whether the lanes have all that they are to have.
+    pub(crate) fn holds(&self) -> bool {
+        self.held_us.is_some()
+    }
+
+    /// Whether no other turn may pass before they have it.
+    pub(crate) fn is_due(&self, now_us: u64) -> bool {
+        self.held_bytes >= HELD_BYTES || self.held_us.is_some_and(|since_us| now_us >= since_us + HELD_US)
+    }
+
+    /// Gives the lanes what was held back.
+    pub(crate) fn hand_over(&mut self, me: u16) {
+        self.held_us = None;
+        self.held_bytes = 0;
+        for Neighbour { lane, held, .. } in &mut self.neighbours {
+            for (to, held) in (0..).zip(held) {
+                if !held.is_empty() {
+                    lane.data(me, to, std::mem::take(held));
+                }
+            }
+        }
+    }
+
+    /// The worker wants to sleep: whether it may, since no letter is there.
+    pub(crate) fn rest(&self) -> bool {
+        self.post.rest()
     }
 }

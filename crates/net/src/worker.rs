@@ -211,7 +211,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         let mut stop = false;
         let mut ended_us = self.clock.mono_us();
         loop {
-            match self.poll.poll(&mut events, self.timeout(ended_us)) {
+            match self.sleep(&mut events, ended_us) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 result => result?,
             }
@@ -285,6 +285,27 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         }
     }
 
+    /// Until there is something to do. Other nodes have what turns said when the worker has nothing more to do at once, or when that was held
+    /// back for long enough: their threads are woken once for many turns, and nobody waits for a worker that sleeps.
+    fn sleep(&mut self, events: &mut Events, ended_us: u64) -> io::Result<()> {
+        let timeout = self.timeout(ended_us);
+        let me = self.links.index() as u16;
+        let Some(abroad) = &mut self.abroad else { return self.poll.poll(events, timeout) };
+        if abroad.holds() {
+            if abroad.is_due(ended_us) {
+                abroad.hand_over(me);
+            } else {
+                self.poll.poll(events, Some(Duration::ZERO))?;
+                if !events.is_empty() || timeout == Some(Duration::ZERO) {
+                    return Ok(());
+                }
+                abroad.hand_over(me);
+            }
+        }
+        let timeout = if abroad.rest() { timeout } else { Some(Duration::ZERO) };
+        self.poll.poll(events, timeout)
+    }
+
     /// A turn's end, but for what is written.
     fn end_turn(&mut self, now: Now) {
         let Some(abroad) = &self.abroad else {
@@ -337,7 +358,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             }
         }
         if let Some(abroad) = &mut self.abroad {
-            abroad.tell(&mut self.shard, self.links.index() as u16);
+            abroad.tell(&mut self.shard, self.links.index() as u16, now);
         }
     }
 
