@@ -7,7 +7,12 @@
 //!
 //! # Operation
 //! [`Post`] is the worker's letter box: orders of whoever drives the node ([`Order`]), and parcels of other nodes' shards, in one order. What the worker's
-//! shard has for another node's goes into that link's [`Lane`], control before data, once a turn.
+//! shard has for another node's goes into that link's [`Lane`]: control at the end of its turn, data when the worker has nothing more to do.
+//!
+//! # Wake-ups
+//! To wake another thread costs more than to route a message. So a worker that has more to do at once (its sockets are looked at, without waiting) gathers what its
+//! turns said, and a lane gets it as one; at a low rate there is nothing more to do, and nothing waits. It is bounded by time and bytes, and looking ceases where
+//! it was in vain. Who posts a letter wakes the worker only if it sleeps: one that is awake looks into its box before it does.
 //!
 //! # Bounds
 //! Inward, a [`Parcels::room`] that its receiver gives back bounds what is under way. Outward, past [`LANE_BYTES`] that a lane has not sent messages of QoS 0
@@ -25,10 +30,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// What a lane may have unsent before messages that nobody is told of are dropped: some 100 ms of a fast link.
 const LANE_BYTES: usize = 16 << 20;
 
-/// While a worker has more to do at once it gathers data for other nodes for so long,
+/// While a worker has more to do at once it gathers data for other nodes for so long at most: a tenth of what it may read in a turn and of what clients
+/// feel, and the time in which a busy worker routes some hundred messages,
 const HELD_US: u64 = 500;
-/// or until there is so much.
+/// or until there is so much: half a frame of the link.
 const HELD_BYTES: usize = 64 << 10;
+/// Looks in a row that found nothing to do, and then only one of so many turns is looked behind: a look is a system call.
+const LOOKS: u32 = 2;
+const LOOKS_AGAIN: u32 = 16;
 
 /// To one other node. Nothing waits.
 pub trait Lane: Send {
@@ -103,6 +112,10 @@ impl Post {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
     /// The worker wants to sleep: whether it may. Who posts from then on wakes it.
     fn rest(&self) -> bool {
         let mut letters = self.lock();
@@ -129,6 +142,43 @@ struct Neighbour {
     held: Vec<Vec<u8>>,
 }
 
+/// What is held back for all of them together.
+#[derive(Debug, Default)]
+struct Gathered {
+    since_us: Option<u64>,
+    bytes: usize,
+    /// Times in a row that there was nothing more to do.
+    misses: u32,
+}
+
+impl Gathered {
+    fn add(&mut self, held: &mut Vec<u8>, parcels: Vec<u8>, now_us: u64) {
+        self.since_us.get_or_insert(now_us);
+        self.bytes += parcels.len();
+        if held.is_empty() {
+            *held = parcels;
+        } else {
+            held.extend_from_slice(&parcels);
+        }
+    }
+
+    fn may_wait(&mut self, now_us: u64) -> bool {
+        let Some(since_us) = self.since_us else { return false };
+        if self.bytes >= HELD_BYTES || now_us >= since_us + HELD_US {
+            return false;
+        }
+        if self.misses < LOOKS || self.misses.is_multiple_of(LOOKS_AGAIN) {
+            return true;
+        }
+        self.misses = self.misses.wrapping_add(1);
+        false
+    }
+
+    fn looked(&mut self, more: bool) {
+        self.misses = if more { 0 } else { self.misses.wrapping_add(1) };
+    }
+}
+
 /// What a worker of a node in a cluster has to do with it.
 pub struct Abroad {
     /// Of this worker.
@@ -138,9 +188,7 @@ pub struct Abroad {
     /// Told what the worker has to say to whoever drives the node.
     pub say: Arc<dyn Fn(Word) + Send + Sync>,
     neighbours: Vec<Neighbour>,
-    /// Since when something is held back.
-    held_us: Option<u64>,
-    held_bytes: usize,
+    gathered: Gathered,
     letters: Vec<Letter>,
     /// All that is to be asked for was routed later, by the clock that runs while the machine is suspended.
     routed_us: u64,
@@ -151,7 +199,16 @@ pub struct Abroad {
 impl Abroad {
     /// Of a node that has just started.
     pub fn new(post: Post, gate: Arc<Gate>, say: Arc<dyn Fn(Word) + Send + Sync>) -> Self {
-        Self { post, gate, say, neighbours: Vec::new(), held_us: None, held_bytes: 0, letters: Vec::new(), routed_us: 0, settled: 0 }
+        Self {
+            post,
+            gate,
+            say,
+            neighbours: Vec::new(),
+            gathered: Gathered::default(),
+            letters: Vec::new(),
+            routed_us: 0,
+            settled: 0,
+        }
     }
 
     /// A turn begins: takes what has come.
@@ -223,7 +280,7 @@ impl Abroad {
         self.neighbours.retain(|known| known.shards != shards);
     }
 
-    /// A turn ends: what it has to say to other nodes.
+    /// A turn ends: what it has to say to other nodes. Data is held back until [`Self::hand_over`].
     pub(crate) fn tell<H: Hook, S: Store>(&mut self, shard: &mut Shard<H, S>, me: u16, now: Now) {
         for Neighbour { shards, lane, held } in &mut self.neighbours {
             let is_full = lane.queued() > LANE_BYTES;
@@ -233,13 +290,7 @@ impl Abroad {
                     lane.control(me, to, parcels);
                 }
                 if let Some(parcels) = shard.take_parcels(peer) {
-                    self.held_us.get_or_insert(now.mono_us);
-                    self.held_bytes += parcels.len();
-                    if held.is_empty() {
-                        *held = parcels;
-                    } else {
-                        held.extend_from_slice(&parcels);
-                    }
+                    self.gathered.add(held, parcels, now.mono_us);
                 }
                 shard.peer_full(peer, is_full);
             }
@@ -250,20 +301,22 @@ impl Abroad {
         }
     }
 
-    /// Whether the lanes have all that they are to have.
-    pub(crate) fn holds(&self) -> bool {
-        self.held_us.is_some()
+    /// Whether something is held back that may wait for another turn, if there is one at once.
+    pub(crate) fn may_gather(&mut self, now_us: u64) -> bool {
+        self.gathered.may_wait(now_us)
     }
 
-    /// Whether no other turn may pass before they have it.
-    pub(crate) fn is_due(&self, now_us: u64) -> bool {
-        self.held_bytes >= HELD_BYTES || self.held_us.is_some_and(|since_us| now_us >= since_us + HELD_US)
+    /// Whether there was one.
+    pub(crate) fn gathers(&mut self, more: bool) {
+        self.gathered.looked(more);
     }
 
     /// Gives the lanes what was held back.
     pub(crate) fn hand_over(&mut self, me: u16) {
-        self.held_us = None;
-        self.held_bytes = 0;
+        if self.gathered.since_us.take().is_none() {
+            return;
+        }
+        self.gathered.bytes = 0;
         for Neighbour { lane, held, .. } in &mut self.neighbours {
             for (to, held) in (0..).zip(held) {
                 if !held.is_empty() {
@@ -273,8 +326,16 @@ impl Abroad {
         }
     }
 
+    /// Whether a letter is there.
+    pub(crate) fn has_letters(&self) -> bool {
+        !self.post.is_empty()
+    }
+
     /// The worker wants to sleep: whether it may, since no letter is there.
     pub(crate) fn rest(&self) -> bool {
         self.post.rest()
     }
 }
+
+#[cfg(test)]
+mod tests;

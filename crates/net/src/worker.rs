@@ -285,23 +285,20 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         }
     }
 
-    /// Until there is something to do. Other nodes have what turns said when the worker has nothing more to do at once, or when that was held
-    /// back for long enough: their threads are woken once for many turns, and nobody waits for a worker that sleeps.
+    /// Until there is something to do. What turns said to other nodes leaves when the worker has nothing more to do at once, or has gathered it for long enough: their
+    /// threads are woken once for many turns, and nobody waits for a worker that sleeps.
     fn sleep(&mut self, events: &mut Events, ended_us: u64) -> io::Result<()> {
         let timeout = self.timeout(ended_us);
-        let me = self.links.index() as u16;
         let Some(abroad) = &mut self.abroad else { return self.poll.poll(events, timeout) };
-        if abroad.holds() {
-            if abroad.is_due(ended_us) {
-                abroad.hand_over(me);
-            } else {
-                self.poll.poll(events, Some(Duration::ZERO))?;
-                if !events.is_empty() || timeout == Some(Duration::ZERO) {
-                    return Ok(());
-                }
-                abroad.hand_over(me);
+        if abroad.may_gather(ended_us) {
+            self.poll.poll(events, Some(Duration::ZERO))?;
+            let more = !events.is_empty() || timeout == Some(Duration::ZERO) || abroad.has_letters();
+            abroad.gathers(more);
+            if more {
+                return Ok(());
             }
         }
+        abroad.hand_over(self.links.index() as u16);
         let timeout = if abroad.rest() { timeout } else { Some(Duration::ZERO) };
         self.poll.poll(events, timeout)
     }
@@ -435,6 +432,9 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn goodbye(&mut self, now: Now) {
         // What a connection sent ahead of a held packet was read: it may hold messages that nobody will send again.
         self.obey(now);
+        if let Some(abroad) = &mut self.abroad {
+            abroad.hand_over(self.links.index() as u16);
+        }
         self.shard.write_all_if(now, || self.abroad.as_ref().is_none_or(Abroad::may));
         self.shard.goodbye(now);
         self.write_dirty(now);
