@@ -35,8 +35,10 @@ const LANE_BYTES: usize = 16 << 20;
 const HELD_US: u64 = 500;
 /// or until there is so much: half a frame of the link.
 const HELD_BYTES: usize = 64 << 10;
-/// Looks in a row that found nothing to do, and then only one of so many turns is looked behind: a look is a system call.
+/// A look is a system call: when so many in a row found nothing to do, there is one only behind a turn that said more than a message or two,
 const LOOKS: u32 = 2;
+const FEW_BYTES: usize = 256;
+/// and behind each of so many others.
 const LOOKS_AGAIN: u32 = 16;
 
 /// To one other node. Nothing waits.
@@ -138,8 +140,8 @@ impl Post {
 struct Neighbour {
     shards: Shards,
     lane: Box<dyn Lane>,
-    /// Data for each of its shards that the lane does not have yet.
-    held: Vec<Vec<u8>>,
+    /// For each of its shards.
+    held: Vec<Held>,
 }
 
 /// What is held back for all of them together.
@@ -151,15 +153,22 @@ struct Gathered {
     misses: u32,
 }
 
+/// Data for a shard of another node that the lane does not have yet.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    /// How much the lane got last: as much is likely to come, so that it does not grow step by step.
+    last: usize,
+}
+
 impl Gathered {
-    fn add(&mut self, held: &mut Vec<u8>, parcels: Vec<u8>, now_us: u64) {
+    fn add(&mut self, held: &mut Held, parcels: &[u8], now_us: u64) {
         self.since_us.get_or_insert(now_us);
         self.bytes += parcels.len();
-        if held.is_empty() {
-            *held = parcels;
-        } else {
-            held.extend_from_slice(&parcels);
+        if held.bytes.capacity() == 0 {
+            held.bytes.reserve_exact(held.last.max(parcels.len()));
         }
+        held.bytes.extend_from_slice(parcels);
     }
 
     fn may_wait(&mut self, now_us: u64) -> bool {
@@ -167,7 +176,7 @@ impl Gathered {
         if self.bytes >= HELD_BYTES || now_us >= since_us + HELD_US {
             return false;
         }
-        if self.misses < LOOKS || self.misses.is_multiple_of(LOOKS_AGAIN) {
+        if self.bytes >= FEW_BYTES || self.misses < LOOKS || self.misses.is_multiple_of(LOOKS_AGAIN) {
             return true;
         }
         self.misses = self.misses.wrapping_add(1);
@@ -253,7 +262,7 @@ impl Abroad {
                 while shard.peers() < usize::from(shards.first + shards.count) && shard.add_peer().is_some() {
                 }
                 self.part_with(shards);
-                let held = vec![Vec::new(); shards.count.into()];
+                let held = each(shards).map(|_| Held::default()).collect();
                 self.neighbours.extend(lane.map(|lane| Neighbour { shards, lane, held }));
                 each(shards).for_each(|peer| {
                     let speaks = Speaks { version, first: peer == shards.first };
@@ -289,9 +298,7 @@ impl Abroad {
                 if let Some(parcels) = shard.take_control(peer) {
                     lane.control(me, to, parcels);
                 }
-                if let Some(parcels) = shard.take_parcels(peer) {
-                    self.gathered.add(held, parcels, now.mono_us);
-                }
+                shard.read_parcels(peer, |parcels| self.gathered.add(held, parcels, now.mono_us));
                 shard.peer_full(peer, is_full);
             }
         }
@@ -319,8 +326,9 @@ impl Abroad {
         self.gathered.bytes = 0;
         for Neighbour { lane, held, .. } in &mut self.neighbours {
             for (to, held) in (0..).zip(held) {
-                if !held.is_empty() {
-                    lane.data(me, to, std::mem::take(held));
+                if !held.bytes.is_empty() {
+                    held.last = held.bytes.len().min(HELD_BYTES);
+                    lane.data(me, to, std::mem::take(&mut held.bytes));
                 }
             }
         }

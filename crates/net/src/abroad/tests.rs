@@ -29,14 +29,14 @@ fn post() -> (Post, Poll) {
 fn abroad(count: u16) -> (Abroad, Heard) {
     let lane = Heard::default();
     let mut abroad = Abroad::new(post().0, Arc::default(), Arc::new(|_| {}));
-    let held = vec![Vec::new(); count.into()];
+    let held = (0..count).map(|_| Held::default()).collect();
     let lane_of = Box::new(lane.clone());
     abroad.neighbours.push(Neighbour { shards: Shards { first: 1, count }, lane: lane_of, held });
     (abroad, lane)
 }
 
 fn say(abroad: &mut Abroad, to: usize, parcels: &[u8], now_us: u64) {
-    abroad.gathered.add(&mut abroad.neighbours[0].held[to], parcels.to_vec(), now_us);
+    abroad.gathered.add(&mut abroad.neighbours[0].held[to], parcels, now_us);
 }
 
 fn is_woken(poll: &mut Poll) -> bool {
@@ -129,6 +129,10 @@ fn who_finds_nothing_more_to_do_looks_more_seldom_and_begins_anew_when_there_is_
     };
     assert_eq!(looks_of(LOOKS), LOOKS);
     assert_eq!(looks_of(10 * LOOKS_AGAIN), 10);
+    say(&mut abroad, 0, &[0; FEW_BYTES], 0);
+    assert!(abroad.may_gather(0), "behind a turn that said more");
+    abroad.gathers(false);
+    abroad.hand_over(0);
     say(&mut abroad, 0, b"a", 0);
     abroad.gathers(true);
     for _ in 0..100 {
