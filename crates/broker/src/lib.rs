@@ -24,7 +24,7 @@
 //! # Reading order
 //! [`hook`] (what hangs on a shard), [`shard`] (its state), `turn` (timers and the batch), `connect`, `auth`, `review` (rules that change), `subscribe`, `publish` (one
 //! publish in), `deliver`
-//! (to one session; `alias`: topic aliases), `outbound` (acknowledgements of deliveries), `ending`, `config` and `pool` (bounds), `peers` (the other shards), `nodes` (those of other nodes), `parcel` (what passes
+//! (to one session; `alias`: topic aliases), `outbound` (acknowledgements of deliveries), `ending`, `config` and `pool` (bounds), `peers` (the other shards), `nodes` (those of other nodes), `telling` (what these are told at first), `parcel` (what passes
 //! between them), `routes`, `share` (groups that share a subscription), [`retained`], `wheel`, `slots`.
 
 #![forbid(unsafe_code)]
@@ -62,6 +62,7 @@ mod slots;
 mod standing;
 mod steady;
 mod subscribe;
+mod telling;
 mod tempo;
 mod turn;
 mod wheel;

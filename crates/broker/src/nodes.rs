@@ -11,21 +11,20 @@
 //! [`Shard::peer_gone`] ends it; [`Shard::set_view`] says which members there are from then on. [`Shard::set_live`] says whether the node itself is one that others know. Parcels pass as between shards of one process.
 //!
 //! # Invariants
-//! - On a link all routes are sent first, then each change. What the other side knew stays in force until it has all of them: subscribers
+//! - On a link all routes are sent, in pieces, and each change ([`crate::telling`]). What the other side knew stays in force until it has all of them: subscribers
 //!   have been promised that it is.
 //! - What waits for an answer of a shard that is out of reach is to be tried again by whoever sent it: the message may have arrived or not.
 //! - A peer's number is never given to another.
 //!
 //! # Not yet
-//! Exclusive subscriptions, rows of rules and joint commits stay within the process.
+//! Rows of rules and joint commits stay within the process.
 
 use crate::hook::Hook;
-use crate::parcel::Parcel;
 use crate::peers::Peers;
+use crate::routes::Cursor;
 use crate::shard::{Destination, Shard};
 use ferrule_outbox::Outcome;
 use ferrule_store::{Now, Store};
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Whether what a shard is sent arrives.
@@ -34,7 +33,7 @@ pub(crate) enum Reach {
     /// It is one of this process.
     #[default]
     Here,
-    /// It has been sent all routes, and each change since.
+    /// It is sent all routes, and each change.
     Told,
     /// It is sent nothing.
     Away,
@@ -47,13 +46,6 @@ pub struct Speaks {
     pub version: u32,
     /// It is the first shard of its node.
     pub first: bool,
-}
-
-/// What was known of a peer before it began to send everything, and has not come up since.
-#[derive(Debug, Default)]
-pub(crate) struct Stale {
-    pub(crate) filters: HashSet<Box<str>>,
-    pub(crate) groups: HashSet<Box<str>>,
 }
 
 impl Peers {
@@ -84,20 +76,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.away(peer);
         let Some(link) = self.peers.links.get_mut(usize::from(peer)) else { return };
         (link.reach, link.member, link.version) = (Reach::Told, true, speaks.version);
-        let (version, name) = (self.peers.version(), self.peers.place.name());
-        let peers = &mut self.peers;
-        peers.send(peer, &Parcel::RoutesBegin { name });
-        self.routes
-            .local_filters(|filter| peers.send(peer, &Parcel::RouteDelta { version, add: true, filter }));
-        for group in self.shares.all() {
-            let (online, away) = group.count();
-            if online + away > 0 {
-                peers.send(peer, &Parcel::ShareDelta { version, text: &group.text, online, away });
-            }
-        }
-        self.tell_all_presence(peer);
-        self.tell_all_wills(peer);
-        self.peers.send(peer, &Parcel::RoutesEnd { version });
+        self.tell_all(peer, !speaks.first);
         self.tell_owned(peer);
         self.retained_linked(peer, speaks);
         self.settle();
@@ -116,7 +95,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         };
         link.reach = Reach::Away;
-        link.stale = None;
+        (link.stale, link.telling) = (None, None);
         self.peers.unsaid(peer);
         self.ended.extend(self.peers.unanswered(peer).into_iter().map(|end| (end, Outcome::Retry)));
         self.owner_away(peer);
@@ -126,8 +105,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Whether SUBACKs wait for it.
     pub fn peer_waits(&mut self, peer: u16, waits: bool, now: Now) {
         self.now = now;
+        let version = self.peers.version();
         if let Some(link) = self.peers.links.get_mut(usize::from(peer)) {
-            link.waits = waits;
+            (link.waits, link.waits_from) = (waits, version);
         }
         self.release_retained();
         if waits {
@@ -135,6 +115,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         self.release_late();
         self.settle();
+    }
+
+    /// Whether it has confirmed all that was there when it began to be waited for: from then on it knows what is promised, whatever links do.
+    #[must_use]
+    pub fn peer_knows(&self, peer: u16) -> bool {
+        self.peers
+            .links
+            .get(usize::from(peer))
+            .is_some_and(|link| link.waits && link.acked >= link.waits_from)
     }
 
     /// Whether so much waits to be sent to it that messages of QoS 0 are dropped.
@@ -159,16 +148,25 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Its routes lead nowhere.
     pub(crate) fn forget_routes(&mut self, peer: u16) {
-        self.routes_begin(peer);
-        self.routes_end(peer);
+        let mut filters: Vec<Box<str>> = Vec::new();
+        self.routes.filters_of(Destination::peer_key(peer), |filter| filters.push(filter.into()));
+        for filter in filters {
+            self.routes.remove(&filter, Destination::peer_key(peer));
+        }
+        let groups: Vec<Arc<str>> = self.shares.of_shard(peer).map(|group| Arc::clone(&group.text)).collect();
+        groups.iter().for_each(|text| self.members_elsewhere(text, peer, 0, 0));
     }
 
     /// Whether this node serves: before it does, and when it has been removed, nobody is told that he has subscribed.
     pub fn set_live(&mut self, live: bool, now: Now) {
         self.now = now;
+        if self.peers.clustered && !live {
+            self.claim_last();
+        }
         (self.peers.clustered, self.peers.hidden) = (true, !live);
         if live {
             self.copy_wills();
+            self.claim_anew();
         } else {
             self.give_up_wills();
         }
@@ -176,35 +174,25 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.settle();
     }
 
+    /// A peer begins to tell all that it has.
     pub(crate) fn routes_begin(&mut self, peer: u16) {
-        let mut stale = Stale::default();
-        self.routes.filters_of(Destination::peer_key(peer), |filter| {
-            stale.filters.insert(filter.into());
-        });
-        stale.groups.extend(self.shares.of_shard(peer).map(|group| Box::from(&*group.text)));
+        let groups = self.shares.of_shard(peer).map(|group| Box::from(&*group.text)).collect();
+        self.peers.sweeps.retain(|(of, _)| *of != peer);
         if let Some(link) = self.peers.links.get_mut(usize::from(peer)) {
-            link.stale = Some(stale);
+            // The first time there is nothing of before.
+            (link.life, link.stale) = (link.life.checked_add(1).unwrap_or(2), Some(groups));
         }
     }
 
+    /// That was all: what has not come up is no more.
     pub(crate) fn routes_end(&mut self, peer: u16) {
-        let Some(stale) = self.peers.links.get_mut(usize::from(peer)).and_then(|link| link.stale.take())
-        else {
-            return;
-        };
-        for filter in stale.filters {
-            self.routes.remove(&filter, Destination::peer_key(peer));
+        let Some(link) = self.peers.links.get_mut(usize::from(peer)) else { return };
+        let Some(stale) = link.stale.take() else { return };
+        if link.life > 1 {
+            self.peers.sweeps.push_back((peer, Cursor::default()));
         }
-        for text in stale.groups {
+        for text in stale {
             self.members_elsewhere(&text.into(), peer, 0, 0);
-        }
-    }
-
-    /// Something of a peer has come up.
-    pub(crate) fn not_stale(&mut self, peer: u16, remove: impl FnOnce(&mut Stale) -> bool) {
-        if let Some(stale) = self.peers.links.get_mut(usize::from(peer)).and_then(|link| link.stale.as_mut())
-        {
-            remove(stale);
         }
     }
 

@@ -190,7 +190,7 @@ impl Owners {
     pub(crate) fn are_concerned(&self, routes: &mut Routes<Destination>, topic: &str) -> bool {
         let mut matches = Vec::new();
         routes.matches(topic, &mut matches);
-        let is_orphan = |destination: &Destination| matches!(destination, Destination::Peer(peer) if self.orphans.contains(peer));
+        let is_orphan = |destination: &Destination| matches!(destination, Destination::Peer(peer, _) if self.orphans.contains(peer));
         matches.iter().any(is_orphan)
     }
 
@@ -308,6 +308,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     fn tell_moved(&mut self, take: Take, gone: bool, client_id: &str) {
+        if !gone {
+            self.tell_routes_of(client_id);
+        }
         let Take { owner, stage: Stage { session: SessionId(session), epoch } } = take;
         self.peers.send_to_all(&Parcel::Moved { owner, session, epoch, gone, client_id });
         self.pass(take, client_id);
@@ -396,7 +399,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     }
 
     /// The view in which all members have adopted what they have to, if it is the one that this shard was told last.
-    fn knows_sessions_in(&self) -> Option<u64> {
+    pub(crate) fn knows_sessions_in(&self) -> Option<u64> {
         // Who is ahead has adopted what has no owner there: that may be less.
         let (view, own) = (self.owners.view, self.peers.place.index);
         let have =
@@ -831,6 +834,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.peers.send(peer, &Parcel::Owns { session: session.0, epoch, client_id });
             }
         }
+    }
+
+    /// What it may be told only when it has been told all routes.
+    pub(crate) fn tell_settled(&mut self, peer: u16) {
         let view = self.owners.adopted;
         if view > 0 {
             self.peers.send(peer, &Parcel::Adopted { view });
@@ -883,6 +890,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         self.publish_wills();
         self.forget_lost();
+        self.ask_unsettled();
         for id in std::mem::take(&mut self.owners.parked) {
             if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_parked()) {
                 conn.publishing.make().parked = false;

@@ -30,8 +30,8 @@ pub(crate) enum Parcel<'a> {
         add: bool,
         filter: &'a str,
     },
-    /// All that the sender has of filters and members of shared subscriptions follows, as changes of a version: it takes the place of
-    /// what the receiver knows once it has ended. `name`: the sender's ([`crate::Place::name`]).
+    /// All that the sender has of filters and members of shared subscriptions follows, as changes, in pieces that are numbered instead of versions
+    /// ([`crate::telling`]): it takes the place of what the receiver knows once it has ended. `name`: the sender's ([`crate::Place::name`]).
     RoutesBegin { name: u64 },
     /// That was all, as of this version.
     RoutesEnd { version: u64 },
@@ -98,6 +98,10 @@ pub(crate) enum Parcel<'a> {
     ClaimAck { number: u64, granted: bool },
     /// It has it no more.
     Release { filter: &'a str, client_id: &'a str },
+    /// A client of the sender's node has an exclusive subscription or claims it, since then ([`crate::exclusive`]).
+    Holds { version: u64, since: Since, filter: &'a str, client_id: &'a str },
+    /// A client of the receiver's has one no more.
+    ClaimLost { filter: &'a str, client_id: &'a str },
     /// Publishers with a full window wait for what the sender sent.
     Hurry,
 }
@@ -178,6 +182,9 @@ const WILL_COPY: u8 = 0x46;
 const WILL_ENDED: u8 = 0x47;
 const WILL_ENDED_ANSWER: u8 = 0x48;
 const WILL_GONE: u8 = 0x49;
+/// Since version 3.
+const HOLDS: u8 = 0x4a;
+const CLAIM_LOST: u8 = 0x4b;
 /// Its low four bits are QoS (two), retain and hold.
 const FORWARD: u8 = 0x10;
 /// The same, for one member of a shared subscription.
@@ -208,7 +215,19 @@ impl<'a> Parcel<'a> {
                 | Self::Claim { .. }
                 | Self::ClaimAck { .. }
                 | Self::Release { .. }
+                | Self::Holds { .. }
         )
+    }
+
+    /// The same with another number in the place of the version.
+    pub(crate) fn numbered(self, version: u64) -> Self {
+        match self {
+            Self::RouteDelta { add, filter, .. } => Self::RouteDelta { version, add, filter },
+            Self::ShareDelta { text, online, away, .. } => Self::ShareDelta { version, text, online, away },
+            Self::Present { since, client_id, .. } => Self::Present { version, since, client_id },
+            Self::Holds { since, filter, client_id, .. } => Self::Holds { version, since, filter, client_id },
+            other => other,
+        }
     }
 
     /// Appends it.
@@ -349,6 +368,19 @@ impl<'a> Parcel<'a> {
             Self::Claim { number, filter, client_id } => {
                 out.push(CLAIM);
                 put_number(out, number);
+                put_bytes(out, filter.as_bytes());
+                put_bytes(out, client_id.as_bytes());
+            }
+            Self::Holds { version, since: (stamp, shard), filter, client_id } => {
+                out.push(HOLDS);
+                put_number(out, version);
+                put_number(out, stamp);
+                put_number(out, shard);
+                put_bytes(out, filter.as_bytes());
+                put_bytes(out, client_id.as_bytes());
+            }
+            Self::ClaimLost { filter, client_id } => {
+                out.push(CLAIM_LOST);
                 put_bytes(out, filter.as_bytes());
                 put_bytes(out, client_id.as_bytes());
             }
@@ -561,6 +593,13 @@ impl<'a> Reader<'a> {
                 number: self.number()?,
                 outcome: outcome_from_byte(self.byte()?).ok_or(Stop::Wrong)?,
             },
+            HOLDS => Parcel::Holds {
+                version: self.number()?,
+                since: (self.number()?, self.number()?),
+                filter: self.text()?,
+                client_id: self.text()?,
+            },
+            CLAIM_LOST => Parcel::ClaimLost { filter: self.text()?, client_id: self.text()? },
             CLAIM => Parcel::Claim { number: self.number()?, filter: self.text()?, client_id: self.text()? },
             CLAIM_GRANTED | CLAIM_REFUSED => {
                 Parcel::ClaimAck { number: self.number()?, granted: tag == CLAIM_GRANTED }
@@ -642,6 +681,8 @@ mod tests {
             Parcel::RuleRow { number: 2, hold: true, row: b"" },
             Parcel::Joined { number: 3 },
             Parcel::Claim { number: 300, filter: "$exclusive/a", client_id: "c" },
+            Parcel::Holds { version: 300, since: (u64::MAX, 1), filter: "$exclusive/a", client_id: "c" },
+            Parcel::ClaimLost { filter: "$exclusive/a", client_id: "c" },
             Parcel::ClaimAck { number: 300, granted: true },
             Parcel::ClaimAck { number: 0, granted: false },
             Parcel::Release { filter: "", client_id: "c" },

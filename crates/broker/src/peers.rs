@@ -19,15 +19,19 @@
 
 use crate::delayed;
 use crate::ending::Why;
+use crate::exclusive;
 use crate::hook::{Ends, Hook, Message, Publisher, Role, RowElsewhere};
-use crate::nodes::{Reach, Stale};
+use crate::nodes::Reach;
 use crate::owners::{Stage, Take};
 use crate::parcel::{Forward, Number, Parcel, ParcelError, Share};
+use crate::presence::Since;
 use crate::publish::{Draw, Scope};
 use crate::retaining::Copies;
+use crate::routes::Cursor;
 use crate::session::Inbound;
 use crate::shard::{Destination, Shard};
 use crate::slots::{Id, Slots};
+use crate::telling::{FIRST_VERSION, PIECE_BYTES, Telling};
 use crate::turn::Reply;
 use crate::{ConnId, marker};
 use ferrule_mqtt::{PacketType, Properties, PropertyScope, ReasonCode};
@@ -35,7 +39,7 @@ use ferrule_outbox::{End, Outcome, Reason};
 use ferrule_store::record::{Delivery, Record};
 use ferrule_store::{Now, SessionId, Stamp, Store};
 use foldhash::fast::FixedState;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -106,6 +110,8 @@ pub(crate) enum Late {
     Connack(ConnId),
     /// The session of its client is looked for.
     Take(ConnId),
+    /// An exclusive subscription is claimed, since then.
+    Claim(Box<str>, Since),
 }
 
 /// A link to another shard.
@@ -125,8 +131,12 @@ pub(crate) struct Link {
     pub(crate) settled: u64,
     /// Of another node: so much waits to be sent there that what nobody is told of is dropped.
     pub(crate) full: bool,
-    /// Of another node, while it sends all that it has.
-    pub(crate) stale: Option<Stale>,
+    /// Of another node, while it is told all that is here.
+    pub(crate) telling: Option<Telling>,
+    /// How often another node has begun to tell all that it has: its routes of before are forgotten when it has ended.
+    pub(crate) life: u8,
+    /// While it does so: groups that it had before, and that have not come up since.
+    pub(crate) stale: Option<HashSet<Box<str>>>,
     /// Of the protocol, of another node.
     pub(crate) version: u32,
     pub(crate) copies: Copies,
@@ -135,7 +145,9 @@ pub(crate) struct Link {
     /// To another node, those that must not wait behind publishes.
     control: Vec<u8>,
     /// The version of our routes that it has confirmed.
-    acked: u64,
+    pub(crate) acked: u64,
+    /// That of when it began to be waited for.
+    pub(crate) waits_from: u64,
     /// The version of its routes that we have; to be confirmed when the turn ends.
     heard: u64,
     ack_due: bool,
@@ -150,6 +162,10 @@ pub(crate) struct Peers {
     /// By index, those of other nodes behind those of this process; our own is never used.
     pub(crate) links: Vec<Link>,
     awaiting: Slots<marker::Parcel, (u16, End)>,
+    /// Bytes of what a peer is told at once.
+    pub(crate) piece_bytes: usize,
+    /// Peers of whose routes some are to be forgotten, and how far that is.
+    pub(crate) sweeps: VecDeque<(u16, Cursor)>,
     /// Of our routes.
     version: u64,
     /// This node is one of a cluster.
@@ -173,10 +189,17 @@ impl Peers {
         Self {
             place,
             links: (0..place.of)
-                .map(|at| Link { name: place.name_of(at), member: true, ..Link::default() })
+                .map(|at| Link {
+                    name: place.name_of(at),
+                    member: true,
+                    acked: FIRST_VERSION,
+                    ..Link::default()
+                })
                 .collect(),
             awaiting: Slots::new(),
-            version: 0,
+            piece_bytes: PIECE_BYTES,
+            sweeps: VecDeque::new(),
+            version: FIRST_VERSION,
             clustered: false,
             hidden: false,
             late: VecDeque::new(),
@@ -227,6 +250,21 @@ impl Peers {
     /// What is out of reach hears nothing: it will be told everything.
     pub(crate) fn send(&mut self, to: u16, parcel: &Parcel<'_>) {
         if let Some(link) = self.links.get_mut(usize::from(to)) {
+            let parcel = match &link.telling {
+                None => *parcel,
+                // It is told so behind all routes.
+                Some(_) if matches!(parcel, Parcel::Adopted { .. }) => return,
+                Some(telling) => parcel.numbered(telling.number()),
+            };
+            let parcel = match parcel {
+                // What it does not know it confirms all the same: this changes nothing.
+                Parcel::Holds { version, filter, .. }
+                    if link.reach != Reach::Here && link.version < exclusive::VERSION =>
+                {
+                    Parcel::RouteDelta { version, add: false, filter }
+                }
+                parcel => parcel,
+            };
             match link.reach {
                 Reach::Away => {}
                 Reach::Told if parcel.is_control() => parcel.encode(&mut link.control),
@@ -262,6 +300,11 @@ impl Peers {
             link.control.clear();
             link.ack_due = false;
         }
+    }
+
+    /// Bytes that this turn has for another node's control stream.
+    pub(crate) fn control_bytes(&self, peer: u16) -> usize {
+        self.links.get(usize::from(peer)).map_or(0, |link| link.control.len())
     }
 
     /// Of our routes.
@@ -355,7 +398,8 @@ impl Peers {
 
     /// Whether something is to be said since the turn's parcels were taken.
     pub(crate) fn has_parcels(&self) -> bool {
-        self.links.iter().any(|link| link.ack_due || !link.out.is_empty() || !link.control.is_empty())
+        !self.sweeps.is_empty()
+            || self.links.iter().any(|link| link.ack_due || !link.out.is_empty() || !link.control.is_empty())
     }
 }
 
@@ -424,16 +468,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.heard(from, version);
             }
             Parcel::RouteDelta { version, add, filter } => {
-                self.not_stale(from, |stale| stale.filters.remove(filter));
                 if add {
-                    self.routes.insert(&filter.into(), Destination::Peer(from));
+                    let life = self.peers.links.get(usize::from(from)).map_or(0, |link| link.life);
+                    self.routes.insert(&filter.into(), Destination::Peer(from, life));
                 } else {
                     self.routes.remove(filter, Destination::peer_key(from));
                 }
                 self.heard(from, version);
             }
             Parcel::ShareDelta { version, text, online, away } => {
-                self.not_stale(from, |stale| stale.groups.remove(text));
+                let link = self.peers.links.get_mut(usize::from(from));
+                link.and_then(|link| link.stale.as_mut()).map(|stale| stale.remove(text));
                 self.members_elsewhere(&text.into(), from, online, away);
                 self.heard(from, version);
             }
@@ -460,6 +505,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             Parcel::Adopted { view } => self.adopted_elsewhere(from, view),
             Parcel::Settled { view } => self.settled_elsewhere(from, view),
+            Parcel::RouteAck { version } if version < FIRST_VERSION => self.piece_taken(from, version),
             Parcel::RouteAck { version } => {
                 if let Some(link) = self.peers.links.get_mut(usize::from(from)) {
                     link.acked = link.acked.max(version);
@@ -504,6 +550,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             Parcel::Joined { number } => self.batch.joined(number),
             Parcel::Ack { number, outcome } => self.acknowledged(from, number, outcome),
+            Parcel::Holds { version, since, filter, client_id } => {
+                self.holds_elsewhere(from, since, filter, client_id);
+                self.heard(from, version);
+            }
+            Parcel::ClaimLost { filter, client_id } => self.claim_lost(filter, client_id),
             Parcel::Claim { number, filter, client_id } => self.claimed(from, number, filter, client_id),
             Parcel::ClaimAck { number, granted } => self.claim_answered(number, granted),
             Parcel::Release { filter, client_id } => self.claim_released(filter, client_id),
@@ -577,7 +628,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.late(late);
         } else if self.peers.late.len() >= LATE_MAX {
             self.stats.late_closed += 1;
-            let (Late::Reply(Reply { conn, .. }) | Late::Connack(conn) | Late::Take(conn)) = late;
+            let conn = match late {
+                Late::Reply(Reply { conn, .. }) | Late::Connack(conn) | Late::Take(conn) => conn,
+                Late::Claim(filter, _) => {
+                    self.claim_given_up(&filter);
+                    return;
+                }
+            };
             let text = "too many clients wait for other nodes of the cluster";
             self.disconnect(conn, Why::new(ReasonCode::SERVER_BUSY, text));
         } else {
@@ -604,6 +661,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Late::Reply(reply) => self.reply(reply),
             Late::Connack(conn) => self.store_ready(conn),
             Late::Take(conn) => self.told_presence(conn),
+            Late::Claim(filter, since) => self.claim_confirmed(&filter, since),
         }
     }
 
@@ -631,6 +689,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if self.peers.is_alone() {
             return;
         }
+        self.sweep_routes();
         for peer in self.peers.everyone() {
             let link = &mut self.peers.links[usize::from(peer)];
             if std::mem::take(&mut link.ack_due) {

@@ -35,7 +35,7 @@ pub(crate) struct Presence {
 const STAMP_BITS: u32 = 16;
 
 impl Presence {
-    fn next(&mut self, now: Now) -> u64 {
+    pub(crate) fn next(&mut self, now: Now) -> u64 {
         let clock = (now.wall_ms.max(0) as u64) << STAMP_BITS;
         self.stamp = (self.stamp + 1).max(clock);
         self.stamp
@@ -44,6 +44,11 @@ impl Presence {
     /// All of them.
     pub(crate) fn connections(&self) -> Vec<ConnId> {
         self.since.keys().copied().collect()
+    }
+
+    /// Of another shard: what comes is later.
+    pub(crate) fn saw(&mut self, since: Since) {
+        self.stamp = self.stamp.max(since.0);
     }
 
     /// It has ended.
@@ -72,21 +77,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// All of them, to a node that knows none.
-    pub(crate) fn tell_all_presence(&mut self, peer: u16) {
+    /// A connection of before, with its will, to a peer that knows none.
+    pub(crate) fn tell_client(&mut self, peer: u16, id: ConnId) {
+        let Some(&since) = self.presence.since.get(&id) else { return };
+        let Some(conn) = self.conns.get(id) else { return };
+        let session = conn.session.and_then(|key| self.sessions.get(key));
+        let client_id = session.map(|session| Arc::clone(&session.client_id));
+        let client_id = client_id.or_else(|| Some(conn.connecting.as_ref()?.client_id()));
+        let Some(client_id) = &client_id else { return };
         let version = self.peers.version();
-        // In an order of their own, so that what is simulated can be repeated.
-        let mut all: Vec<_> = self.presence.since.iter().collect();
-        all.sort_unstable_by_key(|(id, _)| id.to_bits());
-        for (id, since) in all {
-            let Some(conn) = self.conns.get(*id) else { continue };
-            let session = conn.session.and_then(|key| self.sessions.get(key));
-            let client_id = session.map(|session| Arc::clone(&session.client_id));
-            let client_id = client_id.or_else(|| Some(conn.connecting.as_ref()?.client_id()));
-            if let Some(client_id) = &client_id {
-                self.peers.send(peer, &Parcel::Present { version, since: *since, client_id });
-            }
-        }
+        self.peers.send(peer, &Parcel::Present { version, since, client_id });
+        self.tell_will(peer, id);
     }
 
     /// A client is connected at another node.

@@ -548,7 +548,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let version = self.conns.get(id).map_or(Version::V3_1_1, |c| c.version);
             let mut pubcomp = Vec::with_capacity(5);
             encode_ack(&mut pubcomp, version, AckType::Pubcomp, packet_id, reason);
-            self.wait(Wait::Reply(Reply { conn: id, packet: pubcomp, retained: Vec::new() }));
+            self.wait(Wait::Reply(Reply {
+                conn: id,
+                packet: pubcomp,
+                retained: Vec::new(),
+                is_exclusive: false,
+            }));
         } else {
             self.write(id, |out, version| encode_ack(out, version, AckType::Pubcomp, packet_id, reason));
         }
@@ -707,7 +712,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     }
                     continue;
                 }
-                Destination::Peer(peer) => {
+                Destination::Peer(peer, _) => {
                     if matches!(scope, Scope::Everyone(_)) && !scratch.peers.contains(&peer) {
                         scratch.peers.push(peer);
                     }

@@ -23,6 +23,7 @@ use ferrule_mqtt::topic;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
+use std::borrow::Cow;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -41,6 +42,22 @@ pub(crate) struct Changed<D> {
     pub(crate) old: Option<D>,
     /// The filter has its first local destination now, or lost its last.
     pub(crate) local: bool,
+}
+
+/// Where a walk over all filters is that is interrupted by changes. It meets each filter once that was there all the while; others perhaps.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Cursor {
+    exact: usize,
+    node: usize,
+    /// The node's filter that ends with `#` is next.
+    below: bool,
+}
+
+/// A place that a walk comes to: there may be no filter.
+#[derive(Debug, Clone, Copy)]
+enum Spot {
+    Exact(usize),
+    Node(usize, bool),
 }
 
 /// The destinations of one filter.
@@ -279,6 +296,67 @@ impl<D: Destination> Routes<D> {
     /// All filters that have the destination with this key: a walk over everything.
     pub(crate) fn filters_of(&self, key: u64, each: impl FnMut(&str)) {
         self.filters(|list| list.as_slice().iter().any(|destination| destination.key() == key), each);
+    }
+
+    /// The next filter that has a local destination.
+    pub(crate) fn next_local(&self, cursor: &mut Cursor) -> Option<Cow<'_, str>> {
+        loop {
+            let spot = self.step(cursor)?;
+            if self.list(spot).is_some_and(|list| list.local() > 0) {
+                return Some(self.text(spot));
+            }
+        }
+    }
+
+    /// Removes the destination with this key from the next filters, wherever it is stale; true: there are no more. `left`: filters that may
+    /// still be looked at.
+    pub(crate) fn sweep(
+        &mut self,
+        cursor: &mut Cursor,
+        left: &mut usize,
+        key: u64,
+        is_stale: impl Fn(&D) -> bool,
+    ) -> bool {
+        while *left > 0 {
+            *left -= 1;
+            let Some(spot) = self.step(cursor) else { return true };
+            if self.list(spot).is_some_and(|list| list.as_slice().iter().any(&is_stale)) {
+                let filter = self.text(spot).into_owned();
+                self.remove(&filter, key);
+            }
+        }
+        false
+    }
+
+    fn step(&self, cursor: &mut Cursor) -> Option<Spot> {
+        if cursor.exact < self.exact.len() {
+            cursor.exact += 1;
+            return Some(Spot::Exact(cursor.exact - 1));
+        }
+        if cursor.node >= self.trie.nodes.len() {
+            return None;
+        }
+        let spot = Spot::Node(cursor.node, cursor.below);
+        cursor.node += usize::from(cursor.below);
+        cursor.below = !cursor.below;
+        Some(spot)
+    }
+
+    fn list(&self, spot: Spot) -> Option<&List<D>> {
+        match spot {
+            Spot::Exact(at) => Some(&self.exact.get(at)?.list),
+            Spot::Node(at, below) => {
+                let ends = self.trie.nodes.get(at)?.ends.as_ref()?;
+                Some(if below { &ends.below } else { &ends.here })
+            }
+        }
+    }
+
+    fn text(&self, spot: Spot) -> Cow<'_, str> {
+        match spot {
+            Spot::Exact(at) => Cow::Borrowed(&self.exact[at].filter),
+            Spot::Node(at, below) => Cow::Owned(self.trie.text(at as u32, below)),
+        }
     }
 
     fn filters(&self, has: impl Fn(&List<D>) -> bool, mut each: impl FnMut(&str)) {

@@ -39,8 +39,8 @@ pub(crate) enum Destination {
     /// Whether it keeps messages beyond its connection.
     Session(SessionKey, Subscription, bool),
     Hook(u32),
-    /// Another shard has subscribers.
-    Peer(u16),
+    /// Another shard has subscribers: as it said when it told all that it had for this time ([`crate::telling`]).
+    Peer(u16, u8),
     /// A group that shares a subscription.
     Share(u32),
 }
@@ -66,7 +66,7 @@ impl routes::Destination for Destination {
         match self {
             Self::Session(key, ..) => key.to_bits(),
             Self::Hook(hook) => Self::hook_key(*hook),
-            Self::Peer(peer) => Self::peer_key(*peer),
+            Self::Peer(peer, _) => Self::peer_key(*peer),
             Self::Share(group) => Self::share_key(*group),
         }
     }
@@ -119,6 +119,8 @@ pub struct Stats {
     pub topics_refused: u64,
     /// Exclusive subscriptions that another client has.
     pub exclusive_refused: u64,
+    /// Exclusive subscriptions that were taken from their clients: somebody else had them, in a partition.
+    pub exclusive_lost: u64,
     /// Subscriptions beyond a client's bound, or beyond that of all.
     pub subscriptions_refused: u64,
     /// Times that a client was not heard, since it had published more than its rate.

@@ -278,6 +278,12 @@ impl Shares {
         self.groups.iter().flatten()
     }
 
+    /// The first at this place or behind it, and its place.
+    pub(crate) fn next(&self, at: usize) -> Option<(usize, &Group)> {
+        let mut rest = self.groups.iter().enumerate().skip(at);
+        rest.find_map(|(at, group)| Some((at, group.as_ref()?)))
+    }
+
     /// Groups of which a shard has members.
     pub(crate) fn of_shard(&self, shard: u16) -> impl Iterator<Item = &Group> {
         self.all().filter(move |group| group.elsewhere.iter().any(|e| e.shard == shard))

@@ -18,7 +18,8 @@
 //! - What waits from earlier turns was routed when the answer was yes, and goes on.
 //! - A SUBACK or CONNACK of a session that is stored waits for *yes*, too, and is withdrawn as a publish is: the members that do not know the session's routes are
 //!   those that this node does not hear, and until one of the two is removed it cannot know which. (One whose session ends with its connection misses
-//!   what is published on the other side of a partition.) So does one that retained messages follow: there may be newer ones.
+//!   what is published on the other side of a partition.) So does one that retained messages follow: there may be newer ones; and that of an exclusive
+//!   subscription, which somebody else may have there.
 //!
 //! # Not yet
 //! Delayed messages are routed whatever the answer: nobody is acknowledged for them.
@@ -114,12 +115,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Whether what is due to a connection has to wait; if not, it is noted.
     pub(crate) fn defers(&mut self, late: Late) -> Option<Late> {
-        let (Late::Reply(Reply { conn: id, .. }) | Late::Connack(id)) = late else { return Some(late) };
-        let Some(conn) = self.conns.get(id) else { return Some(late) };
         let Some(may) = self.standing.may else { return Some(late) };
+        let id = match &late {
+            Late::Reply(Reply { conn: id, .. }) | Late::Connack(id) => *id,
+            Late::Take(_) => return Some(late),
+            Late::Claim(..) if may => return Some(late),
+            Late::Claim(..) => {
+                self.standing.deferred.push(late);
+                return None;
+            }
+        };
+        let Some(conn) = self.conns.get(id) else { return Some(late) };
         let session = conn.session.and_then(|key| self.sessions.get(key));
         let retained = match &late {
-            Late::Reply(reply) => !reply.retained.is_empty(),
+            Late::Reply(reply) => reply.is_exclusive || !reply.retained.is_empty(),
             _ => conn.connecting.as_ref().is_some_and(|connecting| connecting.wants_retained()),
         };
         if !retained && !session.is_some_and(Session::is_persistent) {

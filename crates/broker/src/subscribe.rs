@@ -37,7 +37,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let subscription_id = subscribe.properties.subscription_identifiers().next();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut retained = Vec::new();
-        let mut durable = false;
+        let (mut durable, mut is_exclusive) = (false, false);
         let mut refused = None;
         for (named, options) in subscribe.filters.iter() {
             let Some(session) = self.sessions.get_mut(key) else { return };
@@ -90,6 +90,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 retain_handling: options.retain_handling,
                 id: subscription_id,
             };
+            is_exclusive |= topic::exclusive(filter).is_some();
             let store_id = session.store_id();
             let text = known.unwrap_or_else(|| filter.into());
             let old = session.subscribe(Arc::clone(&text), subscription);
@@ -141,9 +142,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         if durable {
             // Otherwise an acknowledged subscription is not routable after a kill.
-            self.wait(Wait::Reply(Reply { conn: id, packet, retained }));
+            self.wait(Wait::Reply(Reply { conn: id, packet, retained, is_exclusive }));
         } else {
-            self.when_routed(Late::Reply(Reply { conn: id, packet, retained }));
+            self.when_routed(Late::Reply(Reply { conn: id, packet, retained, is_exclusive }));
         }
     }
 
@@ -191,9 +192,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Suback { packet_id: unsubscribe.packet_id, properties: Properties::EMPTY, reasons: &reasons };
         let _ = Packet::Unsuback(unsuback).encode(version, &mut packet);
         if durable {
-            self.wait(Wait::Reply(Reply { conn: id, packet, retained: Vec::new() }));
+            self.wait(Wait::Reply(Reply { conn: id, packet, retained: Vec::new(), is_exclusive: false }));
         } else {
-            self.when_routed(Late::Reply(Reply { conn: id, packet, retained: Vec::new() }));
+            self.when_routed(Late::Reply(Reply {
+                conn: id,
+                packet,
+                retained: Vec::new(),
+                is_exclusive: false,
+            }));
         }
     }
 
@@ -239,7 +245,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Sends a reply, and after a SUBACK the retained messages of its filters.
     pub(crate) fn reply(&mut self, reply: Reply) {
-        let Reply { conn, packet, retained } = reply;
+        let Reply { conn, packet, retained, .. } = reply;
         self.write(conn, |out, _| out.extend_from_slice(&packet));
         for (filter, subscription) in retained {
             self.send_retained(conn, &filter, subscription);

@@ -44,6 +44,8 @@ pub(crate) struct Reply {
     pub(crate) conn: ConnId,
     pub(crate) packet: Vec<u8>,
     pub(crate) retained: Vec<(Arc<str>, Subscription)>,
+    /// A SUBACK of an exclusive subscription.
+    pub(crate) is_exclusive: bool,
 }
 
 /// What must not be known twice, on its way to the store together with all that it became: the packet id of a QoS 2 publish, the

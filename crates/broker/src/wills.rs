@@ -157,17 +157,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// A link to a peer is there: it is told what it has, between the beginning and the end of all routes.
-    pub(crate) fn tell_all_wills(&mut self, peer: u16) {
-        let mut all = self.presence.connections();
-        all.sort_unstable_by_key(|id| id.to_bits());
-        for id in all {
-            if self.wills.at.get(&id) == Some(&peer)
-                && let Some(record) = self.will_record(id)
-            {
-                self.peers.send(peer, &Parcel::WillCopy { number: id.to_bits(), record: &record });
-            }
+    /// A link to a peer is there: it is told which of our wills it has, between the beginning and the end of all routes.
+    pub(crate) fn tell_will(&mut self, peer: u16, id: ConnId) {
+        if self.wills.at.get(&id) == Some(&peer)
+            && let Some(record) = self.will_record(id)
+        {
+            self.peers.send(peer, &Parcel::WillCopy { number: id.to_bits(), record: &record });
         }
+    }
+
+    /// And which it is asked to forget.
+    pub(crate) fn tell_endings(&mut self, peer: u16) {
         for (&number, (keeper, _)) in &self.wills.ending {
             if *keeper == peer {
                 self.peers.send(peer, &Parcel::WillEnded { number, answer: true });

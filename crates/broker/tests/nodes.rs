@@ -15,6 +15,8 @@ struct Nodes {
     /// The other one's index at each.
     other: [u16; 2],
     linked: bool,
+    /// Of the protocol.
+    version: u32,
 }
 
 const A: usize = 0;
@@ -32,7 +34,7 @@ impl Nodes {
             rigs[at].abroad = 1;
             rigs[at].shard().add_peer().unwrap()
         });
-        let mut nodes = Self { table, rigs, other, linked: false };
+        let mut nodes = Self { table, rigs, other, linked: false, version: 3 };
         nodes.link();
         nodes.waits(true);
         nodes
@@ -43,9 +45,25 @@ impl Nodes {
         for at in [A, B] {
             let now = self.rigs[at].now;
             let other = self.other[at];
-            self.rigs[at].shard().peer_linked(other, Speaks { version: 2, first: true }, now);
+            self.rigs[at].shard().peer_linked(other, Speaks { version: self.version, first: true }, now);
         }
         self.settle();
+    }
+
+    /// A link is there over which everything goes in pieces of so many bytes, and nothing has been taken yet.
+    fn link_in_pieces(&mut self, bytes: usize) {
+        self.linked = true;
+        for at in [A, B] {
+            let (now, other) = (self.rigs[at].now, self.other[at]);
+            self.rigs[at].shard().set_piece(bytes);
+            self.rigs[at].shard().peer_linked(other, Speaks { version: self.version, first: true }, now);
+            self.rigs[at].turn();
+        }
+    }
+
+    fn told(&mut self, from: usize) -> bool {
+        let other = self.other[from];
+        self.rigs[from].shard().peer_told(other)
     }
 
     fn unlink(&mut self) {
@@ -682,4 +700,282 @@ fn rows_that_were_read_for_an_earlier_owner_are_not_taken_for_those_of_now() {
     returns(&mut nodes, A);
     let took = nodes.took(A, "x");
     assert_eq!(took.len(), 4, "its CONNACK, and all that waits: {took:?}");
+}
+
+/// All that a node has takes many pieces; one is under way at a time.
+#[test]
+fn what_a_node_has_is_told_in_pieces_and_relied_on_behind_the_last() {
+    let mut nodes = Nodes::new();
+    nodes.send(A, "s", "connect id=s v=5");
+    for n in 0..50 {
+        nodes.send(A, "s", &format!("subscribe id=1 f=a/{n}/{}:1", if n % 2 == 0 { "x" } else { "+" }));
+    }
+    nodes.subscriber(A, "g", "$share/g/shared/+:1");
+    nodes.took(A, "s");
+    nodes.publisher(B, "p");
+    nodes.unlink();
+    // While they hear nothing of each other: one more, which waits, and one less.
+    nodes.rigs[A].send("s", "subscribe id=2 f=lost:1");
+    nodes.rigs[A].send("s", "unsubscribe id=3 f=a/0/x");
+    nodes.link_in_pieces(40);
+    let (mut pieces, mut longest, mut took) = (0, 0, Vec::new());
+    while !nodes.told(A) {
+        let sent: Vec<usize> = nodes.rigs[A].mail.iter().map(|(_, _, batch)| batch.len()).collect();
+        longest = longest.max(sent.iter().copied().max().unwrap_or(0));
+        pieces += 1;
+        let got = nodes.took(A, "s");
+        assert!(got.iter().all(|packet| packet.starts_with("publish")), "nothing is promised yet: {got:?}");
+        took.extend(got);
+        match pieces {
+            // One behind the cursor and one ahead of it go, one that has gone comes again, and one is new.
+            3 => nodes.rigs[A].send("s", "unsubscribe id=4 f=a/2/x"),
+            4 => nodes.rigs[A].send("s", "unsubscribe id=5 f=a/49/+"),
+            5 => nodes.rigs[A].send("s", "subscribe id=6 f=a/2/x:1"),
+            6 => nodes.rigs[A].send("s", "subscribe id=7 f=new/#:1"),
+            _ => {}
+        }
+        // What was known is in force, what has been told is, too.
+        if pieces == 8 {
+            nodes.rigs[B].send("p", "publish t=a/47/x q=0 p=known");
+        }
+        if pieces == 14 {
+            nodes.rigs[B].send("p", "publish t=new/x q=0 p=new");
+        }
+        assert!(nodes.carry(A) | nodes.carry(B), "somebody has something to say");
+        assert!(pieces < 1_000);
+    }
+    assert!(pieces > 15 && longest < 200, "{pieces} pieces, the longest of {longest} bytes");
+    nodes.settle();
+    took.extend(nodes.took(A, "s"));
+    for packet in ["suback 2 01", "suback 6 01", "suback 7 01"] {
+        assert!(took.iter().any(|took| took == packet), "{packet}: {took:?}");
+    }
+    for payload in ["known", "new"] {
+        assert!(took.iter().any(|took| took.ends_with(payload)), "{payload}: {took:?}");
+    }
+    for (topic, is_there) in [
+        ("a/0/x", false),
+        ("a/1/x", true),
+        ("a/2/x", true),
+        ("a/48/x", true),
+        ("a/49/x", false),
+        ("lost", true),
+        ("new/y/z", true),
+    ] {
+        nodes.send(B, "p", &format!("publish t={topic} q=1 id=1 p=x"));
+        let puback = if is_there { "puback 1" } else { "puback 1 10" };
+        let got = nodes.took(A, "s");
+        assert_eq!(got.len(), usize::from(is_there), "{topic}: {got:?}");
+        got.iter().for_each(|packet| {
+            let id = packet.split("id=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+            nodes.send(A, "s", &format!("puback {id}"));
+        });
+        assert_eq!(nodes.took(B, "p"), [puback], "{topic}");
+    }
+    nodes.send(B, "p", "publish t=shared/x q=0 p=x");
+    assert_eq!(nodes.took(A, "g").len(), 1);
+}
+
+#[test]
+fn a_link_that_breaks_in_the_middle_begins_anew_and_what_was_known_stays() {
+    let mut nodes = Nodes::new();
+    nodes.send(A, "s", "connect id=s v=5");
+    for n in 0..30 {
+        nodes.send(A, "s", &format!("subscribe id=1 f=a/{n}:0"));
+    }
+    nodes.took(A, "s");
+    nodes.publisher(B, "p");
+    for _ in 0..3 {
+        nodes.unlink();
+        nodes.link_in_pieces(40);
+        for _ in 0..5 {
+            assert!(nodes.carry(A) | nodes.carry(B));
+        }
+        assert!(!nodes.told(A));
+        nodes.rigs[A].mail.clear();
+        nodes.rigs[B].mail.clear();
+    }
+    nodes.unlink();
+    nodes.rigs[A].send("s", "unsubscribe id=2 f=a/3");
+    nodes.link_in_pieces(40);
+    nodes.settle();
+    nodes.took(A, "s");
+    assert!(nodes.told(A) && nodes.told(B));
+    let other = nodes.other[A];
+    assert!(nodes.rigs[A].shard().peer_knows(other));
+    for n in 0..30 {
+        nodes.send(B, "p", &format!("publish t=a/{n} q=0 p=x"));
+    }
+    assert_eq!(nodes.took(A, "s").len(), 29);
+    assert_eq!(nodes.rigs[B].count("forwarded_out"), 29, "nothing is left of the one that is no more");
+}
+
+/// What is there when a member begins to be waited for is confirmed before that counts: it may have been lost with a link.
+#[test]
+fn who_is_waited_for_is_relied_on_when_it_has_confirmed_what_there_was() {
+    let mut nodes = Nodes::new();
+    nodes.waits(false);
+    nodes.rigs[A].send("s", "connect id=s v=5");
+    nodes.rigs[A].send("s", "subscribe id=1 f=a:0");
+    assert_eq!(nodes.took(A, "s"), ["connack sp=0", "suback 1 00"]);
+    let (other, now) = (nodes.other[A], nodes.rigs[A].now);
+    nodes.rigs[A].shard().peer_waits(other, true, now);
+    assert!(!nodes.rigs[A].shard().peer_knows(other), "it is on its way");
+    nodes.rigs[A].mail.clear();
+    nodes.unlink();
+    assert!(!nodes.rigs[A].shard().peer_knows(other));
+    nodes.link();
+    assert!(nodes.rigs[A].shard().peer_knows(other));
+}
+
+fn asks(nodes: &mut Nodes, at: usize, name: &str, id: u16) -> Vec<String> {
+    nodes.send(at, name, &format!("subscribe id={id} f=$exclusive/t"));
+    nodes.took(at, name)
+}
+
+#[test]
+fn an_exclusive_subscription_is_one_client_s_on_all_nodes() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    for (at, name) in [(A, "a"), (A, "c"), (B, "b"), (B, "d")] {
+        nodes.publisher(at, name);
+    }
+    nodes.rigs[A].send("a", "subscribe id=1 f=$exclusive/t f=x");
+    assert!(nodes.took(A, "a").is_empty(), "the other node has not answered");
+    nodes.settle();
+    assert_eq!(nodes.took(A, "a"), ["suback 1 00 00"]);
+    assert_eq!(asks(&mut nodes, B, "b", 1), ["suback 1 97"]);
+    assert_eq!(asks(&mut nodes, A, "c", 1), ["suback 1 97"]);
+    assert_eq!(asks(&mut nodes, A, "a", 2), ["suback 2 00"]);
+    nodes.send(B, "d", "publish t=t q=0 p=x");
+    assert_eq!((nodes.took(A, "a").len(), nodes.took(B, "b").len()), (1, 0));
+    nodes.send(A, "a", "unsubscribe id=3 f=$exclusive/t");
+    nodes.took(A, "a");
+    assert_eq!(asks(&mut nodes, B, "b", 2), ["suback 2 00"]);
+    assert_eq!(asks(&mut nodes, A, "a", 4), ["suback 4 97"]);
+    // With its session.
+    nodes.rigs[B].cut_peer("b");
+    nodes.settle();
+    assert_eq!(asks(&mut nodes, A, "c", 2), ["suback 2 00"]);
+    // Over a new link.
+    nodes.unlink();
+    nodes.link();
+    assert_eq!(asks(&mut nodes, B, "d", 3), ["suback 3 97"]);
+    assert_eq!([A, B].map(|at| nodes.rigs[at].count("exclusive_lost")), [0, 0]);
+}
+
+#[test]
+fn of_two_who_claim_at_once_one_has_it() {
+    for late in [A, B] {
+        let mut nodes = Nodes::new();
+        live(&mut nodes);
+        nodes.publisher(A, "a");
+        nodes.publisher(B, "b");
+        nodes.rigs[late].now.wall_ms += 5;
+        nodes.rigs[A].send("a", "subscribe id=1 f=$exclusive/t");
+        nodes.rigs[B].send("b", "subscribe id=1 f=$exclusive/t");
+        nodes.settle();
+        let got = [nodes.took(A, "a"), nodes.took(B, "b")];
+        assert_eq!(got[late], ["suback 1 97"]);
+        assert_eq!(got[1 - late], ["suback 1 00"]);
+    }
+}
+
+#[test]
+fn an_exclusive_subscription_that_was_doubled_in_a_partition_is_the_earlier_one_s() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.publisher(A, "a");
+    nodes.publisher(B, "b");
+    nodes.unlink();
+    nodes.waits(false);
+    nodes.rigs[B].now.wall_ms += 5;
+    nodes.rigs[A].send("a", "subscribe id=1 f=$exclusive/t");
+    nodes.rigs[B].send("b", "subscribe id=1 f=$exclusive/t");
+    assert_eq!([nodes.took(A, "a"), nodes.took(B, "b")], [["suback 1 00"], ["suback 1 00"]]);
+    nodes.link();
+    assert_eq!(nodes.took(B, "b"), ["disconnect 97"]);
+    assert!(nodes.took(A, "a").is_empty());
+    assert_eq!([A, B].map(|at| nodes.rigs[at].count("exclusive_lost")), [0, 1]);
+    // Of one that was removed meanwhile it is the other's.
+    nodes.publisher(B, "b");
+    nodes.send(A, "a", "unsubscribe id=2 f=$exclusive/t");
+    nodes.unlink();
+    nodes.rigs[A].send("a", "subscribe id=3 f=$exclusive/t");
+    nodes.rigs[B].send("b", "subscribe id=3 f=$exclusive/t");
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().set_live(false, now);
+    nodes.link();
+    nodes.rigs[A].shard().set_live(true, now);
+    nodes.settle();
+    assert_eq!(nodes.took(B, "b"), ["suback 3 00"]);
+    assert_eq!(nodes.took(A, "a").last().map(String::as_str), Some("disconnect 97"));
+}
+
+#[test]
+fn a_stored_session_has_its_exclusive_subscription_wherever_it_is() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "$exclusive/t:1");
+    nodes.publisher(A, "a");
+    nodes.publisher(B, "b");
+    // While its client is away.
+    nodes.rigs[A].cut_peer("x");
+    nodes.commit();
+    assert_eq!(asks(&mut nodes, B, "b", 1), ["suback 1 97"]);
+    // At another node, and back.
+    for (n, (at, other)) in [(B, "a"), (A, "b"), (B, "a")].into_iter().enumerate() {
+        returns(&mut nodes, at);
+        assert_eq!(nodes.took(at, "x"), ["connack sp=1"], "{n}");
+        let id = n as u16 + 2;
+        assert_eq!(asks(&mut nodes, 1 - at, other, id), [format!("suback {id} 97")]);
+        nodes.send(1 - at, "x", "publish t=t q=0 p=x");
+        nodes.rigs[at].cut_peer("x");
+        nodes.commit();
+    }
+    // Its node is gone, and the other adopts it: who asks meanwhile waits for that.
+    nodes.unlink();
+    let (other, now) = (nodes.other[A], nodes.rigs[A].now);
+    nodes.rigs[A].shard().peer_waits(other, false, now);
+    nodes.rigs[A].shard().peer_gone(other, now);
+    nodes.rigs[A].send("a", "subscribe id=9 f=$exclusive/t");
+    assert!(nodes.took(A, "a").is_empty());
+    nodes.view(2, &[A]);
+    assert_eq!(nodes.took(A, "a"), ["suback 9 97"]);
+    returns(&mut nodes, A);
+    assert_eq!(nodes.took(A, "x"), ["connack sp=1"]);
+    nodes.send(A, "x", "unsubscribe id=3 f=$exclusive/t");
+    nodes.commit();
+    assert_eq!(asks(&mut nodes, A, "a", 10), ["suback 10 00"]);
+    assert_eq!([A, B].map(|at| nodes.rigs[at].count("exclusive_lost")), [0, 0]);
+}
+
+#[test]
+fn who_may_not_acknowledge_grants_no_exclusive_subscription() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.publisher(A, "a");
+    nodes.rigs[A].may = Some((false, false));
+    nodes.waits(false);
+    assert!(asks(&mut nodes, A, "a", 1).is_empty());
+    nodes.rigs[A].may = Some((true, true));
+    nodes.settle();
+    assert_eq!(nodes.took(A, "a"), ["suback 1 00"]);
+}
+
+#[test]
+fn towards_a_node_of_before_each_has_its_own_exclusive_subscriptions() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.unlink();
+    nodes.version = 2;
+    nodes.link();
+    nodes.publisher(A, "a");
+    nodes.publisher(B, "b");
+    assert_eq!(asks(&mut nodes, A, "a", 1), ["suback 1 00"]);
+    assert_eq!(asks(&mut nodes, B, "b", 1), ["suback 1 00"]);
+    nodes.unlink();
+    nodes.version = 3;
+    nodes.link();
+    assert_eq!([A, B].map(|at| nodes.rigs[at].count("exclusive_lost")).iter().sum::<u64>(), 1);
 }

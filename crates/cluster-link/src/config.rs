@@ -6,8 +6,9 @@ use ferrule_cluster::PeerId;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
-/// The versions of the protocol after the handshake that this program speaks. 2: retained messages of other nodes.
-pub const VERSIONS: RangeInclusive<u32> = 1..=2;
+/// The versions of the protocol after the handshake that this program speaks. 2: retained messages of other nodes. 3: exclusive subscriptions
+/// of theirs.
+pub const VERSIONS: RangeInclusive<u32> = 1..=3;
 
 /// What a node is among the others.
 #[derive(Debug)]

@@ -11,8 +11,8 @@
 
 use std::time::Duration;
 
-/// Bytes of control that wait, [`ITEM_BYTES`] of each item among them. All routes of a node go through it when a link comes up: 300,000
-/// filters of 50 bytes.
+/// Bytes of control that wait, [`ITEM_BYTES`] of each item among them. Routes of a node go through it in pieces when a
+/// link comes up; it is for changes, of which each worker of a node has as many as its clients ask for.
 pub const CONTROL_MAX: usize = 16 << 20;
 
 /// Bytes of data that wait: at 1 Gbit/s half a second's, so that a receiver that stops for its lease costs a link only under full load.

@@ -15,11 +15,11 @@
 //! # Operation
 //! What passes between two nodes on the control stream keeps its order; that is all that is asked of a link.
 //!
-//! 1. When a link to a member comes up, all routes are sent, and [`Message::Offer`] with a fresh epoch. It answers [`Message::Accept`]; from
-//!    then on it is *in*: new routes wait for it.
+//! 1. When a link to a member comes up, all routes are sent, which may take seconds, and behind them [`Message::Offer`] with a fresh epoch. It answers
+//!    [`Message::Accept`]; from then on it is *in*: new routes wait for it. (Who is in already is offered at once: it knows all that has been promised.)
 //! 2. Every [`Config::heartbeat_us`] a heartbeat; each is echoed with the epoch in which its sender is *in*, 0 when it is not. Routes are made by several
-//!    threads: it is told that it is in only when all of them wait for it ([`Node::in_force`]). By then what each has sent before, all its routes on a
-//!    new link among it, is in front of the echo; so the offer need not wait for them.
+//!    threads: it is told that it is in only when all of them wait for it, and it has confirmed to each what that had until then
+//!    ([`Node::in_force`]): what came before it was in nobody waited for, and it may have been lost with a link.
 //! 3. Who hears nothing of a member for [`Config::lease_us`] puts it *out*: SUBACKs wait for it no more. Heard again, it is offered
 //!    a new epoch: on the same link behind all changes that it has not read yet, on a new link behind all routes.
 //!    Silence is counted only while one listens: who was stopped, or whose loop was late, does not hold that against the others.
@@ -29,7 +29,7 @@
 //! 5. [`Standing::allows`] is asked with the time *after* a turn's last read and before its first write, for what was routed in
 //!    that turn: all members that count have to have leased to us from the routing until beyond the asking. What was routed in a
 //!    turn that ends without is routed again.
-//! 6. A member that was silent for `lease_us` is removed from the view by whoever reaches the store first; who is not in the view any
+//! 6. A member that was silent for `lease_us`, or is heard and out and holds others up for as long, is removed from the view by whoever reaches the store first; who is not in the view any
 //!    more can remove nobody. A node that finds itself removed is of no use in this incarnation: it joins again with a new one. Who is not live yet removes
 //!    only those that the store has not seen for a minute, and nobody acknowledges for as long without being seen: so a cluster whose
 //!    last live member is lost for good comes back without anybody's help.

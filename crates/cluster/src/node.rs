@@ -148,7 +148,7 @@ pub enum Action {
     /// Send it on the control stream.
     Send(PeerId, Message),
     /// Send all routes on the control stream, and from here on each change. When all are there, and not
-    /// before, they replace what the other side had.
+    /// before, they replace what the other side had. When all have been sent, [`Node::routes_sent`] is due.
     SendRoutes(PeerId),
     /// Forget its routes: it is a member no more.
     ForgetRoutes(PeerId),
@@ -179,7 +179,9 @@ const SENT: usize = 16;
 #[derive(Debug, Default)]
 struct Peer {
     linked: bool,
-    /// All of our routes have been sent on this link, and each change since.
+    /// All of our routes are being sent on this link, and each change.
+    asked: bool,
+    /// They have been sent.
     routes_sent: bool,
     /// It was a member and is none: it is kept while it may have a lease of ours.
     past: bool,
@@ -193,6 +195,8 @@ struct Peer {
     in_force: bool,
     /// When something came from it last, while it is or was in.
     heard_us: u64,
+    /// And whether or not.
+    spoke_us: u64,
     /// The epoch whose routes we have; 0: none.
     accepted: u64,
     /// It has had our accept in its present life: it counts, whatever the view that we have.
@@ -339,7 +343,7 @@ impl Node {
         }
         let peer = self.peers.entry(id).or_default();
         peer.linked = true;
-        peer.routes_sent = false;
+        (peer.asked, peer.routes_sent) = (false, false);
         peer.sent.clear();
         peer.heartbeat_due_us = now_us;
         self.offer(id);
@@ -367,13 +371,26 @@ impl Node {
         }
     }
 
+    /// All of our routes have been sent on the link to it.
+    pub fn routes_sent(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.linked && peer.asked) else { return };
+        peer.routes_sent = true;
+        if peer.granted == 0 && peer.offered == 0 {
+            self.offer(id);
+        }
+    }
+
     fn offer(&mut self, id: PeerId) {
-        self.epoch += 1;
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.offered = self.epoch;
-        if !std::mem::replace(&mut peer.routes_sent, true) {
+        if !std::mem::replace(&mut peer.asked, true) {
             self.actions.push(Action::SendRoutes(id));
         }
+        // Who has accepted counts on our lease: not for as long as it takes to send them. Who is in knows what has been promised.
+        if peer.granted == 0 && !peer.routes_sent {
+            return;
+        }
+        self.epoch += 1;
+        peer.offered = self.epoch;
         self.actions.push(Action::Send(id, Message::Offer { epoch: self.epoch }));
     }
 
@@ -383,6 +400,7 @@ impl Node {
             return;
         }
         let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.linked) else { return };
+        peer.spoke_us = now_us;
         if peer.granted != 0 {
             peer.heard_us = now_us;
         }
@@ -446,6 +464,7 @@ impl Node {
             // Nobody looked: that is not the others' silence, and what they said meanwhile has not been read yet.
             for peer in self.peers.values_mut() {
                 peer.heard_us = if peer.heard_us > 0 { now_us.min(peer.heard_us + late_us) } else { 0 };
+                peer.spoke_us = if peer.spoke_us > 0 { now_us.min(peer.spoke_us + late_us) } else { 0 };
                 peer.remove_due_us += if peer.remove_due_us > 0 { late_us } else { 0 };
             }
         }
@@ -488,6 +507,14 @@ impl Node {
                 continue;
             }
             let matters = is_live && (peer.counts || self.view.state(*id) == Some(State::Live));
+            // Routes may take long to be sent. Who is heard all the while, and holds nobody up, is not silent.
+            let silent_at_us = if peer.linked { peer.spoke_us + lease_us } else { 0 };
+            if peer.spoke_us > 0 && silent_at_us > now_us && (!matters || peer.lease_until_us > now_us) {
+                peer.remove_due_us = 0;
+                let lease_until_us = if matters { peer.lease_until_us } else { u64::MAX };
+                next_us = next_us.min(silent_at_us).min(lease_until_us);
+                continue;
+            }
             let patience_us = if matters { lease_us } else { self.config.join_us };
             if peer.remove_due_us == 0 {
                 peer.remove_due_us = if peer.heard_us == 0 { now_us + patience_us } else { now_us };

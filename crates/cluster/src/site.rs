@@ -29,7 +29,9 @@ pub struct Token(u64);
 /// What one of our shards says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
-    /// It has done what [`Order::Wait`] asked for.
+    /// It has sent all that [`Order::Linked`] asked for, to each of the peer's shards.
+    Told(Token),
+    /// It waits, as [`Order::Wait`] asked, and each of the peer's shards has confirmed what it had then.
     Waits(Token),
     /// In the view of this number each member, itself among them, has adopted what it has to, and it knows the routes of all.
     Settled(u64),
@@ -38,8 +40,9 @@ pub enum Word {
 /// What each of our shards is told, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// A link to it is up, on which this version of the protocol is spoken, with nothing of an earlier one on its way: it is to be sent everything.
-    Linked(Shards, u32),
+    /// A link to it is up, on which this version of the protocol is spoken, with nothing of an earlier one on its way: it is to be sent everything, which is
+    /// to be confirmed.
+    Linked(Shards, u32, Token),
     /// What is for it leads nowhere.
     Unlinked(Shards),
     /// SUBACKs wait for it from now on: to be confirmed.
@@ -79,6 +82,8 @@ pub enum Deed {
 #[derive(Debug, Default)]
 struct Known {
     shards: Option<Shards>,
+    /// What our shards confirm that are sending it everything, and how many of them have not yet.
+    telling: Option<(Token, u16)>,
     /// How many of our shards have to confirm that they wait for it.
     unconfirmed: u16,
     /// What they confirm, and the node's word for that; none: nobody waits for it.
@@ -210,6 +215,9 @@ impl Site {
     /// It is gone.
     pub fn link_down(&mut self, id: PeerId) {
         self.node.link_down(id);
+        if let Some(known) = self.known.get_mut(&id) {
+            known.telling = None;
+        }
         if let Some(shards) = self.known.get(&id).and_then(|known| known.shards) {
             self.deeds.push(Deed::Tell(Order::Unlinked(shards), Some(id)));
         }
@@ -225,6 +233,7 @@ impl Site {
     /// One of our shards says something.
     pub fn said(&mut self, word: Word, now_us: u64) {
         match word {
+            Word::Told(token) => self.told(token),
             Word::Waits(token) => self.confirmed(token, now_us),
             Word::Settled(view) if view == self.view.number => {
                 self.settled += 1;
@@ -234,6 +243,18 @@ impl Site {
                 }
             }
             Word::Settled(_) => {}
+        }
+    }
+
+    fn told(&mut self, token: Token) {
+        let is_its = |known: &Known| known.telling.is_some_and(|(of, _)| of == token);
+        let Some((id, known)) = self.known.iter_mut().find(|(_, known)| is_its(known)) else { return };
+        let Some((_, left)) = &mut known.telling else { return };
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            known.telling = None;
+            self.node.routes_sent(*id);
+            self.settle();
         }
     }
 
@@ -294,12 +315,12 @@ impl Site {
         match action {
             Action::Send(id, message) => self.deeds.push(Deed::Send(id, message)),
             Action::SendRoutes(id) => {
-                let version = self.known.get(&id).map_or(0, |known| known.version);
-                let order = shards_of(&id).map(|shards| Order::Linked(shards, version));
-                self.deeds.extend(order.map(|order| Deed::Tell(order, Some(id))));
-                if let Some(known) = self.known.get_mut(&id) {
-                    known.linked |= order.is_some();
-                }
+                let Some(known) = self.known.get_mut(&id) else { return };
+                let Some(shards) = known.shards else { return };
+                self.tokens += 1;
+                let token = Token(self.tokens);
+                (known.linked, known.telling) = (true, Some((token, self.shards)));
+                self.deeds.push(Deed::Tell(Order::Linked(shards, known.version, token), Some(id)));
             }
             Action::ForgetRoutes(id) => {
                 self.deeds.push(Deed::Disconnect(id));

@@ -198,6 +198,8 @@ pub struct Abroad {
     pub say: Arc<dyn Fn(Word) + Send + Sync>,
     neighbours: Vec<Neighbour>,
     gathered: Gathered,
+    /// What is to be said as soon as it is so.
+    due: Vec<(Shards, Word)>,
     letters: Vec<Letter>,
     /// All that is to be asked for was routed later, by the clock that runs while the machine is suspended.
     routed_us: u64,
@@ -214,6 +216,7 @@ impl Abroad {
             say,
             neighbours: Vec::new(),
             gathered: Gathered::default(),
+            due: Vec::new(),
             letters: Vec::new(),
             routed_us: 0,
             settled: 0,
@@ -257,7 +260,7 @@ impl Abroad {
     ) {
         let each = |shards: Shards| shards.first..shards.first + shards.count;
         match order {
-            Order::Linked(shards, version) => {
+            Order::Linked(shards, version, token) => {
                 // Indices are given in order, to all workers alike.
                 while shard.peers() < usize::from(shards.first + shards.count) && shard.add_peer().is_some() {
                 }
@@ -268,16 +271,21 @@ impl Abroad {
                     let speaks = Speaks { version, first: peer == shards.first };
                     shard.peer_linked(peer, speaks, now);
                 });
+                self.due.push((shards, Word::Told(token)));
             }
             Order::Unlinked(shards) => {
+                self.due.retain(|(of, word)| *of != shards || !matches!(word, Word::Told(_)));
                 self.part_with(shards);
                 each(shards).for_each(|peer| shard.peer_unlinked(peer, now));
             }
             Order::Wait(shards, token) => {
                 each(shards).for_each(|peer| shard.peer_waits(peer, true, now));
-                (self.say)(Word::Waits(token));
+                self.due.push((shards, Word::Waits(token)));
             }
-            Order::WaitNot(shards) => each(shards).for_each(|peer| shard.peer_waits(peer, false, now)),
+            Order::WaitNot(shards) => {
+                self.due.retain(|(of, word)| *of != shards || !matches!(word, Word::Waits(_)));
+                each(shards).for_each(|peer| shard.peer_waits(peer, false, now));
+            }
             Order::Forget(shards) => each(shards).for_each(|peer| shard.peer_gone(peer, now)),
             Order::View(view, complete) => shard.set_view(view, complete, now),
             Order::Live(live) => shard.set_live(live, now),
@@ -302,6 +310,17 @@ impl Abroad {
                 shard.peer_full(peer, is_full);
             }
         }
+        // Behind what is said to the other nodes: what is concluded from it goes there, too.
+        self.due.retain(|(shards, word)| {
+            let is_so = (shards.first..shards.first + shards.count).all(|peer| match word {
+                Word::Told(_) => shard.peer_told(peer),
+                _ => shard.peer_knows(peer),
+            });
+            if is_so {
+                (self.say)(*word);
+            }
+            !is_so
+        });
         if let Some(view) = shard.settled_in().filter(|view| *view != self.settled) {
             self.settled = view;
             (self.say)(Word::Settled(view));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod behind_a_load_balancer;
+mod exclusive_has_one_holder;
 mod faults_database;
 mod faults_edges;
 mod faults_sessions;

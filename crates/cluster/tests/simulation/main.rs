@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod exclusive_has_one_holder;
 mod one_connection_per_client;
 mod partition_heals;
 mod persistent_sessions_survive;
@@ -20,7 +21,7 @@ use world::{Publish, World};
 /// Whether a batch of parcels is of the control stream: its first byte tells.
 fn is_control(bytes: &[u8]) -> bool {
     // Routes, their confirmations, members of groups, exclusive subscriptions, whose a session is, wills (crates/broker/src/parcel.rs).
-    matches!(bytes[0], 1..=3 | 11..=15 | 0x30..=0x36 | 0x39 | 0x3a | 0x46..=0x49)
+    matches!(bytes[0], 1..=3 | 11..=15 | 0x30..=0x36 | 0x39 | 0x3a | 0x46..=0x4a)
 }
 
 fn seed_of(name: &str) -> Option<u64> {
@@ -38,7 +39,11 @@ struct Tally {
     kept: u64,
     /// At what is retained.
     looks: u64,
+    granted: u64,
+    refused: u64,
     wills: u64,
+    /// Exclusive subscriptions that were lost.
+    taken: u64,
     wills_lost: u64,
 }
 
@@ -52,14 +57,41 @@ impl Tally {
             messages: world.deliveries() as u64,
             kept: world.kept() as u64,
             looks: world.reader.looks,
+            granted: world.granted,
+            refused: world.refused,
             wills,
+            taken: world.taken,
             wills_lost,
         }
     }
 
-    fn counts(&mut self) -> [&mut u64; 8] {
-        let Self { acknowledged, withheld, subscribers, messages, kept, looks, wills, wills_lost } = self;
-        [acknowledged, withheld, subscribers, messages, kept, looks, wills, wills_lost]
+    fn counts(&mut self) -> [&mut u64; 11] {
+        let Self {
+            acknowledged,
+            withheld,
+            subscribers,
+            messages,
+            kept,
+            looks,
+            granted,
+            refused,
+            wills,
+            taken,
+            wills_lost,
+        } = self;
+        [
+            acknowledged,
+            withheld,
+            subscribers,
+            messages,
+            kept,
+            looks,
+            granted,
+            refused,
+            wills,
+            taken,
+            wills_lost,
+        ]
     }
 
     fn add(&mut self, mut other: Self) {
@@ -82,10 +114,11 @@ fn the_promises_hold_whatever_happens() {
             one_connection_per_client::holds(&world);
             persistent_sessions_survive::holds(&world);
             retained_are_the_same_everywhere::holds(&world);
+            exclusive_has_one_holder::holds(&world);
             Tally::of(&world)
         });
         all.add(ran.unwrap_or_else(|_| panic!("FERRULE_SEED={seed} shows how it came to this")));
     }
     eprintln!("{all:?}");
-    assert!(all.counts()[..7].iter().all(|count| **count > 0), "{all:?}");
+    assert!(all.counts()[..9].iter().all(|count| **count > 0), "{all:?}");
 }

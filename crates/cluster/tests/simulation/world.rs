@@ -4,11 +4,13 @@
 //! acknowledge; between the two anything may happen. Each node has a clock of its own. Who publishes sends a number; who subscribes
 //! keeps the numbers that it got.
 
+mod claimers;
 mod keepers;
 mod mortals;
 mod retainers;
 
 use crate::rig::{Rig, limits};
+use claimers::{CLAIMERS, Claimer, claimer_name};
 use ferrule_broker::{Place, Speaks};
 use ferrule_cluster::{
     Config, Deed, Member, Message, NodeId, Order, PeerId, Shards, Site, State, View, Word,
@@ -24,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 pub(crate) const NODES: u64 = 3;
 pub(crate) const SHARDS: u16 = 2;
 /// Of the protocol.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Trouble lasts so long; then everything heals.
 pub(crate) const TROUBLE_US: u64 = 20_000_000;
 pub(crate) const CALM_US: u64 = 30_000_000;
@@ -108,6 +110,11 @@ enum Does {
     /// One that retains messages comes; and does so.
     RetainerComes(u64),
     Retain(u64),
+    /// One that wants to have something alone comes, claims it, gives it back, and goes.
+    ClaimerComes(u64),
+    Claim(u64),
+    ClaimerGivesBack(u64),
+    ClaimerGoes(u64),
     /// One that looks what is retained comes, subscribes, and goes.
     ReaderComes,
     ReaderSubscribes,
@@ -133,6 +140,7 @@ enum Event {
     },
     Retain,
     Mortal,
+    Claim,
     Tick {
         at: At,
     },
@@ -207,6 +215,8 @@ enum Event {
 struct Worker {
     queue: VecDeque<Item>,
     does: VecDeque<Does>,
+    /// What it is to say as soon as it is so.
+    due: Vec<(Shards, Word)>,
     /// A turn has begun and not ended: since when by its clock all that was routed is to be asked for.
     turning: bool,
     routed_us: u64,
@@ -299,6 +309,13 @@ pub(crate) struct World {
     pub(crate) retainers: Vec<Retainer>,
     pub(crate) reader: Reader,
     mortals: Vec<Mortal>,
+    claimers: Vec<Claimer>,
+    /// Since when two have what one may have.
+    doubled_us: Option<u64>,
+    pub(crate) granted: u64,
+    pub(crate) refused: u64,
+    /// From who had it.
+    pub(crate) taken: u64,
     pub(crate) lived: BTreeMap<u64, Life>,
     pub(crate) subscribed: Vec<Subscribed>,
     next_filter: u64,
@@ -376,6 +393,11 @@ impl World {
             retainers: (0..RETAINERS).map(|_| Retainer::default()).collect(),
             reader: Reader::default(),
             mortals: (0..MORTALS).map(|_| Mortal::default()).collect(),
+            claimers: (0..CLAIMERS).map(|_| Claimer::default()).collect(),
+            doubled_us: None,
+            granted: 0,
+            refused: 0,
+            taken: 0,
             lived: BTreeMap::new(),
             subscribed: Vec::new(),
             next_filter: 0,
@@ -398,6 +420,7 @@ impl World {
         world.after(1, Event::Keep);
         world.after(1, Event::Retain);
         world.after(1, Event::Mortal);
+        world.after(1, Event::Claim);
         world.after(3_000 * MS, Event::Fault);
         world
     }
@@ -561,6 +584,11 @@ impl World {
                 self.after(us, Event::Mortal);
                 self.mortal();
             }
+            Event::Claim => {
+                let us = self.claim_again_us();
+                self.after(us, Event::Claim);
+                self.claim();
+            }
             Event::Retain => {
                 let us = self.retain_again_us();
                 self.after(us, Event::Retain);
@@ -672,6 +700,9 @@ impl World {
         }
         rig.rule("w/+");
         rig.mails_all = true;
+        // What there is goes in some pieces, or in many.
+        let piece = self.rng.below(200) as usize;
+        rig.shards.iter_mut().for_each(|shard| shard.set_piece(piece));
         rig.mail.clear();
         let mut process = Process {
             life: self.lives,
@@ -754,7 +785,7 @@ impl World {
             Deed::Tell(order, id) => {
                 self.say(|| format!("{at:?}: {order:?} {id:?}"));
                 let Some(process) = self.process(at) else { return };
-                if let (Order::Linked(shards, _), Some(id)) = (order, id) {
+                if let (Order::Linked(shards, ..), Some(id)) = (order, id) {
                     process.peers.insert(id, shards);
                 }
                 let me = process.site.me();
@@ -813,7 +844,6 @@ impl World {
         process.rig.now = Now { mono_us: clock_us, wall_ms: wall_ms(now_us) };
         let now = process.rig.now;
         worker.me[0] = worker.me[1];
-        let mut tokens = Vec::new();
         for item in std::mem::take(&mut process.workers[index].queue) {
             if let Item::Order(order, me, link) = &item {
                 let worker = &mut process.workers[index];
@@ -830,7 +860,8 @@ impl World {
             let rig = &mut process.rig.shards[index];
             match item {
                 Item::Parcels(from, bytes) => assert_eq!(rig.parcels(from, &bytes, now), Ok(bytes.len())),
-                Item::Order(Order::Linked(peers, version), ..) => {
+                Item::Order(Order::Linked(peers, version, token), ..) => {
+                    process.workers[index].due.push((peers, Word::Told(token)));
                     while process.rig.abroad < peers.first - SHARDS + peers.count {
                         process.rig.abroad += 1;
                     }
@@ -844,13 +875,17 @@ impl World {
                     }
                 }
                 Item::Order(Order::Unlinked(peers), ..) => {
+                    let due = &mut process.workers[index].due;
+                    due.retain(|(of, word)| *of != peers || !matches!(word, Word::Told(_)));
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_unlinked(peer, now));
                 }
                 Item::Order(Order::Wait(peers, token), ..) => {
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_waits(peer, true, now));
-                    tokens.push(token);
+                    process.workers[index].due.push((peers, Word::Waits(token)));
                 }
                 Item::Order(Order::WaitNot(peers), ..) => {
+                    let due = &mut process.workers[index].due;
+                    due.retain(|(of, word)| *of != peers || !matches!(word, Word::Waits(_)));
                     (peers.first..peers.first + peers.count)
                         .for_each(|peer| rig.peer_waits(peer, false, now));
                 }
@@ -869,10 +904,6 @@ impl World {
         process.workers[index].may = may;
         process.rig.may = Some((may, may));
         process.rig.shards[index].begin_turn(may, clock_us);
-        for token in tokens {
-            let us = self.rng.below(2 * MS);
-            self.after(us, Event::Said { at, word: Word::Waits(token) });
-        }
         let us = self.rng.below(MS);
         self.go_on(at, us, Event::Speak { at, shard });
     }
@@ -961,6 +992,31 @@ impl World {
                     return;
                 }
                 (name, "disconnect".to_owned())
+            }
+            Does::ClaimerComes(number) => {
+                let name = claimer_name(number);
+                process.rig.cut_peer(&name);
+                process.rig.peer(&name).version = None;
+                (name.clone(), format!("connect id={name} v=5"))
+            }
+            Does::Claim(number) | Does::ClaimerGivesBack(number) | Does::ClaimerGoes(number) => {
+                let name = claimer_name(number);
+                let is_open = process.rig.peer(&name).conn.is_some();
+                if !is_open || !self.is_claimer_at(at, number) {
+                    return;
+                }
+                if let Does::ClaimerGoes(_) = does {
+                    self.claimer_goes(number);
+                    if let Some(process) = self.process(at) {
+                        process.rig.cut_peer(&name);
+                    }
+                    return;
+                }
+                let asks = matches!(does, Does::Claim(_));
+                self.claimer_does(number, asks);
+                let word = if asks { "subscribe" } else { "unsubscribe" };
+                let options = if asks { ":0:rh2" } else { "" };
+                (name, format!("{word} id={packet_id} f=$exclusive/e{options}"))
             }
             Does::RetainerComes(_) | Does::ReaderComes => {
                 let name = match does {
@@ -1056,6 +1112,19 @@ impl World {
         worker.routed_us = clock_us;
         self.deliver(at, shard);
         self.heard(at, shard);
+        let Some(process) = self.process(at) else { return };
+        let rig = &process.rig.shards[index];
+        let is_so = |(shards, word): &mut (Shards, Word)| {
+            (shards.first..shards.first + shards.count).all(|peer| match word {
+                Word::Told(_) => rig.peer_told(peer),
+                _ => rig.peer_knows(peer),
+            })
+        };
+        let said: Vec<_> = process.workers[index].due.extract_if(.., is_so).collect();
+        for (_, word) in said {
+            let us = self.rng.below(2 * MS);
+            self.after(us, Event::Said { at, word });
+        }
         let Some(process) = self.process(at) else { return };
         let settled = process.rig.shards[index].settled_in();
         if let Some(view) = settled.filter(|view| *view != process.workers[index].settled) {
@@ -1156,6 +1225,7 @@ impl World {
         let retained: Vec<_> = (0..RETAINERS).map(|retainer| taken(&retainer_name(retainer))).collect();
         let read = taken(READER);
         let mortal: Vec<_> = (0..MORTALS).map(|mortal| taken(&mortal_name(mortal))).collect();
+        let claimed: Vec<_> = (0..CLAIMERS).map(|claimer| taken(&claimer_name(claimer))).collect();
         let worker = &mut process.workers[index];
         let mut withheld = 0;
         if closed {
@@ -1176,6 +1246,9 @@ impl World {
         self.reader_heard(at, &read.0, read.1);
         for (mortal, (packets, closed)) in mortal.into_iter().enumerate() {
             self.mortal_heard(at, mortal as u64, &packets, closed);
+        }
+        for (claimer, (packets, closed)) in claimed.into_iter().enumerate() {
+            self.claimer_heard(at, claimer as u64, &packets, closed);
         }
         self.count_wills(at);
         for number in acknowledged {

@@ -36,6 +36,7 @@ impl Hub {
             ("delayed_published", stats.delayed_published),
             ("delayed_refused", stats.delayed_refused),
             ("exclusive_refused", stats.exclusive_refused),
+            ("exclusive_lost", stats.exclusive_lost),
             ("payloads_refused", stats.payloads_refused),
             ("batches", stats.batches),
             ("batches_refused", stats.batches_refused),
