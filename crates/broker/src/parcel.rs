@@ -417,6 +417,18 @@ impl<'a> Parcel<'a> {
     }
 }
 
+impl Parcel<'_> {
+    /// The first parcel if it is a whole [`Parcel::Ack`], of which there is one for each publish: number, outcome and length.
+    pub(crate) fn ack(bytes: &[u8]) -> Option<(Number, Outcome, usize)> {
+        if *bytes.first()? != ACK {
+            return None;
+        }
+        let mut reader = Reader { bytes, at: 1 };
+        let number = reader.number().ok()?;
+        Some((number, outcome_from_byte(reader.byte().ok()?)?, reader.at))
+    }
+}
+
 impl Forward<'_> {
     fn encode(&self, tag: u8, out: &mut Vec<u8>) {
         let flag = |set: bool, flag: u8| if set { flag } else { 0 };

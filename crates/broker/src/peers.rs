@@ -184,6 +184,9 @@ pub(crate) struct Peers {
 /// minutes. What comes then is closed, and counted `late_closed`.
 const LATE_MAX: usize = 100_000;
 
+/// What is kept of the memory of what a turn said to a peer.
+const OUT_BYTES: usize = 64 << 10;
+
 impl Peers {
     pub(crate) fn new(place: Place) -> Self {
         Self {
@@ -317,11 +320,7 @@ impl Peers {
     }
 
     fn answered(&mut self, from: u16, number: Number) -> Option<End> {
-        let id = Id::from_bits(number)?;
-        if self.awaiting.get(id)?.0 != from {
-            return None;
-        }
-        let (_, end) = self.awaiting.remove(id)?;
+        let (_, end) = self.awaiting.remove_if(Id::from_bits(number)?, |(peer, _)| *peer == from)?;
         if let Some(link) = self.links.get_mut(usize::from(from)) {
             link.awaiting -= 1;
         }
@@ -419,6 +418,15 @@ impl<H: Hook, S: Store> Shard<H, S> {
         Some(std::mem::take(&mut link.out))
     }
 
+    /// The same, of which the peer is given a copy, and the memory stays: for whoever gathers what several turns say.
+    pub fn read_parcels(&mut self, to: u16, take: impl FnOnce(&[u8])) {
+        if let Some(link) = self.peers.links.get_mut(usize::from(to)).filter(|link| !link.out.is_empty()) {
+            take(&link.out);
+            link.out.clear();
+            link.out.shrink_to(OUT_BYTES);
+        }
+    }
+
     /// The same, to a shard of another node: what must not wait behind publishes. It may overtake them.
     pub fn take_control(&mut self, to: u16) -> Option<Vec<u8>> {
         let link = self.peers.links.get_mut(usize::from(to)).filter(|link| !link.control.is_empty())?;
@@ -437,7 +445,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn parcels(&mut self, from: u16, bytes: &[u8], now: Now) -> Result<usize, ParcelError> {
         self.now = now;
         let mut at = 0;
-        while let Some((parcel, size)) = Parcel::decode(&bytes[at..])? {
+        loop {
+            // Most are these.
+            if let Some((number, outcome, size)) = Parcel::ack(&bytes[at..]) {
+                at += size;
+                self.acknowledged(from, number, outcome);
+                continue;
+            }
+            let Some((parcel, size)) = Parcel::decode(&bytes[at..])? else { break };
             at += size;
             self.parcel(from, parcel);
         }
@@ -541,12 +556,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
             }
             Parcel::Joined { number } => self.batch.joined(number),
-            Parcel::Ack { number, outcome } => {
-                // A packet id may wait for just this.
-                self.batch.due |= !self.batch.received.is_empty();
-                self.batch.answered(number);
-                self.ended.extend(self.peers.answered(from, number).map(|end| (end, outcome)));
-            }
+            Parcel::Ack { number, outcome } => self.acknowledged(from, number, outcome),
             Parcel::Holds { version, since, filter, client_id } => {
                 self.holds_elsewhere(from, since, filter, client_id);
                 self.heard(from, version);
@@ -560,6 +570,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 .receipts
                 .set_urgent_where(|owner| matches!(owner, Owner::Peer { peer, .. } if *peer == from)),
         }
+    }
+
+    fn acknowledged(&mut self, from: u16, number: Number, outcome: Outcome) {
+        // A packet id may wait for just this.
+        self.batch.due |= !self.batch.received.is_empty();
+        self.batch.answered(number);
+        self.ended.extend(self.peers.answered(from, number).map(|end| (end, outcome)));
     }
 
     /// It has the peer's routes of this version.

@@ -502,7 +502,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let unordered = conn.unordered;
         let Some(publishing) = conn.publishing.get_mut() else { return };
-        let Ok(index) = publishing.waiting.binary_search_by_key(&serial, |w| w.serial) else { return };
+        // As a rule they end in order.
+        let index = match publishing.waiting.front() {
+            Some(front) if front.serial == serial => Ok(0),
+            _ => publishing.waiting.binary_search_by_key(&serial, |w| w.serial),
+        };
+        let Ok(index) = index else { return };
         if unordered {
             publishing.waiting.remove(index);
             self.write_ack(to, packet_id, qos2, ReasonCode::SUCCESS);

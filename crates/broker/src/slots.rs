@@ -118,8 +118,13 @@ impl<M, V> Slots<M, V> {
     }
 
     pub(crate) fn remove(&mut self, id: Id<M>) -> Option<V> {
+        self.remove_if(id, |_| true)
+    }
+
+    /// Only what is meant.
+    pub(crate) fn remove_if(&mut self, id: Id<M>, is: impl FnOnce(&V) -> bool) -> Option<V> {
         let place = self.place(id)?;
-        if place.generation != id.generation {
+        if place.generation != id.generation || !place.value.as_ref().is_some_and(is) {
             return None;
         }
         let value = place.value.take()?;

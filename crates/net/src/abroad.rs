@@ -7,7 +7,12 @@
 //!
 //! # Operation
 //! [`Post`] is the worker's letter box: orders of whoever drives the node ([`Order`]), and parcels of other nodes' shards, in one order. What the worker's
-//! shard has for another node's goes into that link's [`Lane`], control before data, once a turn.
+//! shard has for another node's goes into that link's [`Lane`]: control at the end of its turn, data when the worker has nothing more to do.
+//!
+//! # Wake-ups
+//! To wake another thread costs more than to route a message. So a worker that has more to do at once (its sockets are looked at, without waiting) gathers what its
+//! turns said, and a lane gets it as one; at a low rate there is nothing more to do, and nothing waits. It is bounded by time and bytes, and looking ceases where
+//! it was in vain. Who posts a letter wakes the worker only if it sleeps: one that is awake looks into its box before it does.
 //!
 //! # Bounds
 //! Inward, a [`Parcels::room`] that its receiver gives back bounds what is under way. Outward, past [`LANE_BYTES`] that a lane has not sent messages of QoS 0
@@ -20,10 +25,21 @@ use ferrule_cluster::{Gate, Order, Shards, Word};
 use ferrule_store::{Now, Store};
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a lane may have unsent before messages that nobody is told of are dropped: some 100 ms of a fast link.
 const LANE_BYTES: usize = 16 << 20;
+
+/// While a worker has more to do at once it gathers data for other nodes for so long at most: some hundred messages of a busy worker. With twice
+/// or four times as much the CPU time of a message was the same.
+const HELD_US: u64 = 500;
+/// or until there is so much: half a frame of the link.
+const HELD_BYTES: usize = 64 << 10;
+/// A look is a system call: when so many in a row found nothing to do, there is one only behind a turn that said more than a message or two,
+const LOOKS: u32 = 2;
+const FEW_BYTES: usize = 256;
+/// and behind each of so many others.
+const LOOKS_AGAIN: u32 = 16;
 
 /// To one other node. Nothing waits.
 pub trait Lane: Send {
@@ -68,8 +84,15 @@ impl fmt::Debug for Letter {
 /// A worker's letter box. Posting never blocks.
 #[derive(Debug, Clone)]
 pub struct Post {
-    letters: Arc<Mutex<Vec<Letter>>>,
+    letters: Arc<Mutex<Letters>>,
     waker: Arc<mio::Waker>,
+}
+
+#[derive(Debug, Default)]
+struct Letters {
+    waiting: Vec<Letter>,
+    /// The worker waits for events, or is about to: it has to be woken, once. One that is in a turn looks here before it sleeps.
+    asleep: bool,
 }
 
 impl Post {
@@ -79,11 +102,11 @@ impl Post {
         Self { letters: Arc::default(), waker: inbox.waker() }
     }
 
-    /// Posts, and wakes the worker if nothing was there yet.
+    /// Posts, and wakes the worker if it sleeps.
     pub fn put(&self, letter: Letter) {
-        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
-        let wake = letters.is_empty();
-        letters.push(letter);
+        let mut letters = self.lock();
+        letters.waiting.push(letter);
+        let wake = std::mem::take(&mut letters.asleep);
         drop(letters);
         if wake {
             // A worker that is gone needs no waking.
@@ -91,9 +114,77 @@ impl Post {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
+    /// The worker wants to sleep: whether it may. Who posts from then on wakes it.
+    fn rest(&self) -> bool {
+        let mut letters = self.lock();
+        letters.asleep = letters.waiting.is_empty();
+        letters.asleep
+    }
+
     fn take(&self, into: &mut Vec<Letter>) {
-        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut *letters, into);
+        let mut letters = self.lock();
+        letters.asleep = false;
+        std::mem::swap(&mut letters.waiting, into);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Letters> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Another node that there is a link to.
+struct Neighbour {
+    shards: Shards,
+    lane: Box<dyn Lane>,
+    /// For each of its shards.
+    held: Vec<Held>,
+}
+
+/// What is held back for all of them together.
+#[derive(Debug, Default)]
+struct Gathered {
+    since_us: Option<u64>,
+    bytes: usize,
+    /// Times in a row that there was nothing more to do.
+    misses: u32,
+}
+
+/// Data for a shard of another node that the lane does not have yet.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    /// How much the lane got last: as much is likely to come, so that it does not grow step by step.
+    last: usize,
+}
+
+impl Gathered {
+    fn add(&mut self, held: &mut Held, parcels: &[u8], now_us: u64) {
+        self.since_us.get_or_insert(now_us);
+        self.bytes += parcels.len();
+        if held.bytes.capacity() == 0 {
+            held.bytes.reserve_exact(held.last.max(parcels.len()));
+        }
+        held.bytes.extend_from_slice(parcels);
+    }
+
+    fn may_wait(&mut self, now_us: u64) -> bool {
+        let Some(since_us) = self.since_us else { return false };
+        if self.bytes >= HELD_BYTES || now_us >= since_us + HELD_US {
+            return false;
+        }
+        if self.bytes >= FEW_BYTES || self.misses < LOOKS || self.misses.is_multiple_of(LOOKS_AGAIN) {
+            return true;
+        }
+        self.misses = self.misses.wrapping_add(1);
+        false
+    }
+
+    fn looked(&mut self, more: bool) {
+        self.misses = if more { 0 } else { self.misses.wrapping_add(1) };
     }
 }
 
@@ -105,7 +196,8 @@ pub struct Abroad {
     pub gate: Arc<Gate>,
     /// Told what the worker has to say to whoever drives the node.
     pub say: Arc<dyn Fn(Word) + Send + Sync>,
-    neighbours: Vec<(Shards, Box<dyn Lane>)>,
+    neighbours: Vec<Neighbour>,
+    gathered: Gathered,
     /// What is to be said as soon as it is so.
     due: Vec<(Shards, Word)>,
     letters: Vec<Letter>,
@@ -123,6 +215,7 @@ impl Abroad {
             gate,
             say,
             neighbours: Vec::new(),
+            gathered: Gathered::default(),
             due: Vec::new(),
             letters: Vec::new(),
             routed_us: 0,
@@ -171,8 +264,9 @@ impl Abroad {
                 // Indices are given in order, to all workers alike.
                 while shard.peers() < usize::from(shards.first + shards.count) && shard.add_peer().is_some() {
                 }
-                self.neighbours.retain(|(known, _)| *known != shards);
-                self.neighbours.extend(lane.map(|lane| (shards, lane)));
+                self.part_with(shards);
+                let held = each(shards).map(|_| Held::default()).collect();
+                self.neighbours.extend(lane.map(|lane| Neighbour { shards, lane, held }));
                 each(shards).for_each(|peer| {
                     let speaks = Speaks { version, first: peer == shards.first };
                     shard.peer_linked(peer, speaks, now);
@@ -181,7 +275,7 @@ impl Abroad {
             }
             Order::Unlinked(shards) => {
                 self.due.retain(|(of, word)| *of != shards || !matches!(word, Word::Told(_)));
-                self.neighbours.retain(|(known, _)| *known != shards);
+                self.part_with(shards);
                 each(shards).for_each(|peer| shard.peer_unlinked(peer, now));
             }
             Order::Wait(shards, token) => {
@@ -198,18 +292,21 @@ impl Abroad {
         }
     }
 
-    /// A turn ends: what it has to say to other nodes.
-    pub(crate) fn tell<H: Hook, S: Store>(&mut self, shard: &mut Shard<H, S>, me: u16) {
-        for (shards, lane) in &self.neighbours {
+    /// What was held back for it is lost with the link.
+    fn part_with(&mut self, shards: Shards) {
+        self.neighbours.retain(|known| known.shards != shards);
+    }
+
+    /// A turn ends: what it has to say to other nodes. Data is held back until [`Self::hand_over`].
+    pub(crate) fn tell<H: Hook, S: Store>(&mut self, shard: &mut Shard<H, S>, me: u16, now: Now) {
+        for Neighbour { shards, lane, held } in &mut self.neighbours {
             let is_full = lane.queued() > LANE_BYTES;
-            for to in 0..shards.count {
+            for (to, held) in (0..).zip(held) {
                 let peer = shards.first + to;
                 if let Some(parcels) = shard.take_control(peer) {
                     lane.control(me, to, parcels);
                 }
-                if let Some(parcels) = shard.take_parcels(peer) {
-                    lane.data(me, to, parcels);
-                }
+                shard.read_parcels(peer, |parcels| self.gathered.add(held, parcels, now.mono_us));
                 shard.peer_full(peer, is_full);
             }
         }
@@ -229,4 +326,43 @@ impl Abroad {
             (self.say)(Word::Settled(view));
         }
     }
+
+    /// Whether something is held back that may wait for another turn, if there is one at once.
+    pub(crate) fn may_gather(&mut self, now_us: u64) -> bool {
+        self.gathered.may_wait(now_us)
+    }
+
+    /// Whether there was one.
+    pub(crate) fn gathers(&mut self, more: bool) {
+        self.gathered.looked(more);
+    }
+
+    /// Gives the lanes what was held back.
+    pub(crate) fn hand_over(&mut self, me: u16) {
+        if self.gathered.since_us.take().is_none() {
+            return;
+        }
+        self.gathered.bytes = 0;
+        for Neighbour { lane, held, .. } in &mut self.neighbours {
+            for (to, held) in (0..).zip(held) {
+                if !held.bytes.is_empty() {
+                    held.last = held.bytes.len().min(HELD_BYTES);
+                    lane.data(me, to, std::mem::take(&mut held.bytes));
+                }
+            }
+        }
+    }
+
+    /// Whether a letter is there.
+    pub(crate) fn has_letters(&self) -> bool {
+        !self.post.is_empty()
+    }
+
+    /// The worker wants to sleep: whether it may, since no letter is there.
+    pub(crate) fn rest(&self) -> bool {
+        self.post.rest()
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@
 //! What other workers sent, and other nodes; new connections; up to 1,024 ready sockets: read each into the worker's one 256 KiB buffer and let the shard take packets from it; a partial
 //! packet alone is copied to its connection. Then the inbox, then [`Shard::end_turn`](ferrule_broker::Shard::end_turn)
 //! with the turn's one batch for the store, then other workers get what the turn said, then each connection with output is
-//! written once. epoll is edge-triggered: a
+//! written once. What is for other nodes is gathered until there is nothing more to do at once ([`Abroad`]). epoll is edge-triggered: a
 //! socket that was not drained is in a list of its own.
 //!
 //! # Listeners and layers

@@ -211,7 +211,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         let mut stop = false;
         let mut ended_us = self.clock.mono_us();
         loop {
-            match self.poll.poll(&mut events, self.timeout(ended_us)) {
+            match self.sleep(&mut events, ended_us) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 result => result?,
             }
@@ -285,6 +285,24 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
         }
     }
 
+    /// Until there is something to do. What turns said to other nodes leaves when the worker has nothing more to do at once, or has gathered it for long enough: their
+    /// threads are woken once for many turns, and nobody waits for a worker that sleeps.
+    fn sleep(&mut self, events: &mut Events, ended_us: u64) -> io::Result<()> {
+        let timeout = self.timeout(ended_us);
+        let Some(abroad) = &mut self.abroad else { return self.poll.poll(events, timeout) };
+        if abroad.may_gather(ended_us) {
+            self.poll.poll(events, Some(Duration::ZERO))?;
+            let more = !events.is_empty() || timeout == Some(Duration::ZERO) || abroad.has_letters();
+            abroad.gathers(more);
+            if more {
+                return Ok(());
+            }
+        }
+        abroad.hand_over(self.links.index() as u16);
+        let timeout = if abroad.rest() { timeout } else { Some(Duration::ZERO) };
+        self.poll.poll(events, timeout)
+    }
+
     /// A turn's end, but for what is written.
     fn end_turn(&mut self, now: Now) {
         let Some(abroad) = &self.abroad else {
@@ -337,7 +355,7 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
             }
         }
         if let Some(abroad) = &mut self.abroad {
-            abroad.tell(&mut self.shard, self.links.index() as u16);
+            abroad.tell(&mut self.shard, self.links.index() as u16, now);
         }
     }
 
@@ -414,6 +432,9 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
     fn goodbye(&mut self, now: Now) {
         // What a connection sent ahead of a held packet was read: it may hold messages that nobody will send again.
         self.obey(now);
+        if let Some(abroad) = &mut self.abroad {
+            abroad.hand_over(self.links.index() as u16);
+        }
         self.shard.write_all_if(now, || self.abroad.as_ref().is_none_or(Abroad::may));
         self.shard.goodbye(now);
         self.write_dirty(now);
