@@ -243,6 +243,7 @@ fn hub(rules: &str) -> Result<(Driven<Hub>, Load), String> {
         boot: Boot::new(1),
         edge: false,
         outboxes: Policy::CLOUD.into(),
+        clustered: false,
         place,
     };
     let driven = Driven::with(8, |now| Hub::new(node, Vec::new(), &[], 1, now));

@@ -38,7 +38,7 @@ fn publish(node: &Node, publisher: &mut Client, n: u64) -> u32 {
 }
 
 fn object(client: &mut Client) -> Value {
-    serde_json::from_str(&client.expect_message().text()).unwrap()
+    serde_json::from_str(client.expect_message().text()).unwrap()
 }
 
 #[test]
