@@ -289,7 +289,11 @@ pub fn run(product: &Product, whole: Whole, read: Arc<Read>) -> Result<(), RunEr
         // It sees its channel closed, and leaves with DISCONNECT; the runtime's end alone would drop it where it stands.
         let _ = runtime.block_on(async { tokio::time::timeout(STOP, link.task).await });
     }
-    let left = membership.is_some_and(|membership| membership.stop());
+    let left = membership.is_some_and(|membership| {
+        // What others take over when it has left they find whole.
+        about.writer.flush(STOP);
+        membership.stop()
+    });
     if let (Some(leaver), Some(control)) = (leaver, control) {
         // Who asked may have gone.
         let _ = leaver.send(left);

@@ -3,11 +3,12 @@
 use crate::config::{PostgresConfig, StoreConfig};
 use crate::control::StoreStatus;
 use crate::run::RunError;
-use ferrule_store::Restored;
+use ferrule_store::{Restored, Store, StoreEvent};
 use ferrule_store_sqlite::{Cursor, Options, Page};
 use ferrule_store_writer::{Figures, Handle, Notify, ShutdownError, State, Writing};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 /// A store in PostgreSQL: a program that can keep it there brings this, and others need not be linked with it.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +90,19 @@ impl Writer {
             Self::Sqlite(writer) => writer.handle(notify),
             Self::Other { writer, .. } => writer.handle(notify),
         }
+    }
+
+    /// Waits until what was submitted is stored, at most so long.
+    pub fn flush(&self, limit: Duration) {
+        let (committed, wait) = channel();
+        let mut store = self.handle(Box::new(move |event| {
+            if let StoreEvent::Committed { .. } = event {
+                // Nobody waits after the first.
+                let _ = committed.send(());
+            }
+        }));
+        store.submit(Vec::new());
+        let _ = wait.recv_timeout(limit);
     }
 
     /// Commits what waits and closes it.
