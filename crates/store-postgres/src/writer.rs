@@ -255,6 +255,7 @@ fn run(
         compared: None,
         orphans: Orphans::default(),
         rules: None,
+        keep_due: false,
         kept: BTreeSet::new(),
         dead: Vec::new(),
         pauses,
@@ -363,6 +364,8 @@ struct Worker {
     orphans: Orphans,
     /// The rules that remember something, once they are known.
     rules: Option<Vec<u64>>,
+    /// Whether it is to be found out which of them this node keeps; as long as it has not been.
+    keep_due: bool,
     /// Those of them that this node keeps.
     kept: BTreeSet<u64>,
     /// Bodies that had no rows when they were looked at last.
@@ -379,7 +382,7 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         loop {
-            let rests = self.taken || (self.back.whole() == 0 && self.back.asks_nothing());
+            let rests = self.taken || (self.back.whole() == 0 && self.back.asks_nothing() && !self.keep_due);
             if rests && !self.back.is_stopping() {
                 match self.back.wait(IDLE) {
                     Waited::Came => {}
@@ -438,10 +441,7 @@ impl Worker {
         }
         self.take_some()?;
         self.adopt_some()?;
-        if let Some(rules) = self.back.take_keep() {
-            self.rules = Some(rules);
-            self.keep_rules()?;
-        }
+        self.keep_rules()?;
         self.read_one()
     }
 
@@ -506,15 +506,22 @@ impl Worker {
             self.is_ours(*session, *epoch as i64);
         }
         self.back.tell_all(&StoreEvent::Adopted { view, restored: Arc::from(restored), done });
-        if done { self.keep_rules() } else { Ok(()) }
+        self.keep_due |= done;
+        Ok(())
     }
 
     /// Finds out which rules this node keeps now.
     fn keep_rules(&mut self) -> Result<(), DbError> {
-        let Some(rules) = &self.rules else { return Ok(()) };
+        if let Some(rules) = self.back.take_keep() {
+            (self.rules, self.keep_due) = (Some(rules), true);
+        }
+        let Some(rules) = self.rules.as_ref().filter(|_| self.keep_due) else {
+            self.keep_due = false;
+            return Ok(());
+        };
         let (kept, new) = self.again(async |db| db.keep(rules, &self.kept).await)?;
         let lost = self.kept.difference(&kept).copied().collect::<Vec<u64>>();
-        self.kept = kept;
+        (self.kept, self.keep_due) = (kept, false);
         if !new.is_empty() || !lost.is_empty() {
             self.back.tell_all(&StoreEvent::Kept(Arc::new(Kept { rules: new, lost })));
         }

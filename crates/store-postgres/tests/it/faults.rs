@@ -9,7 +9,7 @@ use ferrule_testkit::{Postgres, Relay, until};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-fn address(postgres: &Postgres) -> SocketAddr {
+pub(crate) fn address(postgres: &Postgres) -> SocketAddr {
     postgres.url()["postgres://postgres@".len()..].trim_end_matches("/postgres").parse().unwrap()
 }
 

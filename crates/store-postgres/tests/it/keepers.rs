@@ -1,9 +1,11 @@
 //! Rules that remember something, and who keeps them.
 
+use crate::faults::address;
 use crate::owners::{NOW_US, Node};
 use crate::support::{seqs, server};
 use ferrule_store::{Kept, Op, QueueId, Store, StoreEvent};
 use ferrule_store_postgres::Reach;
+use ferrule_testkit::Relay;
 
 impl Node {
     /// What changes when it names these rules.
@@ -99,6 +101,27 @@ async fn a_keeper_that_starts_again_goes_on() {
     a.writer.shutdown().unwrap();
     let mut a = Node::start(&place, "a").await;
     assert_eq!(told(&a.keep(&[7])), [(7, vec!["k=1".to_owned()])]);
+}
+
+/// A connection that is lost in between delays the answer, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_gets_its_keeper_although_connections_are_lost() {
+    let (postgres, place) = server();
+    let relay = Relay::start(address(&postgres));
+    let mut a = Node::start(&place.through(&relay), "a").await;
+    for round in 0..20 {
+        a.client.store.keep(vec![7, 8][..round % 2 + 1].to_vec());
+        for _ in 0..round {
+            std::thread::yield_now();
+        }
+        relay.cut();
+        let kept = a.wait_for_kept();
+        // The first time one is new; then the second comes and goes.
+        assert_eq!(
+            (kept.rules.len(), kept.lost.len()),
+            if round > 0 && round % 2 == 0 { (0, 1) } else { (1, 0) }
+        );
+    }
 }
 
 /// Of those that are left each has its share.
