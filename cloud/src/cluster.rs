@@ -51,10 +51,6 @@ fn join(
     listener: TcpListener,
     seat: Seat,
 ) -> Result<Box<dyn Membership>, String> {
-    let mut advertise = config.advertise.clone();
-    if advertise.is_empty() {
-        advertise.push(listener.local_addr().map_err(|error| error.to_string())?.to_string());
-    }
     // Before they are read: what changes in between is seen.
     let certificates = config.tls.as_ref().map(files).map(|files| Certificates {
         seen: Mutex::new(Files::new(files.paths())),
@@ -65,7 +61,8 @@ fn join(
         node: store.node.clone(),
         cluster: config.name.clone(),
         listener,
-        advertise,
+        advertise: config.advertise.clone(),
+        seeds: config.seeds.clone(),
         trust: trust(config)?,
         store: options(store),
         posts: seat.posts,

@@ -2,7 +2,7 @@
 
 use crate::Site;
 use crate::call::{Call, Unheard, advised, serve};
-use crate::hello::{Handshake, Met, Other, Refusal, shown_id};
+use crate::hello::{Came, Handshake, Met, Other, Refusal, shown_id};
 use crate::limits::{ACCEPT_PAUSE, HANDSHAKE, STRANGERS_MAX};
 use crate::link::{Inner, lock};
 use crate::report::count;
@@ -101,17 +101,19 @@ async fn connection<S: Site>(
 
 async fn stream<S: Site>(inner: Arc<Inner<S>>, mut call: Call, from: SocketAddr, proven: Arc<Notify>) {
     match prove(&inner, &mut call).await {
-        Ok(met) => {
+        Ok(Came::Peer(met)) => {
             proven.notify_one();
             pair(&inner, Stream { call, met }, from).await;
         }
+        // It keeps its place among the strangers: it is soon gone.
+        Ok(Came::Seeker(met)) => call.end(frame::What::Welcome(met.accepter())).await,
         Err((other, Unproven::Refusal(refusal))) => {
             refuse(&inner, call, other.as_ref(), from, &refusal).await;
         }
         Err((_, Unproven::Unheard(unheard))) => {
             let text = format!("a link from {from} came to nothing: {unheard}");
             match unheard {
-                Unheard::Refused(_) if inner.report.strangers.passes(&text, Instant::now()) => {
+                Unheard::Refused { .. } if inner.report.strangers.passes(&text, Instant::now()) => {
                     tracing::warn!("{text}");
                 }
                 _ => tracing::debug!("{text}"),
@@ -125,20 +127,20 @@ enum Unproven {
     Unheard(Unheard),
 }
 
-async fn prove<S: Site>(inner: &Inner<S>, call: &mut Call) -> Result<Met, (Option<Other>, Unproven)> {
+async fn prove<S: Site>(inner: &Inner<S>, call: &mut Call) -> Result<Came, (Option<Other>, Unproven)> {
     let unheard = |unheard| (None, Unproven::Unheard(unheard));
     let handshake = Handshake::accept(&inner.config, inner.me(), inner.trust.key(), call.kind);
     let frame::What::Hello(hello) = call.hear().await.map_err(unheard)? else {
         return Err(unheard(Unheard::Else));
     };
-    let met = handshake.accepted(&hello).map_err(|refusal| (None, Unproven::Refusal(refusal)))?;
+    let came = handshake.accepted(&hello).map_err(|refusal| (None, Unproven::Refusal(refusal)))?;
     call.say(frame::What::Hello(handshake.hello()));
     let frame::What::Proof(proof) = call.hear().await.map_err(unheard)? else {
         return Err(unheard(Unheard::Else));
     };
-    match met.check_dialler(&proof) {
-        Ok(()) => Ok(met),
-        Err(refusal) => Err((Some(met.other), Unproven::Refusal(refusal))),
+    match came.met().check_dialler(&proof) {
+        Ok(()) => Ok(came),
+        Err(refusal) => Err((Some(came.met().other.clone()), Unproven::Refusal(refusal))),
     }
 }
 
@@ -283,7 +285,7 @@ mod tests {
 
     async fn refused(mut call: Call) -> String {
         match call.hear().await {
-            Err(Unheard::Refused(text)) => text,
+            Err(Unheard::Refused { text, .. }) => text,
             other => panic!("{other:?}"),
         }
     }

@@ -51,8 +51,12 @@ pub(crate) struct Call {
 /// Why nothing more comes of a stream, before there is a link.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unheard {
-    #[error("the other side refuses this node, saying: {0}")]
-    Refused(String),
+    #[error("the other side refuses this node, saying: {text}")]
+    Refused {
+        text: String,
+        /// It stays so until somebody changes a configuration.
+        lasts: bool,
+    },
     #[error("the stream ended: {0}")]
     Lost(String),
     #[error("the other side says something else than the handshake asks for: is it of a later version?")]
@@ -110,7 +114,7 @@ impl Call {
     pub(crate) async fn hear(&mut self) -> Result<frame::What, Unheard> {
         match self.inbound.message().await {
             Ok(Some(Frame { what: Some(frame::What::Refused(refused)) })) => {
-                Err(Unheard::Refused(shown(&refused.text)))
+                Err(Unheard::Refused { text: shown(&refused.text), lasts: refused.lasts })
             }
             Ok(Some(Frame { what: Some(what) })) => Ok(what),
             Ok(Some(Frame { what: None })) => Err(Unheard::Else),
@@ -120,8 +124,13 @@ impl Call {
     }
 
     /// Says why the other side is refused, and waits a little until it has heard it.
-    pub(crate) async fn refuse(mut self, why: Refusal) {
-        self.say(frame::What::Refused(Refused { text: why.to_string() }));
+    pub(crate) async fn refuse(self, why: Refusal) {
+        self.end(frame::What::Refused(Refused { text: why.to_string(), lasts: !why.is_passing() })).await;
+    }
+
+    /// Says the last thing, and waits a little until the other side has heard it.
+    pub(crate) async fn end(mut self, what: frame::What) {
+        self.say(what);
         let heard = async { while let Ok(Some(_)) = self.inbound.message().await {} };
         let _ = timeout(LINGER, heard).await; // long enough
     }

@@ -21,6 +21,8 @@ pub struct Config {
     pub shards: u8,
     /// Nodes of another one are refused.
     pub cluster: String,
+    /// Which store this node has joined: nodes of another one are refused. Empty: it is not known, and not asked for.
+    pub store: Vec<u8>,
     /// Who is let in.
     pub trust: Trust,
     /// [`VERSIONS`], but in tests of an upgrade.
@@ -40,6 +42,7 @@ impl Config {
             name: name.to_owned(),
             shards,
             cluster: cluster.to_owned(),
+            store: Vec::new(),
             trust,
             versions: VERSIONS,
             control_max: CONTROL_MAX,

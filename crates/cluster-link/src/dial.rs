@@ -178,7 +178,7 @@ async fn attempt<S: Site>(
     Err(trouble)
 }
 
-async fn lookup(address: &str) -> Result<Vec<SocketAddr>, String> {
+pub(crate) async fn lookup(address: &str) -> Result<Vec<SocketAddr>, String> {
     match timeout(CONNECT, lookup_host(address)).await {
         Ok(Ok(found)) => Ok(found.take(ADDRESSES_MAX).collect()),
         Ok(Err(error)) => Err(error.to_string()),

@@ -40,6 +40,11 @@ pub(crate) enum Refusal {
     )]
     Cluster { theirs: String, ours: String },
     #[error(
+        "it keeps its sessions in another store than this node: give all nodes of the cluster the same \
+         database (`url`) and `schema` in [store], or take its address from this cluster's"
+    )]
+    Store,
+    #[error(
         "it does not have the join token of this node: give all nodes of the cluster the same one, or \
          all none"
     )]
@@ -100,8 +105,24 @@ pub(crate) struct Met {
     accepter: Proof,
 }
 
+/// What one who dialled wants; it has proven nothing.
+#[derive(Debug)]
+pub(crate) enum Came {
+    /// A link.
+    Peer(Met),
+    /// To know whether it belongs here.
+    Seeker(Met),
+}
+
 /// Who has the token and has seen both Hellos can make it.
 type Proof = Hmac<Sha256>;
+
+impl Came {
+    pub(crate) fn met(&self) -> &Met {
+        let (Self::Peer(met) | Self::Seeker(met)) = self;
+        met
+    }
+}
 
 impl Refusal {
     /// Whether it passes by itself, as the view of the members goes round.
@@ -135,15 +156,22 @@ impl<'a> Handshake<'a> {
         Self { config, me, key, kind, hello: hello(config, me, None, 0) }
     }
 
+    /// By the one who dials whoever is there: only whether they belong together is asked.
+    pub(crate) fn seek(config: &'a Config, me: PeerId, key: &'a [u8]) -> Self {
+        Self { config, me, key, kind: Kind::Control, hello: hello(config, me, None, 0) }
+    }
+
     pub(crate) fn hello(&self) -> Bytes {
         self.hello.clone()
     }
 
     /// The one who dialled says who it is.
-    pub(crate) fn accepted(&self, hello: &Bytes) -> Result<Met, Refusal> {
+    pub(crate) fn accepted(&self, hello: &Bytes) -> Result<Came, Refusal> {
         let (other, you) = self.check(hello)?;
         let me = self.me;
-        let sought = you.ok_or(Refusal::Malformed("nobody is looked for"))?;
+        let Some(sought) = you else {
+            return Ok(Came::Seeker(self.met(other, hello, &self.hello)));
+        };
         if other.id.node == me.node {
             return Err(Refusal::OwnId(other.id));
         }
@@ -153,7 +181,13 @@ impl<'a> Handshake<'a> {
         if other.id.node > me.node {
             return Err(Refusal::Direction);
         }
-        Ok(self.met(other, hello, &self.hello))
+        Ok(Came::Peer(self.met(other, hello, &self.hello)))
+    }
+
+    /// Whoever is there says who it is; it may be this node itself.
+    pub(crate) fn sought(&self, hello: &Bytes) -> Result<Met, Refusal> {
+        let (other, _) = self.check(hello)?;
+        Ok(self.met(other, &self.hello, hello))
     }
 
     /// The one who was dialled says who it is.
@@ -180,6 +214,10 @@ impl<'a> Handshake<'a> {
                 theirs: shown(&hello.cluster),
                 ours: self.config.cluster.clone(),
             });
+        }
+        let (theirs, ours) = (&hello.store, &self.config.store);
+        if !theirs.is_empty() && !ours.is_empty() && theirs != ours {
+            return Err(Refusal::Store);
         }
         if hello.nonce.len() != NONCE {
             return Err(Refusal::Malformed("its nonce has another length"));
@@ -259,6 +297,7 @@ fn hello(config: &Config, me: PeerId, you: Option<PeerId>, link: u64) -> Bytes {
         shards: u32::from(config.shards),
         link,
         nonce: Bytes::copy_from_slice(&random::<NONCE>()),
+        store: Bytes::copy_from_slice(&config.store),
     };
     hello.encode_to_vec().into()
 }
@@ -301,7 +340,11 @@ mod tests {
     ) -> (Result<Met, Refusal>, Result<Met, Refusal>) {
         let dial = Handshake::dial(dialler, dialler.me, TOKEN, Kind::Data, (sought, 5));
         let accept = Handshake::accept(accepter, accepter.me, TOKEN, Kind::Data);
-        (accept.accepted(&dial.hello()), dial.dialled(&accept.hello(), sought))
+        let accepted = accept.accepted(&dial.hello()).map(|came| match came {
+            Came::Peer(met) => met,
+            Came::Seeker(_) => panic!("it wants a link"),
+        });
+        (accepted, dial.dialled(&accept.hello(), sought))
     }
 
     fn refusals(dialler: &Config, accepter: &Config, sought: PeerId) -> (Option<Refusal>, Option<Refusal>) {
@@ -335,11 +378,37 @@ mod tests {
         {
             let dial = Handshake::dial(&a, a.me, key, kind, (id(2, 7), 5));
             let accept = Handshake::accept(&b, b.me, TOKEN, Kind::Data);
-            let accepted = accept.accepted(&dial.hello()).unwrap();
+            let came = accept.accepted(&dial.hello()).unwrap();
+            let accepted = came.met();
             let dialled = dial.dialled(&accept.hello(), id(2, 7)).unwrap();
             assert_eq!(accepted.check_dialler(&dialled.dialler()), Err(Refusal::Token));
             assert_eq!(dialled.check_accepter(&accepted.accepter()), Err(Refusal::Token));
             assert_eq!(accepted.check_dialler(b""), Err(Refusal::Token));
+        }
+    }
+
+    #[test]
+    fn who_only_asks_needs_the_token_as_well() {
+        let (a, b) = (config(2, "c", 1..=2), config(1, "c", 2..=3));
+        let accept = Handshake::accept(&b, b.me, TOKEN, Kind::Control);
+        for (key, told) in [(TOKEN, Ok(())), (&b"another token ..."[..], Err(Refusal::Token))] {
+            let seek = Handshake::seek(&a, a.me, key);
+            let came = accept.accepted(&seek.hello()).unwrap();
+            assert!(matches!(came, Came::Seeker(_)));
+            let met = seek.sought(&accept.hello()).unwrap();
+            assert_eq!(came.met().check_dialler(&met.dialler()), told);
+            assert_eq!(met.check_accepter(&came.met().accepter()), told);
+        }
+    }
+
+    #[test]
+    fn nodes_of_two_stores_refuse_each_other() {
+        let store = |store: &[u8], node| Config { store: store.to_vec(), ..config(node, "c", 1..=1) };
+        let told = |a: &[u8], b: &[u8]| refusals(&store(a, 1), &store(b, 2), id(2, 7));
+        assert_eq!(told(b"one", b"two"), (Some(Refusal::Store), Some(Refusal::Store)));
+        // As nodes of the version before have it.
+        for (a, b) in [("one", "one"), ("", "two"), ("one", ""), ("", "")] {
+            assert_eq!(told(a.as_bytes(), b.as_bytes()), (None, None));
         }
     }
 

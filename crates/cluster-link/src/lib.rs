@@ -21,7 +21,9 @@
 //! 3. The accepting side joins the two streams by their link number, ends an earlier link to that node, asks [`Site::up`] and says Welcome, with
 //!    its own proof, on both. The other side then does the same with its own [`Site::up`].
 //! 4. Frames pass. Of one queue everything that waits goes into one frame, up to a bound; HTTP/2's flow control says when the next is taken.
-//! 5. When a link has ended, [`Site::down`], and whoever dialled begins anew.
+//! 5. Who only asks whether it belongs to whoever is at an address ([`Seeker`]) names nobody in its Hello, on a control stream of no link, and gets the Welcome,
+//!    with the proof, or the refusal.
+//! 6. When a link has ended, [`Site::down`], and whoever dialled begins anew.
 //!
 //! tonic gives gRPC's framing; connections are hyper's, made here, since a link is about exactly one stream on exactly one connection, which its
 //! channels (that hide connections, and connect again by themselves) and its server do not say. So nothing of tonic's `transport` is built.
@@ -50,6 +52,7 @@ mod hello;
 mod limits;
 mod link;
 mod report;
+mod seek;
 mod sender;
 mod tls;
 mod wire;
@@ -57,6 +60,7 @@ mod wire;
 pub use config::{Config, Token, TokenError, Trust, VERSIONS};
 pub use limits::{CONTROL_MAX, DATA_MAX, PARCELS_MAX};
 pub use report::Counters;
+pub use seek::{Seeker, Sought};
 pub use sender::Sender;
 pub use tls::{Tls, TlsFiles};
 
@@ -126,6 +130,12 @@ impl<S: Site> Links<S> {
     /// that its name stands for.
     pub fn connect(&self, peer: PeerId, addresses: &[String]) {
         dial::connect(&self.inner, peer, addresses);
+    }
+
+    /// Asks at addresses who is there, until the links are stopped.
+    #[must_use]
+    pub fn seeker(&self) -> Seeker<S> {
+        Seeker::new(Arc::clone(&self.inner))
     }
 
     /// Ends the link to it, if there is one, and dials no more. It may come by itself, and is then asked about by [`Site::up`].

@@ -4,13 +4,13 @@
 mod common;
 
 use common::{Node, TOKEN, config, heartbeat, id, until, until_up};
-use ferrule_cluster_link::{Config, Tls, TlsFiles, Token, Trust};
+use ferrule_cluster_link::{Config, Sought, Tls, TlsFiles, Token, Trust};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -44,6 +44,48 @@ async fn another_cluster_is_refused() {
         b,
         r#"it is of cluster "tests", this node of "others": give both the same name"#,
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_store_is_refused() {
+    let store = |name: &str, of| Config { store: name.into(), ..config(of) };
+    refused(store("one", id(1, 7)), store("two", id(2, 8)), "it keeps its sessions in another store");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_at_an_address_learns_whether_it_belongs_there() {
+    // The one with the higher number, which dials nobody.
+    let a = Node::start(Config { store: "one".into(), ..config(id(9, 1)) });
+    let ours = Node::start(Config { store: "one".into(), ..config(id(2, 8)) });
+    let seeker = a.links().seeker();
+    let ask = async |node: &Node| seeker.ask(&node.links().address().to_string()).await.unwrap();
+    assert_eq!(ask(&ours).await, Sought::Ours);
+    assert_eq!(ask(&a).await, Sought::Ours);
+    let token = Trust::Token(Token::new("another token, as long").unwrap());
+    for (config, wanted) in [
+        (Config { store: "two".into(), ..config(id(3, 1)) }, "it keeps its sessions in another store"),
+        (Config { cluster: "others".into(), ..config(id(3, 1)) }, "it is of cluster"),
+        (Config { trust: token, ..config(id(3, 1)) }, "it does not have the join token"),
+        (Config { versions: 7..=9, ..config(id(3, 1)) }, "upgrade the older"),
+    ] {
+        let stranger = Node::start(config);
+        let Sought::Strangers(why) = ask(&stranger).await else { panic!("{wanted}") };
+        let address = stranger.links().address().to_string();
+        assert!(why.contains(wanted) && why.contains(&address), "{why}");
+    }
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap().to_string();
+    let nobody = ferrule_testkit::port::free_addr().to_string();
+    for (seed, wanted) in
+        [(&*nobody, "cannot connect"), (&silent, "does not answer"), ("no port", "no address")]
+    {
+        let Some(Sought::Nobody(why)) = seeker.ask(seed).await else { panic!("{seed}") };
+        assert!(why.contains(wanted) && why.contains(seed), "{why}");
+    }
+    // A link comes up beside all that, and nothing else came of it.
+    assert_eq!((a.ups(), ours.ups()), (0, 0));
+    ours.connect(&a);
+    until_up(&a, &ours);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

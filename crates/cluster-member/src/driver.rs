@@ -1,5 +1,6 @@
 //! The task that owns the decisions.
 
+use crate::seeds::{self, Asking, route};
 use crate::site::{Event, Indices, Office, ToPeer};
 use crate::view::{Answer, Question};
 use crate::{JoinError, LEAVE, RemoveError, Seen, Setup, Status};
@@ -11,7 +12,7 @@ use ferrule_store_postgres::{Known, Members, MembersError, Reach};
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// What the rest of the program asks.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub(crate) struct Driver {
     known: Known,
     joins: u64,
     trouble: Option<String>,
+    /// What is wrong with one.
+    seeds: watch::Receiver<Option<String>>,
     /// The next call of the decisions' timers.
     due_us: u64,
 }
@@ -56,12 +59,18 @@ const JOIN: Duration = Duration::from_secs(30);
 
 impl Driver {
     /// Joins.
-    pub(crate) async fn join(setup: Setup) -> Result<Self, JoinError> {
-        let Setup { node, cluster, listener, advertise, trust, store, posts, gate, words } = setup;
+    pub(crate) async fn join(setup: Setup) -> Result<(Self, Asking<Office>), JoinError> {
+        let Setup { node, cluster, listener, mut advertise, seeds, trust, store, posts, gate, words } = setup;
         let shards = u8::try_from(posts.len()).map_err(|_| JoinError::Shards)?;
         let mut members = Members::new(&store, &Config::default(), ANSWER)?;
-        let reach = Reach { shards, addresses: advertise };
         let started = Instant::now();
+        if advertise.is_empty() {
+            let bound = listener.local_addr()?;
+            let address = if bound.ip().is_unspecified() { route(&seeds, bound, JOIN).await? } else { bound };
+            tracing::info!("the other nodes reach this one at {address}");
+            advertise.push(address.to_string());
+        }
+        let reach = Reach { shards, addresses: advertise };
         let (me, known) = loop {
             match members.join(&reach, boot_us()).await {
                 Ok(joined) => break joined,
@@ -82,7 +91,9 @@ impl Driver {
         let indices = Indices::default();
         let office = Arc::new(Office::new(posts.clone(), Arc::clone(&indices), told));
         let config = ferrule_cluster_link::Config::new(me, &node, shards, &cluster, trust);
+        let config = ferrule_cluster_link::Config { store: known.store.clone(), ..config };
         let links = Links::start(config, listener, office)?;
+        let (asking, seeds) = seeds::asking(links.seeker(), seeds);
         let (questions, asks) = mpsc::unbounded_channel();
         let (answer, answers) = mpsc::unbounded_channel();
         tokio::spawn(crate::view::run(members, reach, asks, answer));
@@ -104,11 +115,12 @@ impl Driver {
             known: Known::default(),
             joins: 1,
             trouble: None,
+            seeds,
             due_us: now_us,
         };
         driver.learn(known, now_us);
         driver.act();
-        Ok(driver)
+        Ok((driver, asking))
     }
 
     /// Until it is told to leave; whether it has.
@@ -373,7 +385,7 @@ impl Driver {
             joins: self.joins,
             links_up: counters.up,
             links_down: counters.down,
-            trouble: self.trouble.clone(),
+            trouble: self.trouble.clone().or_else(|| self.seeds.borrow().clone()),
         }
     }
 

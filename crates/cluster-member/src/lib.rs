@@ -13,6 +13,8 @@
 //! the view's task ── answers ───►│ (Site) │── questions ──► the view's task
 //! a timer ──────────────────────►└────────┘── standing ───► the gate that workers ask
 //! ```
+//! Beside it `seeds.rs` asks whether who is at the configured addresses belongs to this node.
+//!
 //! One task owns the [`Site`](ferrule_cluster::Site) and does one thing at a time: put in what happened, set the gate, do the deeds. A link is told to
 //! deliver only when the orders about it are in the letter boxes, so a worker knows a link before anything of it arrives.
 //!
@@ -23,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod driver;
+mod seeds;
 mod site;
 mod view;
 
@@ -43,8 +46,11 @@ pub struct Setup {
     pub cluster: String,
     /// Where others link to it, already bound.
     pub listener: TcpListener,
-    /// How others reach that: `host:port`.
+    /// How others reach that: `host:port`. None: by the address that it is bound to, or if that is every one, by the one from which this
+    /// node reaches the seeds.
     pub advertise: Vec<String>,
+    /// Where nodes that belong to this one may be: `host:port`.
+    pub seeds: Vec<String>,
     /// Who is let in.
     pub trust: Trust,
     /// The store, which has been opened with them.
@@ -69,6 +75,12 @@ pub enum JoinError {
     /// A thread or a socket.
     #[error("cannot start the cluster's part: {0}")]
     System(#[from] std::io::Error),
+    /// No seed has told by which address others reach this node.
+    #[error("no address by which the other nodes reach this one is known: {0}: set `advertise` in [cluster]")]
+    Route(String),
+    /// A seed is a node that does not belong to this one.
+    #[error("this node does not belong to one that `seeds` in [cluster] names, and does not start: {0}")]
+    Strangers(String),
     /// More shards than a link can name.
     #[error("a node of a cluster has at most 255 workers")]
     Shards,
@@ -110,7 +122,7 @@ pub struct Status {
     pub links_up: u64,
     /// See `links_up`.
     pub links_down: u64,
-    /// Why the view cannot be read, when it cannot.
+    /// Why the view cannot be read, when it cannot; or what is wrong with a seed.
     pub trouble: Option<String>,
 }
 
@@ -175,8 +187,11 @@ impl Member {
             };
             runtime.block_on(async {
                 match driver::Driver::join(setup).await {
-                    Ok(driver) => {
-                        let _ = started.send(Ok(()));
+                    // It drives while the seeds are asked: they may ask it.
+                    Ok((driver, asking)) => {
+                        tokio::spawn(asking.run(move |first| {
+                            let _ = started.send(first.map_err(JoinError::Strangers));
+                        }));
                         driver.run(asks).await
                     }
                     Err(error) => {
@@ -187,8 +202,10 @@ impl Member {
             })
         };
         let thread = std::thread::Builder::new().name("ferrule-cluster".into()).spawn(run)?;
+        // Dropped if it is not to be: then it leaves.
+        let member = Self { asked, thread: Mutex::new(Some(thread)), address };
         start.recv().map_err(|_| std::io::Error::other("its thread ended"))??;
-        Ok(Self { asked, thread: Mutex::new(Some(thread)), address })
+        Ok(member)
     }
 
     /// Where it listens.

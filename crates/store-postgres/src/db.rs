@@ -20,6 +20,11 @@ const READ_ROWS: u32 = 256;
 /// Two nodes that start at once may draw the same number: so often one of them tries again.
 const DRAWS_MAX: u32 = 20;
 
+/// In `meta`: of no node, but of the store. Nodes have numbers from 1.
+pub(crate) const NOBODY: i32 = 0;
+/// In `meta`, of [`NOBODY`]: what tells this store from others, drawn by whoever opened it first.
+pub(crate) const IDENTITY: &str = "identity";
+
 /// Whom this writer writes for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Who {
@@ -230,6 +235,15 @@ impl Connection {
         };
         let who = Who { number: row.try_get(0)?, incarnation: row.try_get(1)? };
         let (connection, fence) = (row.try_get(2)?, row.try_get(3)?);
+        // Whoever comes first names the store.
+        let name = format!(
+            "INSERT INTO {schema}.meta (node, key, value) VALUES ({NOBODY}, '{IDENTITY}', $1::BYTEA)
+             ON CONFLICT (node, key) DO NOTHING"
+        );
+        let mut drawn = [0; 16];
+        // (Linux has always some; without any the database would have to be asked.)
+        getrandom::fill(&mut drawn).expect("the system has random numbers");
+        self.client.execute(&name, &[&&drawn[..]]).await?;
         Ok((self.into_db(schema, node, who, connection).await?, fence))
     }
 

@@ -26,7 +26,7 @@
 //! - An answer to a call of a member that is in it means that the store has seen it, at most `seen_us` before the call.
 //! - Only the process that has this node's store open last joins under its name.
 
-use crate::db::{Connection, Who, connect};
+use crate::db::{Connection, IDENTITY, NOBODY, Who, connect};
 use crate::error::{DbError, Kind};
 use crate::{OpenError, Options};
 use ferrule_cluster::{Member, NodeId, PeerId, State, View};
@@ -37,6 +37,8 @@ use tokio_postgres::{Client, Config, Error, Row};
 /// The view, and where its members are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Known {
+    /// Which store it is of: drawn when that was opened first, the same for all its nodes.
+    pub store: Vec<u8>,
     /// Who is a member.
     pub view: View,
     /// Of each member.
@@ -359,7 +361,8 @@ impl Members {
     async fn look(&self, client: &Client) -> Result<Rows, DbError> {
         let query = format!(
             "SELECT v.number, m.node, m.incarnation, m.state, m.seen, m.shards, m.addresses,
-                 EXISTS (SELECT 1 FROM {s}.session AS t WHERE t.owner = m.node), n.node
+                 EXISTS (SELECT 1 FROM {s}.session AS t WHERE t.owner = m.node), n.node,
+                 (SELECT value FROM {s}.meta WHERE node = {NOBODY} AND key = '{IDENTITY}')
              FROM {s}.cluster_view AS v LEFT JOIN {s}.cluster_member AS m ON TRUE
              LEFT JOIN {s}.node AS n ON n.number = m.node
              WHERE v.id = 0 ORDER BY m.node",
@@ -469,6 +472,7 @@ fn rows(rows: &[Row]) -> Result<Rows, DbError> {
     let mut found = Rows::default();
     let known = &mut found.known;
     known.view.number = first.try_get::<_, i64>(0)? as u64;
+    known.store = first.try_get::<_, Option<Vec<u8>>>(9)?.unwrap_or_default();
     for row in rows {
         let Some(node) = row.try_get::<_, Option<i32>>(1)? else { continue };
         let incarnation: i64 = row.try_get(2)?;

@@ -1,11 +1,12 @@
 //! Who may join, and what is said of it.
 
-use crate::{Cluster, config, members};
+use crate::{Cluster, config, config_at, is_whole, members};
 use ferrule_mqtt::QoS;
 use ferrule_testkit::node::{Role, run_to_exit, start_to_exit};
 use ferrule_testkit::wire::Options;
 use ferrule_testkit::{Client, Node, Postgres};
 use ferrule_tests::PATIENCE;
+use serde_json::Value;
 use std::fs;
 
 /// A node alone in its cluster serves as one without.
@@ -49,6 +50,57 @@ fn another_token_or_cluster_keeps_a_node_out() {
     client.expect_message();
 }
 
+/// Two nodes with a database each serve well, each alone: seeds tell.
+#[test]
+fn a_node_with_another_store_than_its_seed_does_not_start() {
+    let cluster = Cluster::start(1);
+    let folder = tempfile::tempdir().unwrap();
+    let status = cluster.nodes[0].status();
+    let seed = members(&status)[0]["addresses"][0].as_str().unwrap().to_owned();
+    let config = || config(&cluster.postgres, &folder, "node-2").extra(&format!("seeds = [{seed:?}]\n"));
+    let ended = start_to_exit(&config().env("FERRULE__STORE__SCHEMA", "another"));
+    assert!(!ended.status.success() && ended.output.contains("in another store than"), "{ended:?}");
+    assert!(ended.output.contains(&seed), "{ended:?}");
+    // It has left what it had joined.
+    assert_eq!(cluster.postgres.query("SELECT count(*) FROM another.cluster_member"), ["0"]);
+    let token = folder.path().join("another");
+    fs::write(&token, "a token of somebody else\n").unwrap();
+    let ended = start_to_exit(&config().env("FERRULE__CLUSTER__TOKEN_FILE", token.to_str().unwrap()));
+    assert!(!ended.status.success() && ended.output.contains("does not have the join token"), "{ended:?}");
+
+    // With the same it starts, and by the seed it knows how it is reached.
+    let second = Node::start(&config().env("FERRULE__CLUSTER__BIND", "0.0.0.0:0"));
+    for node in [&cluster.nodes[0], &second] {
+        let status = node.wait_status(PATIENCE, "the cluster is whole", |status| is_whole(status, 2));
+        assert_eq!(status["cluster"]["trouble"], Value::Null, "{status:#}");
+        let addresses = members(&status).iter().map(|member| member["addresses"][0].as_str().unwrap());
+        assert!(addresses.into_iter().all(|address| address.starts_with("127.0.0.1:")), "{status:#}");
+    }
+}
+
+/// A list of all nodes, the same at each; whoever is first finds nobody.
+#[test]
+fn who_is_first_finds_nobody_at_its_seeds_and_serves() {
+    let (postgres, folder) = (Postgres::start(), tempfile::tempdir().unwrap());
+    let [one, two] = [(), ()].map(|()| ferrule_testkit::port::free_addr());
+    let start = |id: &str, bind| {
+        let seeds = format!("seeds = [\"{one}\", \"localhost:{}\"]\n", two.port());
+        Node::start(&config_at(&postgres.url(), &folder, id, bind).extra(&seeds))
+    };
+    let trouble = |status: &Value| status["cluster"]["trouble"].as_str().map(str::to_owned);
+    let first = start("node-1", one);
+    first.wait_status(PATIENCE, "it is told that nobody is there", |status| {
+        trouble(status).is_some_and(|why| why.contains("nobody answers at a seed: localhost"))
+            && is_whole(status, 1)
+    });
+    let second = start("node-2", two);
+    for node in [&first, &second] {
+        node.wait_status(PATIENCE, "all seeds have answered", |status| {
+            trouble(status).is_none() && is_whole(status, 2)
+        });
+    }
+}
+
 #[test]
 fn check_and_start_say_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
@@ -62,7 +114,7 @@ fn check_and_start_say_what_is_wrong() {
         (format!("{store}[cluster]\ntoken_file = \"token\"\nbind = \"0.0.0.0:7883\""), "advertise"),
         (format!("{store}[cluster]\ntoken_file = \"token\"\nadvertise = [\"here\"]"), "with a port"),
         (format!("{store}[cluster]\ntoken_file = \"short\""), "token"),
-        (format!("{store}[cluster]\nseeds = [\"a\"]\ntoken_file = \"token\""), "not needed"),
+        (format!("{store}[cluster]\nseeds = [\"a\"]\ntoken_file = \"token\""), "with a port"),
         (format!("{store}[cluster]\ntls = {{ cert = \"a.crt\" }}"), "needs `key`"),
     ] {
         fs::write(&file, format!("{text}\n[[listener]]\nbind = \"127.0.0.1:1883\"\n")).unwrap();

@@ -13,8 +13,10 @@ pub struct ClusterConfig {
     pub name: String,
     /// Where the other nodes connect.
     pub bind: SocketAddr,
-    /// How they reach that: `host:port`; none: by the address that it is bound to.
+    /// How they reach that: `host:port`; none: by the address that it is bound to, or from which it reaches the seeds.
     pub advertise: Vec<String>,
+    /// Where nodes of this cluster may be: `host:port`.
+    pub seeds: Vec<String>,
     /// From `token_file`.
     pub token: Option<Secret>,
     /// `[cluster.tls]`.
@@ -38,6 +40,8 @@ pub struct ClusterTls {
 
 /// The port that other nodes connect to unless something else is said.
 const PORT: u16 = 7883;
+/// Each is asked at every start.
+const SEEDS_MAX: usize = 64;
 
 pub(super) fn read_cluster(
     mut s: Section<'_>,
@@ -48,6 +52,7 @@ pub(super) fn read_cluster(
     let name = s.or(r, "name", "ferrule".to_owned());
     let bind = s.or(r, "bind", SocketAddr::from(([127, 0, 0, 1], PORT)));
     let advertise: Option<Vec<String>> = s.get(r, "advertise");
+    let seeds: Vec<String> = s.get(r, "seeds").unwrap_or_default();
     let file: Option<PathBuf> = s.get(r, "token_file");
     let place = s.place_of("token_file").clone();
     let tls = s.section(r, "tls");
@@ -68,14 +73,14 @@ pub(super) fn read_cluster(
     if name.is_empty() || name.len() > 64 {
         s.fail(r, "name", "a cluster's name has 1 to 64 characters", None);
     }
+    check_addresses(&s, r, "seeds", &seeds, "seeds = [\"ferrule-nodes.default.svc:7883\"]");
+    if seeds.len() > SEEDS_MAX {
+        let help = "a few are enough; a name stands for all its addresses";
+        s.fail(r, "seeds", format!("{} seeds, and {SEEDS_MAX} are the most", seeds.len()), Some(help));
+    }
     let advertise = match advertise {
         Some(list) => {
-            for address in &list {
-                if !is_address(address) {
-                    let message = format!("{address:?} is not an address with a port");
-                    s.fail(r, "advertise", message, Some("advertise = [\"10.0.0.5:7883\"]"));
-                }
-            }
+            check_addresses(&s, r, "advertise", &list, "advertise = [\"10.0.0.5:7883\"]");
             if list.is_empty() {
                 s.fail(
                     r,
@@ -86,21 +91,21 @@ pub(super) fn read_cluster(
             }
             list
         }
-        None if bind.ip().is_unspecified() => {
-            let help = "advertise = [\"10.0.0.5:7883\"]; or `bind` to one address";
+        None if bind.ip().is_unspecified() && seeds.is_empty() => {
+            let help = "advertise = [\"10.0.0.5:7883\"]; or `bind` to one address; or `seeds`, by which it finds out";
             s.fail(r, "bind", "say by which address the other nodes reach this one", Some(help));
             Vec::new()
         }
         None => Vec::new(),
     };
-    s.end(
-        r,
-        &[
-            ("seeds", "not needed: nodes find each other in the store that they share"),
-            ("token", "put it into a file, alone in its one line: token_file = \"cluster.token\""),
-        ],
-    );
-    Some(ClusterConfig { name, bind, advertise, token, tls })
+    s.end(r, &[("token", "put it into a file, alone in its one line: token_file = \"cluster.token\"")]);
+    Some(ClusterConfig { name, bind, advertise, seeds, token, tls })
+}
+
+fn check_addresses(s: &Section<'_>, r: &mut Reader<'_>, field: &'static str, list: &[String], help: &str) {
+    for address in list.iter().filter(|address| !is_address(address)) {
+        s.fail(r, field, format!("{address:?} is not an address with a port"), Some(help));
+    }
 }
 
 /// `host:port`.
