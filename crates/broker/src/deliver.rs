@@ -350,6 +350,11 @@ impl Delivering<'_> {
                 }
                 waiters.pending.push_back(Pending { delivery: Arc::clone(delivery), end, held });
             }
+            // Its next owner has it from whoever sends it.
+            Kind::Persistent { queue }
+                if queue.is_frozen()
+                    && delivery.share.is_none()
+                    && self.owners.have_passed(queue, &session.client_id, self.own) => {}
             Kind::Persistent { queue } => {
                 let has_bytes = queue.backlog(self.now).0 < limits.queue_bytes;
                 if queue.counters().queued >= limits.queue_messages || !has_bytes {
@@ -379,7 +384,7 @@ impl Delivering<'_> {
             }
             Kind::Moved(moved) => {
                 let end = || ends.as_deref_mut().and_then(Ends::end);
-                return self.owners.send_on(moved, &session.client_id, delivery, self.own, end);
+                self.owners.send_on(moved, &session.client_id, delivery, self.own, end);
             }
         }
         true

@@ -122,7 +122,7 @@ struct Claimed {
     is_free: bool,
 }
 
-/// A session whose queue waits for its next owner.
+/// A session whose queue waits for its next owner. A shard's `Passed` may come before the `Moved` of that owner, by another link.
 #[derive(Debug)]
 struct Frozen {
     key: SessionKey,
@@ -155,8 +155,8 @@ pub(crate) struct Owners {
     frozen_us: Option<u64>,
     /// Clients that are announced again then, since nobody has said yet where their sessions are.
     again: VecDeque<(u64, Arc<str>)>,
-    /// Clients of which the store may have a second session, and the shard that had it.
-    doubled: HashMap<Box<str>, u64>,
+    /// Clients that have a session here which ends with its connection, and in the store one that this shard gives up, or that was asked for since.
+    doubled: HashMap<Box<str>, Claimed>,
     /// Sessions that have moved and that not all know of, or that have been lost and nobody has said to whom.
     moved: BTreeMap<Arc<str>, SessionKey>,
     /// When the first of them is to be asked for.
@@ -203,7 +203,19 @@ impl Owners {
         [parked, frozen, again, asks].into_iter().flatten().min()
     }
 
-    /// A message for a session that has moved; false: it has it already.
+    /// Whether whoever sends the message in hand has sent it to the next owner of this queue as well, which waits here still: it has heard of that owner
+    /// first. (Of a message to a shared group one of its members is drawn; that one has it alone.)
+    #[cold]
+    pub(crate) fn have_passed(&self, queue: &Queue<Queued>, client_id: &str, own: u16) -> bool {
+        let sender = self.sender.unwrap_or(own);
+        let session = session_id(queue);
+        let mine = Stage { session, epoch: self.epochs.get(&session).copied().unwrap_or(1) };
+        let frozen = self.frozen.get(client_id);
+        let mut passed = frozen.iter().flat_map(|frozen| &frozen.passed);
+        passed.any(|(peer, stage)| *peer == sender && stage.is_behind(mine))
+    }
+
+    /// A message for a session that has moved, unless its new owner has it already.
     pub(crate) fn send_on(
         &mut self,
         moved: &Moved,
@@ -211,13 +223,11 @@ impl Owners {
         delivery: &Arc<Delivery>,
         own: u16,
         end: impl FnOnce() -> Option<End>,
-    ) -> bool {
-        if moved.passed.contains(&self.sender.unwrap_or(own)) {
-            return false;
+    ) {
+        if !moved.passed.contains(&self.sender.unwrap_or(own)) {
+            let (to, client_id, delivery) = (moved.to, Arc::clone(client_id), Arc::clone(delivery));
+            self.relays.push(Relay { to, client_id, delivery, end: end() });
         }
-        let (to, client_id, delivery) = (moved.to, Arc::clone(client_id), Arc::clone(delivery));
-        self.relays.push(Relay { to, client_id, delivery, end: end() });
-        true
     }
 }
 
@@ -304,6 +314,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             if is_it && !is_said && looking.owner.is_none_or(|known| known.stage.epoch <= stage.epoch) {
                 looking.owner = Some(Claimed { by: from, stage, is_free: false });
             }
+        } else if is_here && session.is_none() {
+            // Two sides of a partition have had this client.
+            let claimed = Claimed { by: from, stage, is_free: false };
+            self.owners.doubled.insert(client_id.into(), claimed);
         }
     }
 
@@ -332,13 +346,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             }
             return;
         }
-        let session = self.by_client(client_id).and_then(|key| self.sessions.get(key));
-        if session.is_some_and(|session| session.conn.is_some() && !session.is_persistent()) {
-            // Two sides of a partition have had this client.
-            let name = self.name_of(from);
-            self.owners.doubled.insert(client_id.into(), name);
-            self.store.take(client_id, Some(epoch), None);
-        }
+        let claimed = self.owners.doubled.get_mut(client_id);
+        let Some(claimed) = claimed.filter(|known| known.by == from && known.stage.epoch == epoch) else {
+            return;
+        };
+        claimed.is_free = true;
+        let Stage { session, epoch } = claimed.stage;
+        self.store.take(client_id, Some((session, epoch)), None);
     }
 
     fn take_if_free(&mut self, client_id: &str) {
@@ -347,7 +361,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if !looking.is_told || looking.is_asked || owner.is_some_and(|known| !known.is_free) {
             return;
         }
-        let given_up = owner.map(|known| known.stage.epoch);
+        let given_up = owner.map(|known| (known.stage.session, known.stage.epoch));
         let new = self.new_record(id);
         if new.is_none() && owner.is_none() && self.knows_sessions_in().is_some() {
             self.owners.looking.remove(client_id);
@@ -420,8 +434,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         let looking = self.owners.looking.remove(client_id);
-        let owner = looking.as_ref().and_then(|looking| looking.owner);
-        let name = owner.map(|known| self.name_of(known.by)).or(doubled);
+        let owner = looking.as_ref().and_then(|looking| looking.owner).or(doubled);
+        let name = owner.map(|known| self.name_of(known.by));
         let conn = looking.map(|looking| looking.conn);
         let conn = conn.filter(|id| self.connecting_id(*id).is_some_and(|of| *of == *client_id));
         let epoch = taken.restored.epochs.first().map_or(1, |(_, epoch)| *epoch);
@@ -515,12 +529,17 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.owners.frozen_us.get_or_insert(until_us);
         let Stage { session: SessionId(session), epoch } = self.stage(id);
         self.peers.send(to, &Parcel::Owns { session, epoch, client_id: &client_id });
-        self.wait(Wait::Yours(to, epoch, client_id));
+        self.wait(Wait::Yours(to, Stage { session: id, epoch }, client_id));
     }
 
     /// All that was said of it here is durable.
-    pub(crate) fn is_yours(&mut self, to: u16, epoch: u64, client_id: &str) {
-        self.peers.send(to, &Parcel::Yours { epoch, client_id });
+    pub(crate) fn is_yours(&mut self, to: u16, stage: Stage, client_id: &str) {
+        let Stage { session, epoch } = stage;
+        let known = self.by_client(client_id).and_then(|key| self.sessions.get(key)?.store_id());
+        // It is said by its epoch, which the client's next session here may have as well: of that it has been told, or will be, by itself.
+        if known.is_none_or(|known| known == session) {
+            self.peers.send(to, &Parcel::Yours { epoch, client_id });
+        }
     }
 
     /// A session has been taken.
@@ -556,6 +575,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
+        let conn = session.conn.take();
         let frozen = self.owners.frozen.get(client_id);
         let early = frozen.iter().flat_map(|frozen| &frozen.passed);
         let early = early.filter(|(_, stage)| *stage == take.stage).map(|(peer, _)| *peer);
@@ -566,6 +586,16 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let client_id = Arc::clone(&session.client_id);
         let kind = std::mem::replace(&mut session.kind, Kind::Moved(Box::new(moved)));
         (session.expires_us, session.late_will) = (0, None);
+        if let Some(id) = conn {
+            // It was not asked for: this node was taken for gone.
+            session.will = None;
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.session = None;
+            }
+            self.stats.taken_elsewhere += 1;
+            self.disconnect(id, ReasonCode::SESSION_TAKEN_OVER);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
         let groups: Vec<Arc<str>> = session.shared().map(|(text, _)| Arc::clone(text)).collect();
         groups.iter().for_each(|text| self.remove_route(key, text));
         self.remove_client(key);
@@ -937,6 +967,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// What a peer was to do that is out of reach now.
     pub(crate) fn owner_away(&mut self, peer: u16) {
+        self.owners.doubled.retain(|_, known| known.by != peer || known.is_free);
         for looking in self.owners.looking.values_mut() {
             // What it has given up may be taken.
             looking.owner = looking.owner.filter(|known| known.by != peer || known.is_free);

@@ -3,6 +3,7 @@
 use crate::config::{self, ClientLimits};
 use crate::ending::Why;
 use crate::hook::{Hook, Which};
+use crate::owners::Stage;
 use crate::parcel::{Number, Parcel};
 use crate::peers::Late;
 use crate::publish::LOCAL_PER_TURN;
@@ -33,7 +34,7 @@ pub(crate) enum Wait {
     /// The oldest held message of a session that ends with its connection.
     Held(SessionKey),
     /// The word to a peer that a client's session may be taken.
-    Yours(u16, u64, Arc<str>),
+    Yours(u16, Stage, Arc<str>),
     /// The question for a new session of a client that has none any more.
     New(ConnId),
 }
@@ -212,7 +213,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     Wait::Publish(key, packet_id) => self.outbound_committed(key, packet_id),
                     Wait::Held(key) => self.delivering().release_held(key),
                     Wait::Pubrel(key, packet_id) => self.release_committed(key, packet_id),
-                    Wait::Yours(to, epoch, client_id) => self.is_yours(to, epoch, &client_id),
+                    Wait::Yours(to, stage, client_id) => self.is_yours(to, stage, &client_id),
                     Wait::New(conn) => self.ask_for_new(conn),
                 }
             }

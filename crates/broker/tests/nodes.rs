@@ -415,6 +415,63 @@ fn what_waits_in_memory_where_a_session_was_is_sent_on() {
     assert_eq!([A, B].map(|at| nodes.rigs[at].receipts()), [(0, 0); 2]);
 }
 
+/// Data may be ahead of control, which is another connection: the old owner hears from whoever sends that there is a new one, and then from that one.
+#[test]
+fn what_comes_behind_an_early_pass_is_not_sent_on() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "a:1");
+    nodes.publisher(B, "p");
+    nodes.rigs[A].drop_peer("x");
+    nodes.commit();
+    nodes.rigs[B].now.wall_ms += 5;
+    nodes.send(B, "x", "connect id=x v=5 clean=0 expiry=100");
+    nodes.rigs[A].commit();
+    nodes.settle();
+    nodes.rigs[B].commit();
+    assert_eq!(nodes.table.owner("x"), Some(2));
+    nodes.rigs[B].send("p", "publish t=a q=1 id=1 p=one");
+    nodes.rigs[B].turn();
+    // Control is the first of them.
+    assert_eq!(nodes.rigs[B].mail.len(), 3);
+    nodes.rigs[B].mail.rotate_left(1);
+    nodes.settle();
+    nodes.commit();
+    assert_eq!(nodes.took(B, "x"), ["connack sp=1", "publish a q1 id=1 one"]);
+    nodes.send(B, "x", "puback 1");
+    assert_eq!(nodes.took(B, "p"), ["puback 1"]);
+    assert_eq!([A, B].map(|at| nodes.rigs[at].receipts()), [(0, 0); 2]);
+}
+
+/// A client that begins anew at the node which had its session, while another one has not taken that yet.
+#[test]
+fn what_was_given_up_is_not_the_client_s_next_session() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "a:1");
+    nodes.rigs[B].now.wall_ms += 5;
+    nodes.send(B, "x", "connect id=x v=5 clean=0 expiry=100");
+    nodes.rigs[A].commit();
+    nodes.settle();
+    // B has asked the store for it, which does not answer. The client is back where it was.
+    nodes.rigs[B].drop_peer("x");
+    nodes.rigs[A].now.wall_ms += 9;
+    nodes.send(A, "x", "connect id=x v=5 clean=1 expiry=100");
+    for _ in 0..4 {
+        nodes.rigs[A].commit();
+        nodes.settle();
+    }
+    assert_eq!(nodes.took(A, "x"), ["connack sp=0"]);
+    nodes.commit();
+    assert_eq!(nodes.table.owner("x"), Some(1));
+    nodes.send(A, "x", "subscribe id=1 f=a:1");
+    nodes.commit();
+    nodes.publisher(B, "p");
+    nodes.send(B, "p", "publish t=a q=1 id=1 p=one");
+    nodes.commit();
+    assert_eq!(nodes.took(A, "x"), ["suback 1 01", "publish a q1 id=1 one"]);
+}
+
 #[test]
 fn who_begins_anew_elsewhere_has_no_session_left() {
     let mut nodes = Nodes::new();

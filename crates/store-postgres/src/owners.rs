@@ -113,7 +113,7 @@ impl Db {
         for (take, digest) in takes.iter().zip(&digests) {
             match (known.get(digest), &take.new) {
                 (Some(&(session, owner, epoch)), _) => {
-                    if owner == me || take.given_up == Some(epoch as u64) {
+                    if owner == me || take.given_up == Some((SessionId(session as u64), epoch as u64)) {
                         wanted.push((session, owner, epoch));
                     }
                 }

@@ -145,8 +145,8 @@ pub struct Take {
     pub handle: u32,
     /// Whose.
     pub client_id: Box<str>,
-    /// The epoch with which its owner gave it up.
-    pub given_up: Option<u64>,
+    /// What its owner gave up, and with which epoch.
+    pub given_up: Option<(SessionId, u64)>,
     /// The one that is made when there is none.
     pub new: Option<(SessionId, Bytes)>,
     /// Everything up to this one was submitted before, whoever submitted it.
@@ -269,7 +269,7 @@ impl Store for Handle {
         let _ = self.front.line().commands.send(Command::Read(read));
     }
 
-    fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<(SessionId, Bytes)>) {
+    fn take(&mut self, client_id: &str, given_up: Option<(SessionId, u64)>, new: Option<(SessionId, Bytes)>) {
         let line = self.front.line();
         let behind = Ticket(line.last_ticket);
         let take = Take { handle: self.handle, client_id: client_id.into(), given_up, new, behind };

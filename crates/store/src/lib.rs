@@ -67,10 +67,10 @@ pub trait Store {
     /// Bytes submitted and not committed yet: what back-pressure looks at.
     fn pending_bytes(&self) -> usize;
 
-    /// Makes this node the owner of a client's session, of a store that several nodes share, if it is its owner, or its owner gave it up with this
-    /// epoch, and if this node is a live member of the cluster (nobody waits for who joins and has no sessions). With `new` a session is made when there is none, of this number and with this
+    /// Makes this node the owner of a client's session, of a store that several nodes share, if it is its owner, or its owner gave up this
+    /// session with this epoch (a client's next one begins with the epochs of the first), and if this node is a live member of the cluster (nobody waits for who joins and has no sessions). With `new` a session is made when there is none, of this number and with this
     /// record. The answer is [`StoreEvent::Taken`], behind what was submitted before.
-    fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<(SessionId, Bytes)>) {
+    fn take(&mut self, client_id: &str, given_up: Option<(SessionId, u64)>, new: Option<(SessionId, Bytes)>) {
         let _ = (client_id, given_up, new);
     }
 

@@ -48,7 +48,7 @@ struct State {
     view: (u64, BTreeMap<u32, bool>),
 }
 
-type Take = (Box<str>, Option<u64>, Option<(SessionId, Bytes)>);
+type Take = (Box<str>, Option<(SessionId, u64)>, Option<(SessionId, Bytes)>);
 
 type Row = (Bytes, Bytes, Option<(u32, BodyId)>);
 
@@ -149,7 +149,8 @@ impl MemoryStore {
             let mut restored = Restored::default();
             let session = state.of_client(&client_id);
             let owner = session.and_then(|session| state.owners.get(&session).copied());
-            let may = owner.is_none_or(|(owner, epoch)| owner == self.node || given_up == Some(epoch));
+            let may =
+                owner.is_none_or(|(owner, epoch)| owner == self.node || given_up == session.zip(Some(epoch)));
             let found = match (session, new) {
                 _ if !is_member || !may => {
                     Found::Refused(session.zip(owner.map(|(_, epoch)| epoch)).filter(|_| is_member))
@@ -311,7 +312,7 @@ impl Store for MemoryStore {
         self.waiting.iter().flat_map(|(_, ops, _)| ops).map(Op::size).sum()
     }
 
-    fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<(SessionId, Bytes)>) {
+    fn take(&mut self, client_id: &str, given_up: Option<(SessionId, u64)>, new: Option<(SessionId, Bytes)>) {
         self.takes.push_back((client_id.into(), given_up, new));
     }
 

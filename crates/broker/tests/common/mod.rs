@@ -67,7 +67,12 @@ impl Store for SharedStore {
     fn pending_bytes(&self) -> usize {
         self.0.borrow().pending_bytes()
     }
-    fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<(SessionId, bytes::Bytes)>) {
+    fn take(
+        &mut self,
+        client_id: &str,
+        given_up: Option<(SessionId, u64)>,
+        new: Option<(SessionId, bytes::Bytes)>,
+    ) {
         self.0.borrow_mut().take(client_id, given_up, new);
     }
     fn adopt(&mut self, view: u64) {

@@ -313,6 +313,8 @@ pub(crate) struct World {
     /// Since when two have what one may have.
     doubled_us: Option<u64>,
     pub(crate) granted: u64,
+    /// When each roaming client moved last.
+    roamed_us: [u64; ROAMERS as usize],
     pub(crate) refused: u64,
     /// From who had it.
     pub(crate) taken: u64,
@@ -396,6 +398,7 @@ impl World {
             claimers: (0..CLAIMERS).map(|_| Claimer::default()).collect(),
             doubled_us: None,
             granted: 0,
+            roamed_us: [0; ROAMERS as usize],
             refused: 0,
             taken: 0,
             lived: BTreeMap::new(),
@@ -567,6 +570,7 @@ impl World {
                 let us = 100 * MS + self.rng.below(400 * MS);
                 self.after(us, Event::Roam);
                 let roamer = self.rng.below(ROAMERS);
+                self.roamed_us[roamer as usize] = self.now_us;
                 self.client_does(Does::Roam(roamer));
             }
             Event::Keep => {
@@ -1498,13 +1502,14 @@ impl World {
         links.into_iter().for_each(|link| self.break_link(link));
     }
 
-    /// At how many nodes each roaming client is connected.
-    pub(crate) fn roamers(&self) -> Vec<usize> {
+    /// At how many nodes each roaming client is connected, and when it moved last.
+    pub(crate) fn roamers(&self) -> Vec<(usize, u64)> {
         let is_at = |process: &&Process, name: &String| {
             process.rig.peers.get(name).is_some_and(|peer| peer.conn.is_some())
         };
         let names = (0..ROAMERS).map(|roamer| format!("roamer-{roamer}"));
-        names.map(|name| self.running.values().filter(|process| is_at(process, &name)).count()).collect()
+        let counts = names.map(|name| self.running.values().filter(|process| is_at(process, &name)).count());
+        counts.zip(self.roamed_us).collect()
     }
 
     /// Everything is as if nothing had been.

@@ -46,7 +46,9 @@ impl Node {
         self.members.read(NOW_US).await.unwrap().view.number
     }
 
-    fn take(&mut self, client_id: &str, given_up: Option<u64>, new: Option<u64>) -> Taken {
+    /// `given_up`: a session and its epoch.
+    fn take(&mut self, client_id: &str, given_up: Option<(u64, u64)>, new: Option<u64>) -> Taken {
+        let given_up = given_up.map(|(session, epoch)| (SessionId(session), epoch));
         let new = new.map(|number| (SessionId(number), session(client_id)));
         self.client.store.take(client_id, given_up, new);
         self.client.wait_for(|event| match event {
@@ -110,8 +112,9 @@ async fn a_client_takes_its_session_along() {
     // Not before its owner has given it up, and with the epoch of then.
     let refused = |epoch| Found::Refused(Some((SessionId(id), epoch)));
     assert_eq!(b.take("x", None, Some(2 * SESSIONS + 1)).found, refused(1));
-    assert_eq!(b.take("x", Some(2), None).found, refused(1));
-    let taken = b.take("x", Some(1), None);
+    assert_eq!(b.take("x", Some((id, 2)), None).found, refused(1));
+    assert_eq!(b.take("x", Some((id + 1, 1)), None).found, refused(1));
+    let taken = b.take("x", Some((id, 1)), None);
     assert_eq!(taken.found, Found::Session(SessionId(id)));
     assert_eq!(taken.restored.epochs, [(SessionId(id), 2)]);
     assert_eq!((taken.restored.subscriptions.len(), taken.restored.queues[0].rows), (1, 2));
@@ -126,18 +129,20 @@ async fn a_client_takes_its_session_along() {
     });
     assert_eq!(handed, [append(queue(id), 4, 10)]);
     // And back again, and once more by itself: nobody can take it with what was given up before.
-    assert_eq!(a.take("x", Some(2), None).found, Found::Session(SessionId(id)));
+    assert_eq!(a.take("x", Some((id, 2)), None).found, Found::Session(SessionId(id)));
     assert_eq!(a.take("x", None, None).restored.epochs, [(SessionId(id), 4)]);
-    assert_eq!(b.take("x", Some(3), None).found, refused(4));
+    assert_eq!(b.take("x", Some((id, 3)), None).found, refused(4));
     a.client.commit(vec![append(queue(id), 5, 10)]);
     assert_eq!(seqs(&mut a.client, queue(id)), [1, 2, 3, 5]);
 
-    // Ended and made anew under another number.
+    // Ended and made anew under another number: what was given up of the first is not given up of this one, whatever their epochs.
     a.client.commit(vec![
         Op::SessionDelete { session: SessionId(id) },
         Op::SessionPut { session: SessionId(id + 1), record: session("x") },
     ]);
-    let taken = b.take("x", Some(1), None);
+    let anew = Found::Refused(Some((SessionId(id + 1), 1)));
+    assert_eq!(b.take("x", Some((id, 1)), Some(2 * SESSIONS + 2)).found, anew);
+    let taken = b.take("x", Some((id + 1, 1)), None);
     assert_eq!((taken.found, taken.restored.queues.len()), (Found::Session(SessionId(id + 1)), 0));
 }
 
@@ -225,10 +230,10 @@ async fn what_waits_of_an_earlier_life_is_not_written_into_the_next() {
     a.client.commit(vec![append(queue(id), 1, 10)]);
     let half = vec![JointPart::Opens(Joint { shard: 0, number: 7 })];
     a.client.store.submit_joint(vec![append(queue(id), 2, 10)], half);
-    assert_eq!(b.take("x", Some(1), None).found, Found::Session(SessionId(id)));
+    assert_eq!(b.take("x", Some((id, 1)), None).found, Found::Session(SessionId(id)));
     // Not by another handle either: the writer is one.
     let mut other = Client::new(&a.writer);
-    other.store.take("x", Some(2), None);
+    other.store.take("x", Some((SessionId(id), 2)), None);
     let taken = other.wait_for(|event| match event {
         StoreEvent::Taken(taken) => Some(*taken),
         _ => None,

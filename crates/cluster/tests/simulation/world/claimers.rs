@@ -69,7 +69,8 @@ impl World {
             let claimer = &mut self.claimers[number as usize];
             match &packet.split(' ').collect::<Vec<_>>()[..] {
                 ["connack", ..] => claimer.is_open = true,
-                ["suback", _, code] => {
+                // Else it is for a connection that it has given up.
+                ["suback", _, code] if claimer.asked_us.is_some() => {
                     claimer.asked_us = None;
                     claimer.holds = *code == "00";
                     self.granted += u64::from(*code == "00");
