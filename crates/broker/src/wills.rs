@@ -194,8 +194,12 @@ impl Wills {
     /// A peer is gone: what is behind it is this shard's to publish, and its answers are not waited for.
     fn without(&mut self, peer: u16) {
         let promote = |copies: &mut Copies| {
-            let behind = copies.values_mut().filter(|copy| copy.rank == Rank::Behind(peer));
-            behind.map(|copy| copy.rank = Rank::First).count() > 0
+            let mut any = false;
+            for copy in copies.values_mut().filter(|copy| copy.rank == Rank::Behind(peer)) {
+                copy.rank = Rank::First;
+                any = true;
+            }
+            any
         };
         for copies in self.of.values_mut().chain(self.stale.values_mut()) {
             promote(copies);
