@@ -6,8 +6,8 @@
 
 use crate::world::World;
 
-/// How long it may take to ask for them.
-const ASKING_US: u64 = 1_500_000;
+/// How long that may take, with a node that has just joined and may not publish yet.
+const ASKING_US: u64 = 3_000_000;
 
 /// Wills that came though their node and another one had died at once, and those that were lost in a moment in which they may be.
 pub(crate) fn holds(world: &World) -> (u64, u64) {
