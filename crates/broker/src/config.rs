@@ -53,6 +53,8 @@ pub struct Limits {
     pub filter_bytes: usize,
     /// Bytes that clients of this shard have waiting in memory, together: see the module's header.
     pub buffer_bytes: usize,
+    /// Other nodes that have a copy of a will whose session ends with its connection: 1 or 2.
+    pub will_copies: u8,
 }
 
 /// What one client may use.
@@ -188,6 +190,7 @@ impl From<ClientLimits> for Limits {
             sessions: 10_000,
             filter_bytes: 64 << 20,
             buffer_bytes: 256 << 20,
+            will_copies: 1,
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::routes::Cursor;
 use crate::shard::{Destination, Shard};
 use ferrule_outbox::Outcome;
 use ferrule_store::{Now, Store};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The protocol that knows whose rules are.
@@ -78,8 +79,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn peer_linked(&mut self, peer: u16, speaks: Speaks, now: Now) {
         self.now = now;
         self.away(peer);
+        let before = peer.checked_sub(1).and_then(|before| self.peers.links.get(usize::from(before)));
+        let node = if speaks.first { peer } else { before.map_or(peer, |link| link.node) };
         let Some(link) = self.peers.links.get_mut(usize::from(peer)) else { return };
-        (link.reach, link.member, link.version) = (Reach::Told, true, speaks.version);
+        (link.reach, link.member, link.version, link.node) = (Reach::Told, true, speaks.version, node);
         self.tell_all(peer, !speaks.first);
         self.tell_owned(peer);
         for rule in self.peers.kept.clone() {
@@ -109,6 +112,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         self.owner_away(peer);
         self.hook.kept_elsewhere(peer, None);
         self.retained_unlinked(peer);
+        self.wills.unlinked(peer);
     }
 
     /// Names the rules of this node that remember something, all of them (0: what they share): in a cluster each runs on one node ([`Store::keep`]).
@@ -145,6 +149,18 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.copy_wills();
         }
         self.release_late();
+        self.settle();
+    }
+
+    /// They are a live member's: it and each other live member know one another.
+    pub fn peers_serve(&mut self, peers: Range<u16>, now: Now) {
+        self.now = now;
+        for peer in peers {
+            if let Some(link) = self.peers.links.get_mut(usize::from(peer)) {
+                link.serves = true;
+            }
+        }
+        self.copy_wills();
         self.settle();
     }
 

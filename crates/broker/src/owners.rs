@@ -166,7 +166,7 @@ pub(crate) struct Owners {
     /// The shard that the message in hand came from; none: this one.
     pub(crate) sender: Option<u16>,
     /// The members' view that this node has, and whether all of them have been heard of.
-    view: u64,
+    pub(crate) view: u64,
     complete: bool,
     /// In which this node has adopted its share.
     adopted: u64,
@@ -809,6 +809,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if is_new && self.peers.place.index == 0 {
             self.store.adopt(view);
         }
+        self.yield_wills();
         self.forget_orphans();
         self.settle();
     }

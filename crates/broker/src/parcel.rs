@@ -43,6 +43,13 @@ pub(crate) enum Parcel<'a> {
     Present { version: u64, since: Since, client_id: &'a str },
     /// The will of a connection of the sender's, by the number of that: to be published if the sender is gone ([`crate::wills`]).
     WillCopy { number: Number, record: &'a [u8] },
+    /// The same, of which there may be another copy: of the first of two, which is the receiver's if `first` is 0, and else that of the shard of this name.
+    WillPair { number: Number, first: u64, record: &'a [u8] },
+    /// The receiver is to forget what it has behind the sender of wills of the shard of this name, which is gone in the view of this number. Answered when the
+    /// receiver knows that view.
+    WillsAsk { number: Number, view: u64, owner: u64 },
+    /// It has.
+    WillsYield { number: Number },
     /// The connection has ended, and the copy with it; `answer`: with [`Parcel::WillGone`].
     WillEnded { number: Number, answer: bool },
     /// There is none any more.
@@ -189,6 +196,10 @@ const HOLDS: u8 = 0x4a;
 const CLAIM_LOST: u8 = 0x4b;
 const KEEPS: u8 = 0x4c;
 const KEEPS_NOT: u8 = 0x4d;
+/// Since version 4.
+const WILL_PAIR: u8 = 0x4e;
+const WILLS_ASK: u8 = 0x4f;
+const WILLS_YIELD: u8 = 0x50;
 /// Its low four bits are QoS (two), retain and hold.
 const FORWARD: u8 = 0x10;
 /// The same, for one member of a shared subscription.
@@ -209,6 +220,9 @@ impl<'a> Parcel<'a> {
                 | Self::ShareDelta { .. }
                 | Self::Present { .. }
                 | Self::WillCopy { .. }
+                | Self::WillPair { .. }
+                | Self::WillsAsk { .. }
+                | Self::WillsYield { .. }
                 | Self::WillEnded { .. }
                 | Self::WillGone { .. }
                 | Self::Owns { .. }
@@ -273,6 +287,22 @@ impl<'a> Parcel<'a> {
                 out.push(WILL_COPY);
                 put_number(out, number);
                 put_bytes(out, record);
+            }
+            Self::WillPair { number, first, record } => {
+                out.push(WILL_PAIR);
+                put_number(out, number);
+                put_number(out, first);
+                put_bytes(out, record);
+            }
+            Self::WillsAsk { number, view, owner } => {
+                out.push(WILLS_ASK);
+                put_number(out, number);
+                put_number(out, view);
+                put_number(out, owner);
+            }
+            Self::WillsYield { number } => {
+                out.push(WILLS_YIELD);
+                put_number(out, number);
             }
             Self::WillEnded { number, answer } => {
                 out.push(if answer { WILL_ENDED_ANSWER } else { WILL_ENDED });
@@ -541,6 +571,13 @@ impl<'a> Reader<'a> {
             ROUTE_ACK => Parcel::RouteAck { version: self.number()? },
             ROUTES_BEGIN => Parcel::RoutesBegin { name: self.number()? },
             WILL_COPY => Parcel::WillCopy { number: self.number()?, record: self.bytes()? },
+            WILL_PAIR => {
+                Parcel::WillPair { number: self.number()?, first: self.number()?, record: self.bytes()? }
+            }
+            WILLS_ASK => {
+                Parcel::WillsAsk { number: self.number()?, view: self.number()?, owner: self.number()? }
+            }
+            WILLS_YIELD => Parcel::WillsYield { number: self.number()? },
             WILL_ENDED | WILL_ENDED_ANSWER => {
                 Parcel::WillEnded { number: self.number()?, answer: tag == WILL_ENDED_ANSWER }
             }
@@ -656,6 +693,10 @@ mod tests {
             Parcel::RouteAck { version: u64::MAX },
             Parcel::RoutesBegin { name: u64::MAX },
             Parcel::WillCopy { number: u64::MAX, record: b"record" },
+            Parcel::WillPair { number: 1, first: 0, record: b"record" },
+            Parcel::WillPair { number: 300, first: u64::MAX, record: b"" },
+            Parcel::WillsAsk { number: 1, view: 300, owner: u64::MAX },
+            Parcel::WillsYield { number: 300 },
             Parcel::WillEnded { number: 1, answer: false },
             Parcel::WillEnded { number: 300, answer: true },
             Parcel::WillGone { number: 1 },

@@ -34,6 +34,7 @@ use crate::shard::{Destination, Shard};
 use crate::slots::{Id, Slots};
 use crate::telling::{FIRST_VERSION, PIECE_BYTES, Telling};
 use crate::turn::Reply;
+use crate::wills::Copied;
 use crate::{ConnId, marker};
 use ferrule_mqtt::{PacketType, Properties, PropertyScope, ReasonCode};
 use ferrule_outbox::{End, Outcome, Reason};
@@ -124,6 +125,10 @@ pub(crate) struct Link {
     pub(crate) waits: bool,
     /// [`Place::name`], once it has said it.
     pub(crate) name: u64,
+    /// Of another node: its first shard.
+    pub(crate) node: u16,
+    /// It is a live member.
+    pub(crate) serves: bool,
     /// It may have sessions: one of this process, or of another node that has been linked and is a member still.
     pub(crate) member: bool,
     /// The last view in which it has adopted its share of sessions.
@@ -493,7 +498,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 self.present_elsewhere(from, since, client_id);
                 self.heard(from, version);
             }
-            Parcel::WillCopy { number, record } => self.will_copied(from, number, record),
+            Parcel::WillCopy { number, record } => self.will_copied(from, number, Copied::Alone, record),
+            Parcel::WillPair { number, first, record } => {
+                self.will_copied(from, number, Copied::OfTwo { first }, record);
+            }
+            Parcel::WillsAsk { number, view, owner } => self.wills_asked(from, number, (view, owner)),
+            Parcel::WillsYield { number } => self.wills_yielded(from, number),
             Parcel::WillEnded { number, answer } => self.will_ended(from, number, answer),
             Parcel::WillGone { number } => self.will_gone(from, number),
             Parcel::Owns { session, epoch, client_id } => {

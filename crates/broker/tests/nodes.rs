@@ -24,9 +24,14 @@ const B: usize = 1;
 
 impl Nodes {
     fn new() -> Self {
+        Self::speaking(4, 1)
+    }
+
+    /// Of this version of the protocol, and so many copies of each will.
+    fn speaking(version: u32, will_copies: u8) -> Self {
         let table = MemoryTable::default();
         let mut rigs = [A, B].map(|at| {
-            let limits = Limits { share: Strategy::RoundRobin, ..limits().into() };
+            let limits = Limits { share: Strategy::RoundRobin, will_copies, ..limits().into() };
             // Another process has another number.
             Rig::over(limits, 1, at as u64 + 1, MemoryStore::of(&table, at as u32 + 1), START)
         });
@@ -34,7 +39,7 @@ impl Nodes {
             rigs[at].abroad = 1;
             rigs[at].shard().add_peer().unwrap()
         });
-        let mut nodes = Self { table, rigs, other, linked: false, version: 3 };
+        let mut nodes = Self { table, rigs, other, linked: false, version };
         nodes.link();
         nodes.waits(true);
         nodes
@@ -633,10 +638,20 @@ fn a_node_knows_its_view_when_it_knows_what_others_retained() {
     assert_eq!(nodes.rigs[B].shard().settled_in(), Some(1));
 }
 
+/// With one other node there is one copy, however many there are to be, and whichever version of the protocol it speaks.
 #[test]
 fn a_will_is_its_keepers_when_its_node_is_gone() {
-    let mut nodes = Nodes::new();
+    for (version, copies) in [(2, 1), (3, 1), (4, 1), (3, 2), (4, 2)] {
+        is_its_keepers(Nodes::speaking(version, copies));
+    }
+}
+
+fn is_its_keepers(mut nodes: Nodes) {
     live(&mut nodes);
+    for at in [A, B] {
+        let (other, now) = (nodes.other[at], nodes.rigs[at].now);
+        nodes.rigs[at].shard().peers_serve(other..other + 1, now);
+    }
     nodes.subscriber(B, "w", "w/#:1");
     for name in ["here", "there"] {
         nodes.send(A, name, &format!("connect id={name} v=5 will=w/{name} wq=1"));

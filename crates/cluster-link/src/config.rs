@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 /// The versions of the protocol after the handshake that this program speaks. 2: retained messages of other nodes. 3: exclusive subscriptions
-/// of theirs.
-pub const VERSIONS: RangeInclusive<u32> = 1..=3;
+/// of theirs. 4: two copies of a will.
+pub const VERSIONS: RangeInclusive<u32> = 1..=4;
 
 /// What a node is among the others.
 #[derive(Debug)]

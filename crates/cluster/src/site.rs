@@ -51,6 +51,8 @@ pub enum Order {
     WaitNot(Shards),
     /// It is no member any more: what it had is forgotten when its sessions have other owners.
     Forget(Shards),
+    /// It is a live member: it serves, and each other live member knows it.
+    Serves(Shards),
     /// The members are those of the view of this number. Whether there has been a link to each of them that may have sessions; if not, it is said again when there
     /// has.
     View(u64, bool),
@@ -92,6 +94,8 @@ struct Known {
     gone: bool,
     /// Our shards have been told of a link to it.
     linked: bool,
+    /// And that it is live.
+    serves: bool,
     /// Of the protocol, on its last link.
     version: u32,
 }
@@ -295,6 +299,17 @@ impl Site {
         if self.live != self.node.is_live() {
             self.live = !self.live;
             self.deeds.push(Deed::Tell(Order::Live(self.live), None));
+        }
+        let live = self.view.members.iter().filter(|member| member.state == State::Live);
+        for Member { id, .. } in live {
+            let Some(known) = self.known.get_mut(id).filter(|known| known.linked && !known.gone) else {
+                continue;
+            };
+            if let Some(shards) = known.shards
+                && !std::mem::replace(&mut known.serves, true)
+            {
+                self.deeds.push(Deed::Tell(Order::Serves(shards), Some(*id)));
+            }
         }
         // Behind the orders about who is none of them any more. Who joins and has no sessions may never be one: nobody waits for it, unless there are
         // only such.

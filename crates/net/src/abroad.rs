@@ -287,6 +287,7 @@ impl Abroad {
                 each(shards).for_each(|peer| shard.peer_waits(peer, false, now));
             }
             Order::Forget(shards) => each(shards).for_each(|peer| shard.peer_gone(peer, now)),
+            Order::Serves(shards) => shard.peers_serve(each(shards), now),
             Order::View(view, complete) => shard.set_view(view, complete, now),
             Order::Live(live) => shard.set_live(live, now),
         }

@@ -822,6 +822,7 @@ fn limits(config: &BrokerConfig, of: u16) -> Limits {
         sessions: share(mqtt.max_sessions),
         filter_bytes: share(mqtt.subscriptions_max_bytes),
         buffer_bytes: share(memory::buffered_max(config, memory::machine())),
+        will_copies: config.cluster.as_ref().map_or(1, |cluster| cluster.will_copies),
     }
 }
 

@@ -115,6 +115,7 @@ fn check_and_start_say_what_is_wrong() {
         (format!("{store}[cluster]\ntoken_file = \"token\"\nadvertise = [\"here\"]"), "with a port"),
         (format!("{store}[cluster]\ntoken_file = \"short\""), "token"),
         (format!("{store}[cluster]\nseeds = [\"a\"]\ntoken_file = \"token\""), "with a port"),
+        (format!("{store}[cluster]\ntoken_file = \"token\"\nwill_copies = 3"), "from 1 to 2"),
         (format!("{store}[cluster]\ntls = {{ cert = \"a.crt\" }}"), "needs `key`"),
     ] {
         fs::write(&file, format!("{text}\n[[listener]]\nbind = \"127.0.0.1:1883\"\n")).unwrap();

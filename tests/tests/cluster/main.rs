@@ -62,9 +62,15 @@ struct Cluster {
 impl Cluster {
     /// So many nodes, all of them live and in touch.
     fn start(count: usize) -> Self {
+        Self::start_with(count, "")
+    }
+
+    /// The same, with more of `[cluster]`.
+    fn start_with(count: usize, cluster: &str) -> Self {
         let postgres = Postgres::start();
         let folder = tempfile::tempdir().unwrap();
-        let nodes = (1..=count).map(|n| Node::start(&config(&postgres, &folder, &format!("node-{n}"))));
+        let config = |n: usize| config(&postgres, &folder, &format!("node-{n}")).extra(cluster);
+        let nodes = (1..=count).map(|n| Node::start(&config(n)));
         let cluster = Self { nodes: nodes.collect(), postgres, _folder: folder };
         cluster.wait_whole();
         cluster

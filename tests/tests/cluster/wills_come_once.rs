@@ -88,3 +88,33 @@ fn a_node_that_was_taken_for_dead_leaves_its_wills_to_the_others() {
     sees(&cluster, &mut late, 0, &[]);
     sees(&cluster, &mut observers[1], 2, &wanted);
 }
+
+/// Two nodes at once: the clients' own, and one that has the first or the second copy of many of their wills. Each comes, and once, at whoever is left.
+fn survives_two_deaths(count: usize) {
+    let mut cluster = Cluster::start_with(count, "will_copies = 2\n");
+    let mortals = mortals(&cluster, 0);
+    let mut observers: Vec<_> = (2..count).map(|node| observer(&cluster, node)).collect();
+    cluster.nodes[0].kill9();
+    cluster.nodes[1].kill9();
+    let wanted: Vec<usize> = (0..CLIENTS).collect();
+    for (node, observer) in (2..).zip(&mut observers) {
+        sees(&cluster, observer, node, &wanted);
+    }
+    drop(mortals);
+    // What the dead had is not published by them when they are back.
+    cluster.nodes[0].restart();
+    cluster.nodes[1].restart();
+    cluster.wait_whole();
+    let mut late = observer(&cluster, 0);
+    sees(&cluster, &mut late, 0, &[]);
+}
+
+#[test]
+fn two_nodes_of_three_die_at_once_and_no_will_is_lost() {
+    survives_two_deaths(3);
+}
+
+#[test]
+fn two_nodes_of_four_die_at_once_and_no_will_is_lost() {
+    survives_two_deaths(4);
+}

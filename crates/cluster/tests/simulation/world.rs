@@ -5,13 +5,15 @@
 //! keeps the numbers that it got.
 
 mod claimers;
+mod deaths;
 mod keepers;
 mod mortals;
 mod retainers;
 
 use crate::rig::{Rig, limits};
 use claimers::{CLAIMERS, Claimer, claimer_name};
-use ferrule_broker::{Place, Speaks};
+use deaths::Deaths;
+use ferrule_broker::{Limits, Place, Speaks};
 use ferrule_cluster::{
     Config, Deed, Member, Message, NodeId, Order, PeerId, Shards, Site, State, View, Word,
 };
@@ -23,10 +25,11 @@ use retainers::{READER, RETAINERS, Reader, Retainer, retainer_name};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
+/// Of a world in which nodes die two at a time one more ([`deaths`]).
 pub(crate) const NODES: u64 = 3;
 pub(crate) const SHARDS: u16 = 2;
 /// Of the protocol.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Trouble lasts so long; then everything heals.
 pub(crate) const TROUBLE_US: u64 = 20_000_000;
 pub(crate) const CALM_US: u64 = 30_000_000;
@@ -197,6 +200,10 @@ enum Event {
     Start {
         node: NodeId,
     },
+    /// A process dies.
+    Die {
+        of: At,
+    },
     Reset {
         a: NodeId,
         b: NodeId,
@@ -293,6 +300,12 @@ pub(crate) struct World {
     live_since_us: BTreeMap<PeerId, u64>,
     /// When the store has seen a member last.
     seen_us: BTreeMap<PeerId, u64>,
+    /// Nodes that there are.
+    nodes: u64,
+    /// How many copies wills have.
+    will_copies: u8,
+    /// Nothing else is the matter.
+    pub(crate) deaths: Option<Deaths>,
     /// Not to come back.
     lost: Option<NodeId>,
     lives: u64,
@@ -374,6 +387,8 @@ fn name_at(place: Place, shard: u16, kind: &str) -> String {
 
 impl World {
     pub(crate) fn new(seed: u64, aloud: bool, judge: Judge) -> Self {
+        let deaths = (seed % 4 == 3).then(Deaths::default);
+        let mortals = if deaths.is_some() { 4 * MORTALS } else { MORTALS };
         let mut world = Self {
             rng: Rng(seed),
             now_us: 1,
@@ -383,6 +398,10 @@ impl World {
             view: View::default(),
             live_since_us: BTreeMap::new(),
             seen_us: BTreeMap::new(),
+            nodes: NODES + u64::from(deaths.is_some()),
+            // One or two, in a share of all.
+            will_copies: if deaths.is_some() || seed % 4 == 1 { 2 } else { 1 },
+            deaths,
             lost: None,
             lives: 0,
             running: BTreeMap::new(),
@@ -394,7 +413,7 @@ impl World {
             keepers: (0..KEEPERS).map(|_| Keeper::default()).collect(),
             retainers: (0..RETAINERS).map(|_| Retainer::default()).collect(),
             reader: Reader::default(),
-            mortals: (0..MORTALS).map(|_| Mortal::default()).collect(),
+            mortals: (0..mortals).map(|_| Mortal::default()).collect(),
             claimers: (0..CLAIMERS).map(|_| Claimer::default()).collect(),
             doubled_us: None,
             granted: 0,
@@ -413,7 +432,7 @@ impl World {
             troubled: true,
             judge,
         };
-        for node in 0..NODES {
+        for node in 0..world.nodes {
             let after_us = world.rng.below(3_000) * MS;
             world.after(after_us, Event::Start { node: NodeId(node) });
         }
@@ -464,8 +483,9 @@ impl World {
         for at in self.running.values().map(Process::at).collect::<Vec<_>>() {
             self.after(1, Event::Resume { at });
         }
-        for node in (0..NODES).map(NodeId) {
-            if !self.running.contains_key(&node) {
+        for node in (0..self.nodes).map(NodeId) {
+            // Of those that die at once each comes back in its own time.
+            if !self.running.contains_key(&node) && self.deaths.is_none() {
                 if self.lost.is_none() && self.rng.chance(2) {
                     self.say(|| format!("{node:?} is lost for good"));
                     self.lost = Some(node);
@@ -601,7 +621,8 @@ impl World {
             Event::Commit { at } => self.commit(at),
             Event::Fault => {
                 if self.troubled {
-                    let us = 100 * MS + self.rng.below(2_000 * MS);
+                    let often = if self.deaths.is_some() { 400 } else { 2_000 };
+                    let us = 100 * MS + self.rng.below(often * MS);
                     self.after(us, Event::Fault);
                     self.fault();
                 }
@@ -624,6 +645,7 @@ impl World {
                 self.after(0, Event::Tick { at });
             }
             Event::Start { node } => self.start(node),
+            Event::Die { of } => self.dies(of),
             Event::Reset { a, b } => self.reset(a, b),
             Event::Heal { a, b } => {
                 self.cut.remove(&pair(a, b));
@@ -693,7 +715,8 @@ impl World {
         let offset_us = self.rng.below(1_000_000_000_000);
         let ppm = self.rng.below(40_000) as i64 - 20_000;
         let now = Now { mono_us: clock(self.now_us, offset_us, ppm), wall_ms: wall_ms(self.now_us) };
-        let mut rig = Rig::over(limits(), SHARDS, self.lives, store, now);
+        let limits = Limits { will_copies: self.will_copies, ..limits().into() };
+        let mut rig = Rig::over(limits, SHARDS, self.lives, store, now);
         let place = rig.place();
         let names: Vec<_> = (0..SHARDS)
             .map(|s| ["s", "p"].map(|kind| name_at(place, s, &format!("{kind}{}-", node.0))))
@@ -895,6 +918,9 @@ impl World {
                 }
                 Item::Order(Order::Forget(peers), ..) => {
                     (peers.first..peers.first + peers.count).for_each(|peer| rig.peer_gone(peer, now));
+                }
+                Item::Order(Order::Serves(peers), ..) => {
+                    rig.peers_serve(peers.first..peers.first + peers.count, now);
                 }
                 Item::Order(Order::View(view, complete), ..) => rig.set_view(view, complete, now),
                 Item::Order(Order::Live(live), ..) => rig.set_live(live, now),
@@ -1174,7 +1200,7 @@ impl World {
 
     /// What clients of a shard got.
     fn heard(&mut self, at: At, shard: u16) {
-        let now_us = self.now_us;
+        let (now_us, mortals) = (self.now_us, self.mortals.len() as u64);
         let Some(process) = self.process(at) else { return };
         let index = usize::from(shard);
         let [subscriber, publisher] = process.names[index].clone();
@@ -1228,7 +1254,7 @@ impl World {
         };
         let retained: Vec<_> = (0..RETAINERS).map(|retainer| taken(&retainer_name(retainer))).collect();
         let read = taken(READER);
-        let mortal: Vec<_> = (0..MORTALS).map(|mortal| taken(&mortal_name(mortal))).collect();
+        let mortal: Vec<_> = (0..mortals).map(|mortal| taken(&mortal_name(mortal))).collect();
         let claimed: Vec<_> = (0..CLAIMERS).map(|claimer| taken(&claimer_name(claimer))).collect();
         let worker = &mut process.workers[index];
         let mut withheld = 0;
@@ -1296,6 +1322,7 @@ impl World {
     fn die(&mut self, node: NodeId) {
         let Some(process) = self.running.remove(&node) else { return };
         let at = process.at();
+        self.mortals_lost(at);
         let links = self.links.iter().filter(|(_, (ends, _))| ends.iter().any(|(end, _)| *end == at));
         let links: Vec<u64> = links.map(|(id, _)| *id).collect();
         links.into_iter().for_each(|link| self.break_link(link));
@@ -1414,6 +1441,7 @@ impl World {
                 self.view.members.retain(|member| member.id != other);
                 if self.view.members.len() < before {
                     self.view.number += 1;
+                    self.was_removed(other);
                     self.share_view();
                     self.say(|| format!("{me:?} removes {other:?}"));
                 }
@@ -1447,7 +1475,8 @@ impl World {
     }
 
     fn pause(&mut self, at: At) {
-        let us = [50 * MS, 900 * MS, 1_100 * MS, 3_000 * MS][self.rng.below(4) as usize]
+        let longest = if self.deaths.is_some() { 1 } else { 4 };
+        let us = [50 * MS, 900 * MS, 1_100 * MS, 3_000 * MS][self.rng.below(longest) as usize]
             + self.rng.below(200 * MS);
         self.say(|| format!("{at:?} is stopped for {:.3} s", us as f64 / 1e6));
         if let Some(process) = self.process(at) {
@@ -1457,6 +1486,10 @@ impl World {
     }
 
     fn fault(&mut self) {
+        if self.deaths.is_some() {
+            self.death();
+            return;
+        }
         let a = NodeId(self.rng.below(NODES));
         let b = NodeId((a.0 + 1 + self.rng.below(NODES - 1)) % NODES);
         let us = [100 * MS, 900 * MS, 1_500 * MS, 4_000 * MS][self.rng.below(4) as usize]
@@ -1514,7 +1547,7 @@ impl World {
 
     /// Everything is as if nothing had been.
     pub(crate) fn check_healed(&self) {
-        assert_eq!(self.running.len() as u64, NODES - u64::from(self.lost.is_some()));
+        assert_eq!(self.running.len() as u64, self.nodes - u64::from(self.lost.is_some()));
         for (node, process) in &self.running {
             let clock_us = process.clock(self.now_us);
             assert!(process.site.is_live(), "{node:?} is not live: {:?}", self.view);

@@ -17,6 +17,8 @@ pub struct ClusterConfig {
     pub advertise: Vec<String>,
     /// Where nodes of this cluster may be: `host:port`.
     pub seeds: Vec<String>,
+    /// Other nodes that have a copy of a will: 1 or 2.
+    pub will_copies: u8,
     /// From `token_file`.
     pub token: Option<Secret>,
     /// `[cluster.tls]`.
@@ -53,6 +55,7 @@ pub(super) fn read_cluster(
     let bind = s.or(r, "bind", SocketAddr::from(([127, 0, 0, 1], PORT)));
     let advertise: Option<Vec<String>> = s.get(r, "advertise");
     let seeds: Vec<String> = s.get(r, "seeds").unwrap_or_default();
+    let will_copies = s.number(r, "will_copies", 1, 1..=2) as u8;
     let file: Option<PathBuf> = s.get(r, "token_file");
     let place = s.place_of("token_file").clone();
     let tls = s.section(r, "tls");
@@ -99,7 +102,7 @@ pub(super) fn read_cluster(
         None => Vec::new(),
     };
     s.end(r, &[("token", "put it into a file, alone in its one line: token_file = \"cluster.token\"")]);
-    Some(ClusterConfig { name, bind, advertise, seeds, token, tls })
+    Some(ClusterConfig { name, bind, advertise, seeds, will_copies, token, tls })
 }
 
 fn check_addresses(s: &Section<'_>, r: &mut Reader<'_>, field: &'static str, list: &[String], help: &str) {

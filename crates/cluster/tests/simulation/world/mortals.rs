@@ -23,6 +23,12 @@ pub(crate) struct Life {
     pub(crate) is_open: bool,
     /// How often its will was published, on whichever node.
     pub(crate) wills: u64,
+    /// Its client broke the connection off then.
+    pub(crate) broken_us: Option<u64>,
+    /// Where it was, and when that died, if the will had not been published by then; and whether another died with it.
+    at: Option<At>,
+    pub(crate) died_us: Option<u64>,
+    pub(crate) with_another: bool,
 }
 
 pub(super) fn mortal_name(number: u64) -> String {
@@ -36,7 +42,7 @@ pub(super) fn will_topic(life: u64) -> String {
 
 impl World {
     pub(super) fn mortal(&mut self) {
-        let number = self.rng.below(MORTALS);
+        let number = self.rng.below(self.mortals.len() as u64);
         let at = self.mortals[number as usize].at;
         if at.is_none_or(|at| self.process(at).is_none()) {
             self.mortal_ended(number);
@@ -46,7 +52,7 @@ impl World {
             }
             let at = all[self.rng.below(all.len() as u64) as usize];
             let life = self.lived.len() as u64;
-            self.lived.insert(life, Life { is_open: true, ..Life::default() });
+            self.lived.insert(life, Life { is_open: true, at: Some(at), ..Life::default() });
             self.mortals[number as usize] = Mortal { at: Some(at), is_open: false, life };
             self.does_at(at, Does::MortalComes(number, life));
         } else if let Some(at) = at.filter(|_| self.mortals[number as usize].is_open) {
@@ -73,9 +79,19 @@ impl World {
             return false;
         }
         self.say(|| format!("client {number} ends its life {life}, with a word: {says_goodbye}"));
-        self.lived.get_mut(&life).unwrap().said_goodbye = says_goodbye;
+        let now_us = self.now_us;
+        let ended = self.lived.get_mut(&life).unwrap();
+        (ended.said_goodbye, ended.broken_us) = (says_goodbye, Some(now_us));
         self.mortal_ended(number);
         true
+    }
+
+    /// A process has died.
+    pub(super) fn mortals_lost(&mut self, at: At) {
+        let (now_us, together) = (self.now_us, self.deaths.as_ref().is_some_and(|deaths| deaths.two));
+        for life in self.lived.values_mut().filter(|life| life.at == Some(at) && life.wills == 0) {
+            (life.died_us, life.with_another) = (Some(now_us), together);
+        }
     }
 
     pub(super) fn mortal_heard(&mut self, at: At, number: u64, packets: &[String], closed: bool) {
@@ -110,6 +126,6 @@ impl World {
     }
 
     pub(super) fn mortal_again_us(&mut self) -> u64 {
-        10 * MS + self.rng.below(150 * MS)
+        (10 * MS + self.rng.below(150 * MS)) * MORTALS / self.mortals.len() as u64
     }
 }
