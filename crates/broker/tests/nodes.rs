@@ -691,7 +691,7 @@ fn rows_that_were_read_for_an_earlier_owner_are_not_taken_for_those_of_now() {
     let session = restored.sessions[0].0;
     nodes.rigs[A].shard().store_event(StoreEvent::Lost { sessions: [session].into() }, now);
     let epochs = vec![(session, 3)];
-    let restored = std::sync::Arc::new(Restored { epochs, ..restored });
+    let restored = Arc::new(Restored { epochs, ..restored });
     nodes.rigs[A].shard().store_event(StoreEvent::Adopted { view: 1, restored, done: true }, now);
     // The answer to what was asked before: then there was nothing.
     let queue = QueueId::session(session);

@@ -1,6 +1,6 @@
 //! A rule that remembers something sees the messages of all nodes, and what it remembers outlives the node that ran it; each node runs its share of such rules.
 
-use crate::{Cluster, config};
+use crate::{Cluster, config, is_whole};
 use ferrule_mqtt::{Packet, QoS};
 use ferrule_testkit::wire::{Options, Outgoing};
 use ferrule_testkit::{Client, Node, Postgres, until};
@@ -250,6 +250,10 @@ fn each_node_gets_its_share_of_the_rules_under_load() {
         world.wait_acknowledged(3);
         assert_eq!(kept(&[&nodes[0]]), [SUMS as u64]);
         nodes.extend(configs[1..].iter().map(Node::start));
+        // They know only then who keeps what.
+        for node in &nodes {
+            node.wait_status(PATIENCE, "the cluster is whole", |status| is_whole(status, 3));
+        }
         addrs(&nodes.iter().collect::<Vec<_>>());
         wait_spread(&nodes.iter().collect::<Vec<_>>());
         world.wait_acknowledged(3);
