@@ -266,7 +266,7 @@ fn each_node_gets_its_share_of_the_rules_under_load() {
         status["cluster"]["links_down"] == 0 && status["cluster"]["joins"] == 1
     };
     let exactly = cluster.nodes.iter().all(is_calm);
-    println!(
+    eprintln!(
         "spread while {} were acknowledged, {} sent again; exactly: {exactly}",
         world.all(|s| &s.acknowledged),
         world.all(|s| &s.again)
