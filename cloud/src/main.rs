@@ -38,6 +38,7 @@ fn options(config: &PostgresConfig) -> Options {
     Options {
         password: config.password.as_ref().map(|password| password.as_str().to_owned()),
         schema: config.schema.clone(),
+        settle: config.spread_rules_after,
         timeout: config.timeout,
         ..Options::new(config.url.as_str(), &config.node)
     }

@@ -260,6 +260,16 @@ pub trait Hook {
         let _ = (kept, ended);
     }
 
+    /// A rule that this node keeps is to be another's: told to all shards. Nothing more is taken in for it.
+    fn giving(&mut self, rule: u64, round: u64) {
+        let _ = (rule, round);
+    }
+
+    /// The rule that was asked for ([`Hook::giving`]), once, when this shard has it and all that it remembers has been submitted.
+    fn given(&mut self) -> Option<(u64, u64)> {
+        None
+    }
+
     /// The rules that this shard runs on the messages of all nodes.
     fn keeps(&self) -> Vec<u64> {
         Vec::new()

@@ -25,7 +25,7 @@ use crate::peers::Peers;
 use crate::routes::Cursor;
 use crate::shard::{Destination, Shard};
 use ferrule_outbox::Outcome;
-use ferrule_store::{Now, Store};
+use ferrule_store::{Kept, Now, Store};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -85,6 +85,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         (link.reach, link.member, link.version, link.node) = (Reach::Told, true, speaks.version, node);
         self.tell_all(peer, !speaks.first);
         self.tell_owned(peer);
+        for rule in self.peers.unkept.clone() {
+            self.tell_keeps(peer, rule, false);
+        }
         for rule in self.peers.kept.clone() {
             self.tell_keeps(peer, rule, true);
         }
@@ -117,7 +120,22 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Names the rules of this node that remember something, all of them (0: what they share): in a cluster each runs on one node ([`Store::keep`]).
     pub fn keep_rules(&mut self, rules: Vec<u64>) {
+        self.peers.named.clone_from(&rules);
         self.store.keep(rules);
+    }
+
+    /// The first shard tells other nodes which rules this node has given up, behind the commit of it: it may be theirs, and they look.
+    pub(crate) fn tell_unkept(&mut self, kept: &Kept) {
+        if self.peers.place.index != 0 {
+            return;
+        }
+        self.peers.unkept.retain(|rule| !kept.rules.iter().any(|(of, _)| of == rule));
+        for rule in kept.lost.iter().chain(&kept.given) {
+            self.peers.unkept.insert(*rule);
+            for peer in self.peers.place.of..self.peers.links.len() as u16 {
+                self.tell_keeps(peer, *rule, false);
+            }
+        }
     }
 
     /// Tells other nodes which rules are run here on the messages of all, when that has changed.

@@ -41,7 +41,7 @@ use ferrule_outbox::{End, Outcome, Reason};
 use ferrule_store::record::{Delivery, Record};
 use ferrule_store::{Now, SessionId, Stamp, Store};
 use foldhash::fast::FixedState;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -180,6 +180,11 @@ pub(crate) struct Peers {
     pub(crate) hidden: bool,
     /// Rules that this shard runs on the messages of all nodes, as other nodes were told.
     pub(crate) kept: Vec<u64>,
+    /// Those that this node has given up in this process life and does not keep now, at its first shard: told on each link, since whoever is to keep one
+    /// looks when he hears it.
+    pub(crate) unkept: BTreeSet<u64>,
+    /// The rules that this node names, at its first shard.
+    pub(crate) named: Vec<u64>,
     /// What waits for every peer to have our routes of a version.
     late: VecDeque<(u64, Late)>,
     pub(crate) publisher: Arc<Publisher>,
@@ -211,6 +216,8 @@ impl Peers {
             clustered: false,
             hidden: false,
             kept: Vec::new(),
+            unkept: BTreeSet::new(),
+            named: Vec::new(),
             late: VecDeque::new(),
             publisher: Arc::new(Publisher {
                 client_id: "".into(),
@@ -575,7 +582,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             Parcel::Claim { number, filter, client_id } => self.claimed(from, number, filter, client_id),
             Parcel::ClaimAck { number, granted } => self.claim_answered(number, granted),
             Parcel::Release { filter, client_id } => self.claim_released(filter, client_id),
-            Parcel::Keeps { rule, keeps } => self.hook.kept_elsewhere(from, Some((rule, keeps))),
+            Parcel::Keeps { rule, keeps } => {
+                self.hook.kept_elsewhere(from, Some((rule, keeps)));
+                // It may be this node's by now.
+                if !keeps && self.peers.named.contains(&rule) {
+                    self.store.keep(self.peers.named.clone());
+                }
+            }
             Parcel::Hurry => self
                 .receipts
                 .set_urgent_where(|owner| matches!(owner, Owner::Peer { peer, .. } if *peer == from)),

@@ -185,7 +185,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
             StoreEvent::Kept(kept) => {
                 self.hook.kept(&kept, &mut self.ended);
                 self.tell_kept();
+                self.tell_unkept(&kept);
             }
+            // All that it remembers is to be written now: the answer is behind that.
+            StoreEvent::Giving { rule, round } => self.hook.giving(rule, round),
             StoreEvent::Adopted { view, restored, done } => self.adopted(view, &restored, done),
         }
     }
@@ -399,6 +402,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         if std::mem::take(&mut self.batch.lost) {
             self.ask_to_adopt();
+        }
+        if let Some((rule, round)) = self.hook.given() {
+            self.store.give(rule, round);
         }
         // A session stays in the list while its queue has anything at all that a commit or a deadline concerns.
         let sessions = &mut self.sessions;

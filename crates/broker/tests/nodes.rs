@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
-use common::{Does, Rig, START, limits};
+use common::{Asked, Does, Rig, START, limits};
 use ferrule_broker::{Limits, RowElsewhere, Speaks, Strategy};
-use ferrule_store::{MemoryStore, MemoryTable, QueueId, Restored, StoreEvent};
+use ferrule_store::{Kept, MemoryStore, MemoryTable, QueueId, Restored, StoreEvent};
+use std::sync::Arc;
 
 /// Two nodes of one shard each, with a link between them.
 struct Nodes {
@@ -762,7 +763,7 @@ fn rows_that_were_read_for_an_earlier_owner_are_not_taken_for_those_of_now() {
     let session = restored.sessions[0].0;
     nodes.rigs[A].shard().store_event(StoreEvent::Lost { sessions: [session].into() }, now);
     let epochs = vec![(session, 3)];
-    let restored = std::sync::Arc::new(Restored { epochs, ..restored });
+    let restored = Arc::new(Restored { epochs, ..restored });
     nodes.rigs[A].shard().store_event(StoreEvent::Adopted { view: 1, restored, done: true }, now);
     // The answer to what was asked before: then there was nothing.
     let queue = QueueId::session(session);
@@ -1102,6 +1103,46 @@ fn other_nodes_are_told_which_rules_run_here() {
     nodes.version = 2;
     nodes.link();
     assert_eq!(heard(&mut nodes), [(a, None)]);
+}
+
+/// Who is told that a node does not run a rule any more, which he names, asks the store whether it is his; also when he hears it later, on a new link.
+#[test]
+fn who_is_to_have_a_rule_looks_when_it_is_given_away() {
+    let mut nodes = Nodes::new();
+    let asked = |nodes: &Nodes, at: usize| std::mem::take(&mut *nodes.rigs[at].store.1.borrow_mut());
+    nodes.rigs[B].shard().keep_rules(vec![7, 8]);
+    nodes.rigs[A].hook.0.borrow_mut().keeps = vec![7, 8, 9];
+    nodes.rigs[A].shard().tell_kept();
+    nodes.settle();
+    assert_eq!(asked(&nodes, B), [Asked::Keep(vec![7, 8])]);
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().store_event(StoreEvent::Giving { rule: 7, round: 3 }, now);
+    nodes.settle();
+    assert_eq!((asked(&nodes, A), asked(&nodes, B)), (vec![Asked::Give(7, 3)], vec![]));
+    let give = |nodes: &mut Nodes, rule: u64| {
+        nodes.rigs[A].hook.0.borrow_mut().keeps.retain(|of| *of != rule);
+        let kept = Arc::new(Kept { given: vec![rule], ..Kept::default() });
+        nodes.rigs[A].shard().store_event(StoreEvent::Kept(kept), now);
+        nodes.settle();
+    };
+    give(&mut nodes, 7);
+    assert!(asked(&nodes, B).contains(&Asked::Keep(vec![7, 8])));
+    // One that it does not name.
+    give(&mut nodes, 9);
+    assert_eq!(asked(&nodes, B), []);
+    nodes.unlink();
+    give(&mut nodes, 8);
+    assert_eq!(asked(&nodes, B), []);
+    nodes.link();
+    nodes.settle();
+    assert!(asked(&nodes, B).contains(&Asked::Keep(vec![7, 8])));
+    // Nothing is told of one that has come back.
+    let kept = Arc::new(Kept { rules: vec![(7, vec![]), (8, vec![])], ..Kept::default() });
+    nodes.rigs[A].shard().store_event(StoreEvent::Kept(kept), now);
+    nodes.unlink();
+    nodes.link();
+    nodes.settle();
+    assert_eq!(asked(&nodes, B), []);
 }
 
 /// A message for a rule that runs at another node waits for that one's answer, and without one it is its publisher's still.

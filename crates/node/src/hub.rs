@@ -554,6 +554,14 @@ impl Hook for Hub {
         self.keep(kept, ended);
     }
 
+    fn giving(&mut self, rule: u64, round: u64) {
+        self.give_away(rule, round);
+    }
+
+    fn given(&mut self) -> Option<(u64, u64)> {
+        self.given_away()
+    }
+
     fn keeps(&self) -> Vec<u64> {
         self.kept_here()
     }

@@ -68,7 +68,14 @@ pub struct Options {
     pub timeout: Duration,
     /// How long [`open`] waits for a server that does not answer yet.
     pub patience: Duration,
+    /// How long the members of the cluster must have stayed the same before a rule that remembers something is handed from one that lives to another.
+    pub settle: Duration,
 }
+
+/// Of [`Options::settle`]. Nodes that are started anew one after the other come and go every few seconds, and clients connect anew for about as long: nothing
+/// is to move meanwhile, and then each rule once. Each looks as often whether one of its rules has become another's share, which is one statement. It is also
+/// how long a publisher is kept waiting at most, so none waits for a move and for what led to it.
+pub const SETTLE: Duration = Duration::from_secs(10);
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -91,6 +98,7 @@ impl Options {
             node: node.to_owned(),
             timeout: Duration::from_secs(10),
             patience: Duration::from_secs(30),
+            settle: SETTLE,
         }
     }
 
@@ -111,6 +119,10 @@ impl Options {
         }
         if self.timeout < Duration::from_millis(100) {
             wrong.push(("timeout", "a server needs some time to answer: '100ms' at least".into()));
+        }
+        if self.settle < Duration::from_millis(100) {
+            let text = "rules would move with each node that comes and goes: '100ms' at least".to_owned();
+            wrong.push(("settle", text));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }

@@ -11,7 +11,7 @@
 //! | `retained` | everyone's; of a topic the highest `stamp` wins, and an empty record says that it was cleared |
 //! | `state`, `meta` | a node's |
 //! | `rule_keeper` | which node runs a rule that remembers something (`keepers.rs`); what it remembers is in that node's `state` |
-//! | `cluster_view`, `cluster_member` | who is a member of the cluster (`members.rs`) |
+//! | `cluster_view`, `cluster_member` | who is a member of the cluster (`members.rs`), and in `rules` which rules it names (`keepers.rs`) |
 //!
 //! INT4 and INT8 by name: a plain INT has 8 bytes in CockroachDB.
 
@@ -71,6 +71,8 @@ const UPGRADES: &[&str] = &["
     CREATE INDEX IF NOT EXISTS retained_cleared ON {s}.retained (stamp) WHERE record = '';
 ", "
     CREATE TABLE IF NOT EXISTS {s}.rule_keeper (rule INT8 PRIMARY KEY, node INT4 NOT NULL);
+", "
+    ALTER TABLE {s}.cluster_member ADD COLUMN IF NOT EXISTS rules INT8[];
 "];
 
 /// What another node makes at the same moment: `IF NOT EXISTS` does not see what is not committed yet, and then meets a unique

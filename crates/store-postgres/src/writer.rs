@@ -3,6 +3,7 @@
 use crate::Options;
 use crate::db::{self, BodyKey, Db, Who};
 use crate::error::{DbError, Kind, OpenError};
+use crate::keepers::Given;
 use crate::owners::{Adopted, Orphans};
 use crate::schema::{self, UpgradeError};
 use ferrule_store::{Found, Kept, Op, Restored, SessionId, StoreEvent};
@@ -10,7 +11,7 @@ use ferrule_store_writer::net::Net;
 use ferrule_store_writer::{
     Back, Figures, Front, Handle, Notify, ShutdownError, State, Take, Waited, Writing,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -257,6 +258,8 @@ fn run(
         rules: None,
         keep_due: false,
         kept: BTreeSet::new(),
+        not_kept: BTreeSet::new(),
+        spread: Spread::default(),
         dead: Vec::new(),
         pauses,
         slower: 1,
@@ -368,6 +371,9 @@ struct Worker {
     keep_due: bool,
     /// Those of them that this node keeps.
     kept: BTreeSet<u64>,
+    /// Those that it kept in this process life and does not any more: what comes of them is not written, since another may be about to give them back.
+    not_kept: BTreeSet<u64>,
+    spread: Spread,
     /// Bodies that had no rows when they were looked at last.
     dead: Vec<BodyKey>,
     pauses: Pauses,
@@ -379,13 +385,52 @@ struct Worker {
     taken: bool,
 }
 
+/// Rules that are handed to other members: one at a time, when the members have stayed the same for as long as the options say.
+#[derive(Debug, Default)]
+struct Spread {
+    /// The view for which sessions were adopted last.
+    view: Option<u64>,
+    /// When it is looked which rules are another's share: so long after the last change, and from then on as often, since another may name a rule later than we do.
+    at: Option<Instant>,
+    /// Those; as many as the node keeps.
+    waiting: VecDeque<u64>,
+    /// The one that the shards were asked to give up, and which question that was.
+    asked: Option<(u64, u64)>,
+    last_round: u64,
+}
+
+impl Spread {
+    /// Something has changed: what was looked up is of before.
+    fn begin(&mut self, settle: Duration) {
+        self.waiting.clear();
+        // None: in ages.
+        self.at = Instant::now().checked_add(settle);
+    }
+
+    fn is_settled(&self) -> bool {
+        self.at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// There is something to do beside waiting for shards.
+    fn is_due(&self) -> bool {
+        self.is_settled() || (self.asked.is_none() && !self.waiting.is_empty())
+    }
+
+    /// At most so long until there is.
+    fn within(&self, longest: Duration) -> Duration {
+        self.at.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest))
+    }
+}
+
 impl Worker {
     fn run(mut self) {
         loop {
-            let rests = self.taken || (self.back.whole() == 0 && self.back.asks_nothing() && !self.keep_due);
+            let is_idle = self.back.whole() == 0 && self.back.asks_nothing();
+            let rests = self.taken || (is_idle && !self.keep_due && !self.spread.is_due());
             if rests && !self.back.is_stopping() {
-                match self.back.wait(IDLE) {
+                match self.back.wait(self.spread.within(IDLE)) {
                     Waited::Came => {}
+                    Waited::Idle if self.spread.is_due() && !self.taken => {}
                     Waited::Idle if self.dead.is_empty() || self.taken => continue,
                     Waited::Idle => {}
                     Waited::Ended => return,
@@ -425,6 +470,10 @@ impl Worker {
     /// One commit of all that waits, then one read.
     fn turn(&mut self) -> Result<(), DbError> {
         self.reconnect()?;
+        if self.keep_due {
+            // Its answer was lost: what is not kept any more must be known before anything is written of it.
+            self.keep_rules()?;
+        }
         let mending = self.back.failing().is_some();
         let whole = self.back.whole();
         let count = self.back.up_to(whole, COMMIT_BYTES);
@@ -442,6 +491,7 @@ impl Worker {
         self.take_some()?;
         self.adopt_some()?;
         self.keep_rules()?;
+        self.spread_rules()?;
         self.read_one()
     }
 
@@ -507,12 +557,18 @@ impl Worker {
         }
         self.back.tell_all(&StoreEvent::Adopted { view, restored: Arc::from(restored), done });
         self.keep_due |= done;
+        if done && self.spread.view.replace(view) != Some(view) {
+            self.spread.begin(self.options.settle);
+        }
         Ok(())
     }
 
     /// Finds out which rules this node keeps now.
     fn keep_rules(&mut self) -> Result<(), DbError> {
         if let Some(rules) = self.back.take_keep() {
+            if self.rules.as_ref() != Some(&rules) {
+                self.spread.begin(self.options.settle);
+            }
             (self.rules, self.keep_due) = (Some(rules), true);
         }
         let Some(rules) = self.rules.as_ref().filter(|_| self.keep_due) else {
@@ -522,10 +578,72 @@ impl Worker {
         let (kept, new) = self.again(async |db| db.keep(rules, &self.kept).await)?;
         let lost = self.kept.difference(&kept).copied().collect::<Vec<u64>>();
         (self.kept, self.keep_due) = (kept, false);
-        if !new.is_empty() || !lost.is_empty() {
-            self.back.tell_all(&StoreEvent::Kept(Arc::new(Kept { rules: new, lost })));
+        self.tell_kept(Kept { rules: new, lost, given: Vec::new() });
+        Ok(())
+    }
+
+    fn tell_kept(&mut self, kept: Kept) {
+        self.not_kept.extend(kept.lost.iter().chain(&kept.given));
+        self.not_kept.retain(|rule| !self.kept.contains(rule));
+        self.spread.waiting.retain(|rule| self.kept.contains(rule));
+        self.spread.asked = self.spread.asked.filter(|(rule, _)| self.kept.contains(rule));
+        if kept != Kept::default() {
+            self.back.tell_all(&StoreEvent::Kept(Arc::new(kept)));
+        }
+    }
+
+    /// Hands over a rule that the shards have given up; asks for the next that is another's share.
+    fn spread_rules(&mut self) -> Result<(), DbError> {
+        if let Some(answer) = self.back.gives() {
+            if self.spread.asked == Some(answer) {
+                self.give(answer.0)?;
+            }
+            self.back.given();
+        }
+        if self.spread.is_settled() {
+            self.spread.waiting = match self.kept.is_empty() {
+                true => VecDeque::new(),
+                false => self.ask(async |db| db.misplaced(&self.kept).await)?.into(),
+            };
+            self.spread.at = Instant::now().checked_add(self.options.settle);
+        }
+        if self.spread.asked.is_none()
+            && let Some(rule) = self.spread.waiting.pop_front()
+        {
+            self.spread.last_round += 1;
+            let round = self.spread.last_round;
+            self.spread.asked = Some((rule, round));
+            self.back.tell_all(&StoreEvent::Giving { rule, round });
         }
         Ok(())
+    }
+
+    /// Nobody runs the rule, and all that it remembers is committed.
+    fn give(&mut self, rule: u64) -> Result<(), DbError> {
+        match self.again(async |db| db.give(rule).await)? {
+            Given::Yes => {
+                self.kept.remove(&rule);
+                self.tell_kept(Kept { given: vec![rule], ..Kept::default() });
+            }
+            Given::No => {
+                // It goes on here, with what is stored; and the members are not who they were.
+                self.spread.waiting.clear();
+                let Some(rules) = &self.rules else { return Ok(()) };
+                let mut others = self.kept.clone();
+                others.remove(&rule);
+                let (kept, new) = self.again(async |db| db.keep(rules, &others).await)?;
+                let lost = self.kept.difference(&kept).copied().collect();
+                (self.kept, self.spread.asked) = (kept, None);
+                self.tell_kept(Kept { rules: new, lost, given: Vec::new() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an op is of a rule that another node keeps by now. (One that is not named any more is nobody's: it is removed here.)
+    fn is_anothers(&self, op: &Op) -> bool {
+        let (Op::StatePut { rule, .. } | Op::StateDelete { rule, .. }) = op else { return false };
+        self.not_kept.contains(rule) && self.rules.as_ref().is_some_and(|rules| rules.contains(rule))
     }
 
     /// As [`Worker::ask`], of a transaction that is made again when it meets others.
@@ -589,7 +707,7 @@ impl Worker {
             }
             let mut net = Net::default();
             let ops = self.back.batches[..count].iter().flat_map(|batch| &batch.ops);
-            ops.for_each(|op| net.apply(op.clone()));
+            ops.filter(|op| !self.is_anothers(op)).for_each(|op| net.apply(op.clone()));
             let dead = std::mem::take(&mut self.dead);
             let fence = self.fence;
             match self.ask(async |db| db.write(&net, fence, &dead, &self.orphans).await) {

@@ -103,6 +103,7 @@ enum Command {
     Take(Take),
     Adopt { handle: u32, view: u64, behind: Ticket },
     Keep { rules: Vec<u64>, behind: Ticket },
+    Give { rule: u64, round: u64, behind: Ticket },
     Wake,
     Shutdown { reply: Sender<Result<(), ShutdownError>> },
 }
@@ -187,6 +188,7 @@ impl Front {
             takes: VecDeque::new(),
             adopt: None,
             keep: None,
+            give: None,
             owners: BTreeSet::new(),
             unheard: BTreeSet::new(),
             failing: None,
@@ -288,6 +290,12 @@ impl Store for Handle {
         let _ = line.commands.send(Command::Keep { rules, behind });
     }
 
+    fn give(&mut self, rule: u64, round: u64) {
+        let line = self.front.line();
+        let behind = Ticket(line.last_ticket);
+        let _ = line.commands.send(Command::Give { rule, round, behind });
+    }
+
     /// Of all handles together: what bounds the writer's memory.
     fn pending_bytes(&self) -> usize {
         self.front.pending_bytes.load(Ordering::Relaxed)
@@ -315,6 +323,8 @@ pub struct Back {
     adopt: Option<(u64, Ticket)>,
     /// The rules that are to be kept, and what was submitted before.
     keep: Option<(Vec<u64>, Ticket)>,
+    /// The last rule that a shard has given up, in which round, and what was submitted before. One is asked for at a time.
+    give: Option<(u64, u64, Ticket)>,
     /// Handles that have written of sessions: the shards, of all that have a handle.
     owners: BTreeSet<u32>,
     /// Those of them that have not answered yet to sessions that were lost.
@@ -400,6 +410,7 @@ impl Back {
             Command::Read(read) => self.reads.push_back(read),
             Command::Take(take) => self.takes.push_back(take),
             Command::Keep { rules, behind } => self.keep = Some((rules, behind)),
+            Command::Give { rule, round, behind } => self.give = Some((rule, round, behind)),
             Command::Adopt { handle, view, behind } => {
                 self.unheard.remove(&handle);
                 let (known, before) = self.adopt.unwrap_or((view, behind));
@@ -499,7 +510,11 @@ impl Back {
     /// Whether nothing is asked for beside commits, or nothing that can be answered before some of them.
     #[must_use]
     pub fn asks_nothing(&self) -> bool {
-        self.reads.is_empty() && self.takes(1).is_empty() && self.adopts().is_none() && !self.keeps()
+        self.reads.is_empty()
+            && self.takes(1).is_empty()
+            && self.adopts().is_none()
+            && !self.keeps()
+            && self.gives().is_none()
     }
 
     /// Whether everything up to this one is committed. What was submitted of a session before it was taken or adopted is of an earlier life of it:
@@ -542,6 +557,17 @@ impl Back {
     /// The rules that are to be kept from now on, once.
     pub fn take_keep(&mut self) -> Option<Vec<u64>> {
         if self.keeps() { self.keep.take().map(|(rules, _)| rules) } else { None }
+    }
+
+    /// The rule that a shard has given up, and in which round, once all that it remembers is committed.
+    #[must_use]
+    pub fn gives(&self) -> Option<(u64, u64)> {
+        self.give.filter(|(.., behind)| self.is_committed(*behind)).map(|(rule, round, _)| (rule, round))
+    }
+
+    /// That has been seen to.
+    pub fn given(&mut self) {
+        self.give = None;
     }
 
     /// All that is to be adopted in the view has been.

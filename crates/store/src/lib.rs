@@ -83,9 +83,16 @@ pub trait Store {
 
     /// The rules of this node that remember something, all of them (0: what they share): in a store that several nodes share, each has one keeper, who runs it
     /// on the messages of all. Those that have none, or whose keeper is gone, become this node's if they are its share; those that it keeps and does not name are
-    /// given up. Looked at again with each [`Store::adopt`]; what changes is told to all handles ([`StoreEvent::Kept`]).
+    /// given up. Looked at again with each [`Store::adopt`]; what changes is told to all handles ([`StoreEvent::Kept`]). When the members have stayed the
+    /// same for a while, rules that are another's share are to be handed to it, one after the other ([`StoreEvent::Giving`]).
     fn keep(&mut self, rules: Vec<u64>) {
         let _ = rules;
+    }
+
+    /// The answer to [`StoreEvent::Giving`], from the shard that has the rule: all that it remembers has been submitted before, and nothing of it will be.
+    /// The answer to that is [`StoreEvent::Kept`]: the rule has been given, or is this node's still.
+    fn give(&mut self, rule: u64, round: u64) {
+        let _ = (rule, round);
     }
 
     /// Less than the medium's reserve is free: admit nothing new, so that removals still find room.
@@ -152,6 +159,14 @@ pub enum StoreEvent {
     },
     /// What has changed of what was asked for with [`Store::keep`].
     Kept(Arc<Kept>),
+    /// A rule that this node keeps is to be another living node's: nothing more is taken in for it, and whoever has it answers with [`Store::give`] once what
+    /// it remembers is submitted.
+    Giving {
+        /// The rule.
+        rule: u64,
+        /// The answer names it: one to an earlier question says nothing.
+        round: u64,
+    },
     /// Sessions of nodes that are no members are this node's.
     Adopted {
         /// Of the view in which they were adopted.
@@ -170,6 +185,8 @@ pub struct Kept {
     pub rules: Vec<(u64, Vec<(Bytes, Bytes)>)>,
     /// They are not any more. What was submitted of them may not be another's to read.
     pub lost: Vec<u64>,
+    /// They are another's, with all that they remembered: this node has given them up ([`Store::give`]).
+    pub given: Vec<u64>,
 }
 
 /// A client's session, with all that belongs to it.

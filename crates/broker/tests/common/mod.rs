@@ -51,8 +51,15 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// With what was asked of it about rules that remember something.
 #[derive(Clone, Default)]
-pub struct SharedStore(pub Rc<RefCell<MemoryStore>>);
+pub struct SharedStore(pub Rc<RefCell<MemoryStore>>, pub Rc<RefCell<Vec<Asked>>>);
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    Keep(Vec<u64>),
+    Give(u64, u64),
+}
 
 impl Store for SharedStore {
     fn submit(&mut self, ops: Vec<Op>) -> Ticket {
@@ -78,6 +85,12 @@ impl Store for SharedStore {
     fn adopt(&mut self, view: u64) {
         self.0.borrow_mut().adopt(view);
     }
+    fn keep(&mut self, rules: Vec<u64>) {
+        self.1.borrow_mut().push(Asked::Keep(rules));
+    }
+    fn give(&mut self, rule: u64, round: u64) {
+        self.1.borrow_mut().push(Asked::Give(rule, round));
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -99,6 +112,8 @@ pub struct HookState {
     pub seen: Vec<String>,
     /// Rules that are run here on the messages of all nodes.
     pub keeps: Vec<u64>,
+    /// One that is to be given away.
+    pub giving: Option<(u64, u64)>,
     /// What was said of such rules elsewhere: by whom, and what.
     pub kept_elsewhere: Vec<(u16, Option<(u64, bool)>)>,
     /// To be sent.
@@ -125,6 +140,12 @@ impl Hook for ScriptedHook {
     }
     fn next_local(&mut self) -> Option<LocalPublish> {
         self.0.borrow_mut().local.pop_front()
+    }
+    fn giving(&mut self, rule: u64, round: u64) {
+        self.0.borrow_mut().giving = Some((rule, round));
+    }
+    fn given(&mut self) -> Option<(u64, u64)> {
+        self.0.borrow_mut().giving.take()
     }
     fn keeps(&self) -> Vec<u64> {
         self.0.borrow().keeps.clone()
@@ -403,7 +424,7 @@ impl Rig {
     pub fn over(limits: impl Into<Limits>, of: u16, seed: u64, store: MemoryStore, now: Now) -> Self {
         let mut rig = Self {
             shards: Vec::new(),
-            store: SharedStore(Rc::new(RefCell::new(store))),
+            store: SharedStore(Rc::new(RefCell::new(store)), Rc::default()),
             hook: ScriptedHook::default(),
             gate: Arc::new(Mutex::new(GateState::default())),
             limits: limits.into(),

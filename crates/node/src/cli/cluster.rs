@@ -200,11 +200,17 @@ fn status(flavor: &Flavor, args: &AskArgs, out: &mut impl Write) -> Result<u8, F
                 shown[count] = value.clone();
             }
         }
+        shown["rules_kept"] = rules_kept(&status).into();
         writeln!(out, "{shown:#}").map_err(failed)?;
     } else {
         write!(out, "{}", members(&status)).map_err(failed)?;
     }
     Ok(0)
+}
+
+/// How many rules that remember something run there.
+fn rules_kept(status: &Status) -> u64 {
+    status.counters.get("rules_kept").and_then(Value::as_u64).unwrap_or(0)
 }
 
 /// The members in a table; of the others no more is known than links and the database say.
@@ -220,6 +226,7 @@ fn members(status: &Status) -> String {
         "clients",
         "sessions",
         "routes",
+        "rules",
         "addresses",
     ]);
     for member in &cluster.members {
@@ -242,6 +249,7 @@ fn members(status: &Status) -> String {
                 own(status.connections.to_string()),
                 own(status.sessions.to_string()),
                 own(status.subscriptions.to_string()),
+                own(rules_kept(status).to_string()),
                 addresses.join(" "),
             ],
             trouble.clone(),
@@ -279,6 +287,7 @@ mod tests {
             connections: 1_200,
             sessions: 1_250,
             subscriptions: 3_400,
+            counters: [("rules_kept".to_owned(), 4.into())].into_iter().collect(),
             drain: Some(DrainStatus { draining: true, rate: 300, clients: 1_200, moved: 60, wills: 3 }),
             cluster: Some(ClusterStatus {
                 node: 1,
@@ -293,10 +302,10 @@ mod tests {
             ..Status::default()
         };
         let expected = "\
-member   state           number       link  acknowledges  clients  sessions  routes      addresses
-cloud-1  live, draining       1  this node           yes     1200      1250    3400  10.0.0.1:7883
-cloud-2  live                 2         up             -        -         -       -  10.0.0.2:7883
-cloud-3  joining              3       none             -        -         -       -  10.0.0.3:7883
+member   state           number       link  acknowledges  clients  sessions  routes  rules      addresses
+cloud-1  live, draining       1  this node           yes     1200      1250    3400      4  10.0.0.1:7883
+cloud-2  live                 2         up             -        -         -       -      -  10.0.0.2:7883
+cloud-3  joining              3       none             -        -         -       -      -  10.0.0.3:7883
   10.0.0.3:7883: cannot connect: connection refused
 
 draining: 1200 clients are left, 60 have been moved off, 300 a second; 3 wills wait for news of their clients

@@ -32,7 +32,11 @@ pub const FIELDS: &[(&str, Takes, &[&str])] = {
         ("node", Restart, &["id", "data_dir", "workers", "worker_delay"]),
         ("node", AtOnce, &["rules", "memory_max", "sys_interval", "log"]),
         ("store", Restart, &["backend", "url", "password_file", "schema", "timeout"]),
-        ("cluster", Restart, &["name", "bind", "advertise", "seeds", "will_copies", "token_file"]),
+        (
+            "cluster",
+            Restart,
+            &["name", "bind", "advertise", "seeds", "will_copies", "token_file", "spread_rules_after"],
+        ),
         ("cluster.tls", Restart, &["cert", "key", "ca", "crl", "server_name"]),
         (
             "listener",

@@ -5,6 +5,7 @@ use super::resolve::read_password_file;
 use super::{Secret, StoreConfig};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// `[cluster]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +22,8 @@ pub struct ClusterConfig {
     pub will_copies: u8,
     /// From `token_file`.
     pub token: Option<Secret>,
+    /// How long the members must have stayed the same before rules that remember something are spread over them anew.
+    pub spread_rules_after: Duration,
     /// `[cluster.tls]`.
     pub tls: Option<ClusterTls>,
 }
@@ -45,6 +48,9 @@ const PORT: u16 = 7883;
 /// Each is asked at every start.
 const SEEDS_MAX: usize = 64;
 
+/// The store's `SETTLE` says why.
+pub(super) const SPREAD_RULES_AFTER: Duration = Duration::from_secs(10);
+
 pub(super) fn read_cluster(
     mut s: Section<'_>,
     store: &StoreConfig,
@@ -57,6 +63,7 @@ pub(super) fn read_cluster(
     let seeds: Vec<String> = s.get(r, "seeds").unwrap_or_default();
     let will_copies = s.number(r, "will_copies", 1, 1..=2) as u8;
     let file: Option<PathBuf> = s.get(r, "token_file");
+    let spread_rules_after = s.or(r, "spread_rules_after", SPREAD_RULES_AFTER);
     let place = s.place_of("token_file").clone();
     let tls = s.section(r, "tls");
     let tls = if tls.is_present() { read_tls(tls, r) } else { None };
@@ -72,6 +79,10 @@ pub(super) fn read_cluster(
     if !s.has("token_file") && tls.is_none() {
         let help = "`token_file = \"cluster.token\"`: one line, the same at all nodes; `openssl rand -hex 32` makes one. Or `tls = { cert, key, ca }`, or both";
         r.fail(s.place(), "whoever reaches the port could join this cluster", Some(help));
+    }
+    if spread_rules_after < Duration::from_millis(100) {
+        let message = "rules would move with each node that comes and goes: \"100ms\" at least";
+        s.fail(r, "spread_rules_after", message, Some("\"10s\" is usual"));
     }
     if name.is_empty() || name.len() > 64 {
         s.fail(r, "name", "a cluster's name has 1 to 64 characters", None);
@@ -102,7 +113,7 @@ pub(super) fn read_cluster(
         None => Vec::new(),
     };
     s.end(r, &[("token", "put it into a file, alone in its one line: token_file = \"cluster.token\"")]);
-    Some(ClusterConfig { name, bind, advertise, seeds, will_copies, token, tls })
+    Some(ClusterConfig { name, bind, advertise, seeds, will_copies, token, spread_rules_after, tls })
 }
 
 fn check_addresses(s: &Section<'_>, r: &mut Reader<'_>, field: &'static str, list: &[String], help: &str) {

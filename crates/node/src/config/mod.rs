@@ -95,6 +95,8 @@ pub struct PostgresConfig {
     pub timeout: Duration,
     /// The node's name there: its `id`.
     pub node: String,
+    /// `spread_rules_after` of `[cluster]`.
+    pub spread_rules_after: Duration,
 }
 
 /// What both binaries have.

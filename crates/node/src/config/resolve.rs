@@ -1,6 +1,6 @@
 //! From the raw tree to [`BrokerConfig`] and [`UplinkConfig`]: which keys there are, and how they limit each other.
 
-use super::cluster::read_cluster;
+use super::cluster::{SPREAD_RULES_AFTER, read_cluster};
 use super::document::{Document, Overrides, Place};
 use super::error::{ConfigError, ConfigErrors, ErrorPlace};
 use super::features::read_features;
@@ -108,7 +108,7 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
     };
     let node = read_node(product, root.section(r, head), data_dir, r);
     let (mut warnings, mut notes) = (Vec::new(), Vec::new());
-    let store = match product {
+    let mut store = match product {
         Product::Edge => StoreConfig::Sqlite,
         Product::Cloud => read_store(root.section(r, "store"), node.id.as_deref(), &mut warnings, r),
     };
@@ -116,6 +116,9 @@ fn read(product: Product, plain: Option<(SocketAddr, PathBuf)>, r: &mut Reader<'
         Product::Edge => None,
         Product::Cloud => read_cluster(root.section(r, "cluster"), &store, r),
     };
+    if let (StoreConfig::Postgres(store), Some(cluster)) = (&mut store, &cluster) {
+        store.spread_rules_after = cluster.spread_rules_after;
+    }
     // What a listener does not say itself is as `[mqtt]` says; settings are shown in the order of the file.
     let before = r.settings.len();
     let mqtt = read_mqtt(product, root.section(r, "mqtt"), r);
@@ -286,6 +289,7 @@ fn read_store(
         schema,
         timeout,
         node: id.unwrap_or_default().to_owned(),
+        spread_rules_after: SPREAD_RULES_AFTER,
     })
 }
 

@@ -53,6 +53,7 @@ fn a_store_is_a_file_or_a_server() {
         schema: "ferrule".into(),
         timeout: Duration::from_secs(3),
         node: "a".into(),
+        spread_rules_after: Duration::from_secs(10),
     };
     assert_eq!(config, StoreConfig::Postgres(wanted));
     let mistakes = |text: &str| -> Vec<String> {

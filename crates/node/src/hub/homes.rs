@@ -7,6 +7,14 @@
 //! The store says which this node keeps, with what they remember ([`Hub::keep`]). Of those the shard that has the rule here tells all other nodes, so that each
 //! shard knows which shard elsewhere to send a message to; they tell it anew on each link. A message whose rule nobody is known to keep, since
 //! its keeper is gone and the next one has not said so yet, is not acknowledged: its publisher has it still. At QoS 0 it passes that rule by, and is counted.
+//!
+//! Each node is to keep its share. So the store asks for one that is another living node's ([`Hub::give_away`]): from then on nobody is known to have it.
+//! What it remembers is written in that turn, whether anybody waits for it or not, and those who wait are answered with that commit; behind it the shard that
+//! has it answers the store ([`Hub::given_away`]), which gives it away, or back ([`Hub::keep`]). The other node is told that it is not here any more, looks,
+//! and tells all that it is there.
+//!
+//! # Invariants
+//! - Nothing is changed of what an entity remembers between the answer and the store's next word of it: in between nobody has it.
 
 use super::Hub;
 use super::memory::SHARED;
@@ -34,6 +42,8 @@ pub(super) struct Homes {
     clustered: bool,
     here: BTreeSet<u64>,
     elsewhere: HashMap<u64, u16>,
+    /// The one that the store asked for, in which round, and whether this shard has answered: it is nobody's until the store says whose.
+    giving: Option<(u64, u64, bool)>,
     /// Messages that passed a rule by.
     pub(super) unkept: u64,
 }
@@ -54,6 +64,8 @@ impl Homes {
     pub(super) fn of(&self, entity: u64) -> Home {
         if !self.clustered || self.here.contains(&entity) {
             Home::Here
+        } else if self.giving.is_some_and(|(of, ..)| of == entity) {
+            Home::Unknown
         } else {
             self.elsewhere.get(&entity).map_or(Home::Unknown, |peer| Home::Peer(*peer))
         }
@@ -85,7 +97,11 @@ impl Hub {
 
     /// See [`ferrule_broker::Hook::kept`].
     pub(super) fn keep(&mut self, kept: &Kept, ended: &mut Vec<(End, Outcome)>) {
-        for entity in &kept.lost {
+        let said = kept.lost.iter().chain(&kept.given).chain(kept.rules.iter().map(|(entity, _)| entity));
+        if said.copied().any(|of| self.homes.giving.is_some_and(|(entity, ..)| entity == of)) {
+            self.homes.giving = None;
+        }
+        for entity in kept.lost.iter().chain(&kept.given) {
             self.homes.here.remove(entity);
             self.rules.drop_memory(*entity);
         }
@@ -96,6 +112,26 @@ impl Hub {
             self.homes.here.insert(*entity);
             self.rules.remember(*entity, remembered.clone(), self.node.place);
         }
+    }
+
+    /// See [`ferrule_broker::Hook::giving`].
+    pub(super) fn give_away(&mut self, entity: u64, round: u64) {
+        // In the order of events it is here, unless it has been lost: then the store does not wait for an answer.
+        self.homes.here.remove(&entity);
+        self.homes.giving = Some((entity, round, false));
+        self.rules.memory.hurry();
+    }
+
+    /// See [`ferrule_broker::Hook::given`]. The rule may come with a load that this shard has yet to see.
+    pub(super) fn given_away(&mut self) -> Option<(u64, u64)> {
+        let (entity, round, false) = self.homes.giving? else { return None };
+        let index = self.node.place.index;
+        let has_it = self.rules.entities().any(|(of, owner)| of == entity && owner == index);
+        if !has_it || !self.rules.is_written() {
+            return None;
+        }
+        self.homes.giving = Some((entity, round, true));
+        Some((entity, round))
     }
 
     /// See [`ferrule_broker::Hook::keeps`].

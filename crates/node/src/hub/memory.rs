@@ -41,6 +41,11 @@ impl Memory {
         }
     }
 
+    /// All is to be written in this turn, or as soon as the store takes it.
+    pub(super) fn hurry(&mut self) {
+        self.due = true;
+    }
+
     /// Some of it is lost, nobody knows whose: all that wait are to try again.
     pub(super) fn give_up(&mut self, ended: &mut Vec<(End, Outcome)>) {
         let waiting = self.waiting.drain(..).chain(self.written.drain(..));

@@ -144,6 +144,11 @@ impl Rules {
         }
     }
 
+    /// Whether all that rules remember has been added to a batch.
+    pub(super) fn is_written(&self) -> bool {
+        self.memory.changed.is_empty() && self.memory.gone.is_empty() && !self.is_shared_noted
+    }
+
     /// Gives a rule that comes what it remembered.
     fn restore(&mut self, place: usize, keeps: Keeps) {
         match keeps {
@@ -568,6 +573,7 @@ impl Hub {
         let keeps = self.rules.loaded.get(number as usize).and_then(|l| l.as_ref()?.rule.keeps());
         if keeps.is_some_and(|keeps| self.homes.of(entity(stage.rule, keeps)) != Home::Here) {
             // It is another node's by now, as whoever sent this will hear.
+            self.homes.unkept += 1;
             ends.discard(Outcome::Retry);
             return;
         }

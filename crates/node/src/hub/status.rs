@@ -81,6 +81,8 @@ impl Hub {
             ("handshakes_put_off", worker.handshakes_put_off),
             // All shards know of all rows.
             ("rules_unkept", hub.homes.unkept),
+            // Those that remember something, and are run here on the messages of all nodes.
+            ("rules_kept", hub.kept_here().len() as u64),
             ("unclaimed_rows", if hub.node.place.index == 0 { hub.unclaimed_rows() } else { 0 }),
             // Bugs, when they are not 0.
             ("lost_ends", lost_ends),

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::hub::homes::{Home, Homes};
-use ferrule_store::{Kept, StoreEvent};
+use ferrule_store::{Kept, StoreEvent, Ticket};
+use std::time::Duration;
 
 const RULE: &str =
     "CREATE RULE r AS INSERT INTO s SELECT payload.x AS x, lag(payload.x, 'k', 0) AS before FROM \"a/#\";
@@ -34,7 +35,20 @@ impl Bench {
     }
 
     fn kept(&mut self, rules: Vec<(u64, Vec<(Bytes, Bytes)>)>, lost: Vec<u64>) {
-        self.shard.store_event(StoreEvent::Kept(Arc::new(Kept { rules, lost })), self.now);
+        self.shard.store_event(StoreEvent::Kept(Arc::new(Kept { rules, lost, given: Vec::new() })), self.now);
+        self.shard.end_turn(self.now);
+    }
+
+    fn give(&mut self, rule: u64) {
+        let kept = Kept { given: vec![rule], ..Kept::default() };
+        self.shard.store_event(StoreEvent::Kept(Arc::new(kept)), self.now);
+        self.shard.end_turn(self.now);
+    }
+
+    /// All that was submitted is stored.
+    fn commit(&mut self) {
+        let committed = StoreEvent::Committed { ticket: Ticket(1_000), took: Duration::ZERO };
+        self.shard.store_event(committed, self.now);
         self.shard.end_turn(self.now);
     }
 
@@ -140,4 +154,69 @@ fn the_last_who_says_so_has_it() {
     homes.kept_elsewhere(5, None);
     assert_eq!((homes.of(7), homes.of(8)), (Home::Unknown, Home::Unknown));
     assert_eq!(Homes::new(false).of(7), Home::Here);
+}
+
+/// What is to be another's is written whether anybody waits for it or not, answered behind that, and not run meanwhile.
+#[test]
+fn what_is_given_away_is_written_first_and_nobody_else_is_disturbed() {
+    let (rule, other) = (ferrule_rules::rule_id("r"), 0);
+    let mut one = Bench::member();
+    one.kept(vec![(rule, Vec::new()), (other, Vec::new())], Vec::new());
+    let device = one.connect("d", None);
+    one.tell(device, "a/t", r#"{"x":1}"#);
+    one.tell(device, "b/t", "{}");
+    assert_eq!(one.says().len(), 2);
+    let hub = one.shard.hook();
+    hub.giving(rule, 5);
+    assert_eq!(hub.given(), None, "what it remembers is not written yet");
+    assert!(hub.due(one.now, false, Duration::ZERO), "nor does that wait for anything");
+    // The medium is full: it has to wait.
+    hub.set_admitted(false);
+    assert!(!hub.due(one.now, false, Duration::ZERO));
+    assert!(one.remembered(rule).is_empty());
+    assert_eq!(one.shard.hook().given(), None);
+    one.shard.hook().set_admitted(true);
+    let remembered = one.remembered(rule);
+    assert_eq!(remembered.len(), 1);
+    let hub = one.shard.hook();
+    assert_eq!((hub.given(), hub.given()), (Some((rule, 5)), None));
+    // Nobody has it: its publisher is to wait. What is another entity's goes on.
+    let waits = one.connect("w", None);
+    one.publish(waits, "a/t", r#"{"x":2}"#, 1, &[]);
+    assert!(one.says().is_empty() && !one.is_promised(waits));
+    assert_eq!(one.shard.hook().homes.unkept, 1);
+    one.tell(device, "b/t", "{}");
+    assert_eq!(one.says(), [r#"{"ok":true,"n":2}"#]);
+
+    // It is nobody else's after all.
+    one.kept(vec![(rule, remembered.clone())], Vec::new());
+    one.tell(device, "a/t", r#"{"x":3}"#);
+    assert_eq!(one.says(), [r#"{"x":3,"before":1}"#]);
+    // An answer is asked for anew, and then it is another's.
+    one.shard.hook().giving(rule, 6);
+    one.remembered(rule);
+    assert_eq!(one.shard.hook().given(), Some((rule, 6)));
+    one.give(rule);
+    assert_eq!(one.shard.hook().keeps(), [other]);
+    one.tell(device, "a/t", r#"{"x":4}"#);
+    one.tell(device, "b/t", "{}");
+    assert_eq!(one.says(), [r#"{"ok":true,"n":3}"#], "and what it has not given goes on");
+}
+
+/// Those who wait for another entity's commit are answered by that: told to try again, they would be counted twice.
+#[test]
+fn whoever_waits_for_what_is_not_given_away_is_answered_by_its_commit() {
+    let rules = "CREATE RULE r AS INSERT INTO s SELECT lag(payload.x, 'k') AS before FROM \"a/#\";
+        CREATE RULE t AS INSERT INTO s SELECT lag(payload.x, 'k') AS before FROM \"b/#\";";
+    let mut bench = Bench::with(Node { clustered: true, ..node(false) }, "s", rules);
+    let [r, t] = ["r", "t"].map(ferrule_rules::rule_id);
+    bench.kept(vec![(r, Vec::new()), (t, Vec::new())], Vec::new());
+    let device = bench.connect("d", None);
+    bench.publish(device, "b/t", r#"{"x":1}"#, 1, &[]);
+    let given = bench.rows.try_recv().unwrap();
+    bench.consumer(ConsumerEvent::Done(given.iter().map(|row| (row.seq, Delivered::Yes)).collect()));
+    bench.give(r);
+    assert!(bench.shard.output(device).is_some() && !bench.acknowledged(device, 1));
+    bench.commit();
+    assert!(bench.acknowledged(device, 1));
 }
