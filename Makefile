@@ -67,7 +67,7 @@ faults: build ## the tests with faults at length: 1,000 power cuts, 1,000 kill -
 		cargo test --release --workspace $(addprefix --test ,$(FAULTS)) -- --test-threads=1 --nocapture
 	$(MAKE) --no-print-directory faults-report
 
-upgrade: build ## a cluster of an earlier version becomes today's under load, node by node and one of them there and back; FERRULE_OLD_COMMIT=4f4594e; the result goes to tests/results
+upgrade: build ## a cluster of an earlier version becomes today's under load, node by node and one of them there and back; FERRULE_OLD_COMMIT=5091705; the result goes to tests/results
 	tests/scripts/upgrade.sh
 
 # The temporary folder must be on a disk: what is kept in memory is not written anywhere.

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-commit=$(git rev-parse --short "${FERRULE_OLD_COMMIT:-4f4594e}^{commit}")
+commit=$(git rev-parse --short "${FERRULE_OLD_COMMIT:-5091705}^{commit}")
 target=${FERRULE_OLD_TARGET:-$PWD/target/upgrade}
 folder=$(mktemp -d)
 end() {
