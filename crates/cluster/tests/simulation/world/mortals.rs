@@ -17,6 +17,8 @@ pub(crate) struct Mortal {
 pub(crate) struct Life {
     /// It had its CONNACK.
     pub(crate) is_acknowledged: bool,
+    /// From a live member: one that joins has no copies made.
+    pub(crate) of_member: bool,
     /// It sent a DISCONNECT.
     pub(crate) said_goodbye: bool,
     /// It is connected still, as far as its client knows.
@@ -95,13 +97,20 @@ impl World {
     }
 
     pub(super) fn mortal_heard(&mut self, at: At, number: u64, packets: &[String], closed: bool) {
+        let connects = |does: &Does| matches!(does, Does::MortalComes(of, _) if *of == number);
+        let mut workers = self.process(at).into_iter().flat_map(|process| &process.workers);
+        if workers.any(|worker| worker.does.iter().any(connects)) {
+            return; // That is for a connection which it has given up.
+        }
+        let is_live = self.process(at).is_some_and(|process| process.site.is_live());
         let mortal = &mut self.mortals[number as usize];
         if mortal.at != Some(at) {
             return;
         }
         if packets.iter().any(|packet| packet.starts_with("connack")) {
             mortal.is_open = true;
-            self.lived.get_mut(&mortal.life).unwrap().is_acknowledged = true;
+            let life = self.lived.get_mut(&mortal.life).unwrap();
+            (life.is_acknowledged, life.of_member) = (true, is_live);
         }
         if closed {
             self.mortal_ended(number);
