@@ -102,7 +102,7 @@ pub(crate) enum Owner {
     /// Another shard.
     Peer { peer: u16, number: Number },
     /// Another node, of whose retained messages all shards of this process have what it sent up to this; `done`: and all that there are.
-    Copy { peer: u16, number: Number, done: bool },
+    Copy { peer: u16, number: Number, done: u32 },
 }
 
 /// What leaves only when all peers know the routes behind it.

@@ -141,6 +141,8 @@ pub(crate) struct Copies {
     theirs: BTreeMap<u64, u64>,
     /// It has sent all of its own that was not known here.
     told_all: bool,
+    /// Which link to it this is: what was told on an earlier one says nothing of what came since.
+    link: u32,
 }
 
 impl Copies {
@@ -160,6 +162,7 @@ impl Copies {
     fn lose(&mut self) {
         self.unsure.extend(self.sent.drain(..).map(|(_, end)| end));
         (self.mark, self.told_all) = (None, false);
+        self.link = self.link.wrapping_add(1).max(1);
         self.missed.clear();
         self.batch.clear();
         self.theirs.clear();
@@ -467,6 +470,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.acknowledge_parcel(from, number, Outcome::Delivered);
             return;
         }
+        let link = self.peers.links.get(usize::from(from)).map_or(0, |link| link.copies.link);
+        let done = if done { link } else { 0 };
         let owner = (number != 0).then_some(Owner::Copy { peer: from, number, done });
         let mut ends = Ends::new(&mut self.receipts, owner);
         for peer in self.peers.others() {
@@ -480,10 +485,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
-    /// All shards of this process have what another node sent, and all before it.
-    pub(crate) fn has_copy(&mut self, from: u16, number: Number, done: bool) {
+    /// All shards of this process have what another node sent, and all before it. `done`: it was the last of this link, or 0.
+    pub(crate) fn has_copy(&mut self, from: u16, number: Number, done: u32) {
         self.peers.send(from, &Parcel::RetainedAck { number });
-        if done && let Some(link) = self.peers.links.get_mut(usize::from(from)) {
+        if let Some(link) = self.peers.links.get_mut(usize::from(from)).filter(|_| done != 0)
+            && link.copies.link == done
+        {
             link.copies.told_all = link.reach == Reach::Told;
         }
     }

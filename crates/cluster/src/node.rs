@@ -547,6 +547,11 @@ impl Node {
         self.go_live(now_us);
     }
 
+    /// It is not known any more: there is a new link.
+    pub fn unsettled(&mut self) {
+        self.settled = 0;
+    }
+
     /// Asks to be made live, when all stored sessions are known, each live member waits for us and we may rely on each; and when whoever was removed before and
     /// does not know it has no lease any more: neither of them, nor of our own former life.
     fn go_live(&mut self, now_us: u64) {

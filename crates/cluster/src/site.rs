@@ -33,8 +33,9 @@ pub enum Word {
     Told(Token),
     /// It waits, as [`Order::Wait`] asked, and each of the peer's shards has confirmed what it had then.
     Waits(Token),
-    /// In the view of this number each member, itself among them, has adopted what it has to, and it knows the routes of all.
-    Settled(u64),
+    /// In the view of this number each member, itself among them, has adopted what it has to, and it knows the routes of all, and what they had retained when the
+    /// last of so many links came up ([`Order::Linked`]): what was known before one broke says nothing of what has been acknowledged since.
+    Settled(u64, u64),
 }
 
 /// What each of our shards is told, in this order.
@@ -116,8 +117,10 @@ pub struct Site {
     /// The newest that this incarnation is in, and what the shards were told of it.
     view: View,
     told: Option<(u64, bool)>,
-    /// How many of them have settled in it.
+    /// How many of them have settled in it, on the links that there are.
     settled: u16,
+    /// Links that they have been told of.
+    links: u64,
     deeds: Vec<Deed>,
 }
 
@@ -137,6 +140,7 @@ impl Site {
             view: View::default(),
             told: None,
             settled: 0,
+            links: 0,
             deeds: Vec::new(),
         }
     }
@@ -239,14 +243,14 @@ impl Site {
         match word {
             Word::Told(token) => self.told(token),
             Word::Waits(token) => self.confirmed(token, now_us),
-            Word::Settled(view) if view == self.view.number => {
+            Word::Settled(view, links) if (view, links) == (self.view.number, self.links) => {
                 self.settled += 1;
                 if self.settled == self.shards {
                     self.node.settled(view, now_us);
                     self.settle();
                 }
             }
-            Word::Settled(_) => {}
+            Word::Settled(..) => {}
         }
     }
 
@@ -336,6 +340,8 @@ impl Site {
                 let token = Token(self.tokens);
                 (known.linked, known.telling) = (true, Some((token, self.shards)));
                 self.deeds.push(Deed::Tell(Order::Linked(shards, known.version, token), Some(id)));
+                (self.links, self.settled) = (self.links + 1, 0);
+                self.node.unsettled();
             }
             Action::ForgetRoutes(id) => {
                 self.deeds.push(Deed::Disconnect(id));

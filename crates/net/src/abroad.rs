@@ -203,8 +203,10 @@ pub struct Abroad {
     letters: Vec<Letter>,
     /// All that is to be asked for was routed later, by the clock that runs while the machine is suspended.
     routed_us: u64,
-    /// The last view in which its shard has settled.
-    settled: u64,
+    /// The last view in which its shard has settled, and with how many links.
+    settled: (u64, u64),
+    /// Those that it has been told of.
+    links: u64,
 }
 
 impl Abroad {
@@ -219,7 +221,8 @@ impl Abroad {
             due: Vec::new(),
             letters: Vec::new(),
             routed_us: 0,
-            settled: 0,
+            settled: (0, 0),
+            links: 0,
         }
     }
 
@@ -272,6 +275,7 @@ impl Abroad {
                     shard.peer_linked(peer, speaks, now);
                 });
                 self.due.push((shards, Word::Told(token)));
+                self.links += 1;
             }
             Order::Unlinked(shards) => {
                 self.due.retain(|(of, word)| *of != shards || !matches!(word, Word::Told(_)));
@@ -322,9 +326,9 @@ impl Abroad {
             }
             !is_so
         });
-        if let Some(view) = shard.settled_in().filter(|view| *view != self.settled) {
-            self.settled = view;
-            (self.say)(Word::Settled(view));
+        if let Some(view) = shard.settled_in().filter(|view| (*view, self.links) != self.settled) {
+            self.settled = (view, self.links);
+            (self.say)(Word::Settled(view, self.links));
         }
     }
 

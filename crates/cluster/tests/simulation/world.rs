@@ -230,8 +230,10 @@ struct Worker {
     /// As whom it knew itself when the turn began, and does now.
     me: [Option<PeerId>; 2],
     may: bool,
-    /// The last view in which it has settled.
-    settled: u64,
+    /// The last view in which it has settled, and with how many links.
+    settled: (u64, u64),
+    /// Those that it has been told of.
+    links: u64,
     /// A turn is due then.
     due_us: u64,
     /// What it has for others goes on the links that it has been told of.
@@ -889,6 +891,7 @@ impl World {
                 Item::Parcels(from, bytes) => assert_eq!(rig.parcels(from, &bytes, now), Ok(bytes.len())),
                 Item::Order(Order::Linked(peers, version, token), ..) => {
                     process.workers[index].due.push((peers, Word::Told(token)));
+                    process.workers[index].links += 1;
                     while process.rig.abroad < peers.first - SHARDS + peers.count {
                         process.rig.abroad += 1;
                     }
@@ -1157,10 +1160,12 @@ impl World {
         }
         let Some(process) = self.process(at) else { return };
         let settled = process.rig.shards[index].settled_in();
-        if let Some(view) = settled.filter(|view| *view != process.workers[index].settled) {
-            process.workers[index].settled = view;
+        let worker = &mut process.workers[index];
+        if let Some(view) = settled.filter(|view| (*view, worker.links) != worker.settled) {
+            worker.settled = (view, worker.links);
+            let word = Word::Settled(view, worker.links);
             let us = self.rng.below(2 * MS);
-            self.after(us, Event::Said { at, word: Word::Settled(view) });
+            self.after(us, Event::Said { at, word });
         }
         let Some(process) = self.process(at) else { return };
         let wake = process.rig.shards[index].next_wake_us().map(|us| process.world(us));
