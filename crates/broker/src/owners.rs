@@ -574,8 +574,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.lose_session(key, Outcome::Discarded(Reason::Removed));
             return;
         }
+        // Connected still, if it was not asked for: this node was taken for gone.
+        self.send_client_away(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let conn = session.conn.take();
         let frozen = self.owners.frozen.get(client_id);
         let early = frozen.iter().flat_map(|frozen| &frozen.passed);
         let early = early.filter(|(_, stage)| *stage == take.stage).map(|(peer, _)| *peer);
@@ -586,16 +587,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let client_id = Arc::clone(&session.client_id);
         let kind = std::mem::replace(&mut session.kind, Kind::Moved(Box::new(moved)));
         (session.expires_us, session.late_will) = (0, None);
-        if let Some(id) = conn {
-            // It was not asked for: this node was taken for gone.
-            session.will = None;
-            if let Some(conn) = self.conns.get_mut(id) {
-                conn.session = None;
-            }
-            self.stats.taken_elsewhere += 1;
-            self.disconnect(id, ReasonCode::SESSION_TAKEN_OVER);
-        }
-        let Some(session) = self.sessions.get_mut(key) else { return };
         let groups: Vec<Arc<str>> = session.shared().map(|(text, _)| Arc::clone(text)).collect();
         groups.iter().for_each(|text| self.remove_route(key, text));
         self.remove_client(key);
@@ -676,13 +667,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn lose_session(&mut self, key: SessionKey, outcome: Outcome) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         (session.will, session.late_will) = (None, None);
-        if let Some(id) = session.conn.take() {
-            if let Some(conn) = self.conns.get_mut(id) {
-                conn.session = None;
-            }
-            self.stats.taken_elsewhere += 1;
-            self.disconnect(id, ReasonCode::SESSION_TAKEN_OVER);
-        }
+        self.send_client_away(key);
         self.remove_client(key);
         let Some(session) = self.remove_session(key) else { return };
         self.owners.frozen.remove(&session.client_id);
@@ -692,6 +677,18 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.ended.extend(ends.map(|end| (end, outcome)));
         }
         self.settle();
+    }
+
+    /// Its session is another node's, and so is its will.
+    fn send_client_away(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(id) = session.conn.take() else { return };
+        session.will = None;
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.session = None;
+        }
+        self.stats.taken_elsewhere += 1;
+        self.disconnect(id, ReasonCode::SESSION_TAKEN_OVER);
     }
 
     /// The store has not written these: their sessions are another node's.

@@ -101,7 +101,8 @@ pub(crate) enum Owner {
     Will,
     /// Another shard.
     Peer { peer: u16, number: Number },
-    /// Another node, of whose retained messages all shards of this process have what it sent up to this; `done`: and all that there are.
+    /// Another node, of whose retained messages all shards of this process have what it sent up to this; `done`: and all that there are, on which link
+    /// to it ([`crate::retaining`]), or 0.
     Copy { peer: u16, number: Number, done: u32 },
 }
 
