@@ -144,6 +144,17 @@ impl<'a> Ends<'a> {
 /// Something of the hook's that goes with its publishes.
 pub type Attachment = Arc<dyn std::any::Any + Send + Sync>;
 
+/// What a node says of itself (`$SYS`).
+#[derive(Debug)]
+pub struct SysTopic {
+    /// Its name.
+    pub topic: Arc<str>,
+    /// Its value.
+    pub value: Bytes,
+    /// It names its node: subscribers at other nodes are told, too.
+    pub everywhere: bool,
+}
+
 /// A publish that a rule makes in this broker.
 #[derive(Debug)]
 pub struct LocalPublish {

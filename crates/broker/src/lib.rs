@@ -74,7 +74,7 @@ pub use events::{Connection, Event, EventKind, Told};
 pub use features::{AutoSubscription, Features};
 pub use hook::{
     Access, Attachment, ConnectRequest, Ends, Exchange, Gate, Grant, Hook, LocalPublish, Message, Publisher,
-    Refusal, Role, RowElsewhere, Standing, Step, Which,
+    Refusal, Role, RowElsewhere, Standing, Step, SysTopic, Which,
 };
 pub use nodes::Speaks;
 pub use parcel::ParcelError;

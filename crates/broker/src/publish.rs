@@ -6,7 +6,7 @@ use crate::delayed::is_delayed;
 use crate::deliver::{Outgoing, delivering, qos as record_qos};
 use crate::ending::Why;
 use crate::events::EventKind;
-use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher};
+use crate::hook::{Ends, Hook, LocalPublish, Message, Publisher, SysTopic};
 use crate::parcel::Share;
 use crate::peers::Owner;
 use crate::session::{Conn, Inbound, Publishing, Received, Session, Waiting, Will};
@@ -78,6 +78,8 @@ pub(crate) enum Scope {
     Everyone(Option<SessionKey>),
     /// Sessions alone: another shard has seen to the rest.
     Sessions,
+    /// Sessions, also those of other nodes: the shards of this process have been told by themselves.
+    Nodes,
     /// One member of a group: it left the last one, or another shard has drawn this one's place.
     Member(Draw),
 }
@@ -713,7 +715,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     continue;
                 }
                 Destination::Peer(peer, _) => {
-                    if matches!(scope, Scope::Everyone(_)) && !scratch.peers.contains(&peer) {
+                    let goes = match scope {
+                        Scope::Everyone(_) => true,
+                        Scope::Nodes => self.peers.is_remote(peer),
+                        Scope::Sessions | Scope::Member(_) => false,
+                    };
+                    if goes && !scratch.peers.contains(&peer) {
                         scratch.peers.push(peer);
                     }
                     continue;
@@ -783,11 +790,12 @@ impl<H: Hook, S: Store> Shard<H, S> {
         usize::from(keeps)
     }
 
-    /// What the node says of itself: to this shard's subscribers, and kept for later ones. Every shard is told by the node.
-    pub fn publish_sys(&mut self, topics: &[(Arc<str>, Bytes)], now: Now) {
+    /// What the node says of itself: to this shard's subscribers, and kept for later ones. Every shard is told by the node; the first also
+    /// tells subscribers at other nodes, where it is not kept.
+    pub fn publish_sys(&mut self, topics: &[SysTopic], now: Now) {
         self.now = now;
         let publisher = Arc::clone(&self.peers.publisher);
-        for (topic, value) in topics {
+        for SysTopic { topic, value, everywhere } in topics {
             let stamp = self.next_stamp();
             let kept = Retained {
                 qos: 0,
@@ -798,7 +806,13 @@ impl<H: Hook, S: Store> Shard<H, S> {
             };
             let _ = self.sys.set(topic, stamp, Arc::new(kept));
             let message = Message { retain: true, ..Message::new(topic, value, &publisher, now) };
-            self.route(&message, Scope::Sessions, None, None);
+            let first = self.peers.place.index == 0;
+            self.route(
+                &message,
+                if *everywhere && first { Scope::Nodes } else { Scope::Sessions },
+                None,
+                None,
+            );
         }
     }
 

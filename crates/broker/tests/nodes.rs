@@ -4,7 +4,7 @@
 
 mod common;
 use common::{Asked, Does, Rig, START, limits};
-use ferrule_broker::{Limits, RowElsewhere, Speaks, Strategy};
+use ferrule_broker::{Limits, RowElsewhere, Speaks, Strategy, SysTopic};
 use ferrule_store::{Kept, MemoryStore, MemoryTable, QueueId, Restored, StoreEvent};
 use std::sync::Arc;
 
@@ -172,6 +172,24 @@ fn a_suback_waits_for_the_other_node_and_then_all_is_heard() {
     nodes.send(A, "s", "unsubscribe id=2 f=a/+");
     nodes.send(B, "p", "publish t=a/b q=1 id=9 p=three");
     assert_eq!(nodes.rigs[B].count("forwarded_out"), 1);
+}
+
+#[test]
+fn what_a_node_says_of_itself_is_heard_at_all_nodes_if_it_names_the_node() {
+    let said = |topic: &str, everywhere| SysTopic { topic: topic.into(), value: "1".into(), everywhere };
+    let topics = [said("$SYS/broker/x", false), said("$SYS/brokers/a/x", true)];
+    let mut nodes = Nodes::new();
+    nodes.subscriber(A, "here", "$SYS/#:1");
+    nodes.subscriber(B, "there", "$SYS/#:1");
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().publish_sys(&topics, now);
+    nodes.settle();
+    assert_eq!(nodes.took(A, "here"), ["publish $SYS/broker/x q0 1", "publish $SYS/brokers/a/x q0 1"]);
+    assert_eq!(nodes.took(B, "there"), ["publish $SYS/brokers/a/x q0 1"]);
+    // What is kept for later ones is the node's own.
+    nodes.subscriber(B, "late", "$SYS/x:1");
+    nodes.send(B, "late", "subscribe id=2 f=$SYS/#:1");
+    assert_eq!(nodes.took(B, "late"), ["suback 2 01"]);
 }
 
 #[test]

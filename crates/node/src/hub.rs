@@ -29,12 +29,11 @@ mod stage;
 mod status;
 
 use crate::control::Status;
-use crate::sys::Topic;
 use bytes::Bytes;
 use dead::DeadLetters;
 use ferrule_broker::{
     Ends, Event, Features, Hook, Left, Limits, LocalPublish, Message, Place, Publisher, Role, RowElsewhere,
-    Shard, Which,
+    Shard, SysTopic, Which,
 };
 use ferrule_link::downlink::Received;
 use ferrule_net::WorkerStats;
@@ -93,7 +92,7 @@ pub enum HubMessage {
     /// The process has too much memory, or not any more.
     Overloaded(bool),
     /// What `$SYS` topics say now.
-    Sys(Arc<[Topic]>),
+    Sys(Arc<[SysTopic]>),
     /// An operator looks at an outbox's rows, or gives some up.
     Backlog(Box<backlog::Ask>),
     /// A snapshot for people and programs.

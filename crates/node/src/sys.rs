@@ -1,7 +1,8 @@
 //! `$SYS` topics: what a node knows of itself, under the names that mosquitto's and EMQX's users know.
 //!
 //! Every `sys_interval` the workers' counts are summed up, as `status` has them, and each worker gets the topics: it keeps the last
-//! value for whoever subscribes, and tells its own subscribers. Nothing of it goes to the store or to other workers, and
+//! value for whoever subscribes, and tells its own subscribers. What names the node (`$SYS/brokers/<id>/...`) goes to subscribers at the other
+//! nodes of its cluster as well, who would else have to know which node a load balancer has taken them to. Nothing of it goes to the store, and
 //! nobody else may publish there. Who may read is the access lists' matter: `$SYS/#` has to be named, since `#` does not match it
 //! [MQTT-4.7.2-1].
 //!
@@ -10,12 +11,9 @@
 use crate::control::Status;
 use crate::hub::HubMessage;
 use crate::memory;
-use bytes::Bytes;
+use ferrule_broker::SysTopic;
 use ferrule_net::{Inbox, Mail};
 use std::sync::Arc;
-
-/// A topic and its value.
-pub type Topic = (Arc<str>, Bytes);
 
 /// What is not in one snapshot.
 #[derive(Debug, Default)]
@@ -25,7 +23,7 @@ pub struct Sys {
 
 impl Sys {
     /// All topics, from a snapshot; `resident`: bytes of memory, when they are known.
-    pub fn topics(&mut self, status: &Status, resident: Option<u64>, now_ms: i64) -> Vec<Topic> {
+    pub fn topics(&mut self, status: &Status, resident: Option<u64>, now_ms: i64) -> Vec<SysTopic> {
         self.connections_max = self.connections_max.max(status.connections);
         let count = |name: &str| status.counters.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
         let dropped = ["slow", "pool", "full", "full_bytes", "too_large", "expired", "shared"]
@@ -36,8 +34,12 @@ impl Sys {
         let version = format!("ferrule-{} {}", status.role, status.version);
         let seconds = status.uptime_ms / 1_000;
         let datetime = jiff::Timestamp::from_millisecond(now_ms).unwrap_or_default();
-        let mut topics: Vec<Topic> = Vec::new();
-        let mut add = |topic: String, value: String| topics.push((topic.into(), value.into_bytes().into()));
+        let mut topics: Vec<SysTopic> = Vec::new();
+        let node = format!("$SYS/brokers/{}", status.id);
+        let mut add = |topic: String, value: String| {
+            let everywhere = topic.strip_prefix(&node).is_some_and(|rest| rest.starts_with('/'));
+            topics.push(SysTopic { topic: topic.into(), value: value.into_bytes().into(), everywhere });
+        };
 
         let mut broker = |name: &str, value: String| add(format!("$SYS/broker/{name}"), value);
         broker("version", version.clone());
@@ -63,8 +65,7 @@ impl Sys {
             broker("heap/current", resident.to_string());
         }
 
-        add("$SYS/brokers".to_owned(), status.id.clone());
-        let node = format!("$SYS/brokers/{}", status.id);
+        add("$SYS/brokers".to_owned(), live_nodes(status));
         for (name, value) in [
             ("version", status.version.clone()),
             ("sysdescr", version),
@@ -93,15 +94,41 @@ impl Sys {
 
     /// Gives all workers a new snapshot's topics.
     pub fn tell(&mut self, status: &Status, now_ms: i64, inboxes: &[Inbox<HubMessage>]) {
-        let topics: Arc<[Topic]> = self.topics(status, memory::resident(), now_ms).into();
+        let topics: Arc<[SysTopic]> = self.topics(status, memory::resident(), now_ms).into();
         inboxes.iter().for_each(|inbox| inbox.post(Mail::App(HubMessage::Sys(Arc::clone(&topics)))));
     }
+}
+
+/// The ids of the nodes that serve, this one among them.
+fn live_nodes(status: &Status) -> String {
+    let members = status.cluster.iter().flat_map(|cluster| &cluster.members);
+    let live: Vec<_> = members.filter(|member| member.state == "live").map(|member| &*member.name).collect();
+    if live.is_empty() { status.id.clone() } else { live.join(",") }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::control::{ClusterStatus, MemberStatus};
+
+    #[test]
+    fn what_other_nodes_hear_names_this_one() {
+        let member = |name: &str, state: &str| MemberStatus {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            ..MemberStatus::default()
+        };
+        let members = vec![member("a", "live"), member("b", "live"), member("c", "joining")];
+        let cluster = Some(ClusterStatus { members, ..ClusterStatus::default() });
+        let status = Status { id: "b".to_owned(), cluster, ..Status::default() };
+        let topics = Sys::default().topics(&status, None, 0);
+        for SysTopic { topic, value, everywhere } in &topics {
+            assert_eq!(*everywhere, topic.starts_with("$SYS/brokers/b/"), "{topic}");
+            assert!(&**topic != "$SYS/brokers" || value == "a,b", "{value:?}");
+        }
+        assert!(topics.iter().any(|said| said.everywhere) && topics.iter().any(|said| !said.everywhere));
+    }
 
     #[test]
     fn names_that_others_users_know() {
@@ -120,9 +147,9 @@ mod tests {
             status.counters.insert(name.to_owned(), value.into());
         }
         let mut sys = Sys::default();
-        let get = |topics: &[Topic], name: &str| {
-            let found = topics.iter().find(|(topic, _)| &**topic == name);
-            let (_, value) = found.unwrap_or_else(|| panic!("no {name}"));
+        let get = |topics: &[SysTopic], name: &str| {
+            let found = topics.iter().find(|said| &*said.topic == name);
+            let SysTopic { value, .. } = found.unwrap_or_else(|| panic!("no {name}"));
             String::from_utf8(value.to_vec()).unwrap()
         };
         sys.topics(&status, None, 0);

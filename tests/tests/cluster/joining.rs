@@ -4,7 +4,7 @@ use crate::{Cluster, config, config_at, is_whole, members};
 use ferrule_mqtt::QoS;
 use ferrule_testkit::node::{Role, run_to_exit, start_to_exit};
 use ferrule_testkit::wire::Options;
-use ferrule_testkit::{Client, Node, Postgres};
+use ferrule_testkit::{Client, Node, Postgres, until};
 use ferrule_tests::PATIENCE;
 use serde_json::Value;
 use std::fs;
@@ -21,6 +21,33 @@ fn a_node_alone_is_live_and_leaves() {
     assert!(node.terminate().success());
     assert_eq!(cluster.postgres.query("SELECT count(*) FROM ferrule.cluster_member"), ["0"]);
     node.assert_quiet_log();
+}
+
+/// Behind a load balancer nobody knows at which node a client is: at each it hears of all.
+#[test]
+fn sys_topics_tell_of_all_nodes_at_each() {
+    let (postgres, folder) = (Postgres::start(), tempfile::tempdir().unwrap());
+    let nodes = (1..=2).map(|n| {
+        let config = config(&postgres, &folder, &format!("node-{n}"));
+        let config = config.extra("[anonymous]\nsubscribe = [\"#\", \"$SYS/#\"]\n");
+        Node::start(&config.env("FERRULE__NODE__SYS_INTERVAL", "100ms"))
+    });
+    let cluster = Cluster { nodes: nodes.collect(), postgres, _folder: folder };
+    cluster.wait_whole();
+    for node in &cluster.nodes {
+        let mut client = Client::connect(node.addr(), &Options::v5("monitor"));
+        client.subscribe("$SYS/#", QoS::AtMostOnce);
+        let mut missing = vec![
+            ("$SYS/brokers", "node-1,node-2"),
+            ("$SYS/brokers/node-1/version", env!("CARGO_PKG_VERSION")),
+            ("$SYS/brokers/node-2/version", env!("CARGO_PKG_VERSION")),
+        ];
+        until(PATIENCE, "both nodes are heard of", || {
+            let message = client.expect_message();
+            missing.retain(|(topic, value)| message.topic != *topic || message.text() != *value);
+            missing.is_empty().then_some(())
+        });
+    }
 }
 
 #[test]
