@@ -181,11 +181,16 @@ impl Sim {
     /// All that was said so far.
     fn hear(&mut self) {
         // What is asked for behind it.
-        let client = &mut self.node.client;
-        client.store.read(QueueId::outbox("x", 0), 0, 1, 1);
+        self.node.client.store.read(QueueId::outbox("x", 0), 0, 1, 1);
+        self.hear_until(|event| matches!(event, StoreEvent::Rows { .. }));
+    }
+
+    /// All that is said until this is.
+    fn hear_until(&mut self, is_last: impl Fn(&StoreEvent) -> bool) {
         loop {
-            match client.wait_for(Some) {
-                StoreEvent::Rows { .. } => return,
+            let event = self.node.client.wait_for(Some);
+            let last = is_last(&event);
+            match event {
                 StoreEvent::Kept(kept) => {
                     self.given += kept.given.len();
                     for rule in kept.lost.iter().chain(&kept.given) {
@@ -204,6 +209,9 @@ impl Sim {
                 }
                 _ => {}
             }
+            if last {
+                return;
+            }
         }
     }
 
@@ -219,7 +227,8 @@ impl Sim {
             memory.insert("sum".into(), sum.to_string());
             ops.push(put(*rule, "sum", &sum.to_string()));
         }
-        self.node.client.commit(ops);
+        let ticket = self.node.client.submit(ops);
+        self.hear_until(|event| matches!(event, StoreEvent::Committed { ticket: at, .. } if *at >= ticket));
     }
 
     /// It has one key more than anybody waits for, written at this moment: its last word of the rule.
