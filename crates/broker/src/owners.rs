@@ -14,7 +14,7 @@
 //!  B: RouteDelta..., Moved ----> all
 //!  C: Passed ----> A, on data    what I send you from here on I have sent to B as well
 //!  A: Relay ----> B, on data     what waited, and what others send that they routed before they knew
-//!  A: forgets it, when all have passed
+//!  A: forgets it, when all have passed, and there is no member that it has had no link to
 //! ```
 //! The CONNACK waits for the commit and for the members' RouteAck of B's routes. When nobody owns a session and none is to be made, and none can be waiting
 //! for an owner, the store is not asked. An owner that is a member and silent is waited for: until it answers, or has been removed. One that has given a session
@@ -24,7 +24,8 @@
 //! Its routes stay (its peers here are *orphans*): what is published at QoS 1 or 2 and matches them is not read yet ([`Shard::park_for_owner`]), and what rules
 //! make that does is to be tried again. Each live member, or if there is none each that joins, adopts its share of the sessions whose owners are no members
 //! ([`Store::adopt`]), tells their routes, and then that it has ([`Parcel::Adopted`]). When all members have said so in the view that this node has,
-//! orphans are forgotten. Who finds that a session of its own has been taken so keeps its routes until all have said that they know of all ([`Parcel::Settled`]).
+//! orphans are forgotten. Who finds that a session of its own has been taken so keeps its routes until all have said that they know of all ([`Parcel::Settled`]): on
+//! data, behind what they routed before.
 //! Members that are joining say it too: a node that was restarted before it was removed has its sessions itself. And nobody goes live before: it has no
 //! orphans, and could not know whom it leaves out.
 //!
@@ -555,9 +556,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let key = self.owners.moved.get(client_id);
             let kind = key.and_then(|key| self.sessions.get_mut(*key)).map(|session| &mut session.kind);
             if let Some(Kind::Moved(moved)) = kind
-                && moved.to != NOWHERE
                 && take.stage.is_behind(moved.stage)
+                && (gone || moved.to != NOWHERE)
             {
+                if gone {
+                    // Its client has begun another one, which is nobody's to send on to.
+                    self.forget_moved(client_id);
+                    return;
+                }
                 // It has moved on.
                 (moved.to, moved.stage, moved.ask_us) = (to, take.stage, now_us);
                 moved.passed = [own].into_iter().collect();
@@ -643,9 +649,9 @@ impl<H: Hook, S: Store> Shard<H, S> {
             return;
         };
         let Kind::Moved(moved) = &session.kind else { return };
-        // A member that is out of reach may not know it when it is back.
+        // A member that is out of reach may not know it when it is back, nor one that there has been no link to.
         let knows = |(peer, link): (usize, &Link)| !link.member || moved.passed.contains(&(peer as u16));
-        if moved.to != NOWHERE && self.peers.links.iter().enumerate().all(knows) {
+        if moved.to != NOWHERE && self.owners.complete && self.peers.links.iter().enumerate().all(knows) {
             self.forget_moved(client_id);
         }
     }
@@ -806,6 +812,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if is_new && self.peers.place.index == 0 {
             self.store.adopt(view);
         }
+        let moved: Vec<Arc<str>> = self.owners.moved.keys().cloned().collect();
+        moved.iter().for_each(|client_id| self.forget_if_passed(client_id));
         self.yield_wills();
         self.forget_orphans();
         self.settle();
@@ -901,8 +909,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.owners.orphaned_us = self.now.mono_us;
         }
         self.owners.orphans.push(peer);
-        let moved: Vec<Arc<str>> = self.owners.moved.keys().cloned().collect();
-        moved.iter().for_each(|client_id| self.forget_if_passed(client_id));
         // Of the view that is without it.
         self.owners.complete = false;
     }

@@ -66,7 +66,7 @@ pub(crate) enum Parcel<'a> {
     Relay { number: Number, client_id: &'a str, head: &'a [u8], payload: &'a [u8] },
     /// In the view of this number the sender has adopted its share of the sessions that there were to be adopted, and has told their routes.
     Adopted { view: u64 },
-    /// In it the sender has had that word of all members.
+    /// In it the sender has had that word of all members. Behind what it routed before, so not on the stream of that word.
     Settled { view: u64 },
     /// A publish, for the receiver's sessions alone.
     Forward(Forward<'a>),
@@ -229,7 +229,6 @@ impl<'a> Parcel<'a> {
                 | Self::Yours { .. }
                 | Self::Moved { .. }
                 | Self::Adopted { .. }
-                | Self::Settled { .. }
                 | Self::Claim { .. }
                 | Self::ClaimAck { .. }
                 | Self::Release { .. }
@@ -674,6 +673,13 @@ impl<'a> Reader<'a> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    /// It is behind what was routed by who did not know yet.
+    #[test]
+    fn settled_is_said_on_data_and_adopted_on_control() {
+        assert!(Parcel::Adopted { view: 3 }.is_control());
+        assert!(!Parcel::Settled { view: 3 }.is_control());
+    }
 
     #[test]
     fn every_parcel_survives_and_every_cut_of_it_is_incomplete() {

@@ -24,7 +24,7 @@
 //! - QoS 0 that found a link full is sent when it has room again, as a part of what its bucket has.
 //!
 //! # Invariants
-//! - What ends for its publisher is known to each node that a SUBACK may come from: the others do not serve, or may not acknowledge, and
+//! - What ends for its publisher is in the store before its node may have been removed (`standing.rs`), and known to each node that a SUBACK may come from: the others do not serve, or may not acknowledge, and
 //!   then a subscription that would be sent retained messages waits (`standing.rs`).
 //! - On a link, answers are in the order of what they answer: one says all before it.
 //!
@@ -301,7 +301,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.retain_later(topic, stamp);
         } else {
             self.write_retained(topic, stamp);
-            self.batch.waits.extend(own.map(Wait::End));
+            self.batch.waits.extend(own.map(Wait::Retained));
         }
     }
 
@@ -331,7 +331,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         });
         if let Some(durable) = durable {
             self.write_retained(topic, stamp);
-            self.batch.waits.push(Wait::End(durable));
+            self.batch.waits.push(Wait::Retained(durable));
             if hold {
                 self.join(from, number);
             }

@@ -15,7 +15,8 @@
 //! - *No* at the end: what was routed in this turn is withdrawn. Its publishers lose what was written to them since, and their
 //!   connections with it (0x89): they send it again. Some subscribers then get it twice, none not at all. Publishes of
 //!   rules may belong to messages of earlier turns, so when there were some all who wait are sent away.
-//! - What waits from earlier turns was routed when the answer was yes, and goes on.
+//! - What waits from earlier turns was routed when the answer was yes, and goes on. A retained message alone waits for a *yes* behind its commit: a node that was
+//!   removed may still write one, and who has begun to serve since has heard it neither from that node nor from the store.
 //! - A SUBACK or CONNACK of a session that is stored waits for *yes*, too, and is withdrawn as a publish is: the members that do not know the session's routes are
 //!   those that this node does not hear, and until one of the two is removed it cannot know which. (One whose session ends with its connection misses
 //!   what is published on the other side of a partition.) So does one that retained messages follow: there may be newer ones; and that of an exclusive
@@ -32,6 +33,7 @@ use crate::session::{Conn, Inbound, Session};
 use crate::shard::Shard;
 use crate::turn::Reply;
 use ferrule_mqtt::ReasonCode;
+use ferrule_outbox::{End, Outcome};
 use ferrule_store::{Op, Side, Store};
 use std::collections::HashSet;
 
@@ -53,6 +55,8 @@ pub(crate) struct Standing {
     local: bool,
     /// SUBACKs and CONNACKs that wait.
     deferred: Vec<Late>,
+    /// Of retained messages that are durable.
+    durable: Vec<End>,
     /// Connections that such were written to in this turn, and how much output they had before.
     replied: Vec<(ConnId, usize)>,
 }
@@ -70,7 +74,7 @@ impl Standing {
 
     /// When clients are to be sent away, or what waits only for a turn has one.
     pub(crate) fn next_us(&self) -> Option<u64> {
-        if self.may == Some(true) && !self.deferred.is_empty() {
+        if self.may == Some(true) && !(self.deferred.is_empty() && self.durable.is_empty()) {
             return Some(0);
         }
         (!self.parked.is_empty()).then_some(self.refused_us + PARKED_US)
@@ -83,6 +87,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn begin_turn(&mut self, may: bool, now_us: u64) {
         let before = self.standing.may.replace(may);
         if may {
+            self.ended.extend(self.standing.durable.drain(..).map(|end| (end, Outcome::Delivered)));
             self.release_retained();
             self.publish_wills();
             self.settle();
@@ -109,6 +114,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     self.send_away(id);
                 }
             }
+        }
+    }
+
+    /// A retained message is in the store.
+    pub(crate) fn retained_durable(&mut self, end: End) {
+        match self.standing.may {
+            None => self.ended.push((end, Outcome::Delivered)),
+            Some(_) => self.standing.durable.push(end),
         }
     }
 
@@ -222,7 +235,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let Some(of) = session.store_id() else { continue };
             // With it, its repetition would be answered and go nowhere.
             let ends: Vec<_> = self.batch.forget(of, Some(*packet_id)).collect();
-            self.ended.extend(ends.into_iter().map(|end| (end, ferrule_outbox::Outcome::Delivered)));
+            self.ended.extend(ends.into_iter().map(|end| (end, Outcome::Delivered)));
             self.op(Op::InflightDelete { session: of, side: Side::Inbound, packet_id: *packet_id }, true);
         }
         for (inbound, _) in routed {

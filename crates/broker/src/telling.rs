@@ -12,7 +12,7 @@
 //!  RoutesBegin                          to each shard of the node at once
 //!  a piece: filters, groups, exclusive ones, clients    to one of its shards after the other, the next piece when this one is confirmed
 //!  ...
-//!  RoutesEnd, Adopted, Settled
+//!  RoutesEnd, Adopted; on data Settled
 //! ```
 //! What changes meanwhile is told at once, wherever the cursor is: it is told again, or for the first time, or never, and the last word of each filter is
 //! the true one. When all shards of the other node are told, whoever drives this one makes it an offer (`ferrule-cluster`): it is waited for from then on, and

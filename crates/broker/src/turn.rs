@@ -23,6 +23,8 @@ use std::sync::Arc;
 pub(crate) enum Wait {
     /// An end of a receipt.
     End(End),
+    /// That of a retained message.
+    Retained(End),
     /// The CONNACK of a connection.
     Connack(ConnId),
     /// A PUBCOMP, or what then waits for the other shards.
@@ -211,6 +213,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             for wait in waits {
                 match wait {
                     Wait::End(end) => self.ended.push((end, Outcome::Delivered)),
+                    Wait::Retained(end) => self.retained_durable(end),
                     Wait::Connack(conn) => self.connack_when_routed(conn),
                     Wait::Reply(reply) => self.when_routed(Late::Reply(reply)),
                     Wait::Publish(key, packet_id) => self.outbound_committed(key, packet_id),

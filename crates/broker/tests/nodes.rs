@@ -467,6 +467,23 @@ fn what_comes_behind_an_early_pass_is_not_sent_on() {
     assert_eq!([A, B].map(|at| nodes.rigs[at].receipts()), [(0, 0); 2]);
 }
 
+/// Who is a member and has not been in touch yet may never have heard of the new owner: should that die at once, the old one's routes are all there is.
+#[test]
+fn a_session_that_has_moved_is_not_forgotten_before_there_is_a_link_to_each_member() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "a:1");
+    nodes.rigs[A].drop_peer("x");
+    nodes.commit();
+    let sessions = |nodes: &mut Nodes| nodes.rigs[A].shard().sizes()[1];
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().set_view(2, false, now);
+    returns(&mut nodes, B);
+    assert_eq!((nodes.took(B, "x"), sessions(&mut nodes)), (vec!["connack sp=1".to_owned()], 1));
+    nodes.rigs[A].shard().set_view(3, true, now);
+    assert_eq!(sessions(&mut nodes), 0);
+}
+
 /// A client that begins anew at the node which had its session, while another one has not taken that yet.
 #[test]
 fn what_was_given_up_is_not_the_client_s_next_session() {
@@ -614,6 +631,24 @@ fn who_retains_waits_for_a_member_that_is_out_of_reach_until_it_knows_or_is_out(
     nodes.waits(false);
     assert_eq!(nodes.took(A, RETAINERS[A]).len(), 1, "B does not serve");
     assert!(retains(&mut nodes, A, 3, "r/a", "three"));
+}
+
+/// A node that was removed may still write: whoever serves since has not heard it.
+#[test]
+fn what_is_retained_is_acknowledged_while_its_node_is_known_to_be_a_member() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.publisher(A, RETAINERS[A]);
+    for (id, topic) in [(1, "r/a"), (2, "r/b")] {
+        nodes.rigs[A].may = Some((true, true));
+        nodes.send(A, RETAINERS[A], &format!("publish t={topic} q=1 id={id} r=1 p=x"));
+        nodes.rigs[A].may = Some((false, false));
+        nodes.commit();
+        assert!(nodes.took(A, RETAINERS[A]).is_empty(), "{topic} was written when it may have been removed");
+        nodes.rigs[A].may = Some((true, true));
+        nodes.settle();
+        assert_eq!(nodes.took(A, RETAINERS[A]), [format!("puback {id}")]);
+    }
 }
 
 #[test]

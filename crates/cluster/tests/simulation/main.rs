@@ -23,7 +23,7 @@ use world::{Publish, World};
 /// Whether a batch of parcels is of the control stream: its first byte tells.
 fn is_control(bytes: &[u8]) -> bool {
     // Routes, their confirmations, members of groups, exclusive subscriptions, whose a session is, wills, rules (crates/broker/src/parcel.rs).
-    matches!(bytes[0], 1..=3 | 11..=15 | 0x30..=0x36 | 0x39 | 0x3a | 0x46..=0x4a | 0x4c..=0x50)
+    matches!(bytes[0], 1..=3 | 11..=15 | 0x30..=0x36 | 0x39 | 0x46..=0x4a | 0x4c..=0x50)
 }
 
 fn seed_of(name: &str) -> Option<u64> {
