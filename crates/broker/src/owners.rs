@@ -552,22 +552,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         if !is_from_here {
             self.pass(take, client_id);
-            let (own, now_us) = (self.peers.place.index, self.now.mono_us);
-            let key = self.owners.moved.get(client_id);
-            let kind = key.and_then(|key| self.sessions.get_mut(*key)).map(|session| &mut session.kind);
-            if let Some(Kind::Moved(moved)) = kind
-                && take.stage.is_behind(moved.stage)
-                && (gone || moved.to != NOWHERE)
-            {
-                if gone {
-                    // Its client has begun another one, which is nobody's to send on to.
-                    self.forget_moved(client_id);
-                    return;
-                }
+        }
+        // Whoever hears that it was taken from here passes; else they have to hear that it has been here.
+        let ask_us = self.now.mono_us + if is_from_here { HAND_OVER_US } else { 0 };
+        let key = self.owners.moved.get(client_id);
+        let kind = key.and_then(|key| self.sessions.get_mut(*key)).map(|session| &mut session.kind);
+        if let Some(Kind::Moved(moved)) = kind
+            && take.stage.is_behind(moved.stage)
+        {
+            if gone {
+                // Its client has begun another one, which is nobody's to send on to.
+                self.forget_moved(client_id);
+                return;
+            }
+            if moved.to != NOWHERE {
                 // It has moved on.
-                (moved.to, moved.stage, moved.ask_us) = (to, take.stage, now_us);
-                moved.passed = [own].into_iter().collect();
-                self.owners.asks_us = Some(now_us);
+                (moved.to, moved.stage, moved.ask_us) = (to, take.stage, ask_us);
+                moved.passed = [self.peers.place.index].into_iter().collect();
+                self.owners.asks_us = Some(self.owners.asks_us.unwrap_or(ask_us).min(ask_us));
             }
         }
         // Also one that was taken from here long ago, unheard.
@@ -587,7 +589,6 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let early = frozen.iter().flat_map(|frozen| &frozen.passed);
         let early = early.filter(|(_, stage)| *stage == take.stage).map(|(peer, _)| *peer);
         let passed = early.chain([self.peers.place.index]).collect();
-        let ask_us = self.now.mono_us + if is_from_here { HAND_OVER_US } else { 0 };
         self.owners.asks_us = Some(self.owners.asks_us.unwrap_or(ask_us).min(ask_us));
         let moved = Moved { to, stage: take.stage, ask_us, passed };
         let client_id = Arc::clone(&session.client_id);

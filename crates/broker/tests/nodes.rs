@@ -484,6 +484,48 @@ fn a_session_that_has_moved_is_not_forgotten_before_there_is_a_link_to_each_memb
     assert_eq!(sessions(&mut nodes), 0);
 }
 
+/// What it had given up, and nobody has taken, has another epoch: whoever sends on to it has to hear of that, or does so for ever.
+#[test]
+fn an_owner_that_takes_its_session_back_is_heard_by_the_one_before() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "a:1");
+    nodes.rigs[A].drop_peer("x");
+    nodes.commit();
+    let sessions = |nodes: &mut Nodes| nodes.rigs[A].shard().sizes()[1];
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().set_view(2, false, now);
+    nodes.rigs[B].now.wall_ms += 5;
+    nodes.send(B, "x", "connect id=x v=5 clean=0 expiry=100");
+    nodes.rigs[A].commit();
+    nodes.settle();
+    nodes.rigs[B].commit();
+    // Control is the first; the word that it sends what it has to itself is lost.
+    assert_eq!(nodes.rigs[B].mail.len(), 2);
+    nodes.rigs[B].mail.truncate(1);
+    nodes.commit();
+    nodes.rigs[B].drop_peer("x");
+    nodes.commit();
+    // Its client is at A for a moment, which has not taken it when the link breaks.
+    nodes.rigs[A].now.wall_ms += 9;
+    nodes.send(A, "x", "connect id=x v=5 clean=0 expiry=100");
+    nodes.rigs[A].drop_peer("x");
+    nodes.unlink();
+    nodes.rigs[B].wait_only(6_000);
+    for _ in 0..4 {
+        nodes.rigs[B].commit();
+    }
+    nodes.link();
+    for _ in 0..2 {
+        nodes.rigs[A].wait_only(6_000);
+        nodes.commit();
+    }
+    assert_eq!(sessions(&mut nodes), 1, "there is a member that may not know");
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().set_view(3, true, now);
+    assert_eq!(sessions(&mut nodes), 0);
+}
+
 /// A client that begins anew at the node which had its session, while another one has not taken that yet.
 #[test]
 fn what_was_given_up_is_not_the_client_s_next_session() {

@@ -140,21 +140,11 @@ impl World {
                 self.sums[rule].again.fetch_add(1, Ordering::Relaxed);
             }
             is_new = false;
-            let (id, topic) = (client.next_id(), format!("in/{rule}"));
-            let message = Outgoing {
-                topic: &topic,
-                payload: b"{\"n\":1}",
-                qos: QoS::AtLeastOnce,
-                retain: false,
-                dup: false,
-                packet_id: id,
-            };
-            match client.send_publish(message).and_then(|()| client.recv(PATIENCE)) {
-                Ok(frame) if matches!(frame.packet(), Packet::Puback(ack) if ack.packet_id == id) => {
-                    self.sums[rule].acknowledged.fetch_add(1, Ordering::Relaxed);
-                    is_new = true;
-                }
-                _ => connection = None,
+            if publishes(client, rule, b"{\"n\":1}") {
+                self.sums[rule].acknowledged.fetch_add(1, Ordering::Relaxed);
+                is_new = true;
+            } else {
+                connection = None;
             }
         }
     }
@@ -195,11 +185,16 @@ impl World {
     fn check(&self, node: &Node, exactly: bool) {
         let mut subscriber = Client::connect(node.addr(), &Options::v5("sums"));
         subscriber.subscribe("sum/#", QoS::AtLeastOnce);
-        let mut publisher = Client::connect(node.addr(), &Options::v5("asks"));
         for (rule, sum) in self.sums.iter().enumerate() {
-            publisher.publish(&format!("in/{rule}"), b"{\"n\":0}", QoS::AtLeastOnce, false);
-            let message = subscriber.expect_message();
-            assert_eq!(message.topic, format!("sum/{rule}"));
+            // It may be on its way to another node still: then its message is to be sent again.
+            until(PATIENCE, "a rule takes a message", || {
+                let (mut publisher, _) = Client::try_connect(node.addr(), &Options::v5("asks")).ok()?;
+                publishes(&mut publisher, rule, b"{\"n\":0}").then_some(())
+            });
+            let topic = format!("sum/{rule}");
+            let message = until(PATIENCE, "it says its sum", || {
+                Some(subscriber.expect_message()).filter(|message| message.topic == topic)
+            });
             let found = serde_json::from_str::<Value>(message.text()).unwrap()["sum"].as_u64().unwrap();
             let [acknowledged, again] = [&sum.acknowledged, &sum.again].map(|n| n.load(Ordering::Relaxed));
             let most = if exactly { acknowledged } else { acknowledged + again };
@@ -209,6 +204,15 @@ impl World {
             );
         }
     }
+}
+
+/// Publishes to a rule's topic; whether that is acknowledged.
+fn publishes(client: &mut Client, rule: usize, payload: &[u8]) -> bool {
+    let (packet_id, topic) = (client.next_id(), format!("in/{rule}"));
+    let (qos, retain, dup) = (QoS::AtLeastOnce, false, false);
+    let message = Outgoing { topic: &topic, payload, qos, retain, dup, packet_id };
+    let answer = client.send_publish(message).and_then(|()| client.recv(PATIENCE));
+    answer.is_ok_and(|frame| matches!(frame.packet(), Packet::Puback(ack) if ack.packet_id == packet_id))
 }
 
 /// How many rules each of these nodes keeps.
