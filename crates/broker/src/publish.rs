@@ -795,6 +795,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub fn publish_sys(&mut self, topics: &[SysTopic], now: Now) {
         self.now = now;
         let publisher = Arc::clone(&self.peers.publisher);
+        let is_first = self.peers.place.index == 0;
         for SysTopic { topic, value, everywhere } in topics {
             let stamp = self.next_stamp();
             let kept = Retained {
@@ -806,13 +807,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             };
             let _ = self.sys.set(topic, stamp, Arc::new(kept));
             let message = Message { retain: true, ..Message::new(topic, value, &publisher, now) };
-            let first = self.peers.place.index == 0;
-            self.route(
-                &message,
-                if *everywhere && first { Scope::Nodes } else { Scope::Sessions },
-                None,
-                None,
-            );
+            let scope = if *everywhere && is_first { Scope::Nodes } else { Scope::Sessions };
+            self.route(&message, scope, None, None);
         }
     }
 

@@ -99,7 +99,7 @@ impl Sys {
     }
 }
 
-/// The ids of the nodes that serve, this one among them.
+/// The ids of the nodes that serve; if none is known to, of this one.
 fn live_nodes(status: &Status) -> String {
     let members = status.cluster.iter().flat_map(|cluster| &cluster.members);
     let live: Vec<_> = members.filter(|member| member.state == "live").map(|member| &*member.name).collect();
