@@ -467,34 +467,40 @@ fn what_comes_behind_an_early_pass_is_not_sent_on() {
     assert_eq!([A, B].map(|at| nodes.rigs[at].receipts()), [(0, 0); 2]);
 }
 
-/// Who is a member and has not been in touch yet may never have heard of the new owner: should that die at once, the old one's routes are all there is.
-#[test]
-fn a_session_that_has_moved_is_not_forgotten_before_there_is_a_link_to_each_member() {
+/// A has the session of a client that is away, and has had no link to a third member.
+fn out_of_touch_with_a_third() -> Nodes {
     let mut nodes = Nodes::new();
     live(&mut nodes);
     stored(&mut nodes, A, "a:1");
     nodes.rigs[A].drop_peer("x");
     nodes.commit();
-    let sessions = |nodes: &mut Nodes| nodes.rigs[A].shard().sizes()[1];
     let now = nodes.rigs[A].now;
     nodes.rigs[A].shard().set_view(2, false, now);
+    nodes
+}
+
+/// How many sessions A knows, once it has had a link to the third, if `linked`.
+fn known_to_a(nodes: &mut Nodes, linked: bool) -> usize {
+    let now = nodes.rigs[A].now;
+    if linked {
+        nodes.rigs[A].shard().set_view(3, true, now);
+    }
+    nodes.rigs[A].shard().sizes()[1]
+}
+
+/// Who is a member and has not been in touch yet may never have heard of the new owner: should that die at once, the old one's routes are all there is.
+#[test]
+fn a_session_that_has_moved_is_not_forgotten_before_there_is_a_link_to_each_member() {
+    let mut nodes = out_of_touch_with_a_third();
     returns(&mut nodes, B);
-    assert_eq!((nodes.took(B, "x"), sessions(&mut nodes)), (vec!["connack sp=1".to_owned()], 1));
-    nodes.rigs[A].shard().set_view(3, true, now);
-    assert_eq!(sessions(&mut nodes), 0);
+    assert_eq!((nodes.took(B, "x"), known_to_a(&mut nodes, false)), (vec!["connack sp=1".to_owned()], 1));
+    assert_eq!(known_to_a(&mut nodes, true), 0);
 }
 
 /// What it had given up, and nobody has taken, has another epoch: whoever sends on to it has to hear of that, or does so for ever.
 #[test]
 fn an_owner_that_takes_its_session_back_is_heard_by_the_one_before() {
-    let mut nodes = Nodes::new();
-    live(&mut nodes);
-    stored(&mut nodes, A, "a:1");
-    nodes.rigs[A].drop_peer("x");
-    nodes.commit();
-    let sessions = |nodes: &mut Nodes| nodes.rigs[A].shard().sizes()[1];
-    let now = nodes.rigs[A].now;
-    nodes.rigs[A].shard().set_view(2, false, now);
+    let mut nodes = out_of_touch_with_a_third();
     nodes.rigs[B].now.wall_ms += 5;
     nodes.send(B, "x", "connect id=x v=5 clean=0 expiry=100");
     nodes.rigs[A].commit();
@@ -520,10 +526,8 @@ fn an_owner_that_takes_its_session_back_is_heard_by_the_one_before() {
         nodes.rigs[A].wait_only(6_000);
         nodes.commit();
     }
-    assert_eq!(sessions(&mut nodes), 1, "there is a member that may not know");
-    let now = nodes.rigs[A].now;
-    nodes.rigs[A].shard().set_view(3, true, now);
-    assert_eq!(sessions(&mut nodes), 0);
+    assert_eq!(known_to_a(&mut nodes, false), 1, "there is a member that may not know");
+    assert_eq!(known_to_a(&mut nodes, true), 0);
 }
 
 /// A client that begins anew at the node which had its session, while another one has not taken that yet.
