@@ -759,22 +759,30 @@ impl<H: Hook, S: Store> Shard<H, S> {
 /// Says what restored shards of one process have to tell each other, before any of them serves: until nobody has anything
 /// to say. Each shard's turn is ended; what its connections would need is not its business here.
 ///
+/// Each knows the others' routes before its first turn: wills that are due, and what was delayed, are published in that.
+///
 /// # Errors
 /// When shards do not understand each other: a bug.
 pub fn introduce<H: Hook, S: Store>(shards: &mut [Shard<H, S>], now: Now) -> Result<(), ParcelError> {
+    exchange(shards, now)?;
     loop {
-        let mut quiet = true;
-        for from in 0..shards.len() {
-            shards[from].end_turn(now);
-            for to in 0..shards.len() {
-                if let Some(batch) = shards[from].take_parcels(to as u16) {
-                    quiet = false;
-                    shards[to].parcels(from as u16, &batch, now)?;
-                }
-            }
-        }
-        if quiet {
+        shards.iter_mut().for_each(|shard| shard.end_turn(now));
+        if !exchange(shards, now)? {
             return Ok(());
         }
     }
+}
+
+/// Hands over what shards of one process have said, if anything.
+fn exchange<H: Hook, S: Store>(shards: &mut [Shard<H, S>], now: Now) -> Result<bool, ParcelError> {
+    let mut any = false;
+    for from in 0..shards.len() {
+        for to in 0..shards.len() {
+            if let Some(batch) = shards[from].take_parcels(to as u16) {
+                any = true;
+                shards[to].parcels(from as u16, &batch, now)?;
+            }
+        }
+    }
+    Ok(any)
 }

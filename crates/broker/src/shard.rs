@@ -529,7 +529,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             host: None,
             role: Role::Device,
         });
-        // Timers never come up in the moment that they are set: by then the shards know each other's routes.
+        // Timers come up in a turn: by then the shards know each other's routes ([`crate::introduce`]).
         let due_us = self.now.mono_us + left_ms.min(whole_ms) * 1_000;
         LateWill { will: Will::from_record(will), publisher, due_us }
     }

@@ -747,6 +747,8 @@ fn a_will_is_there_once_wherever_its_subscribers_are_and_whenever_the_power_is_c
                     rig.wait_only(2_300);
                 }
                 steps(&mut rig);
+                // Timers come up in the first turn.
+                rig.making_ms = 250;
                 rig.crash();
                 rig.commit();
                 // Whatever is left of it has its time.

@@ -329,6 +329,8 @@ pub struct Rig {
     pub mails_all: bool,
     /// Whether the node may acknowledge, at the beginning of turns and at their ends; none: it is alone.
     pub may: Option<(bool, bool)>,
+    /// How long its shards are made, before they hear of each other.
+    pub making_ms: u64,
     /// Not the first, by connection.
     listeners: BTreeMap<String, u16>,
     /// Not all, by connection.
@@ -439,6 +441,7 @@ impl Rig {
             mail: VecDeque::new(),
             mails_all: false,
             may: None,
+            making_ms: 0,
             listeners: BTreeMap::new(),
             reads: BTreeMap::new(),
         };
@@ -462,6 +465,7 @@ impl Rig {
             Shard::new(parts, restored, self.now)
         };
         self.shards = (0..of).map(shard).collect();
+        self.wait_only(self.making_ms);
         introduce(&mut self.shards, self.now).unwrap();
     }
 
