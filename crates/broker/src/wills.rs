@@ -100,21 +100,17 @@ struct Candidate {
     pairs: bool,
 }
 
-/// Who is to have copies of the will of the connection with this number, of whom one may be given; none if nobody can.
-fn keepers(number: Number, copies: u8, first: Option<u16>, all: &[Candidate]) -> Option<Kept> {
+/// Who is to have copies of the will of the connection with this number, of whom one may have its already, in touch or not; none if nobody can.
+fn keepers(number: Number, copies: u8, first: Option<Candidate>, all: &[Candidate]) -> Option<Kept> {
     let weight = |name: u64| foldhash::fast::FixedState::with_seed(name).hash_one(number);
     let best = |may: &dyn Fn(&Candidate) -> bool| {
         let may = all.iter().filter(|candidate| may(candidate));
         may.max_by_key(|candidate| (weight(candidate.name), candidate.peer)).copied()
     };
     let pairs = |candidate: &Candidate| copies > 1 && candidate.pairs;
-    let first = match first {
-        Some(first) => first,
-        None => best(&pairs).or_else(|| best(&|_| true))?.peer,
-    };
-    let known = all.iter().find(|candidate| candidate.peer == first && pairs(candidate));
-    let second = known.and_then(|known| best(&|other| pairs(other) && other.node != known.node));
-    Some(Kept { first, second: second.map(|second| second.peer) })
+    let first = first.or_else(|| best(&pairs)).or_else(|| best(&|_| true))?;
+    let second = best(&|other| pairs(&first) && pairs(other) && other.node != first.node);
+    Some(Kept { first: first.peer, second: second.map(|second| second.peer) })
 }
 
 /// What a copy that comes is.
@@ -243,13 +239,14 @@ impl Peers {
         let links = self.links.iter().enumerate();
         let may =
             links.filter(|(_, link)| link.reach == Reach::Told && link.waits && link.version >= VERSION);
-        let candidate = |(at, link): (usize, &crate::peers::Link)| Candidate {
-            peer: at as u16,
-            node: link.node,
-            name: link.name,
-            pairs: link.serves && link.version >= PAIRS,
-        };
-        may.map(candidate).collect()
+        may.filter_map(|(at, _)| self.candidate(at as u16)).collect()
+    }
+
+    /// A peer by itself: what it is does not depend on whether there is a link to it now.
+    fn candidate(&self, peer: u16) -> Option<Candidate> {
+        let link = self.links.get(usize::from(peer))?;
+        let pairs = link.serves && link.version >= PAIRS;
+        Some(Candidate { peer, node: link.node, name: link.name, pairs })
     }
 }
 
@@ -286,7 +283,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Makes what copies there are not, and may be.
     fn copy_will_to(&mut self, id: ConnId, candidates: &[Candidate]) {
         let known = self.wills.at.get(&id).copied();
-        let first = known.map(|known| known.first);
+        let first = known.and_then(|known| self.peers.candidate(known.first));
         if known.is_some_and(|known| known.second.is_some()) {
             return;
         }
@@ -625,13 +622,19 @@ mod tests {
             (2, &[true, true, true], Some(0), 2, &[]),
             (2, &[false, true, true], Some(1), 1, &[1, 2]),
             (1, &[true, true, true], Some(5), 1, &[0, 1]),
-            // It is out of touch.
-            (2, &[true, true], Some(9), 1, &[0, 1]),
         ];
         for (copies, pairs, first, count, without) in cases {
             let all = nodes(pairs);
+            let first_at = first.and_then(|first| all.iter().find(|one| one.peer == first)).copied();
             for number in 0..200 {
-                let kept = keepers(number, *copies, *first, &all);
+                let kept = keepers(number, *copies, first_at, &all);
+                // Whether there is a link to who has it makes no difference.
+                let others: Vec<Candidate> = all
+                    .iter()
+                    .filter(|one| Some(one.node) != first_at.map(|first| first.node))
+                    .copied()
+                    .collect();
+                assert_eq!(kept, keepers(number, *copies, first_at, &others));
                 let peers: Vec<u16> = kept.into_iter().flat_map(Kept::peers).collect();
                 let told = format!("{copies} {pairs:?} {first:?} {number}: {peers:?}");
                 assert_eq!(peers.len(), *count, "{told}");
