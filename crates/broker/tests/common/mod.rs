@@ -44,7 +44,7 @@ use ferrule_store::{
     Boot, JointPart, MemoryStore, MessageId, Now, Op, QueueId, Restored, SessionId, Store, StoredRow, Ticket,
 };
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -318,6 +318,8 @@ pub struct Rig {
     pub policy: Policy,
     pub now: Now,
     pub peers: BTreeMap<String, Peer>,
+    /// Shards of which a client has got a packet or lost its connection, for whoever takes them out when it has looked.
+    pub spoke: BTreeSet<u16>,
     rules: Vec<String>,
     seed: u64,
     /// Without, parcels arrive at once.
@@ -434,6 +436,7 @@ impl Rig {
             policy: Policy::EDGE,
             now,
             peers: BTreeMap::new(),
+            spoke: BTreeSet::new(),
             rules: Vec::new(),
             seed,
             wire: None,
@@ -542,6 +545,7 @@ impl Rig {
             let listener = self.listeners.get(name).copied().unwrap_or(0);
             peer.conn = self.shards[first].open(HOST, listener, now).map(|conn| (first as u16, conn));
             peer.closed = peer.conn.is_none();
+            self.spoke.insert(first as u16);
         }
         peer.input.extend_from_slice(bytes);
         self.offer(name);
@@ -655,6 +659,7 @@ impl Rig {
             if let Some(name) = self.name_of((index, conn)) {
                 let peer = self.peer(&name);
                 (peer.conn, peer.closed) = (None, true);
+                self.spoke.insert(index);
             }
         }
     }
@@ -708,6 +713,7 @@ impl Rig {
             peer.reasons.extend(said.map(str::to_owned));
             let text = show(&packet);
             peer.packets.push_back(text);
+            self.spoke.insert(at.0);
             peer.output.drain(..size);
         }
     }

@@ -1207,6 +1207,11 @@ impl World {
     fn heard(&mut self, at: At, shard: u16) {
         let (now_us, mortals) = (self.now_us, self.mortals.len() as u64);
         let Some(process) = self.process(at) else { return };
+        if !process.rig.spoke.remove(&shard) {
+            // As in most turns: nobody has to be asked by name.
+            self.count_wills(at);
+            return;
+        }
         let index = usize::from(shard);
         let [subscriber, publisher] = process.names[index].clone();
         let worker = &mut process.workers[index];
