@@ -759,7 +759,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
 /// Says what restored shards of one process have to tell each other, before any of them serves: until nobody has anything
 /// to say. Each shard's turn is ended; what its connections would need is not its business here.
 ///
-/// Each knows the others' routes before its first turn: wills that are due, and what was delayed, are published in that.
+/// Each knows the others' routes before its first turn: wills that are due are published in that.
 ///
 /// # Errors
 /// When shards do not understand each other: a bug.

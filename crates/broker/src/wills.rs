@@ -283,10 +283,10 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Makes what copies there are not, and may be.
     fn copy_will_to(&mut self, id: ConnId, candidates: &[Candidate]) {
         let known = self.wills.at.get(&id).copied();
-        let first = known.and_then(|known| self.peers.candidate(known.first));
         if known.is_some_and(|known| known.second.is_some()) {
             return;
         }
+        let first = known.and_then(|known| self.peers.candidate(known.first));
         let Some(kept) = keepers(id.to_bits(), self.limits.will_copies, first, candidates) else { return };
         if known == Some(kept) {
             return;
