@@ -153,6 +153,14 @@ const STATEMENTS: [&str; 21] = [
     "SELECT session, owner, epoch FROM {s}.session WHERE session = ANY($1::INT8[])",
 ];
 
+/// Begins a transaction that holds the view of the members, and with it up those who want to change it. One that stops within (a process that is paused, a
+/// network that is gone) is silent for as long as a member's lease, which makes it dead: the server then lets go of what it holds, however long its
+/// statements may take.
+///
+/// Under READ COMMITTED a row that had to be waited for is looked at again once it is locked.
+pub(crate) const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 1000";
+
 /// What there is of sessions, with their owner and epoch.
 pub(crate) type Epochs = BTreeMap<SessionId, (i32, i64)>;
 
@@ -548,9 +556,9 @@ impl Db {
         &self.schema
     }
 
-    /// Under READ COMMITTED a row that had to be waited for is looked at again once it is locked.
+    /// See [`BEGIN`].
     pub(crate) async fn begin(&self) -> Result<(), DbError> {
-        Ok(self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?)
+        Ok(self.client.batch_execute(BEGIN).await?)
     }
 
     pub(crate) async fn commit(&self) -> Result<(), DbError> {

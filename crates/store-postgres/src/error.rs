@@ -95,7 +95,8 @@ fn by_state(state: &str) -> Kind {
         ("28", _) | (_, "3D000") => Kind::Login,
         // Two nodes have made a row at once: the next attempt sees it.
         ("40", _) | (_, "23505") => Kind::Again,
-        ("08" | "57" | "53", _) => Kind::Lost,
+        // (25P03: we were silent within a transaction for too long.)
+        ("08" | "57" | "53", _) | (_, "25P03") => Kind::Lost,
         _ => Kind::Other,
     }
 }
@@ -159,6 +160,7 @@ mod tests {
             ("53300", Kind::Lost),
             ("53100", Kind::Full),
             ("25006", Kind::ReadOnly),
+            ("25P03", Kind::Lost),
             ("28P01", Kind::Login),
             ("3D000", Kind::Login),
             ("42501", Kind::Permission),

@@ -17,6 +17,7 @@
 //! Each call is bounded by a limit. One whose answer did not come may have been done or not, or be done a moment later by a server that
 //! was paused. That is harmless: its conditions are looked at when it is done, and a join is bound to the number that was read before it, so one that is
 //! late finds another number. (It would otherwise put an incarnation that nobody has in the place of one that somebody has.)
+//! Whoever stops while it holds the view's row, here or in its writer's transactions, is let go of by the server after a second.
 //!
 //! # Invariants
 //! - A number is given to one view, and an incarnation is the number of the view that it came with.
@@ -26,7 +27,7 @@
 //! - An answer to a call of a member that is in it means that the store has seen it, at most `seen_us` before the call.
 //! - Only the process that has this node's store open last joins under its name.
 
-use crate::db::{Connection, IDENTITY, NOBODY, Who, connect};
+use crate::db::{BEGIN, Connection, IDENTITY, NOBODY, Who, connect};
 use crate::error::{DbError, Kind};
 use crate::{OpenError, Options};
 use ferrule_cluster::{Member, NodeId, PeerId, State, View};
@@ -373,7 +374,7 @@ impl Members {
 
     /// One transaction. Whether anything has changed, and the view behind it.
     async fn change(&self, client: &Client, change: Change<'_>) -> Result<(bool, Rows), DbError> {
-        client.batch_execute("BEGIN").await?;
+        client.batch_execute(BEGIN).await?;
         let lock = format!("SELECT number FROM {}.cluster_view WHERE id = 0 FOR UPDATE", self.schema);
         let row = client.query_opt(&lock, &[]).await?;
         let number: i64 = row.ok_or_else(|| damaged("the row of cluster_view is gone"))?.try_get(0)?;

@@ -3,6 +3,7 @@
 //! | fault | what the two ends see |
 //! |---|---|
 //! | [`Relay::blackhole`] | nothing at all: no byte, no FIN, no RST; new connections are accepted and stay silent |
+//! | [`Relay::blackhole_behind`] | the same, once certain words have come to the target: who sent them stops there |
 //! | [`Relay::cut`] | every connection closed, in the middle of whatever it carried |
 //! | [`Relay::refuse`] | every connection closed, new ones at once after they are accepted |
 //! | [`Relay::delay`] | each direction's bytes come that much later, in order; the stream is not slowed |
@@ -28,6 +29,8 @@ const QUEUE: usize = 256;
 #[derive(Debug, Default)]
 struct State {
     blackhole: bool,
+    /// What brings it about.
+    last_words: Option<&'static [u8]>,
     refuse: bool,
     closed: bool,
     delay: Duration,
@@ -52,6 +55,16 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The target has got this.
+    fn heard(&self, chunk: &[u8]) {
+        let mut state = self.lock();
+        if state.last_words.is_some_and(|words| chunk.windows(words.len()).any(|part| part == words)) {
+            state.last_words = None;
+            state.blackhole = true;
+            self.changed.notify_all();
+        }
     }
 
     /// Waits while the blackhole is open; false when the relay is closed.
@@ -121,10 +134,28 @@ impl Relay {
         self.set(|state| state.blackhole = true);
     }
 
+    /// The same from when these words, in one chunk, have gone to the target.
+    pub fn blackhole_behind(&self, words: &'static [u8]) {
+        self.set(|state| state.last_words = Some(words));
+    }
+
+    /// Waits for those words.
+    ///
+    /// # Panics
+    /// When they have not come within 20 s.
+    pub fn wait_blackhole(&self) {
+        let closed = |state: &mut State| !state.blackhole;
+        let waited =
+            self.shared.changed.wait_timeout_while(self.shared.lock(), Duration::from_secs(20), closed);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(state.blackhole, "the words never came");
+    }
+
     /// Ends every fault.
     pub fn heal(&self) {
         self.set(|state| {
             state.blackhole = false;
+            state.last_words = None;
             state.refuse = false;
             state.delay = Duration::ZERO;
             state.bytes_per_second = None;
@@ -223,8 +254,8 @@ fn accept(shared: &Arc<Shared>, inward: TcpStream, target: SocketAddr, mqtt: boo
         shared.lock().connections.push((inward_kept, outward_kept));
         let back = Arc::clone(&shared);
         let packets = mqtt.then(Packets::default);
-        std::thread::spawn(move || direction(&back, number, outward_copy, inward_copy, packets));
-        direction(&shared, number, inward, outward, None);
+        std::thread::spawn(move || direction(&back, number, outward_copy, inward_copy, Way::Back(packets)));
+        direction(&shared, number, inward, outward, Way::There);
     });
 }
 
@@ -291,15 +322,18 @@ fn packet_length(bytes: &[u8]) -> Option<usize> {
     None
 }
 
+/// Which direction.
+enum Way {
+    /// To the target.
+    There,
+    /// From it.
+    Back(Option<Packets>),
+}
+
 /// Carries one direction of connection `number`: a reader that stamps chunks, a writer that lets each go when it is due.
-fn direction(
-    shared: &Arc<Shared>,
-    number: u64,
-    mut from: TcpStream,
-    mut to: TcpStream,
-    mut packets: Option<Packets>,
-) {
+fn direction(shared: &Arc<Shared>, number: u64, mut from: TcpStream, mut to: TcpStream, mut way: Way) {
     let (queue, chunks) = mpsc::sync_channel::<(Instant, Vec<u8>)>(QUEUE);
+    let there = matches!(way, Way::There);
     let writer = {
         let shared = Arc::clone(shared);
         std::thread::spawn(move || {
@@ -308,6 +342,9 @@ fn direction(
                 std::thread::sleep((read_at + delay).saturating_duration_since(Instant::now()));
                 if !carry(&shared, &chunk, &mut to) {
                     break;
+                }
+                if there {
+                    shared.heard(&chunk);
                 }
             }
             // A half-close goes through as one; of a connection that is half open nobody hears anything.
@@ -321,9 +358,9 @@ fn direction(
         match from.read(&mut buffer) {
             Ok(0) | Err(_) => break,
             Ok(count) => {
-                let chunk = match &mut packets {
-                    None => buffer[..count].to_vec(),
-                    Some(packets) => {
+                let chunk = match &mut way {
+                    Way::There | Way::Back(None) => buffer[..count].to_vec(),
+                    Way::Back(Some(packets)) => {
                         let mut state = shared.lock();
                         let (chunk, changed) = packets.pass(&buffer[..count], state.reason);
                         state.changed += changed;

@@ -1,5 +1,6 @@
 //! Sessions that change hands: by their client, and since their owner is gone.
 
+use crate::faults::address;
 use crate::support::{Client, Place, append, seqs, server};
 use bytes::Bytes;
 use ferrule_cluster::Config;
@@ -8,8 +9,9 @@ use ferrule_store::{
     Body, BodyId, Found, Inherited, Joint, JointPart, Op, QueueId, Restored, SESSIONS, SessionId, Store,
     StoreEvent, Taken,
 };
-use ferrule_store_postgres::{Members, Reach, Writer};
+use ferrule_store_postgres::{Members, Options, Reach, Writer};
 use ferrule_store_writer::harness::Medium;
+use ferrule_testkit::Relay;
 use std::time::Duration;
 
 pub(crate) const NOW_US: u64 = 5_000_000;
@@ -96,6 +98,23 @@ fn session(client_id: &str) -> Bytes {
 
 fn queue(number: u64) -> QueueId {
     QueueId::session(SessionId(number))
+}
+
+/// Paused, or cut off, while it takes a session: it holds the view of the members then, and would keep the others from removing it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_in_the_midst_of_a_transaction_holds_nobody_up() {
+    let (postgres, place) = server();
+    let relay = Relay::start(address(&postgres));
+    // However long it would have statements take.
+    let patient = Place(Options { timeout: Duration::from_secs(3_600), ..place.0.clone() });
+    let (mut a, mut b) = (Node::start(&patient.through(&relay), "a").await, Node::start(&place, "b").await);
+    // (The first statement behind the one that locks the view.)
+    relay.blackhole_behind(b"connection = $3::INT8 FOR SHARE");
+    a.client.store.take("x", None, Some((SessionId(SESSIONS + 1), session("x"))));
+    relay.wait_blackhole();
+    let known = b.members.remove(b.me, a.me, NOW_US).await.unwrap();
+    assert_eq!(known.view.members.iter().map(|member| member.id).collect::<Vec<_>>(), [b.me]);
+    relay.heal();
 }
 
 #[tokio::test(flavor = "multi_thread")]
