@@ -448,11 +448,20 @@ impl<H: Hook, S: Store> Shard<H, S> {
                 }
             }
             Found::Nothing | Found::Refused(_) => {}
-            Found::Made(id) => match conn {
-                Some(conn) => self.is_made(conn, id),
-                // Its client has gone.
-                None => self.op(Op::SessionDelete { session: id }, true),
-            },
+            Found::Made(id) => {
+                // What was given up here has been ended by whoever took it: the store knows one of a client.
+                let ended = self.by_client(client_id);
+                let is_stored =
+                    |key: &SessionKey| self.sessions.get(*key).is_some_and(|s| s.store_id().is_some());
+                if let Some(key) = ended.filter(is_stored) {
+                    self.lose_session(key, Outcome::Discarded(Reason::Removed));
+                }
+                match conn {
+                    Some(conn) => self.is_made(conn, id),
+                    // Its client has gone.
+                    None => self.op(Op::SessionDelete { session: id }, true),
+                }
+            }
             Found::Session(id) => {
                 self.forget_moved(client_id);
                 let known = self.by_client(client_id);

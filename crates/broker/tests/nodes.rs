@@ -559,6 +559,39 @@ fn what_was_given_up_is_not_the_client_s_next_session() {
     assert_eq!(nodes.took(A, "x"), ["suback 1 01", "publish a q1 id=1 one"]);
 }
 
+/// Whoever took it has ended it and is gone, unheard: the client is back where it was before, which has it in memory still.
+#[test]
+fn what_was_given_up_and_ended_is_not_gone_on_with() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "a:1");
+    nodes.rigs[B].now.wall_ms += 5;
+    nodes.send(B, "x", "connect id=x v=5 clean=0 expiry=100");
+    nodes.rigs[A].commit();
+    nodes.settle();
+    nodes.unlink();
+    nodes.waits(false);
+    nodes.rigs[B].commit();
+    assert_eq!(nodes.table.owner("x"), Some(2));
+    nodes.rigs[B].send("y", "connect id=x v=5 clean=1");
+    nodes.commit();
+    assert_eq!(nodes.table.owner("x"), None);
+    let (now, other) = (nodes.rigs[A].now, nodes.other[A]);
+    nodes.rigs[A].shard().peer_gone(other, now);
+    nodes.view(2, &[A]);
+    nodes.rigs[A].send("y", "connect id=x v=5 clean=0 expiry=100");
+    nodes.commit();
+    assert_eq!(nodes.took(A, "y"), ["connack sp=0"]);
+    assert_eq!(nodes.table.owner("x"), Some(1));
+    // Its next session is in the store, and found there.
+    nodes.rigs[A].send("y", "subscribe id=1 f=b:1");
+    nodes.commit();
+    assert_eq!(nodes.took(A, "y"), ["suback 1 01"]);
+    let stored = nodes.rigs[A].store.0.borrow().restored();
+    let filters: Vec<_> = stored.subscriptions.iter().map(|(_, filter, _)| &**filter).collect();
+    assert_eq!((stored.sessions.len(), filters), (1, vec!["b"]));
+}
+
 #[test]
 fn who_begins_anew_elsewhere_has_no_session_left() {
     let mut nodes = Nodes::new();

@@ -5,6 +5,7 @@ use crate::Cluster;
 use ferrule_mqtt::QoS;
 use ferrule_testkit::Client;
 use ferrule_testkit::wire::Options;
+use ferrule_tests::PATIENCE;
 use std::collections::BTreeMap;
 
 const CLIENTS: usize = 30;
@@ -28,9 +29,16 @@ fn observer(cluster: &Cluster, node: usize) -> Client {
 /// Takes what comes until all of these wills have, and then up to a message that is published last.
 fn sees(cluster: &Cluster, observer: &mut Client, node: usize, wanted: &[usize]) {
     let mut seen = BTreeMap::<String, u32>::new();
-    let all = |seen: &BTreeMap<String, u32>| wanted.iter().all(|n| seen.contains_key(&format!("w/{n}")));
-    while !all(&seen) {
-        *seen.entry(observer.expect_message().topic).or_default() += 1;
+    loop {
+        let mut missing = wanted.to_vec();
+        missing.retain(|n| !seen.contains_key(&format!("w/{n}")));
+        if missing.is_empty() {
+            break;
+        }
+        let message = observer.recv_message(PATIENCE);
+        let topic =
+            message.unwrap_or_else(|e| panic!("at node {node}, still without {missing:?}: {e}")).topic;
+        *seen.entry(topic).or_default() += 1;
     }
     let name = format!("last-{node}");
     let mut last = Client::connect(cluster.nodes[node].addr(), &Options::v5(&name));
