@@ -367,6 +367,11 @@ impl Peers {
         self.send_to_all(&parcel(self.version));
     }
 
+    /// What waits for all peers waits for all that they have been told up to now.
+    pub(crate) fn late_again(&mut self) {
+        self.late.iter_mut().for_each(|(version, _)| *version = self.version);
+    }
+
     fn confirmed(&self) -> u64 {
         let waited_for = |peer: usize, link: &Link| match link.reach {
             Reach::Here => peer != usize::from(self.place.index),

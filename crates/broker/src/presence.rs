@@ -77,14 +77,24 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
     }
 
+    /// The same again, behind copies that were just made of wills: what waits to be confirmed waits for that.
+    pub(crate) fn announce_behind_copies(&mut self, id: ConnId) {
+        let Some(client_id) = self.client_of(id) else { return };
+        self.tell_presence_again(id, &client_id);
+        self.peers.late_again();
+    }
+
+    fn client_of(&self, id: ConnId) -> Option<Arc<str>> {
+        let conn = self.conns.get(id)?;
+        let session = conn.session.and_then(|key| self.sessions.get(key));
+        let client_id = session.map(|session| Arc::clone(&session.client_id));
+        client_id.or_else(|| Some(conn.connecting.as_ref()?.client_id()))
+    }
+
     /// A connection of before, with its will, to a peer that knows none.
     pub(crate) fn tell_client(&mut self, peer: u16, id: ConnId) {
         let Some(&since) = self.presence.since.get(&id) else { return };
-        let Some(conn) = self.conns.get(id) else { return };
-        let session = conn.session.and_then(|key| self.sessions.get(key));
-        let client_id = session.map(|session| Arc::clone(&session.client_id));
-        let client_id = client_id.or_else(|| Some(conn.connecting.as_ref()?.client_id()));
-        let Some(client_id) = &client_id else { return };
+        let Some(client_id) = &self.client_of(id) else { return };
         let version = self.peers.version();
         self.peers.send(peer, &Parcel::Present { version, since, client_id });
         self.tell_will(peer, id);

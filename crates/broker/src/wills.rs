@@ -277,21 +277,23 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A client connects: its will is copied before all know that it is here.
     pub(crate) fn copy_will(&mut self, id: ConnId) {
         let candidates = self.peers.candidates();
-        self.copy_will_to(id, &candidates);
+        let _ = self.copy_will_to(id, &candidates); // its CONNACK waits for what comes behind
     }
 
-    /// Makes what copies there are not, and may be.
-    fn copy_will_to(&mut self, id: ConnId, candidates: &[Candidate]) {
+    /// Makes what copies there are not, and may be; whether there were any.
+    fn copy_will_to(&mut self, id: ConnId, candidates: &[Candidate]) -> bool {
         let known = self.wills.at.get(&id).copied();
         if known.is_some_and(|known| known.second.is_some()) {
-            return;
+            return false;
         }
         let first = known.and_then(|known| self.peers.candidate(known.first));
-        let Some(kept) = keepers(id.to_bits(), self.limits.will_copies, first, candidates) else { return };
+        let Some(kept) = keepers(id.to_bits(), self.limits.will_copies, first, candidates) else {
+            return false;
+        };
         if known == Some(kept) {
-            return;
+            return false;
         }
-        let Some(record) = self.will_record(id) else { return };
+        let Some(record) = self.will_record(id) else { return false };
         self.wills.at.insert(id, kept);
         if known.is_none() {
             self.send_copy(kept.first, None, id, &record);
@@ -299,6 +301,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         if let Some(second) = kept.second {
             self.send_copy(second, Some(kept.first), id, &record);
         }
+        true
     }
 
     /// Sends a copy, which is behind that of another peer.
@@ -397,7 +400,11 @@ impl<H: Hook, S: Store> Shard<H, S> {
         }
         let mut all = self.presence.connections();
         all.sort_unstable_by_key(|id| id.to_bits());
-        all.into_iter().for_each(|id| self.copy_will_to(id, &candidates));
+        all.retain(|id| self.copy_will_to(*id, &candidates));
+        // These were announced before: what waits for the other nodes waits for their copies, too.
+        if let Some(last) = all.pop() {
+            self.announce_behind_copies(last);
+        }
     }
 
     pub(crate) fn will_copied(&mut self, from: u16, number: Number, copied: Copied, record: &[u8]) {

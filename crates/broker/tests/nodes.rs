@@ -817,6 +817,37 @@ fn is_its_keepers(mut nodes: Nodes) {
     assert!(nodes.took(B, "w").is_empty());
 }
 
+/// Its client came before its node served, which makes no copies then, and has to wait for the store until it does.
+#[test]
+fn a_connack_waits_for_the_copy_that_its_node_makes_when_it_goes_live() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.subscriber(B, "w", "w/#:1");
+    nodes.send(A, "x", "connect id=x v=5 clean=0 expiry=100");
+    nodes.commit();
+    nodes.rigs[A].drop_peer("x");
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().set_live(false, now);
+    nodes.settle();
+    // Its old session ends, which has to be durable.
+    nodes.rigs[A].send("y", "connect id=x v=5 clean=1 will=w/y wq=1");
+    nodes.settle();
+    assert!(nodes.took(A, "y").is_empty());
+    let now = nodes.rigs[A].now;
+    nodes.rigs[A].shard().set_live(true, now);
+    nodes.rigs[A].commit();
+    assert!(nodes.took(A, "y").is_empty(), "the copy is on its way");
+    nodes.settle();
+    assert_eq!(nodes.took(A, "y"), ["connack sp=0"]);
+    nodes.unlink();
+    nodes.waits(false);
+    let (other, now) = (nodes.other[B], nodes.rigs[B].now);
+    nodes.rigs[B].shard().peer_gone(other, now);
+    nodes.view(2, &[B]);
+    nodes.rigs[B].turn();
+    assert_eq!(nodes.took(B, "w"), ["publish w/y q1 id=1 will"]);
+}
+
 /// A client that is moved off and comes to the other node has not died; one that does not come has.
 #[test]
 fn wills_of_who_is_moved_off_wait_for_news_from_the_other_node() {

@@ -230,6 +230,8 @@ struct Worker {
     /// As whom it knew itself when the turn began, and does now.
     me: [Option<PeerId>; 2],
     may: bool,
+    /// It has been told that its node is a live member.
+    live: bool,
     /// The last view in which it has settled, and with how many links.
     settled: (u64, u64),
     /// Those that it has been told of.
@@ -926,7 +928,10 @@ impl World {
                     rig.peers_serve(peers.first..peers.first + peers.count, now);
                 }
                 Item::Order(Order::View(view, complete), ..) => rig.set_view(view, complete, now),
-                Item::Order(Order::Live(live), ..) => rig.set_live(live, now),
+                Item::Order(Order::Live(live), ..) => {
+                    process.workers[index].live = live;
+                    rig.set_live(live, now);
+                }
                 Item::Store(event) => rig.store_event(event, now),
             }
         }
@@ -1267,6 +1272,7 @@ impl World {
         let mortal: Vec<_> = (0..mortals).map(|mortal| taken(&mortal_name(mortal))).collect();
         let claimed: Vec<_> = (0..CLAIMERS).map(|claimer| taken(&claimer_name(claimer))).collect();
         let worker = &mut process.workers[index];
+        let is_live = worker.live;
         let mut withheld = 0;
         if closed {
             withheld = worker.publishing.len() as u64;
@@ -1285,7 +1291,7 @@ impl World {
         }
         self.reader_heard(at, &read.0, read.1);
         for (mortal, (packets, closed)) in mortal.into_iter().enumerate() {
-            self.mortal_heard(at, mortal as u64, &packets, closed);
+            self.mortal_heard(at, mortal as u64, &packets, closed, is_live);
         }
         for (claimer, (packets, closed)) in claimed.into_iter().enumerate() {
             self.claimer_heard(at, claimer as u64, &packets, closed);

@@ -17,7 +17,7 @@ pub(crate) struct Mortal {
 pub(crate) struct Life {
     /// It had its CONNACK.
     pub(crate) is_acknowledged: bool,
-    /// From a live member: one that joins has no copies made.
+    /// From a shard that knew itself of a live member: before that it has no copies made.
     pub(crate) of_member: bool,
     /// It sent a DISCONNECT.
     pub(crate) said_goodbye: bool,
@@ -96,13 +96,20 @@ impl World {
         }
     }
 
-    pub(super) fn mortal_heard(&mut self, at: At, number: u64, packets: &[String], closed: bool) {
+    /// By a shard that knows itself of a live member, or not yet.
+    pub(super) fn mortal_heard(
+        &mut self,
+        at: At,
+        number: u64,
+        packets: &[String],
+        closed: bool,
+        is_live: bool,
+    ) {
         let connects = |does: &Does| matches!(does, Does::MortalComes(of, _) if *of == number);
         let mut workers = self.process(at).into_iter().flat_map(|process| &process.workers);
         if workers.any(|worker| worker.does.iter().any(connects)) {
             return; // That is for a connection which it has given up.
         }
-        let is_live = self.process(at).is_some_and(|process| process.site.is_live());
         let mortal = &mut self.mortals[number as usize];
         if mortal.at != Some(at) {
             return;
