@@ -696,6 +696,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
         let Some(late) = self.defers(late) else { return };
         match late {
             Late::Reply(reply) => self.reply(reply),
+            Late::Connack(conn) if self.waits_for_copy(conn) => self.uncopied(conn),
             Late::Connack(conn) => self.store_ready(conn),
             Late::Take(conn) => self.told_presence(conn),
             Late::Claim(filter, since) => self.claim_confirmed(&filter, since),

@@ -36,6 +36,7 @@
 //! - With one copy it is lost if its node and its keeper die at once; with two, if both keepers die with it. It is lost too if its node dies in the round trip in
 //!   which the copies end, after its connection has; or, with two copies, the first keeper in that in which it asks. (A client that says goodbye to a node which has
 //!   just lost touch and is then removed gets its will published all the same.)
+//! - Who has no copy yet, since every other live member has been silent for longer than its lease, has no CONNACK before one is heard again, or all are removed.
 //! - Of a link that is made anew a node tells all copies again, so that none is left of connections that ended meanwhile.
 //!
 //! # Other versions
@@ -44,14 +45,14 @@
 //! # Bounds
 //! [`COPIES_MAX`] copies of others, [`POSTPONED_MAX`] wills of connections that ended while the node might not acknowledge; what comes beyond is not kept
 //! (`wills_not_kept`). What waits for a keeper's answer had a copy there while its connection was open. Questions: one for each shard that is gone, at each
-//! shard.
+//! shard. CONNACKs that wait for a copy: one a connection.
 
 use crate::ConnId;
 use crate::ending::Why;
 use crate::hook::{Hook, Publisher, Role};
 use crate::nodes::Reach;
 use crate::parcel::{Number, Parcel};
-use crate::peers::Peers;
+use crate::peers::{Link, Peers};
 use crate::session::Will;
 use crate::shard::Shard;
 use bytes::Bytes;
@@ -171,6 +172,8 @@ pub(crate) struct Wills {
     ending: BTreeMap<Number, (Vec<u16>, Mine)>,
     /// And until this node may acknowledge.
     postponed: Vec<Mine>,
+    /// Connections whose CONNACK waits for a copy.
+    uncopied: Vec<ConnId>,
 }
 
 impl Wills {
@@ -395,15 +398,36 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// Copies that wills do not have are made: there is one more member, or one less.
     pub(crate) fn copy_wills(&mut self) {
         let candidates = self.peers.candidates();
-        if candidates.is_empty() {
-            return;
+        if !candidates.is_empty() {
+            let mut all = self.presence.connections();
+            all.sort_unstable_by_key(|id| id.to_bits());
+            all.retain(|id| self.copy_will_to(*id, &candidates));
+            // These were announced before: what waits for the other nodes waits for their copies, too.
+            if let Some(last) = all.pop() {
+                self.announce_behind_copies(last);
+            }
         }
-        let mut all = self.presence.connections();
-        all.sort_unstable_by_key(|id| id.to_bits());
-        all.retain(|id| self.copy_will_to(*id, &candidates));
-        // These were announced before: what waits for the other nodes waits for their copies, too.
-        if let Some(last) = all.pop() {
-            self.announce_behind_copies(last);
+        self.release_uncopied();
+    }
+
+    /// Whether a CONNACK has to wait since there is no copy of the will yet, and another node that is to have it: one that was silent for a while, and will be heard
+    /// again or removed.
+    pub(crate) fn waits_for_copy(&self, id: ConnId) -> bool {
+        let may = |link: &Link| link.member && link.serves && link.version >= VERSION;
+        !self.peers.hidden
+            && !self.wills.at.contains_key(&id)
+            && self.peers.links.iter().any(may)
+            && self.will_record(id).is_some()
+    }
+
+    /// Its CONNACK leaves when there is one, or nobody to have it.
+    pub(crate) fn uncopied(&mut self, id: ConnId) {
+        self.wills.uncopied.push(id);
+    }
+
+    fn release_uncopied(&mut self) {
+        for id in std::mem::take(&mut self.wills.uncopied) {
+            self.connack_when_routed(id);
         }
     }
 
@@ -584,6 +608,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
             let text = "this node was removed from its cluster, and others have published your will";
             self.reject(id, Why::new(ReasonCode::SERVER_BUSY, text));
         }
+        self.release_uncopied();
     }
 }
 

@@ -848,6 +848,32 @@ fn a_connack_waits_for_the_copy_that_its_node_makes_when_it_goes_live() {
     assert_eq!(nodes.took(B, "w"), ["publish w/y q1 id=1 will"]);
 }
 
+/// The only other node has been silent for longer than its lease: it is not waited for, but is a live member that may have the copy in a moment.
+#[test]
+fn a_connack_waits_for_somebody_to_have_the_copy() {
+    for comes_back in [true, false] {
+        let mut nodes = Nodes::new();
+        live(&mut nodes);
+        let (other, now) = (nodes.other[A], nodes.rigs[A].now);
+        nodes.rigs[A].shard().peers_serve(other..other + 1, now);
+        nodes.rigs[A].shard().peer_waits(other, false, now);
+        nodes.send(A, "x", "connect id=x v=5 will=w/x wq=1");
+        nodes.send(A, "y", "connect id=y v=5");
+        assert_eq!((nodes.took(A, "x"), nodes.took(A, "y")), (vec![], vec!["connack sp=0".into()]));
+        if comes_back {
+            nodes.rigs[A].shard().peer_waits(other, true, now);
+            nodes.rigs[A].turn();
+            assert!(nodes.took(A, "x").is_empty(), "the copy is on its way");
+            nodes.settle();
+        } else {
+            nodes.unlink();
+            nodes.rigs[A].shard().peer_gone(other, now);
+            nodes.view(2, &[A]);
+        }
+        assert_eq!(nodes.took(A, "x"), ["connack sp=0"]);
+    }
+}
+
 /// A client that is moved off and comes to the other node has not died; one that does not come has.
 #[test]
 fn wills_of_who_is_moved_off_wait_for_news_from_the_other_node() {
