@@ -133,7 +133,8 @@ impl World {
                     let number: usize = topic.strip_prefix("r/").unwrap().parse().unwrap();
                     found[number] = Some(value.parse().unwrap());
                 }
-                ["publish", ..] | ["disconnect", "89"] => {}
+                // (8e: it came within the millisecond in which it had been at another node, whose word of that came behind.)
+                ["publish", ..] | ["disconnect", "89" | "8e"] => {}
                 _ => panic!("{at:?}: a reader got {packet}"),
             }
         }
