@@ -92,6 +92,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
             self.tell_keeps(peer, rule, true);
         }
         self.retained_linked(peer, speaks);
+        // Of clients that came while there was no link to anybody who is waited for.
+        self.copy_wills();
         self.ask_unsettled();
         self.settle();
     }

@@ -874,6 +874,28 @@ fn a_connack_waits_for_somebody_to_have_the_copy() {
     }
 }
 
+/// It comes while there is no link to the only other node, which is waited for.
+#[test]
+fn who_comes_without_a_link_has_a_copy_made_when_there_is_one() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    nodes.subscriber(B, "w", "w/#:1");
+    let (other, now) = (nodes.other[A], nodes.rigs[A].now);
+    nodes.rigs[A].shard().peers_serve(other..other + 1, now);
+    nodes.unlink();
+    nodes.rigs[A].send("x", "connect id=x v=5 will=w/x wq=1");
+    assert!(nodes.took(A, "x").is_empty());
+    nodes.link();
+    assert_eq!(nodes.took(A, "x"), ["connack sp=0"]);
+    nodes.unlink();
+    nodes.waits(false);
+    let (other, now) = (nodes.other[B], nodes.rigs[B].now);
+    nodes.rigs[B].shard().peer_gone(other, now);
+    nodes.view(2, &[B]);
+    nodes.rigs[B].turn();
+    assert_eq!(nodes.took(B, "w"), ["publish w/x q1 id=1 will"]);
+}
+
 /// A client that is moved off and comes to the other node has not died; one that does not come has.
 #[test]
 fn wills_of_who_is_moved_off_wait_for_news_from_the_other_node() {
