@@ -817,6 +817,16 @@ fn is_its_keepers(mut nodes: Nodes) {
     assert!(nodes.took(B, "w").is_empty());
 }
 
+/// And removed: B is left.
+fn a_is_killed(nodes: &mut Nodes) {
+    nodes.unlink();
+    nodes.waits(false);
+    let (other, now) = (nodes.other[B], nodes.rigs[B].now);
+    nodes.rigs[B].shard().peer_gone(other, now);
+    nodes.view(2, &[B]);
+    nodes.rigs[B].turn();
+}
+
 /// Its client came before its node served, which makes no copies then, and has to wait for the store until it does.
 #[test]
 fn a_connack_waits_for_the_copy_that_its_node_makes_when_it_goes_live() {
@@ -839,12 +849,7 @@ fn a_connack_waits_for_the_copy_that_its_node_makes_when_it_goes_live() {
     assert!(nodes.took(A, "y").is_empty(), "the copy is on its way");
     nodes.settle();
     assert_eq!(nodes.took(A, "y"), ["connack sp=0"]);
-    nodes.unlink();
-    nodes.waits(false);
-    let (other, now) = (nodes.other[B], nodes.rigs[B].now);
-    nodes.rigs[B].shard().peer_gone(other, now);
-    nodes.view(2, &[B]);
-    nodes.rigs[B].turn();
+    a_is_killed(&mut nodes);
     assert_eq!(nodes.took(B, "w"), ["publish w/y q1 id=1 will"]);
 }
 
@@ -887,12 +892,7 @@ fn who_comes_without_a_link_has_a_copy_made_when_there_is_one() {
     assert!(nodes.took(A, "x").is_empty());
     nodes.link();
     assert_eq!(nodes.took(A, "x"), ["connack sp=0"]);
-    nodes.unlink();
-    nodes.waits(false);
-    let (other, now) = (nodes.other[B], nodes.rigs[B].now);
-    nodes.rigs[B].shard().peer_gone(other, now);
-    nodes.view(2, &[B]);
-    nodes.rigs[B].turn();
+    a_is_killed(&mut nodes);
     assert_eq!(nodes.took(B, "w"), ["publish w/x q1 id=1 will"]);
 }
 
