@@ -82,8 +82,8 @@ impl Standing {
 }
 
 impl<H: Hook, S: Store> Shard<H, S> {
-    /// A turn of a shard of a cluster begins: whether what is routed in it may be acknowledged, as far as that is known. A node that is alone does
-    /// not call it.
+    /// A turn of a shard of a cluster begins: whether what is routed in it may be acknowledged, as far as that is known. *Yes* is said behind what the
+    /// shard is told at the turn's beginning, *no* in front of it, too. A node that is alone does not call it.
     pub fn begin_turn(&mut self, may: bool, now_us: u64) {
         let before = self.standing.may.replace(may);
         if may {

@@ -23,7 +23,7 @@ pub struct Shards {
 }
 
 /// By what a shard says that it has done what it was told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token(u64);
 
 /// What one of our shards says.

@@ -201,7 +201,9 @@ pub struct Abroad {
     /// What is to be said as soon as it is so.
     due: Vec<(Shards, Word)>,
     letters: Vec<Letter>,
-    /// All that is to be asked for was routed later, by the clock that runs while the machine is suspended.
+    /// When this turn began, by the clock that runs while the machine is suspended.
+    began_us: u64,
+    /// All that is to be asked for was routed later, by the same clock.
     routed_us: u64,
     /// The last view in which its shard has settled, and with how many links.
     settled: (u64, u64),
@@ -220,15 +222,25 @@ impl Abroad {
             gathered: Gathered::default(),
             due: Vec::new(),
             letters: Vec::new(),
+            began_us: 0,
             routed_us: 0,
             settled: (0, 0),
             links: 0,
         }
     }
 
-    /// A turn begins: takes what has come.
+    /// A turn begins. The shard's last one may have been long ago: what it is told now would be released by that turn's answer, and be withdrawn at the end
+    /// of this one, with its connection. So it is with a SUBACK that waits for a node which is given up just now.
+    pub(crate) fn begin<H: Hook, S: Store>(&mut self, shard: &mut Shard<H, S>, now: Now) {
+        self.began_us = ferrule_clock::boot_us();
+        if !self.gate.allows(self.began_us, self.began_us) {
+            shard.begin_turn(false, now.mono_us);
+        }
+    }
+
+    /// Takes what has come.
     pub(crate) fn hear<H: Hook, S: Store>(&mut self, shard: &mut Shard<H, S>, now: Now) {
-        let began_us = ferrule_clock::boot_us();
+        let began_us = self.began_us;
         self.post.take(&mut self.letters);
         for letter in std::mem::take(&mut self.letters).drain(..) {
             match letter {

@@ -244,6 +244,9 @@ impl<H: Hook, S: Store, M> Worker<H, S, M> {
                     }
                 }
             }
+            if let Some(abroad) = &mut self.abroad {
+                abroad.begin(&mut self.shard, now);
+            }
             self.hear(now);
             if let Some(abroad) = &mut self.abroad {
                 abroad.hear(&mut self.shard, now);

@@ -8,11 +8,12 @@ use ferrule_broker::shard::Parts;
 use ferrule_broker::{
     ClientLimits, ConnId, ConnectRequest, Gate, Grant, Limits, Place, Refusal, Role, Shard, Stats,
 };
+use ferrule_cluster::{Order, Shards, Standing, Token};
 use ferrule_mqtt::{
     Connect, Packet, Properties, PropertiesBuf, Publish, QoS, ReasonCode, Subscribe, SubscribeFiltersBuf,
     SubscribeOptions, Version, decode,
 };
-use ferrule_net::{Clock, Inbox, Links, Listener, Mail, Worker};
+use ferrule_net::{Abroad, Clock, Inbox, Lane, Letter, Links, Listener, Mail, Post, Worker};
 use ferrule_outbox::Policy;
 use ferrule_store::{MemoryStore, Op, QueueId, Restored, Store, Ticket};
 use std::io::{ErrorKind, Read, Write};
@@ -72,15 +73,32 @@ impl Gate for TestGate {
     }
 }
 
+/// To a node that answers nothing.
+struct Nowhere;
+
+impl Lane for Nowhere {
+    fn control(&self, _: u16, _: u16, _: Vec<u8>) {}
+    fn data(&self, _: u16, _: u16, _: Vec<u8>) {}
+    fn queued(&self) -> usize {
+        0
+    }
+}
+
 struct Node {
     address: SocketAddr,
     inbox: Inbox<Ask>,
     gate: TestGate,
+    post: Post,
     thread: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Node {
     fn start(limits: Limits) -> Self {
+        Self::start_in(limits, None)
+    }
+
+    /// The same, in a cluster, where this says whether it may acknowledge.
+    fn start_in(limits: Limits, standing: Option<Arc<ferrule_cluster::Gate>>) -> Self {
         let (tell, told) = mpsc::channel();
         let gate = TestGate::default();
         let gate_of_shard = gate.clone();
@@ -88,7 +106,8 @@ impl Node {
             let (poll, inbox) = Worker::<NoHook, PromptStore, Ask>::poll()?;
             let clock = Clock::start();
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Arc::default())?;
-            tell.send((listener.address().tcp().unwrap(), inbox.clone())).unwrap();
+            let post = Post::beside(&inbox);
+            tell.send((listener.address().tcp().unwrap(), inbox.clone(), post.clone())).unwrap();
             let parts = Parts {
                 hook: NoHook,
                 store: PromptStore(MemoryStore::new(), inbox.clone()),
@@ -101,12 +120,16 @@ impl Node {
             };
             let shard = Shard::new(parts, &Restored::default(), clock.now());
             let links = Links::mesh(std::slice::from_ref(&inbox), None).remove(0);
-            Worker::new(poll, inbox, links, clock, vec![listener], shard)?.run(|shard, _, ask: Ask, _| {
+            let mut worker = Worker::new(poll, inbox, links, clock, vec![listener], shard)?;
+            if let Some(standing) = standing {
+                worker = worker.with_abroad(Abroad::new(post, standing, Arc::new(|_| {})));
+            }
+            worker.run(|shard, _, ask: Ask, _| {
                 let _ = ask.send((shard.stats(), shard.sizes()));
             })
         });
-        let (address, inbox) = told.recv_timeout(DEADLINE).unwrap();
-        Self { address, inbox, gate, thread: Some(thread) }
+        let (address, inbox, post) = told.recv_timeout(DEADLINE).unwrap();
+        Self { address, inbox, gate, post, thread: Some(thread) }
     }
 
     fn ask(&self) -> (Stats, [usize; 6]) {
@@ -140,6 +163,11 @@ impl Node {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         Client { stream, bytes: Vec::new(), at: 0 }
+    }
+
+    fn order(&self, order: Order) {
+        let lane = matches!(order, Order::Linked(..)).then(|| Box::new(Nowhere) as Box<dyn Lane>);
+        self.post.put(Letter::Order(order, lane));
     }
 
     fn stop(&mut self) {
@@ -208,6 +236,11 @@ impl Client {
     }
 
     fn subscribe(&mut self, filter: &str, qos: QoS) {
+        self.ask_for(filter, qos);
+        assert_eq!(self.next(), format!("suback [{}]", qos as u8));
+    }
+
+    fn ask_for(&mut self, filter: &str, qos: QoS) {
         let mut filters = SubscribeFiltersBuf::new();
         let options =
             SubscribeOptions { qos, no_local: false, retain_as_published: false, retain_handling: 0 };
@@ -215,7 +248,6 @@ impl Client {
         let filters = filters.as_filters();
         let subscribe = Subscribe { packet_id: 1, properties: Properties::EMPTY, filters };
         self.send(&encode(&Packet::Subscribe(subscribe)));
-        assert_eq!(self.next(), format!("suback [{}]", qos as u8));
     }
 }
 
@@ -432,4 +464,32 @@ fn a_connection_too_many_is_closed() {
     drop(b);
     node.wait_for("one has gone", |_, sizes| sizes[0] == 1);
     node.client("c");
+}
+
+/// The lease of a node that is silent ends a moment before it is given up, and its worker may sleep in between.
+#[test]
+fn what_waits_for_a_node_that_is_given_up_waits_on_until_the_node_may_acknowledge() {
+    let may = Standing { since_us: 0, until_us: u64::MAX };
+    let standing = Arc::new(ferrule_cluster::Gate::default());
+    standing.set(may);
+    let node = Node::start_in(Limits::default(), Some(Arc::clone(&standing)));
+    let other = Shards { first: 1, count: 1 };
+    let mut client = node.client("s");
+    node.order(Order::Live(true));
+    node.order(Order::Linked(other, 1, Token::default()));
+    node.order(Order::Wait(other, Token::default()));
+    node.ask();
+    client.ask_for("x", QoS::AtLeastOnce);
+    client.send(&PING);
+    assert_eq!(client.next(), "pong", "its SUBACK waits");
+    standing.set(Standing::NONE);
+    node.order(Order::WaitNot(other));
+    // The turn that heard of it is over when another one answers.
+    node.ask();
+    node.ask();
+    client.send(&PING);
+    assert_eq!(client.next(), "pong", "it waits on");
+    standing.set(may);
+    node.post.put(Letter::Standing);
+    assert_eq!(client.next(), "suback [1]");
 }

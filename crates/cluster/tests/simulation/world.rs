@@ -875,6 +875,9 @@ impl World {
         process.rig.now = Now { mono_us: clock_us, wall_ms: wall_ms(now_us) };
         let now = process.rig.now;
         worker.me[0] = worker.me[1];
+        if !process.site.standing().allows(clock_us, clock_us) {
+            process.rig.shards[index].begin_turn(false, clock_us);
+        }
         for item in std::mem::take(&mut process.workers[index].queue) {
             if let Item::Order(order, me, link) = &item {
                 let worker = &mut process.workers[index];
