@@ -103,7 +103,7 @@ pub(crate) struct Take {
 }
 
 /// A connection that looks for its session.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Looking {
     conn: ConnId,
     /// Who said that it has the session, of those who did the one with the highest epoch.
@@ -112,7 +112,16 @@ struct Looking {
     stage: Option<Stage>,
     /// All members know that the client is here.
     is_told: bool,
+    /// The store is.
     is_asked: bool,
+    /// The end of the one that its client had here is not durable: the store is asked behind that.
+    awaits_end: bool,
+}
+
+impl Looking {
+    fn of(conn: ConnId) -> Self {
+        Self { conn, owner: None, stage: None, is_told: false, is_asked: false, awaits_end: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -237,13 +246,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Looks for the session of a client that connects here, whose CONNECT may be answered otherwise.
     pub(crate) fn look_for(&mut self, id: ConnId, client_id: &Arc<str>) {
-        let looking = Looking { conn: id, owner: None, stage: None, is_told: false, is_asked: false };
-        let before = self.owners.looking.insert(Arc::clone(client_id), looking);
+        let mut looking = Looking::of(id);
+        let before = self.owners.looking.remove(client_id);
+        if let Some(Looking { owner, is_asked, awaits_end, .. }) = before {
+            // What was asked of the store for it is answered for this one, and what it waited for this one waits for.
+            looking = Looking { owner, is_asked, awaits_end, ..looking };
+        }
+        self.owners.looking.insert(Arc::clone(client_id), looking);
         if let Some(before) = before {
-            // What was asked of the store for it is answered for this one.
-            if let Some(looking) = self.owners.looking.get_mut(client_id) {
-                (looking.owner, looking.is_asked) = (before.owner, before.is_asked);
-            }
             self.disconnect(before.conn, ReasonCode::SESSION_TAKEN_OVER);
         }
         self.tell_presence(id, client_id);
@@ -254,7 +264,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
     pub(crate) fn looks_no_more(&mut self, id: ConnId) {
         let Some(client_id) = self.connecting_id(id) else { return };
         // What the store was asked for it answers: it may have made a session.
-        let is_over = |looking: &Looking| looking.conn == id && !looking.is_asked;
+        let is_over = |looking: &Looking| looking.conn == id && !looking.is_asked && !looking.awaits_end;
         if self.owners.looking.get(&client_id).is_some_and(is_over) {
             self.owners.looking.remove(&client_id);
         }
@@ -359,7 +369,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     fn take_if_free(&mut self, client_id: &str) {
         let Some(looking) = self.owners.looking.get(client_id) else { return };
         let (id, owner) = (looking.conn, looking.owner);
-        if !looking.is_told || looking.is_asked || owner.is_some_and(|known| !known.is_free) {
+        let waits = !looking.is_told || looking.awaits_end || owner.is_some_and(|known| !known.is_free);
+        if waits || looking.is_asked {
             return;
         }
         let given_up = owner.map(|known| (known.stage.session, known.stage.epoch));
@@ -378,17 +389,21 @@ impl<H: Hook, S: Store> Shard<H, S> {
     /// A client begins anew whose session was here: when the end of that is durable, it gets another one.
     pub(crate) fn wait_for_new(&mut self, id: ConnId) {
         let Some(client_id) = self.connecting_id(id) else { return };
-        let looking = Looking { conn: id, owner: None, stage: None, is_told: true, is_asked: true };
-        self.owners.looking.insert(client_id, looking);
-        self.wait(Wait::New(id));
+        let looking = Looking { is_told: true, awaits_end: true, ..Looking::of(id) };
+        self.owners.looking.insert(Arc::clone(&client_id), looking);
+        self.wait(Wait::New(client_id));
     }
 
-    /// If its end was not written, since it was not this node's to end, the store refuses.
-    pub(crate) fn ask_for_new(&mut self, id: ConnId) {
-        match (self.connecting_id(id), self.new_record(id)) {
-            (Some(client_id), Some(new)) => self.store.take(&client_id, None, Some(new)),
-            // It has gone meanwhile.
-            _ => self.owners.looking.retain(|_, looking| looking.conn != id),
+    /// The end is: whoever looks for the client's session by now may ask. If it was not written, since it was not this node's to end, the store
+    /// refuses.
+    pub(crate) fn ask_for_new(&mut self, client_id: &str) {
+        let Some(looking) = self.owners.looking.get_mut(client_id) else { return };
+        looking.awaits_end = false;
+        let id = looking.conn;
+        if self.connecting_id(id).is_some_and(|of| *of == *client_id) {
+            self.take_if_free(client_id);
+        } else {
+            self.owners.looking.remove(client_id);
         }
     }
 

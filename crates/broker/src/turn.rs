@@ -38,7 +38,7 @@ pub(crate) enum Wait {
     /// The word to a peer that a client's session may be taken.
     Yours(u16, Stage, Arc<str>),
     /// The question for a new session of a client that has none any more.
-    New(ConnId),
+    New(Arc<str>),
 }
 
 /// A SUBACK, UNSUBACK or PUBCOMP, and the subscriptions whose retained messages follow it.
@@ -220,7 +220,7 @@ impl<H: Hook, S: Store> Shard<H, S> {
                     Wait::Held(key) => self.delivering().release_held(key),
                     Wait::Pubrel(key, packet_id) => self.release_committed(key, packet_id),
                     Wait::Yours(to, stage, client_id) => self.is_yours(to, stage, &client_id),
-                    Wait::New(conn) => self.ask_for_new(conn),
+                    Wait::New(client_id) => self.ask_for_new(&client_id),
                 }
             }
         }

@@ -592,6 +592,23 @@ fn what_was_given_up_and_ended_is_not_gone_on_with() {
     assert_eq!((stored.sessions.len(), filters), (1, vec!["b"]));
 }
 
+/// The store is slow, and the client does not wait for its CONNACK.
+#[test]
+fn who_comes_again_while_its_session_is_being_ended_gets_a_new_one() {
+    let mut nodes = Nodes::new();
+    live(&mut nodes);
+    stored(&mut nodes, A, "a:1");
+    nodes.rigs[A].now.wall_ms += 5;
+    nodes.send(A, "y", "connect id=x v=5 clean=1 expiry=100");
+    nodes.rigs[A].drop_peer("y");
+    nodes.rigs[A].now.wall_ms += 5;
+    nodes.send(A, "z", "connect id=x v=5 clean=0 expiry=100");
+    assert!(nodes.took(A, "z").is_empty(), "the end of its session is not durable");
+    nodes.commit();
+    assert_eq!(nodes.took(A, "z"), ["connack sp=0"]);
+    assert_eq!(nodes.table.owner("x"), Some(1));
+}
+
 #[test]
 fn who_begins_anew_elsewhere_has_no_session_left() {
     let mut nodes = Nodes::new();
