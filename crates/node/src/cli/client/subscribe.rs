@@ -1,7 +1,8 @@
 //! `sub`.
 //!
 //! A message of QoS 2 is printed when it is released, so that it is printed once. A connection that breaks is made anew, with
-//! its subscriptions; `-W` counts from the start on.
+//! its subscriptions; `-W` counts from the start on. With `--remove-retained` it ends when the broker has acknowledged that what it printed is
+//! removed.
 
 use super::args::SubArgs;
 use super::connection::{Connection, Incoming, Lost, Message, Options, Outgoing};
@@ -14,11 +15,13 @@ use ferrule_mqtt::{
     UnsubscribeFiltersBuf,
 };
 use jiff::Zoned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
+/// Retained messages that are removed at a time: mosquitto's window.
+const CLEARING: u16 = 20;
 /// mosquitto's exit code when `-W` ran out.
 const TIMED_OUT: u8 = 27;
 
@@ -33,6 +36,12 @@ struct Subscriber<'a> {
     printed: u64,
     /// Messages of QoS 2 that are not released.
     unreleased: BTreeMap<u16, Message>,
+    /// Topics whose retained messages are being removed,
+    clearing: BTreeMap<u16, String>,
+    /// and are to be: at most those of all messages that the broker had retained.
+    to_clear: VecDeque<String>,
+    /// With this exit code it ends when they are, and prints no more.
+    over: Option<u8>,
 }
 
 /// Whether to go on.
@@ -66,6 +75,9 @@ pub(in crate::cli) fn run(args: &SubArgs) -> u8 {
         tell: Tell { quiet: plan.quiet, debug: plan.debug },
         printed: 0,
         unreleased: BTreeMap::new(),
+        clearing: BTreeMap::new(),
+        to_clear: VecDeque::new(),
+        over: None,
     };
     block_on(subscriber.run())
 }
@@ -114,6 +126,9 @@ impl Subscriber<'_> {
         if !connection.session_present {
             self.unreleased.clear();
         }
+        // What a broken connection took along is sent again.
+        self.to_clear.extend(std::mem::take(&mut self.clearing).into_values());
+        self.clear(connection).await?;
         self.subscribe(connection).await?;
         loop {
             let incoming = connection.next().await?;
@@ -198,14 +213,26 @@ impl Subscriber<'_> {
                     return self.message(connection, &message).await;
                 }
             }
+            Incoming::Ack(AckType::Puback, id, reason) => {
+                if let Some(topic) = self.clearing.remove(&id).filter(|_| reason.is_error()) {
+                    self.tell.error(&format!("{topic} stays retained: {}", reason.name()));
+                }
+                self.clear(connection).await?;
+                if let Some(code) = self.over {
+                    return Ok(self.end(code));
+                }
+            }
             Incoming::Unsubscribed | Incoming::Ack(..) => {}
         }
         Ok(Then::On)
     }
 
     async fn message(&mut self, connection: &mut Connection, message: &Message) -> Result<Then, Lost> {
+        if self.over.is_some() {
+            return Ok(Then::On);
+        }
         if self.args.retained_only && !message.retain {
-            return Ok(Then::End(0));
+            return Ok(self.end(0));
         }
         if message.retain && self.args.no_retained {
             return Ok(Then::On);
@@ -217,16 +244,8 @@ impl Subscriber<'_> {
             return Ok(Then::On);
         }
         if message.retain && self.args.remove_retained {
-            let clear = Outgoing {
-                topic: &message.topic,
-                payload: &[],
-                qos: QoS::AtMostOnce,
-                retain: true,
-                dup: false,
-                packet_id: 0,
-                properties: Properties::EMPTY,
-            };
-            connection.publish(&clear).await?;
+            self.to_clear.push_back(message.topic.clone());
+            self.clear(connection).await?;
         }
         let mut out = io::stdout().lock();
         let printed = self.format.print(message, &Zoned::now(), &mut out).and_then(|()| out.flush());
@@ -235,7 +254,28 @@ impl Subscriber<'_> {
             return Ok(Then::End(FAILED));
         }
         self.printed += 1;
-        Ok(if self.args.count == Some(self.printed) { Then::End(0) } else { Then::On })
+        Ok(if self.args.count == Some(self.printed) { self.end(0) } else { Then::On })
+    }
+
+    /// Removes what may be removed by now.
+    async fn clear(&mut self, connection: &mut Connection) -> Result<(), Lost> {
+        let window = usize::from(connection.receive_max.clamp(1, CLEARING));
+        while self.clearing.len() < window
+            && let Some(topic) = self.to_clear.pop_front()
+        {
+            let packet_id = connection.id();
+            let (qos, payload, properties) = (QoS::AtLeastOnce, &[][..], Properties::EMPTY);
+            let topic = self.clearing.entry(packet_id).or_insert(topic);
+            let clear = Outgoing { topic, payload, qos, retain: true, dup: false, packet_id, properties };
+            connection.publish(&clear).await?;
+        }
+        Ok(())
+    }
+
+    /// It has done what it was to do.
+    fn end(&mut self, code: u8) -> Then {
+        self.over = Some(code);
+        if self.clearing.is_empty() && self.to_clear.is_empty() { Then::End(code) } else { Then::On }
     }
 }
 
