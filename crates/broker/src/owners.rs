@@ -112,7 +112,7 @@ struct Looking {
     stage: Option<Stage>,
     /// All members know that the client is here.
     is_told: bool,
-    /// The store is.
+    /// The store has been asked for it.
     is_asked: bool,
     /// The end of the one that its client had here is not durable: the store is asked behind that.
     awaits_end: bool,
