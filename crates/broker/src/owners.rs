@@ -246,12 +246,14 @@ impl<H: Hook, S: Store> Shard<H, S> {
 
     /// Looks for the session of a client that connects here, whose CONNECT may be answered otherwise.
     pub(crate) fn look_for(&mut self, id: ConnId, client_id: &Arc<str>) {
-        let mut looking = Looking::of(id);
         let before = self.owners.looking.remove(client_id);
-        if let Some(Looking { owner, is_asked, awaits_end, .. }) = before {
-            // What was asked of the store for it is answered for this one, and what it waited for this one waits for.
-            looking = Looking { owner, is_asked, awaits_end, ..looking };
-        }
+        // What was asked of the store for it is answered for this one, and what it waited for this one waits for.
+        let looking = before.map_or(Looking::of(id), |before| Looking {
+            conn: id,
+            stage: None,
+            is_told: false,
+            ..before
+        });
         self.owners.looking.insert(Arc::clone(client_id), looking);
         if let Some(before) = before {
             self.disconnect(before.conn, ReasonCode::SESSION_TAKEN_OVER);
@@ -369,8 +371,8 @@ impl<H: Hook, S: Store> Shard<H, S> {
     fn take_if_free(&mut self, client_id: &str) {
         let Some(looking) = self.owners.looking.get(client_id) else { return };
         let (id, owner) = (looking.conn, looking.owner);
-        let waits = !looking.is_told || looking.awaits_end || owner.is_some_and(|known| !known.is_free);
-        if waits || looking.is_asked {
+        let waits = !looking.is_told || looking.is_asked || looking.awaits_end;
+        if waits || owner.is_some_and(|known| !known.is_free) {
             return;
         }
         let given_up = owner.map(|known| (known.stage.session, known.stage.epoch));
